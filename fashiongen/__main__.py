@@ -1,0 +1,5 @@
+"""`python -m fashiongen` is the `fashiongen` script."""
+
+from fashiongen.cli import main
+
+main()

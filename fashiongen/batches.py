@@ -1,0 +1,99 @@
+"""Typed batches: what a method sees (inputs) and what it is judged by (targets).
+
+A sample is a batch of one, so that a Dataset returns the very type that a method receives and collating is concatenation.
+Pictures stay uint8 until they are on the device. The classes are neither frozen (Lightning's device transfer refuses that)
+nor dictionaries (a misspelt field must fail).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+
+def to_float(pictures: Tensor) -> Tensor:
+    """Map uint8 pictures in [0, 255] to floats in [-1, 1], same shape; floats pass unchanged."""
+    return pictures if pictures.is_floating_point() else pictures.float().div_(127.5).sub_(1.0)
+
+
+def to_uint8(pictures: Tensor) -> Tensor:
+    """Map float pictures in [-1, 1] (clipped) to the nearest uint8 in [0, 255], same shape."""
+    return pictures.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """Base of all batches: `B` samples, each with an id that is unique in its data set."""
+
+    TARGETS: ClassVar[tuple[str, ...]] = ()
+
+    ids: list[str]
+
+    def __len__(self) -> int:
+        """Return the number of samples, B."""
+        return len(self.ids)
+
+    @classmethod
+    def collate(cls, samples: Sequence[Self]) -> Self:
+        """Concatenate batches along the first dimension; a field that is None must be None in all of them."""
+        if len({type(sample) for sample in samples}) != 1:
+            raise TypeError(f"cannot collate {sorted({type(sample).__name__ for sample in samples})} into one batch")
+        return type(samples[0])(**{field.name: _concatenate(field.name, [getattr(sample, field.name) for sample in samples]) for field in fields(cls)})
+
+    def select(self, indices: Sequence[int]) -> Self:
+        """Return the batch of the samples at `indices`, in that order."""
+        picked = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                picked[field.name] = value[torch.as_tensor(indices, device=value.device)]
+            elif value is not None:
+                picked[field.name] = [value[index] for index in indices]
+        return replace(self, **picked)
+
+    def pin_memory(self) -> Self:
+        """Return the batch with its tensors in page-locked memory (called by the DataLoader)."""
+        return replace(self, **{field.name: value.pin_memory() for field in fields(self) if isinstance(value := getattr(self, field.name), Tensor)})
+
+    def without_target(self) -> Self:
+        """Return the batch as a method may see it when it is judged: every target is None."""
+        return replace(self, **dict.fromkeys(self.TARGETS))
+
+
+def _concatenate(name: str, values: list[object]) -> object:
+    if all(isinstance(value, Tensor) for value in values):
+        return torch.cat([value for value in values if isinstance(value, Tensor)])
+    if all(isinstance(value, list) for value in values):
+        return [entry for value in values if isinstance(value, list) for entry in value]
+    if all(value is None for value in values):
+        return None
+    raise ValueError(f"field {name!r} is present in some samples of the batch and absent in others")
+
+
+@dataclass(kw_only=True)
+class TryOffBatch(Batch):
+    """Virtual try-off (task `vtoff`): from a dressed person to the shop picture of the garment.
+
+    Attributes:
+        person: (B, 3, H, W) uint8 RGB.
+        mask: (B, 1, H, W) bool, True where the garment may be (the agnostic region of the try-on data sets, or a box).
+        category: B of "upper", "lower", "full".
+        parse: (B, H, W) uint8 human-parse labels in the data set's palette, where offered.
+        pose: (B, K, 3) float32 key points: x and y in pixels, confidence (0 where unseen), where offered.
+        garment: target, (B, 3, H, W) uint8 RGB shop picture on white.
+        garment_mask: target, (B, 1, H, W) bool, True on the shop picture's garment.
+    """
+
+    TARGETS: ClassVar[tuple[str, ...]] = ("garment", "garment_mask")
+
+    person: Tensor
+    mask: Tensor
+    category: list[str]
+    parse: Tensor | None = None
+    pose: Tensor | None = None
+    garment: Tensor | None = None
+    garment_mask: Tensor | None = None

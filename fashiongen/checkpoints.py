@@ -1,0 +1,93 @@
+"""What `pretrained:` means, and safe loading of weights: nothing read here can run code."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fashiongen.errors import UserError
+
+
+def tiny_weights() -> Path:
+    """Return the folder of the shipped tiny checkpoints (built by `fashiongen tiny build`)."""
+    return Path(__file__).parent / "tiny" / "weights"
+
+
+def locate(pretrained: str, part: str = "sd") -> str:
+    """Resolve `tiny`, a local folder or a hub id to what `from_pretrained` takes.
+
+    Args:
+        pretrained: `tiny` (the shipped checkpoint), a folder in the diffusers layout, or a hub id `owner/name`.
+        part: which of the tiny checkpoints: `sd`, `clip` or `classifier`.
+
+    Raises:
+        UserError: if the value looks like a path (or is `tiny`) and no such folder exists.
+    """
+    if pretrained == "tiny":
+        folder = tiny_weights() / part
+        if not folder.is_dir():
+            raise UserError(f"the tiny checkpoint {part!r} is missing at {folder}; rebuild it with `fashiongen tiny build --out {tiny_weights()}`")
+        return str(folder)
+    folder = Path(pretrained).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.is_absolute() or pretrained.startswith((".", "~")) or pretrained.count("/") != 1:
+        raise UserError(f"pretrained: {pretrained}: no such folder; give `tiny`, a folder in the diffusers layout, or a hub id such as owner/name")
+    return pretrained
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from a `.safetensors` file, or from a torch file with `weights_only=True`.
+
+    A Lightning checkpoint gives its `state_dict`.
+
+    Raises:
+        UserError: if the file is absent, is no weights file, or holds a pickle that could run code.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: convert a DeepSpeed checkpoint with `fashiongen consolidate {path} OUT.ckpt --trust` first")
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a weights file that can be read safely ({reason}); give safetensors or a torch file of plain tensors") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds no state dict (a mapping of names to tensors)")
+    return state
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], *, source: str, may_miss: tuple[str, ...] = ()) -> None:
+    """Load `state` into `module`, and name every key that is missing, left over or of another shape.
+
+    Args:
+        module: receives the weights.
+        state: names to tensors.
+        source: where the state came from, for the error.
+        may_miss: prefixes of keys that may be absent (frozen parts that a checkpoint leaves out).
+
+    Raises:
+        UserError: one line that names the keys.
+    """
+    own = nn.Module.state_dict(module)
+    missing = [key for key in own if key not in state and not key.startswith(may_miss)]
+    left_over = [key for key in state if key not in own]
+    misshapen = [f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}" for key, value in state.items() if key in own and value.shape != own[key].shape]
+    problems = [f"{what}: {_some(keys)}" for what, keys in (("missing", missing), ("left over", left_over), ("of another shape", misshapen)) if keys]
+    if problems:
+        raise UserError(f"{source} does not fit {type(module).__name__}: " + "; ".join(problems))
+    nn.Module.load_state_dict(module, state, strict=False)
+
+
+def _some(keys: list[str], most: int = 4) -> str:
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")

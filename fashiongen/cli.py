@@ -1,0 +1,142 @@
+"""The one entry point, behind the scripts `fashiongen` and `lightning`.
+
+This file imports nothing heavy, so that `--help` and `--version` answer at once; each command imports what it needs.
+"""
+
+import argparse
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from fashiongen import __version__
+from fashiongen.errors import UserError
+
+TRAINER_COMMANDS = {
+    "fit": "train the method of a recipe",
+    "validate": "compute the validation loss of a checkpoint",
+    "test": "judge a checkpoint by the metrics of its task and write the record",
+    "predict": "write the pictures that a checkpoint makes",
+}
+EXAMPLES = """examples, with weights and data that come with the package:
+  fashiongen fit --config recipes/tiny/igr.yaml
+  fashiongen test --config recipes/tiny/igr.yaml --ckpt_path logs/igr/last.ckpt --evaluate.out logs/igr/test.json
+
+`fashiongen COMMAND --help` explains a command. `--debug` anywhere shows where an error came from.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print over several lines."""
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 512x384")
+    return int(height), int(width)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="fashiongen",
+        description="Fashion generation and recommendation: train, test and compare published methods by recipes.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"fashiongen {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in TRAINER_COMMANDS.items():
+        commands.add_parser(name, help=summary, add_help=False)
+
+    wardrobe = commands.add_parser("wardrobe", help="draw the embedded world of fashion", description="Draw the embedded world of fashion.")
+    render = wardrobe.add_subparsers(dest="action", metavar="render", required=True).add_parser(
+        "render",
+        help="write it in the folder layout of a public data set",
+        description="Write the embedded world in the folder layout of a public data set, to try a recipe without downloading one.",
+        epilog="example: fashiongen wardrobe render viton_hd /tmp/wardrobe --people 40 --size 128x96 --seed 0",
+    )
+    render.add_argument("layout", metavar="LAYOUT", help="name of the layout, such as viton_hd")
+    render.add_argument("root", metavar="ROOT", type=Path, help="folder to write")
+    render.add_argument("--people", type=int, default=40, metavar="N", help="people to draw (default: %(default)s)")
+    render.add_argument("--size", type=_size, default=(512, 384), metavar="HxW", help="height and width in pixels (default: 512x384)")
+    render.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same world (default: %(default)s)")
+
+    tiny = commands.add_parser(
+        "tiny", help="the tiny checkpoints that come with the package", description="The tiny checkpoints that come with the package."
+    )
+    build = tiny.add_subparsers(dest="action", metavar="build", required=True).add_parser(
+        "build",
+        help="train them again from nothing",
+        description="Train the tiny checkpoints (`pretrained: tiny`) again from nothing, on the embedded world.",
+    )
+    build.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    build.add_argument("--seed", type=int, default=0, metavar="S", help="seed of weights, data and order (default: %(default)s)")
+
+    consolidate = commands.add_parser(
+        "consolidate",
+        help="turn a DeepSpeed checkpoint (a folder) into one plain file",
+        description="Turn a DeepSpeed checkpoint (a folder) into one file that --ckpt_path takes on any machine.",
+    )
+    consolidate.add_argument("folder", metavar="DEEPSPEED_DIR", type=Path, help="the checkpoint folder that training under DeepSpeed wrote")
+    consolidate.add_argument("out", metavar="OUT", type=Path, help="file to write, such as igr.ckpt")
+    consolidate.add_argument("--trust", action="store_true", help="you made the checkpoint yourself: its pickles may be read")
+    return parser
+
+
+def _dispatch(args: list[str]) -> None:
+    if args and args[0] in TRAINER_COMMANDS:
+        from fashiongen.training import run
+
+        return run(args)
+    if args and args[0].partition("=")[0] in ("-c", "--config"):
+        raise UserError("--config comes after the command: `fashiongen fit --config RECIPE`")
+    options = _parser().parse_args(args)
+    if options.command == "wardrobe":
+        from fashiongen import wardrobe
+
+        writers = {name.removeprefix("write_"): getattr(wardrobe, name) for name in wardrobe.__all__ if name.startswith("write_")}
+        if options.layout not in writers:
+            raise UserError(f"the wardrobe knows no layout {options.layout!r}; it writes: {', '.join(writers)}")
+        writers[options.layout](options.root, people=options.people, size=options.size, seed=options.seed)
+    elif options.command == "tiny":
+        from fashiongen.tiny.build import build
+
+        build(options.out, seed=options.seed)
+    else:
+        from fashiongen.training import consolidate
+
+        consolidate(options.folder, options.out, trust=options.trust)
+
+
+def _message(error: UserError) -> str:
+    """Return the line to print; a DataLoader worker wraps the message in its own traceback, whose last line holds it."""
+    text = str(error).strip()
+    if text.startswith("Caught "):
+        return text.splitlines()[-1].partition("Error: ")[2]
+    return " ".join(text.split())
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one command; a user's mistake ends with one line on standard error and exit status 2."""
+    args = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in args
+    try:
+        _dispatch([arg for arg in args if arg != "--debug"])
+    except KeyboardInterrupt:
+        print("fashiongen: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (UserError, OSError) as error:
+        if isinstance(error, UserError):
+            message = _message(error)
+        elif error.filename is not None:
+            message = f"{error.filename}: {error.strerror}"
+        else:  # no file that a user could have named
+            raise
+        if debug:
+            traceback.print_exc()
+        print(f"fashiongen: {message}", file=sys.stderr)
+        sys.exit(2)

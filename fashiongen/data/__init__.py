@@ -1,0 +1,5 @@
+"""Data sets: one file reads one public layout."""
+
+from fashiongen.data.vitonhd import VITONHD
+
+__all__ = ["VITONHD"]

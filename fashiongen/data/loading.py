@@ -1,0 +1,175 @@
+"""Order and loading: which sample comes when, on which process, and where a broken run goes on.
+
+Order is a permutation of (seed, epoch) over the whole data set, dealt to the processes one sample at a time, so that a training step sees
+the same samples whatever the number of processes that share the global batch.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence, Sized
+from typing import Any, TypeVar
+
+import lightning.pytorch as L
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from fashiongen.batches import Batch
+from fashiongen.errors import UserError
+
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
+
+
+def permutation(length: int, seed: int, epoch: int) -> list[int]:
+    """Return the order of `length` samples in one epoch of training.
+
+    Seed and epoch are hashed together: torch's own `seed + epoch` would make epoch 1 of seed 0 the same as epoch 0 of seed 1.
+    """
+    mixed = int.from_bytes(hashlib.sha256(f"order/{seed}/{epoch}".encode()).digest()[:8], "big", signed=True)
+    order: list[int] = torch.randperm(length, generator=torch.Generator().manual_seed(mixed)).tolist()
+    return order
+
+
+def _length(dataset: Sized | Dataset[Any]) -> int:
+    if not isinstance(dataset, Sized):
+        raise TypeError(f"{type(dataset).__name__} has no length")
+    return len(dataset)
+
+
+class EpochSampler(DistributedSampler[int]):
+    """Training order: each process gets every `num_replicas`-th sample of the epoch's permutation, all processes equally many.
+
+    Lightning calls `set_epoch` and, this being a DistributedSampler, neither replaces it nor builds the loader anew.
+
+    Attributes:
+        start: how many of this process's samples the next iteration leaves out because an earlier run has served them.
+    """
+
+    def __init__(self, dataset: Dataset[Any], *, num_replicas: int = 1, rank: int = 0, seed: int = 0) -> None:
+        """Deal `dataset` to process `rank` of `num_replicas`; at most `num_replicas - 1` samples of an epoch's tail are dropped."""
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed, drop_last=True)
+        self.start = 0
+
+    def __iter__(self) -> Iterator[int]:
+        """Give this process's indices of the epoch, the first `start` left out, once."""
+        start, self.start = self.start, 0
+        order = permutation(_length(self.dataset), self.seed, self.epoch)[: self.total_size]
+        return iter(order[self.rank :: self.num_replicas][start:])
+
+
+class ShardSampler(DistributedSampler[int]):
+    """Evaluation order: every `num_replicas`-th sample, in order and each exactly once; the processes' counts may differ by one."""
+
+    def __init__(self, dataset: Dataset[Any], *, num_replicas: int = 1, rank: int = 0) -> None:
+        """Deal `dataset` to process `rank` of `num_replicas` without padding."""
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
+        self.num_samples = len(range(rank, _length(dataset), num_replicas))
+
+    def __iter__(self) -> Iterator[int]:
+        """Give this process's indices, ascending."""
+        return iter(range(self.rank, _length(self.dataset), self.num_replicas))
+
+
+def share(trainer: L.Trainer | None) -> dict[str, int]:
+    """Return `num_replicas` and `rank` of this process in loading data, for a sampler; a strategy that shards a model may have its own."""
+    own = trainer.distributed_sampler_kwargs if trainer else None
+    return {"num_replicas": own["num_replicas"], "rank": own["rank"]} if own else {"num_replicas": 1, "rank": 0}
+
+
+def collate(samples: Sequence[AnyBatch]) -> AnyBatch:
+    """Concatenate batches of one into a batch."""
+    return type(samples[0]).collate(samples)
+
+
+class Loader(DataLoader[Any]):
+    """A DataLoader of `Batch` that starts late and keeps a worker's UserError the one line that it was.
+
+    It iterates as a generator: sampler and workers start at the first `next()`. Lightning creates the iterator before it tells the sampler
+    the epoch, so that one which starts at once would serve the first epoch's order again after a resume.
+    """
+
+    def __init__(self, dataset: Dataset[Any], **options: Any) -> None:  # noqa: ANN401  DataLoader's own options
+        """Load `dataset`, whose samples are batches of one; the options are those of DataLoader."""
+        super().__init__(dataset, **{"collate_fn": collate, **options})
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Give the batches of one pass."""
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            # A worker's exception arrives with the worker's traceback as its message.
+            raise UserError(str(error).rstrip().rpartition("UserError: ")[2]) from None
+
+
+class ResumableLoader(Loader):
+    """A training loader whose state is the place in the epoch, so that a run broken in mid-epoch continues with exactly the next batch.
+
+    Batches are counted as they are handed out, not as workers fetch them ahead. On resume the served samples are cut off the order; nothing
+    is loaded to be thrown away. Lightning stores the state with the checkpoint of the fit loop.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        sampler: EpochSampler,
+        batch_size: int,
+        trained: Callable[[], int] | None = None,
+        **options: Any,  # noqa: ANN401  DataLoader's own options
+    ) -> None:
+        """Load batches of `batch_size` of this process's samples, whole batches only.
+
+        Args:
+            dataset: its samples are batches of one.
+            sampler: the order.
+            batch_size: samples per process and step.
+            trained: how many batches of the current epoch are trained on; a batch that was handed out but broke in training (an
+                interrupt, no memory) is then not counted as served.
+            options: those of DataLoader.
+        """
+        super().__init__(dataset, sampler=sampler, batch_size=batch_size, **{"drop_last": True, **options})
+        self._trained = trained
+        self._epoch = 0
+        self._served = 0
+        self._resume: dict[str, int] | None = None
+
+    def _shape(self) -> dict[str, int]:
+        replicas = self.sampler.num_replicas if isinstance(self.sampler, DistributedSampler) else 1
+        return {"global_batch": (self.batch_size or 1) * replicas, "samples": _length(self.dataset)}
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Give the batches of the sampler's epoch, or after `load_state_dict` those of that epoch that are left."""
+        # With `overfit_batches` Lightning puts a sequential sampler here, whose passes are all alike.
+        epoch = getattr(self.sampler, "epoch", 0)
+        self._served = self._left_out(epoch)
+        self._epoch = epoch
+        if isinstance(self.sampler, EpochSampler):
+            self.sampler.start = self._served * (self.batch_size or 1)
+        for batch in super().__iter__():
+            self._served += 1
+            yield batch
+
+    def _left_out(self, epoch: int) -> int:
+        """Return how many batches of `epoch` an earlier run has served; a state of another, finished epoch says nothing about it."""
+        resume, self._resume = self._resume, None
+        if resume is None or resume["epoch"] != epoch or resume["batches"] == 0:
+            return 0
+        shape = self._shape()
+        if any(resume[key] != shape[key] for key in shape):
+            saved, here = (f"{state['samples']} samples in global batches of {state['global_batch']}" for state in (resume, shape))
+            raise UserError(
+                f"cannot resume in mid-epoch: the checkpoint was saved with {saved}, this run has {here}; "
+                "use the same data and the same product of batch size and processes"
+            )
+        return resume["batches"]
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch and how many of its batches are done."""
+        if self._resume is not None:
+            return dict(self._resume)
+        served = self._served if self._trained is None else min(self._served, self._trained())
+        return {"epoch": self._epoch, "batches": served, **self._shape()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from `state` at the next iteration, if that is of the same epoch."""
+        self._resume = dict(state)
+        if isinstance(self.sampler, DistributedSampler):
+            self.sampler.set_epoch(state["epoch"])

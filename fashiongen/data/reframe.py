@@ -1,0 +1,77 @@
+"""A person's picture of extreme proportions brought to a suitable one: scaled about the garment, cropped or padded."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from fashiongen.batches import TryOffBatch
+from fashiongen.data.tryon import Size
+
+
+def reframe(sample: TryOffBatch, zoom: float) -> TryOffBatch:
+    """Scale the person about the middle of the mask, in a frame of the same size; what comes in from outside is white and unmasked.
+
+    Person, mask, parse and pose move together; key points that leave the frame lose their confidence. The shop picture stays.
+
+    Args:
+        sample: a batch of one.
+        zoom: above 1 crops and enlarges, below 1 shrinks and pads.
+    """
+    height, width = sample.person.shape[-2:]
+    masked = sample.mask[0, 0].nonzero().float()
+    middle = (masked.amin(dim=0) + masked.amax(dim=0) + 1) / 2 if len(masked) else torch.tensor([height / 2, width / 2])
+    frame = _Frame(height, width, zoom, float(middle[0]), float(middle[1]))
+    return replace(
+        sample,
+        person=frame.move(sample.person, 255, smooth=True),
+        mask=frame.move(sample.mask.to(torch.uint8), 0, smooth=False).bool(),
+        parse=None if sample.parse is None else frame.move(sample.parse[:, None], 0, smooth=False)[:, 0],
+        pose=None if sample.pose is None else frame.move_points(sample.pose),
+    )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame scaled about the point (y, x), which stays where it is."""
+
+    height: int
+    width: int
+    zoom: float
+    y: float
+    x: float
+
+    def _box(self, factor: float) -> tuple[int, int, int, int]:
+        """Return top, left, height and width of the frame scaled by `factor` <= 1 about the point, in whole pixels inside the frame."""
+        height, width = max(1, round(self.height * factor)), max(1, round(self.width * factor))
+        top, left = round(self.y * (1 - factor)), round(self.x * (1 - factor))
+        return min(top, self.height - height), min(left, self.width - width), height, width
+
+    def move(self, picture: Tensor, fill: int, *, smooth: bool) -> Tensor:
+        """Scale uint8 pictures (1, C, H, W), antialiased bilinear if `smooth`, else nearest neighbour."""
+        if self.zoom >= 1:
+            top, left, height, width = self._box(1 / self.zoom)
+            return _resize(picture[..., top : top + height, left : left + width], (self.height, self.width), smooth)
+        top, left, height, width = self._box(self.zoom)
+        moved = torch.full_like(picture, fill)
+        moved[..., top : top + height, left : left + width] = _resize(picture, (height, width), smooth)
+        return moved
+
+    def move_points(self, points: Tensor) -> Tensor:
+        """Move key points (1, K, 3)."""
+        if self.zoom >= 1:
+            top, left, height, width = self._box(1 / self.zoom)
+            offset, scale = torch.tensor([left, top]), torch.tensor([self.width / width, self.height / height])
+            moved = (points[..., :2] - offset) * scale
+        else:
+            top, left, height, width = self._box(self.zoom)
+            moved = points[..., :2] * torch.tensor([width / self.width, height / self.height]) + torch.tensor([left, top])
+        inside = ((moved >= 0) & (moved < torch.tensor([self.width, self.height]))).all(dim=-1, keepdim=True)
+        return torch.cat([moved, points[..., 2:] * inside], dim=-1)
+
+
+def _resize(picture: Tensor, size: Size, smooth: bool) -> Tensor:
+    if not smooth:
+        return interpolate(picture.float(), size, mode="nearest-exact").to(torch.uint8)
+    return interpolate(picture.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).to(torch.uint8)

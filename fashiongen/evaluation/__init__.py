@@ -1,0 +1,6 @@
+"""Evaluation: what a method's verb returns meets the task's metrics here, never in the method."""
+
+from fashiongen.evaluation.evaluate import Evaluate
+from fashiongen.evaluation.predictions import WritePredictions
+
+__all__ = ["Evaluate", "WritePredictions"]

@@ -1,0 +1,323 @@
+"""The callback that judges a method: metrics, intervals, pictures and the record of a test."""
+
+import json
+import math
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from torchmetrics import Metric
+
+from fashiongen import tasks
+from fashiongen.batches import Batch
+from fashiongen.errors import UserError
+from fashiongen.evaluation.pictures import Shown, as_written, checked, grid, picture_name, shown, write_png
+from fashiongen.evaluation.provenance import checkpoint, device_name, now, parameters, peak_memory, source_sha256, versions
+from fashiongen.metrics.base import PairMetric
+from fashiongen.records import Record, write_atomically
+
+# For each task the batch's fields that hold the true picture and its foreground.
+TRUTH = {"vtoff": ("garment", "garment_mask")}
+
+RESAMPLES, RESAMPLES_AT_ONCE = 1000, 100
+
+
+def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> list[float] | None:
+    """Return the 95 % percentile interval of the mean of `values` (N,) over resampled samples; None where it says nothing."""
+    if len(values) < 2 or not np.isfinite(values).all():
+        return None
+    generator, count = np.random.default_rng(seed), len(values)
+    draws = [values[generator.integers(count, size=(RESAMPLES_AT_ONCE, count))].mean(axis=1) for _ in range(RESAMPLES // RESAMPLES_AT_ONCE)]
+    low, high = np.quantile(np.concatenate(draws), [0.025, 0.975])
+    return [float(low), float(high)]
+
+
+class Evaluate(Callback):
+    """Judges what `test_step` returns: metrics, intervals, pictures, and a record of it all; shows pictures in validation.
+
+    The metrics are no part of the method: neither its checkpoint nor its parameters know of them.
+
+    Attributes:
+        results: after a test the metrics by reported name, each `{value, higher_is_better, ci95}`.
+        recipe: name of the recipe, for the record; the command line sets it and the following three.
+        overlays: names of the further config files.
+        parents: the checkpoints of earlier stages, by role.
+        config_sha256: hash of the resolved config.
+    """
+
+    def __init__(
+        self,
+        task: str = "vtoff",
+        protocol: str = "",
+        metrics: dict[str, Metric] | None = None,
+        out: str | None = None,
+        pictures: int = 16,
+        validation_pictures: int = 8,
+    ) -> None:
+        """Say what to judge by.
+
+        Args:
+            task: name of the task, see `fashiongen.tasks.TASKS`.
+            protocol: name of the protocol that the metrics follow, for the record.
+            metrics: by name; a metric with an extractor is reported as `name[extractor]`.
+            out: JSON file of the record; beside it go the values per sample, the pictures and a grid of them.
+            pictures: how many predictions are written as PNG, the first in the order of ids.
+            validation_pictures: how many validation samples are shown in TensorBoard.
+        """
+        self.task = task
+        self.protocol = protocol
+        self.metrics = metrics or {}
+        self.out = None if out is None else Path(out).expanduser()
+        self.pictures = pictures
+        self.validation_pictures = validation_pictures
+        self.recipe: str | None = None
+        self.overlays: list[str] = []
+        self.parents: dict[str, str] = {}
+        self.config_sha256: str | None = None
+        self.results: dict[str, dict[str, Any]] = {}
+        self._ids: list[str] = []
+        self._shown: list[Shown] = []
+        self._not_finite = 0
+        self._seconds = 0.0
+        self._started = 0.0
+        self._validation: list[Batch] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse, before any work, what cannot end well.
+
+        Raises:
+            UserError: if the task is unknown or not one of the method's, the data lack what the method needs or what it is judged by, or
+                a metric's weights are missing.
+        """
+        name = type(pl_module).__name__
+        if self.task not in tasks.TASKS:
+            raise UserError(f"evaluate.task={self.task}: unknown task; choose one of {', '.join(sorted(tasks.TASKS))}")
+        able = tasks.supported(pl_module)
+        if self.task not in able:
+            raise UserError(f"evaluate.task={self.task}: {name} cannot do it; it can do: {', '.join(able) or 'no task'}")
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if data is None:
+            raise UserError("evaluate: the Trainer has no data module; pass datamodule=..., which names the data set in the record")
+        needs = set(getattr(pl_module, "needs", ()))
+        if lacking := sorted(needs - set(data.offers)):
+            raise UserError(f"{name} needs {', '.join(lacking)}, which {data.name} does not offer here (it offers {_listed(data.offers)})")
+        if stage == "test":
+            truth, _ = TRUTH[self.task]
+            if truth not in data.offers:
+                raise UserError(f"{self.task} is judged by the true {truth}, which {data.name} does not offer here; use `predict` instead")
+            for metric in self.metrics.values():
+                # Metrics load their networks late; here is the time to learn that weights are missing.
+                if prepare := getattr(metric, "prepare", None):
+                    prepare()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Move the metrics to the module's device (it is not there yet in `setup`) and start anew."""
+        for metric in self.metrics.values():
+            metric.to(pl_module.device)
+            metric.reset()
+        self.results, self._ids, self._shown, self._not_finite, self._seconds = {}, [], [], 0, 0.0
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+
+    def on_test_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Start the clock."""
+        self._started = now(pl_module.device)
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Stop the clock and update the metrics with a prediction (B, 3, H, W) in [-1, 1] and the batch's truth."""
+        self._seconds += now(pl_module.device) - self._started
+        prediction = checked(pl_module, outputs, batch)
+        truth, foreground = (getattr(batch, field) for field in TRUTH[self.task])
+        written, target = as_written(prediction), truth.float() / 255.0
+        for metric in self.metrics.values():
+            metric.update(written, target, foreground)
+        self._not_finite += int((~prediction.isfinite().flatten(1).all(dim=1)).sum())
+        self._ids += batch.ids
+        kept = sorted([*(sample.id for sample in self._shown), *batch.ids])[: self.pictures]
+        fresh = shown(batch, prediction, truth, [index for index, id_ in enumerate(batch.ids) if id_ in kept])
+        self._shown = sorted([*(sample for sample in self._shown if sample.id in kept), *fresh], key=lambda sample: sample.id)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Reduce the metrics once over all processes; the first process prints, logs and writes."""
+        reported = {_reported(name, metric): metric for name, metric in self.metrics.items()}
+        mine: dict[str, Any] = {
+            "ids": self._ids,
+            "values": {name: metric.values().double().tolist() for name, metric in reported.items() if isinstance(metric, PairMetric)},
+            "undefined": {name: metric.n_undefined for name, metric in reported.items() if isinstance(metric, PairMetric)},
+            "not_finite": self._not_finite,
+            "seconds": self._seconds,
+            "memory": peak_memory(pl_module.device),
+        }
+        parts = _gathered(mine)
+        ids = [id_ for part in parts for id_ in part["ids"]]
+        order = np.argsort(np.array(ids, dtype=object), kind="stable")
+        per_sample = {name: np.concatenate([part["values"][name] for part in parts])[order] for name in mine["values"]}
+        for name, metric in reported.items():
+            interval = None
+            if name in per_sample:
+                values, undefined = per_sample[name], sum(part["undefined"][name] for part in parts)
+                # Samples without a value are left out of the mean; any other NaN is a broken prediction and left in.
+                interval = bootstrap_interval(values[~np.isnan(values)] if np.isnan(values).sum() == undefined else values)
+            self.results[name] = {"value": float(metric.compute()), "higher_is_better": metric.higher_is_better, "ci95": interval}
+            metric.reset()
+        first = sorted(ids)[: self.pictures]
+        samples = [sample for part in _gathered([sample for sample in self._shown if sample.id in first]) for sample in part]
+        self._shown = sorted(samples, key=lambda sample: sample.id)
+        if trainer.is_global_zero:
+            self._report(trainer, [ids[index] for index in order], per_sample, parts, pl_module)
+
+    def _report(
+        self,
+        trainer: L.Trainer,
+        ids: list[str],
+        per_sample: dict[str, NDArray[np.float64]],
+        parts: list[dict[str, Any]],
+        pl_module: L.LightningModule,
+    ) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics({f"test/{name}": result["value"] for name, result in self.results.items()}, step=trainer.global_step)
+            if isinstance(logger, TensorBoardLogger) and self._shown:
+                logger.experiment.add_image("test/pictures", grid(self._shown), trainer.global_step)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        not_finite, repeated = sum(part["not_finite"] for part in parts), len(ids) - len(set(ids))
+        doubts = ((not_finite, "predictions are not finite"), (repeated, "samples were judged more than once"))
+        record = Record(
+            node=self.out.stem if self.out else "",
+            method=type(pl_module).__name__.lower(),
+            task=self.task,
+            dataset=data.name,
+            split=data.split,
+            protocol=self.protocol,
+            reason="; ".join(f"{count} of {len(ids)} {what}" for count, what in doubts if count) or None,
+            recipe=self.recipe,
+            overlays=self.overlays,
+            parents=self.parents,
+            seed=getattr(pl_module, "seed", None),
+            metrics=self.results,
+            command=shlex.join(sys.argv),
+            n_samples=len(ids),
+            parameters=parameters(pl_module),
+            seconds_per_sample=sum(part["seconds"] for part in parts) / len(ids) if ids else None,
+            peak_memory_bytes=max(part["memory"] for part in parts),
+            checkpoint=checkpoint(trainer.ckpt_path),
+            data={"fingerprint": data.fingerprint()},
+            config_sha256=self.config_sha256,
+            source_sha256=source_sha256(),
+            versions=versions(),
+            device=device_name(pl_module.device, trainer.world_size),
+        )
+        if self.out is not None:
+            record.pictures = self._write_pictures(self.out)
+            record.per_sample = self._write_per_sample(self.out, ids, per_sample)
+            record.write(self.out)
+        _print_table(record, None if self.out is None else str(self.out))
+
+    def _write_pictures(self, out: Path) -> str | None:
+        """Write the chosen predictions to a new folder that takes the place of an old one, and the grid."""
+        if not self._shown:
+            return None
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = out.with_name(f"{out.stem}.pictures")
+        part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{folder.name}."))
+        try:
+            for sample in self._shown:
+                write_png(part / picture_name(sample.id), sample.prediction)
+            part.chmod(0o755)
+            if folder.exists():
+                shutil.rmtree(folder)
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        write_png(out.with_name(f"{out.stem}.grid.png"), grid(self._shown))
+        return folder.name
+
+    def _write_per_sample(self, out: Path, ids: list[str], per_sample: dict[str, NDArray[np.float64]]) -> str:
+        path = out.with_name(f"{out.stem}.per_sample.jsonl")
+        rows = [{"id": id_, **{name: _number(values[index]) for name, values in per_sample.items()}} for index, id_ in enumerate(ids)]
+        write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        return path.name
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the samples of the validation before."""
+        self._validation = []
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Remember the first validation samples."""
+        wanted = self.validation_pictures - sum(len(seen) for seen in self._validation)
+        if wanted > 0 and dataloader_idx == 0 and isinstance(batch, tasks.TASKS[self.task].batch):
+            self._validation.append(batch.select(range(min(wanted, len(batch)))))
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Run the verb on the remembered samples and show them in TensorBoard, without a trace in the training's random state.
+
+        All processes run theirs, in case the verb takes them all (sharded weights); the first one's are shown.
+        """
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if trainer.sanity_checking or not loggers or not self._validation:
+            return
+        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+        samples = []
+        with torch.random.fork_rng(devices), torch.no_grad(), trainer.precision_plugin.forward_context():
+            for batch in self._validation:
+                truth = getattr(batch, TRUTH[self.task][0])
+                prediction = checked(pl_module, pl_module.take_off(batch), batch)
+                samples += shown(batch, prediction, prediction if truth is None else truth, range(len(batch)))
+        self._validation = []
+        if trainer.is_global_zero:
+            for logger in loggers:
+                logger.experiment.add_image("val/pictures", grid(samples), trainer.global_step)
+
+
+def _reported(name: str, metric: Metric) -> str:
+    extractor = getattr(metric, "extractor", None)
+    return f"{name}[{extractor}]" if extractor else name
+
+
+def _gathered(mine: Any) -> list[Any]:  # noqa: ANN401  any picklable object
+    """Return every process's object, in the order of their ranks."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [mine]
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    return parts
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _print_table(record: Record, out: str | None) -> None:
+    title = f"{record.method}: {record.task} on {record.dataset} ({record.split}), {record.n_samples} samples"
+    table = Table(title=title, caption=out)
+    for heading in ("metric", "better", "value", "95 % interval"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    for name, result in record.metrics.items():
+        interval = "" if result["ci95"] is None else "{:.4f} to {:.4f}".format(*result["ci95"])
+        # Rich takes square brackets for markup.
+        table.add_row(name.replace("[", r"\["), "higher" if result["higher_is_better"] else "lower", f"{result['value']:.4f}", interval)
+    Console().print(table)
+    if record.reason:
+        Console().print(record.reason)

@@ -1,0 +1,72 @@
+"""What a record tells of the machine, the code and the weights behind its numbers."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import fashiongen
+
+
+def now(device: torch.device) -> float:
+    """Return the time in seconds when all work given to the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes held: of the GPU since the last reset, else of this process since its start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    in_bytes = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * in_bytes
+
+
+def parameters(module: torch.nn.Module) -> dict[str, int]:
+    """Return how many parameters a module has in total and how many of them are trained."""
+    trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    return {"trainable": trainable, "total": sum(parameter.numel() for parameter in module.parameters())}
+
+
+def checkpoint(path: str | os.PathLike[str] | None) -> dict[str, str] | None:
+    """Return path and sha256 of a checkpoint; for a folder (DeepSpeed) that of all its files' names and hashes."""
+    if path is None:
+        return None
+    if Path(path).is_dir():
+        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        listing = "".join(f"{file.relative_to(path).as_posix()} {_sha256(file)}\n" for file in files)
+        return {"path": str(path), "sha256": hashlib.sha256(listing.encode()).hexdigest()}
+    return {"path": str(path), "sha256": _sha256(Path(path))}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that decide about numbers."""
+    return {
+        "fashiongen": fashiongen.__version__,
+        **{name: importlib.metadata.version(name) for name in ("torch", "lightning", "diffusers")},
+    }
+
+
+def device_name(device: torch.device, count: int) -> str:
+    """Return what a device is called, with the number of them where there are several."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.processor() or platform.machine()})"
+    return f"{count} x {name}" if count > 1 else name
+
+
+def source_sha256() -> str:
+    """Return a sha256 over the names and contents of the package's Python files."""
+    package = Path(fashiongen.__file__).parent
+    listing = "".join(f"{file.relative_to(package).as_posix()} {_sha256(file)}\n" for file in sorted(package.rglob("*.py")))
+    return hashlib.sha256(listing.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Methods: a folder each, which reads beside its paper."""

@@ -1,0 +1,194 @@
+"""IGR (arXiv 2412.11513): improving a diffusion model for garment restoration from a person image.
+
+Equations are the paper's; what it leaves open is a parameter, and the folder's README says what was chosen.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn.functional import interpolate, mse_loss
+from transformers import CLIPVisionModelWithProjection
+
+from fashiongen.batches import TryOffBatch, to_float
+from fashiongen.checkpoints import load_state, locate, read_state
+from fashiongen.errors import UserError
+from fashiongen.methods.base import Method
+from fashiongen.methods.igr.network import Conditions, IGRNetwork, drop, join
+from fashiongen.nn import noise
+from fashiongen.nn.attention import Memory
+from fashiongen.nn.backbone import ddim, freeze, load_codec, load_noise_schedule, load_part, load_prompt_encoder, load_unet
+from fashiongen.nn.crop import bounding_boxes, crop_and_resize
+from fashiongen.nn.guidance import guide, kept
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+PROMPTS = {
+    "upper": "a photo of an upper body garment",
+    "lower": "a photo of a lower body garment",
+    "full": "a photo of a full body garment",
+}
+CONDITIONS = ("text", "image", "garment")
+
+
+class IGR(Method):
+    """Restores the shop picture of a garment from a photo of a person who wears it."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"mask"})
+    frozen: ClassVar[tuple[str, ...]] = ("codec", "prompt_encoder", "image_encoder")
+
+    def __init__(
+        self,
+        pretrained: str = "tiny",
+        image_encoder: str = "tiny",
+        image_encoder_subfolder: str | None = None,
+        prompts: dict[str, str] | None = None,
+        garmnet: bool = True,
+        garmnet_timestep: int = 0,
+        image_tokens: int = 4,
+        condition_dropout: float = 0.1,
+        dropped: tuple[str, ...] = CONDITIONS,
+        guidance_scale: float = 1.5,
+        steps: int = 25,
+        gradient_checkpointing: bool = False,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        """Load the pretrained parts and build GarmNet and the garment fusion blocks.
+
+        Args:
+            pretrained: Stable Diffusion 1.5: `tiny`, a folder in the diffusers layout, or a hub id.
+            image_encoder: the CLIP image encoder of the image prompt: `tiny`, a folder, or a hub id.
+            image_encoder_subfolder: its folder inside that, if any.
+            prompts: the text for each of "upper", "lower" and "full" (Section 3.2 says there are three, not which).
+            garmnet: False leaves GarmNet out (the paper's ablation).
+            garmnet_timestep: the timestep at which GarmNet runs, once per sample.
+            image_tokens: tokens per image prompt.
+            condition_dropout: how often the conditions of a training sample are dropped, in [0, 1].
+            dropped: which conditions are dropped, together: any of "text", "image", "garment" (eq. 2 drops all).
+            guidance_scale: s of eq. 2; at 1.0 the unconditional half is not computed.
+            steps: DDIM steps.
+            gradient_checkpointing: recompute activations in the backward pass to save memory.
+            optimizer: gets the trainable parameters.
+            lr_scheduler: gets the optimizer; stepped once a training step.
+
+        Raises:
+            UserError: if a part cannot be loaded or a setting is out of range.
+        """
+        super().__init__(optimizer, lr_scheduler)
+        if unknown := set(dropped) - set(CONDITIONS):
+            raise UserError(f"IGR: dropped: {', '.join(sorted(unknown))}: not a condition; choose among {', '.join(CONDITIONS)}")
+        self.condition_dropout = condition_dropout
+        self.dropped = frozenset(dropped)
+        self.guidance_scale = guidance_scale
+        self.steps = steps
+        self.prompts = PROMPTS | (prompts or {})
+
+        folder = locate(pretrained, "sd")
+        self.codec = load_codec(folder)
+        self.prompt_encoder = load_prompt_encoder(folder)
+        self.image_encoder = freeze(load_part(CLIPVisionModelWithProjection, locate(image_encoder, "clip"), image_encoder_subfolder))
+        self.schedule = load_noise_schedule(folder)
+        if self.schedule.config.prediction_type != "epsilon":
+            raise UserError(f"IGR: pretrained: {folder}: predicts {self.schedule.config.prediction_type}, but IGR's eq. 1 wants epsilon")
+        self.network = IGRNetwork(load_unet(folder), self.image_encoder.config.projection_dim, image_tokens, garmnet, garmnet_timestep)
+        if gradient_checkpointing:
+            self.network.denoiser.enable_gradient_checkpointing()
+            if self.network.garmnet is not None:
+                self.network.garmnet.enable_gradient_checkpointing()
+        self._text: dict[str, Tensor] = {}
+
+    def load_parents(self, parents: dict[str, Path]) -> None:
+        """Start the fine stage from the coarse stage's checkpoint (Section 3.2, training strategy)."""
+        for role, path in parents.items():
+            if role != "coarse":
+                raise UserError(f"IGR knows the parent `coarse` only, but the recipe names `{role}`")
+            load_state(self, read_state(path), source=str(path), may_miss=tuple(f"{name}." for name in self.frozen))
+
+    def training_step(self, batch: TryOffBatch, batch_idx: int) -> Tensor:
+        """Return the loss of eq. 1 with conditions dropped now and then."""
+        loss = self.denoising_loss(batch, ("train", self.global_step), self.condition_dropout)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: TryOffBatch, batch_idx: int) -> None:
+        """Log the loss of eq. 1 at draws that stay the same from epoch to epoch."""
+        self.log("val/loss", self.denoising_loss(batch, ("val",), 0.0), prog_bar=True, batch_size=len(batch), sync_dist=True)
+
+    def denoising_loss(self, batch: TryOffBatch, names: tuple[str | int, ...], dropout: float) -> Tensor:
+        """Eq. 1: || eps - eps_theta(z_t; c, t) ||^2, mean over all elements; every draw belongs to (seed, *names, id)."""
+        if batch.garment is None:
+            raise ValueError("training needs the garments")
+        latents = self.codec.encode(to_float(batch.garment))
+        steps = self.schedule.config.num_train_timesteps
+        epsilon = noise.normal(noise.keys(batch.ids, self.seed, *names, "noise"), latents.shape[1:], latents.device).to(latents)
+        timestep = noise.integers(noise.keys(batch.ids, self.seed, *names, "timestep"), 0, steps, latents.device)
+        noisy = self.schedule.add_noise(latents, epsilon, timestep)
+
+        conditions = self.conditions(batch)
+        if dropout > 0:
+            conditions = drop(conditions, kept(batch.ids, dropout, self.seed, *names, "dropout"), self.text([""]), self.dropped)
+        predicted = self.network(noisy, timestep, self.network.memory(conditions), conditions.text)
+        return mse_loss(predicted.float(), epsilon.float())
+
+    def conditions(self, batch: TryOffBatch) -> Conditions:
+        """Compute the three conditions of a batch: prompt by category, image prompt of the cropped garment, GarmNet's features."""
+        person, mask = to_float(batch.person), batch.mask.to(torch.float32)
+        text = self.text([self.prompts[category] for category in batch.category])
+        image = self.image_encoder(self.garment_crop(person, batch.mask)).image_embeds
+        latents = self.codec.encode(person)
+        resized_mask = interpolate(mask, size=latents.shape[-2:], mode="nearest").to(latents)
+        return Conditions(text, image, self.network.garment_features(latents, resized_mask, text))
+
+    def garment_crop(self, person: Tensor, mask: Tensor) -> Tensor:
+        """p_g = Resize(Crop(p * m)), normalised for the image encoder: (B, 3, S, S).
+
+        p is in [0, 1] here, so that what lies outside the mask is black; the crop is the mask's bounding box, stretched to a square.
+        """
+        size = self.image_encoder.config.image_size
+        pixels = (person + 1.0) / 2.0 * mask
+        crop = crop_and_resize(pixels, bounding_boxes(mask), (size, size))
+        mean, std = crop.new_tensor(CLIP_MEAN).view(3, 1, 1), crop.new_tensor(CLIP_STD).view(3, 1, 1)
+        return (crop - mean) / std
+
+    def text(self, prompts: list[str]) -> Tensor:
+        """Return the prompts' embeddings, (B, L, C); each prompt is encoded once in a run."""
+        for prompt in set(prompts):
+            if prompt not in self._text or self._text[prompt].device != self.device:
+                self._text[prompt] = self.prompt_encoder([prompt])
+        return torch.cat([self._text[prompt] for prompt in prompts])
+
+    @torch.no_grad()
+    def take_off(self, batch: TryOffBatch) -> Tensor:
+        """Restore the garments, (B, 3, H, W) in [-1, 1], by DDIM with the guidance of eq. 2.
+
+        GarmNet, the image encoder and the projections to keys and values run once per sample, before the first step.
+        """
+        conditions = self.conditions(batch)
+        height, width = (side // self.codec.factor for side in batch.person.shape[-2:])
+        key = noise.keys(batch.ids, self.seed, "sample", 0, 0)
+        latents = noise.normal(key, (self.codec.channels, height, width), self.device)
+
+        memory, text, guided = self.network.memory(conditions), conditions.text, self.guidance_scale != 1.0
+        if guided:
+            memory, text = join(self.null_memory(conditions), memory), torch.cat([text, text])
+        sampler = ddim(self.schedule)
+        sampler.set_timesteps(self.steps, device=self.device)
+        for timestep in sampler.timesteps:
+            doubled = torch.cat([latents, latents]) if guided else latents
+            epsilon = self.network(doubled, timestep, memory, text)
+            if guided:
+                epsilon = guide(*epsilon.chunk(2), self.guidance_scale)
+            latents = sampler.step(epsilon.float(), timestep, latents, eta=0.0).prev_sample
+        return self.codec.decode(latents).float()
+
+    def null_memory(self, conditions: Conditions) -> dict[str, Memory]:
+        """Return the keys and values of the unconditional half: of batch one where all conditions are dropped, else of batch B."""
+        if self.dropped == frozenset(CONDITIONS):
+            conditions = Conditions(conditions.text[:1], conditions.image[:1], {name: value[:1] for name, value in conditions.garment.items()})
+        dropped = torch.zeros(len(conditions.text), dtype=torch.bool)
+        return self.network.memory(drop(conditions, dropped, self.text([""]), self.dropped))

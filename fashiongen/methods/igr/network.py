@@ -1,0 +1,155 @@
+"""IGR's networks in pure torch: GarmNet, the image prompt and the denoiser with its garment fusion blocks (Section 3.2, Figure 3).
+
+Shapes: B samples; latents (B, 4, h, w) with h = H / 8 for Stable Diffusion; text (B, L, C); image embeddings (B, D).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.embeddings import ImageProjection
+from torch import Tensor, nn
+
+from fashiongen.nn.attention import (
+    ImagePromptAttention,
+    JoinedSelfAttention,
+    KeyValue,
+    Memory,
+    RecordingAttention,
+    attention_layers,
+    project,
+    project_image_prompt,
+)
+
+
+class Conditions(NamedTuple):
+    """What the denoiser is told: text (B, L, C), image embeddings F_ll before projection (B, D), GarmNet's features F_hl by layer (B, N, C)."""
+
+    text: Tensor
+    image: Tensor
+    garment: dict[str, Tensor]
+
+
+class IGRNetwork(nn.Module):
+    """GarmDenoiser, GarmNet and the image prompt's projection: all that IGR trains."""
+
+    def __init__(self, unet: UNet2DConditionModel, image_dim: int, image_tokens: int, garmnet: bool, garmnet_timestep: int) -> None:
+        """Build around a pretrained `unet`, which becomes the denoiser.
+
+        Args:
+            unet: epsilon-predicting denoiser with 4 input channels.
+            image_dim: D, the size of the image encoder's embedding.
+            image_tokens: how many tokens an image embedding becomes (IP-Adapter: 4).
+            garmnet: False is the paper's ablation "w/o GarmNet" (Table 2).
+            garmnet_timestep: the one timestep at which GarmNet runs, in training and in sampling.
+        """
+        super().__init__()
+        self.garmnet_timestep = garmnet_timestep
+        self.garmnet = build_garmnet(unet) if garmnet else None
+        self.image_projection = ImageProjection(image_dim, unet.config.cross_attention_dim, image_tokens)
+        self.denoiser = unet
+        for name, attn in attention_layers(unet, "attn1").items():
+            attn.set_processor(JoinedSelfAttention(name))
+        for name, attn in attention_layers(unet, "attn2").items():
+            attn.set_processor(ImagePromptAttention(name, attn))
+
+    def garment_features(self, person: Tensor, mask: Tensor, text: Tensor) -> dict[str, Tensor]:
+        """Return F_hl: GarmNet's hidden states before each self-attention, by layer, each (B, N, C).
+
+        Args:
+            person: E(p), (B, 4, h, w).
+            mask: the garment's region resized to the latents, (B, 1, h, w) in {0, 1}.
+            text: (B, L, C).
+        """
+        if self.garmnet is None:
+            return {}
+        features: dict[str, Tensor] = {}
+        five_channels = torch.cat([person, mask], dim=1)
+        self.garmnet(five_channels, self.garmnet_timestep, encoder_hidden_states=text, cross_attention_kwargs={"record": features})
+        return features
+
+    def memory(self, conditions: Conditions) -> dict[str, Memory]:
+        """Project the conditions to each layer's keys and values: once a sample, for all denoising steps."""
+        image_tokens = self.image_projection(conditions.image)
+        memory = {
+            name: Memory(project(attn, conditions.garment[name])) for name, attn in attention_layers(self.denoiser, "attn1").items() if conditions.garment
+        }
+        for name, attn in attention_layers(self.denoiser, "attn2").items():
+            memory[name] = Memory(project(attn, conditions.text), project_image_prompt(attn, image_tokens))
+        return memory
+
+    def forward(self, noisy: Tensor, timestep: Tensor, memory: dict[str, Memory], text: Tensor) -> Tensor:
+        """Predict the noise in (B, 4, h, w) latents at (B,) timesteps; eqs. 3 and 4 happen in the attention layers.
+
+        `text` only satisfies diffusers' signature: the layers attend to its projection in `memory`.
+        """
+        return self.denoiser(noisy, timestep, encoder_hidden_states=text, cross_attention_kwargs={"memory": memory}).sample  # type: ignore[no-any-return]
+
+
+def build_garmnet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Copy the denoiser, widen its input by a mask channel whose weights are zero, and record before each self-attention.
+
+    What follows the last recorded place gets no gradient and is frozen.
+    """
+    garmnet = copy.deepcopy(unet)
+    old = garmnet.conv_in
+    new = nn.Conv2d(old.in_channels + 1, old.out_channels, old.kernel_size, padding=old.padding, device=old.weight.device, dtype=old.weight.dtype)
+    with torch.no_grad():
+        new.weight.zero_()
+        new.weight[:, : old.in_channels] = old.weight
+        new.bias.copy_(old.bias)
+    garmnet.conv_in = new
+    garmnet.register_to_config(in_channels=old.in_channels + 1)
+    for name, attn in (attention_layers(garmnet, "attn1") | attention_layers(garmnet, "attn2")).items():
+        attn.set_processor(RecordingAttention(name))
+    for module in modules_after_last_self_attention_input(garmnet):
+        module.requires_grad_(False)
+    return garmnet
+
+
+def modules_after_last_self_attention_input(unet: UNet2DConditionModel) -> list[nn.Module]:
+    """Return the modules that only act behind the last self-attention's input, in the order of the forward pass."""
+    index = max(index for index, block in enumerate(unet.up_blocks) if hasattr(block, "attentions"))
+    transformer = unet.up_blocks[index].attentions[-1]
+    block = transformer.transformer_blocks[-1]
+    upsamplers = unet.up_blocks[index].upsamplers or []
+    return [
+        *(block.attn1, block.norm2, block.attn2, block.norm3, block.ff, transformer.proj_out),
+        *upsamplers,
+        *unet.up_blocks[index + 1 :],
+        *(unet.conv_norm_out, unet.conv_out),
+    ]
+
+
+def drop(conditions: Conditions, kept: Tensor, null_text: Tensor, dropped: frozenset[str]) -> Conditions:
+    """Replace the conditions of the samples that are not kept by their null values.
+
+    Null means: the empty prompt's embedding, a zero image embedding (as IP-Adapter), zero GarmNet features. The zero features stay in
+    the joined attention as zero keys and values (the projections have no bias); they are not left out of it.
+
+    Args:
+        conditions: of B samples.
+        kept: (B,) bool.
+        null_text: (1, L, C).
+        dropped: which of "text", "image", "garment" are dropped, together.
+    """
+    keep = kept.to(conditions.text.device)
+    text = torch.where(keep[:, None, None], conditions.text, null_text) if "text" in dropped else conditions.text
+    image = conditions.image * keep[:, None] if "image" in dropped else conditions.image
+    garment = {name: features * keep[:, None, None] for name, features in conditions.garment.items()} if "garment" in dropped else conditions.garment
+    return Conditions(text, image, garment)
+
+
+def join(first: dict[str, Memory], second: dict[str, Memory]) -> dict[str, Memory]:
+    """Stack two memories along the batch, for guidance in one pass; a first of batch one serves all samples."""
+
+    def stack(one: KeyValue, other: KeyValue) -> KeyValue:
+        return KeyValue(*(torch.cat([a.expand(len(b), *a.shape[1:]), b]) for a, b in zip(one, other, strict=True)))
+
+    return {
+        name: Memory(stack(first[name].first, entry.first), None if entry.second is None else stack(first[name].second or entry.second, entry.second))
+        for name, entry in second.items()
+    }

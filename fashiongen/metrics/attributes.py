@@ -1,0 +1,65 @@
+"""Does a picture show the attributes of the truth, as a classifier reads them?"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fashiongen.errors import UserError
+from fashiongen.metrics.base import PairMetric
+from fashiongen.metrics.features import INJECTED, FrozenNetwork
+from fashiongen.nn.classifier import AttributeClassifier
+
+Judge = Callable[[Tensor], dict[str, Tensor]]
+
+
+class AttributeAgreement(PairMetric):
+    """Share of attributes that a classifier reads alike off prediction and truth; range [0, 1], higher is better.
+
+    The judge reads both pictures, so its mistakes on real pictures count against no one; equal pictures agree fully. It is no zero-based
+    score: one and the same picture for everything agrees as often as the commonest value occurs, so report such a baseline beside it. The
+    judge must not be a network that a method was trained with or against. Source: own definition. The extractor is part of its name.
+
+    Degenerate input: a non-finite picture scores NaN.
+    """
+
+    higher_is_better = True
+
+    def __init__(
+        self,
+        extractor: str = "tiny-classifier",
+        attribute: str = "mean",
+        judge: Judge | None = None,
+        network: AttributeClassifier | None = None,
+    ) -> None:
+        """Compare what the judge reads.
+
+        Args:
+            extractor: Name of the classifier that judges.
+            attribute: One attribute's name, or `mean` over all.
+            judge: Instead, a callable from pictures `(B, 3, H, W)` in [0, 1] to the value's index `(B,)` of each attribute.
+            network: Instead, a classifier; as a judge reported as `custom`, or under an `extractor` name of its own.
+        """
+        super().__init__()
+        if judge is not None and network is not None:
+            raise UserError("AttributeAgreement takes a judge or a network, not both: leave one out")
+        self.attribute = attribute
+        self._network = None if judge is not None else FrozenNetwork(extractor, network)
+        # In a partial, a judge that is an nn.Module does not become a submodule.
+        self._judge = None if judge is None else partial(judge)
+        self.extractor = INJECTED if self._network is None else self._network.name
+
+    def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the share of the chosen attributes that agree `(B,)`."""
+        predicted, true = self._read(prediction), self._read(target)
+        if self.attribute != "mean" and self.attribute not in true:
+            raise UserError(f"AttributeAgreement(attribute={self.attribute}): the judge reads {', '.join(true)}; choose one, or mean")
+        names = list(true) if self.attribute == "mean" else [self.attribute]
+        return torch.stack([predicted[name] == true[name] for name in names]).float().mean(dim=0)
+
+    def _read(self, pictures: Tensor) -> dict[str, Tensor]:
+        if self._judge is not None:
+            return self._judge(pictures)
+        assert self._network is not None
+        return self._network.on(pictures.device).read(pictures)

@@ -1,0 +1,191 @@
+"""What all picture metrics share: one `update` signature, per-sample accumulation, and the rules for hostile input.
+
+Rules that hold for every metric of this package:
+
+- A prediction (or target) that is not finite everywhere scores NaN, and so does then the whole metric: it is never left out.
+- A sample whose value is not defined (an empty mask for a metric of the foreground) has the value NaN, is left out of the mean, and is
+  counted by `n_undefined`.
+- Nothing at all to average gives NaN.
+- States are concatenated over batches and processes and reduced once, so a result depends neither on the batch size nor on their number.
+- Scores are computed in true float32, outside autocast and without TF32.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from fashiongen.errors import UserError
+
+Region = Literal["whole", "foreground"]
+
+# Pictures may overshoot [0, 1] by rounding; more means another range, such as [-1, 1] or [0, 255].
+RANGE_TOLERANCE = 1e-3
+
+
+class PairMetric(Metric, ABC):
+    """Mean over samples of a score between each prediction and its target."""
+
+    full_state_update = False
+    extractor: str | None = None
+    """Name of the feature extractor, a part of the metric's reported name."""
+    region: Region = "whole"
+    """`foreground`: judge inside the true garment's mask only."""
+
+    scores: list[Tensor]
+    defined: list[Tensor]
+
+    def __init__(self) -> None:
+        """Start with no samples."""
+        super().__init__()
+        self.add_state("scores", default=[], dist_reduce_fx="cat")
+        # Float, as a process without samples contributes an empty float tensor to the concatenation.
+        self.add_state("defined", default=[], dist_reduce_fx="cat")
+
+    @abstractmethod
+    def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        """Return one value per sample `(B,)` for float32 pictures `(B, 3, H, W)` in [0, 1] and a bool mask `(B, 1, H, W)`.
+
+        The mask is there whenever `region` is `foreground`.
+        """
+
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
+        """Score a batch.
+
+        Args:
+            prediction: `(B, 3, H, W)` floats in [0, 1].
+            target: the truth, likewise.
+            mask: `(B, 1, H, W)` bool, the foreground of the truth.
+
+        Raises:
+            UserError: if the metric judges the foreground and there is no mask.
+        """
+        prediction, target = _checked(self, prediction, target)
+        if mask is not None and mask.shape != (len(target), 1, *target.shape[2:]):
+            raise ValueError(f"{type(self).__name__} takes a mask (B, 1, H, W) that fits the pictures, got {tuple(mask.shape)}")
+        if mask is None and self.region == "foreground":
+            raise UserError(f"{type(self).__name__}(region=foreground) needs the true garment's mask and got none: use region=whole")
+        with exact_arithmetic(prediction.device):
+            scores = self.score(prediction, target, mask)
+        finite = _finite_samples(prediction) & _finite_samples(target)
+        defined = torch.ones_like(finite) if self.region == "whole" or mask is None else mask.flatten(1).any(dim=1)
+        self.scores.append(torch.where(finite & defined, scores.float(), torch.nan))
+        self.defined.append(defined.float())
+
+    def compute(self) -> Tensor:
+        """Return the mean over all samples whose value is defined, a scalar; NaN where there is none."""
+        return self.values()[_concatenate(self.defined, self.device) == 1].double().mean().float()
+
+    def values(self) -> Tensor:
+        """Return the value of each sample `(N,)`, in the order of the updates, NaN where it is not defined.
+
+        These are this process's samples; inside `sync_context()` those of all processes, rank after rank.
+        """
+        return _concatenate(self.scores, self.device)
+
+    @property
+    def n_undefined(self) -> int:
+        """Number of samples that have no value and are left out of the mean."""
+        return int((_concatenate(self.defined, self.device) == 0).sum())
+
+
+class SetMetric(Metric, ABC):
+    """Distance between the set of all predictions and the set of all targets, in the space of a network's features."""
+
+    full_state_update = False
+    extractor: str | None = None
+    """Name of the feature extractor, a part of the metric's reported name."""
+
+    prediction_features: list[Tensor]
+    target_features: list[Tensor]
+    n_samples: Tensor
+
+    def __init__(self) -> None:
+        """Start with no samples."""
+        super().__init__()
+        # Features are kept flat: a process without samples contributes an empty one-dimensional tensor to the concatenation.
+        self.add_state("prediction_features", default=[], dist_reduce_fx="cat")
+        self.add_state("target_features", default=[], dist_reduce_fx="cat")
+        self.add_state("n_samples", default=torch.tensor(0), dist_reduce_fx="sum")
+
+    @abstractmethod
+    def features(self, pictures: Tensor) -> Tensor:
+        """Return features `(B, F)` of float32 pictures `(B, 3, H, W)` in [0, 1]."""
+
+    @abstractmethod
+    def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Return the scalar distance between two sets of features, each `(N, F)` float64, finite and on the CPU."""
+
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
+        """Keep the features of a batch.
+
+        Args:
+            prediction: `(B, 3, H, W)` floats in [0, 1].
+            target: the truth, likewise.
+            mask: not used, so that every metric is called alike.
+        """
+        prediction, target = _checked(self, prediction, target)
+        with exact_arithmetic(prediction.device):
+            for pictures, state in ((prediction, self.prediction_features), (target, self.target_features)):
+                features = torch.where(_finite_samples(pictures)[:, None], self.features(pictures).float(), torch.nan)
+                state.append(features.flatten())
+        self.n_samples += len(prediction)
+
+    def compute(self) -> Tensor:
+        """Return the distance, a scalar; NaN where any picture was not finite or there are fewer than two samples."""
+        n_samples = int(self.n_samples)
+        undefined = torch.tensor(torch.nan, device=self.device)
+        if n_samples < 2:
+            return undefined
+        states = (self.prediction_features, self.target_features)
+        predictions, targets = (_concatenate(state, self.device).reshape(n_samples, -1).cpu().double() for state in states)
+        if not (predictions.isfinite().all() and targets.isfinite().all()):
+            return undefined
+        return self.distance(predictions, targets).float().to(self.device)
+
+
+@contextmanager
+def exact_arithmetic(device: torch.device) -> Iterator[None]:
+    """Compute in true float32: no autocast, and no TF32, whose ten bits of mantissa drown SSIM's variances."""
+    cudnn = torch.backends.cudnn
+    with (
+        torch.autocast(device.type, enabled=False),
+        cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False),
+    ):
+        yield
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of `values` `(B, H, W)` where `mask` `(B, H, W)` is True: `(B,)`, NaN for an empty mask."""
+    return torch.where(mask, values, 0).sum(dim=(1, 2)) / mask.sum(dim=(1, 2))
+
+
+def _checked(metric: Metric, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both pictures as float32 after refusing another shape, dtype or range."""
+    name = type(metric).__name__
+    if prediction.shape != target.shape or prediction.ndim != 4 or prediction.shape[1] != 3:
+        raise ValueError(f"{name} takes pairs of pictures (B, 3, H, W), got {tuple(prediction.shape)} and {tuple(target.shape)}")
+    for role, pictures in (("prediction", prediction), ("target", target)):
+        if not pictures.is_floating_point():
+            raise TypeError(f"{name} takes floats in [0, 1], the {role} is {pictures.dtype}")
+        outside = ((pictures < -RANGE_TOLERANCE) | (pictures > 1 + RANGE_TOLERANCE)) & pictures.isfinite()
+        if outside.any():
+            raise ValueError(f"{name} takes pictures in [0, 1], the {role} has the value {pictures[outside][0].item():.4g}")
+    return prediction.float(), target.float()
+
+
+def _finite_samples(pictures: Tensor) -> Tensor:
+    """Tell for each picture whether it is finite everywhere: `(B,)` bool."""
+    return pictures.isfinite().flatten(1).all(dim=1)
+
+
+def _concatenate(state: list[Tensor] | Tensor, device: torch.device) -> Tensor:
+    """Return a list state as one tensor; torchmetrics turns it into a tensor itself when it synchronises."""
+    if isinstance(state, list) and not state:
+        return torch.empty(0, device=device)
+    return dim_zero_cat(state)

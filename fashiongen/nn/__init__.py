@@ -1,0 +1,1 @@
+"""Shared building blocks in plain PyTorch: no Lightning, no data, no metrics."""

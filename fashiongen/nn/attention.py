@@ -1,0 +1,144 @@
+"""Attention processors for diffusers' UNets: recording features, joining a reference, adding an image prompt.
+
+What a denoiser attends to besides its own tokens does not change between denoising steps: the keys and values of the reference,
+of the text and of the image prompt are projected once (`project`) and handed to every step as `memory`, a mapping of a layer's
+name to a `Memory`. The processors define `__call__` itself since diffusers reads from its signature what they take.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class KeyValue(NamedTuple):
+    """Projected keys and values, each (B, heads, N, d)."""
+
+    key: Tensor
+    value: Tensor
+
+
+class Memory(NamedTuple):
+    """What one layer attends to besides its own tokens."""
+
+    first: KeyValue
+    second: KeyValue | None = None
+
+
+class RecordingAttention(AttnProcessor2_0):  # type: ignore[misc]
+    """Plain attention that leaves its input, (B, N, C) before self-attention, in `record` under the layer's name."""
+
+    def __init__(self, name: str) -> None:
+        """Record under `name`."""
+        super().__init__()
+        self.name = name
+
+    def __call__(  # noqa: D102  diffusers' processor protocol
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        record: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        if record is not None and encoder_hidden_states is None:
+            record[self.name] = hidden_states
+        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)  # type: ignore[no-any-return]
+
+
+class JoinedSelfAttention(nn.Module):
+    """Self-attention over [reference, own] tokens, of which only the own half is wanted (IGR eq. 4).
+
+    The other half of the output is never computed: queries come from the own tokens alone, which gives the same numbers.
+    Without memory this is plain self-attention.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Look up the memory of the layer `name`."""
+        super().__init__()
+        self.name = name
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        memory: dict[str, Memory] | None = None,
+    ) -> Tensor:
+        """Attend from (B, N, C) tokens to the reference's tokens and themselves; returns (B, N, C)."""
+        query = _heads(attn.to_q(hidden_states), attn.heads)
+        key = _heads(attn.to_k(hidden_states), attn.heads)
+        value = _heads(attn.to_v(hidden_states), attn.heads)
+        if memory is not None and self.name in memory:
+            reference = memory[self.name].first
+            key = torch.cat([reference.key, key], dim=2)
+            value = torch.cat([reference.value, value], dim=2)
+        return _output(attn, scaled_dot_product_attention(query, key, value))
+
+
+class ImagePromptAttention(nn.Module):
+    """Decoupled cross-attention (IP-Adapter; IGR eq. 3): Attn(Q, K_text, V_text) + scale * Attn(Q, K_image, V_image)."""
+
+    def __init__(self, name: str, attn: Attention, scale: float = 1.0) -> None:
+        """Start the image prompt's projections as copies of the text's, as IP-Adapter does."""
+        super().__init__()
+        self.name = name
+        self.scale = scale
+        self.to_k_ip = nn.Linear(attn.to_k.in_features, attn.to_k.out_features, bias=False)
+        self.to_v_ip = nn.Linear(attn.to_v.in_features, attn.to_v.out_features, bias=False)
+        with torch.no_grad():
+            self.to_k_ip.weight.copy_(attn.to_k.weight)
+            self.to_v_ip.weight.copy_(attn.to_v.weight)
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        memory: dict[str, Memory] | None = None,
+    ) -> Tensor:
+        """Attend from (B, N, C) tokens to the text and the image prompt in `memory`; returns (B, N, C)."""
+        if memory is None:
+            raise ValueError(f"{self.name} attends to projected text and image tokens: hand them over as `memory`")
+        text, image = memory[self.name]
+        query = _heads(attn.to_q(hidden_states), attn.heads)
+        attended = scaled_dot_product_attention(query, text.key, text.value)
+        if image is not None:
+            attended = attended + self.scale * scaled_dot_product_attention(query, image.key, image.value)
+        return _output(attn, attended)
+
+
+def project(attn: Attention, tokens: Tensor) -> KeyValue:
+    """Project (B, N, C) tokens by a layer's own key and value weights."""
+    return KeyValue(_heads(attn.to_k(tokens), attn.heads), _heads(attn.to_v(tokens), attn.heads))
+
+
+def project_image_prompt(attn: Attention, tokens: Tensor) -> KeyValue:
+    """Project (B, N, C) image-prompt tokens by the layer's image-prompt weights."""
+    processor = attn.processor
+    return KeyValue(_heads(processor.to_k_ip(tokens), attn.heads), _heads(processor.to_v_ip(tokens), attn.heads))
+
+
+def attention_layers(unet: nn.Module, kind: str) -> dict[str, Attention]:
+    """Return a UNet's attention layers by name; `kind` is "attn1" (self-attention) or "attn2" (cross-attention)."""
+    return {name: module for name, module in unet.named_modules() if isinstance(module, Attention) and name.endswith(kind)}
+
+
+def _heads(tokens: Tensor, heads: int) -> Tensor:
+    """Split (B, N, heads * d) into (B, heads, N, d)."""
+    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _output(attn: Attention, attended: Tensor) -> Tensor:
+    """Join (B, heads, N, d) and apply the layer's output projection and dropout."""
+    tokens = attended.transpose(1, 2).flatten(2)
+    return attn.to_out[1](attn.to_out[0](tokens))  # type: ignore[no-any-return]

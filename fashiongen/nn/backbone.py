@@ -1,0 +1,115 @@
+"""The parts of a Stable-Diffusion-style folder, loaded one by one and safely."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from fashiongen.errors import UserError
+
+
+def load_part(kind: Any, folder: str, subfolder: str | None = None, **options: Any) -> Any:  # noqa: ANN401  any class with from_pretrained
+    """Load one part by its `from_pretrained`, weights in float32; a missing or unfit file gives one line that names the part.
+
+    Args:
+        kind: the diffusers or transformers class.
+        folder: a local folder or hub id, as `checkpoints.locate` returns it.
+        subfolder: the part's folder inside it.
+        **options: handed on.
+    """
+    if subfolder is not None:
+        options["subfolder"] = subfolder
+    if issubclass(kind, nn.Module):
+        options["use_safetensors"] = True
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # loading one tower of a CLIP pair would list the other's weights as left over
+    transformers.logging.disable_progress_bar()
+    try:
+        part = kind.from_pretrained(folder, **options)
+        return part.float() if isinstance(part, nn.Module) else part
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        place = f"{folder}/{subfolder}" if subfolder else folder
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"pretrained: {place}: cannot load a {kind.__name__} from there ({reason})") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Turn gradients off and evaluation mode on, and return the module."""
+    return module.requires_grad_(False).eval()
+
+
+class LatentCodec(nn.Module):
+    """A frozen AutoencoderKL, with the scaling of its latents.
+
+    Pictures are (B, 3, H, W) in [-1, 1]; latents (B, 4, H / factor, W / factor) of about unit variance.
+    """
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        """Wrap and freeze `vae`."""
+        super().__init__()
+        self.vae = freeze(vae)
+        self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.channels: int = vae.config.latent_channels
+        self.scaling: float = vae.config.scaling_factor
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Return the scaled mode of the latents' distribution (not a sample, so that it can be kept)."""
+        return self.vae.encode(pictures.to(self.vae.dtype)).latent_dist.mode() * self.scaling  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the pictures of scaled latents, clipped to [-1, 1]."""
+        return self.vae.decode(latents.to(self.vae.dtype) / self.scaling).sample.clamp(-1.0, 1.0)  # type: ignore[no-any-return]
+
+
+class PromptEncoder(nn.Module):
+    """A frozen CLIP text encoder with its tokenizer."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
+        """Wrap and freeze `text_encoder`."""
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.text_encoder = freeze(text_encoder)
+
+    def forward(self, prompts: list[str]) -> Tensor:
+        """Return the last hidden states of `prompts`, (len(prompts), length, C), on the encoder's device.
+
+        They are ordinary tensors even under inference mode, so that validation may encode what training uses later.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            tokens = self.tokenizer(prompts, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt")
+            return self.text_encoder(tokens.input_ids.to(self.text_encoder.device)).last_hidden_state  # type: ignore[no-any-return]
+
+
+def load_codec(folder: str) -> LatentCodec:
+    """Load the `vae` of a Stable-Diffusion-style folder."""
+    return LatentCodec(load_part(AutoencoderKL, folder, "vae"))
+
+
+def load_prompt_encoder(folder: str) -> PromptEncoder:
+    """Load the `tokenizer` and `text_encoder` of a Stable-Diffusion-style folder."""
+    return PromptEncoder(load_part(CLIPTokenizer, folder, "tokenizer"), load_part(CLIPTextModel, folder, "text_encoder"))
+
+
+def load_unet(folder: str) -> UNet2DConditionModel:
+    """Load the `unet` of a Stable-Diffusion-style folder."""
+    return load_part(UNet2DConditionModel, folder, "unet")  # type: ignore[no-any-return]
+
+
+def load_noise_schedule(folder: str) -> DDPMScheduler:
+    """Load the `scheduler` as the forward process (beta schedule and parametrisation as the folder says)."""
+    return load_part(DDPMScheduler, folder, "scheduler")  # type: ignore[no-any-return]
+
+
+def ddim(schedule: DDPMScheduler) -> DDIMScheduler:
+    """Return the DDIM sampler of a forward process; latents are never clipped (diffusers' default would clip them to [-1, 1])."""
+    return DDIMScheduler.from_config(schedule.config, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading", steps_offset=1)  # type: ignore[no-any-return]

@@ -1,0 +1,32 @@
+"""Cutting regions out of a batch of pictures, each sample its own region, without a loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+
+def bounding_boxes(mask: Tensor) -> Tensor:
+    """Return the boxes (left, top, right, bottom) of (B, 1, H, W) bool masks in pixels, (B, 4) float; an empty mask gives the whole picture."""
+    height, width = mask.shape[-2:]
+    rows, columns = mask[:, 0].any(dim=2), mask[:, 0].any(dim=1)
+    top, bottom = _ends(rows)
+    left, right = _ends(columns)
+    box = torch.stack([left, top, right, bottom], dim=1).float()
+    whole = torch.tensor([0.0, 0.0, width, height], device=mask.device)
+    return torch.where(rows.any(dim=1)[:, None], box, whole)
+
+
+def crop_and_resize(pictures: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut (B, C, H, W) float pictures at their (B, 4) boxes and resize to (B, C, *size), averaging where it shrinks."""
+    indices = torch.arange(len(pictures), device=pictures.device, dtype=pictures.dtype)[:, None]
+    rois = torch.cat([indices, boxes.to(pictures)], dim=1)
+    return roi_align(pictures, rois, output_size=size, sampling_ratio=-1, aligned=True)  # type: ignore[no-any-return]
+
+
+def _ends(occupied: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first and one past the last True of (B, N), each (B,)."""
+    first = occupied.int().argmax(dim=1)
+    last = occupied.shape[1] - occupied.flip(1).int().argmax(dim=1)
+    return first, last

@@ -1,0 +1,181 @@
+"""`fashiongen tiny build`: the tiny checkpoints from nothing, resumable, with a file that says what they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from fashiongen.errors import UserError
+from fashiongen.metrics import SSIM, ColourError
+from fashiongen.nn.classifier import AttributeClassifier
+from fashiongen.tiny import stages
+from fashiongen.tiny.pictures import SIZE, Pictures, people_pictures, shop_pictures
+
+SHIPPED_LIMIT = 10 * 1000 * 1000  # bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything; the defaults built what is shipped."""
+
+    items: int = 24_000
+    people: int = 8_000
+    held_out: int = 1_000
+    batch: int = 32
+    classifier_steps: int = 2_000
+    clip_steps: int = 1_500
+    vae_steps: int = 2_400
+    unet_steps: int = 2_600
+
+
+def build(out: str | Path, seed: int = 0, plan: Plan | None = None) -> Path:
+    """Build the tiny checkpoints into `out`; a second call goes on where the first was killed.
+
+    Writes `sd/` (a Stable-Diffusion-style folder), `clip/`, `classifier/`, all safetensors in bfloat16, and `BUILD.json`: command, seed,
+    fingerprints of the training pictures, times, and the quality on held-out items and people. All training pictures come from the
+    wardrobe's namespace `pretrain`, all judged ones from `val`.
+
+    Raises:
+        UserError: if `out` already holds a finished build, or the result is too large to ship.
+    """
+    out, plan = Path(out), plan or Plan()
+    if (out / "BUILD.json").is_file():
+        raise UserError(f"{out} holds a finished build: remove it, or name another folder with --out")
+    work = out.with_name(f".{out.name}.build")
+    _Build(work, seed, plan).run()
+    weights = work / "weights"
+    size = sum(file.stat().st_size for file in weights.rglob("*") if file.is_file())
+    if size > SHIPPED_LIMIT:
+        raise UserError(f"{weights}: {size:,} bytes are more than the {SHIPPED_LIMIT:,} that may be shipped")
+    if out.exists():
+        shutil.rmtree(out)
+    shutil.copytree(weights, out)
+    return out
+
+
+class _Build:
+    """One build: each stage reads the folders of those before it, and is skipped where its own folder exists."""
+
+    def __init__(self, work: Path, seed: int, plan: Plan) -> None:
+        self.work, self.seed, self.plan = work, seed, plan
+        self.weights, self.state = work / "weights", work / "state"
+        self.report = work / "report.json"
+        self._pictures: dict[str, Pictures] = {}
+
+    def run(self) -> None:
+        for name, stage in (("classifier", self.classifier), ("sd/vae", self.vae), ("clip", self.clip), ("sd", self.stable_diffusion)):
+            if name not in self.known():
+                started = time.monotonic()
+                facts = stage()
+                self.note(name, facts | {"seconds": round(time.monotonic() - started)})
+        facts = {
+            "command": f"fashiongen tiny build --seed {self.seed}",
+            "seed": self.seed,
+            "plan": vars(self.plan),
+            "size": list(SIZE),
+            "training_pictures_sha256": {name: self.pictures(name).fingerprint() for name in ("shop", "people")},
+            "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "resvg-py")},
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "stages": self.known(),
+        }
+        (self.weights / "BUILD.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+    def known(self) -> dict[str, Any]:
+        return json.loads(self.report.read_text()) if self.report.is_file() else {}
+
+    def note(self, name: str, facts: dict[str, Any]) -> None:
+        self.report.parent.mkdir(parents=True, exist_ok=True)
+        self.report.write_text(json.dumps(self.known() | {name: facts}, indent=2))
+        print(f"{name}: {facts}", flush=True)
+
+    def pictures(self, name: str) -> Pictures:
+        makers: dict[str, Callable[[], Pictures]] = {
+            "shop": lambda: shop_pictures(self.seed, "pretrain", self.plan.items, self.work / "pictures"),
+            "people": lambda: people_pictures(self.seed, "pretrain", self.plan.people, self.work / "pictures"),
+            "held-out shop": lambda: shop_pictures(self.seed, "val", self.plan.held_out, self.work / "pictures"),
+            "held-out people": lambda: people_pictures(self.seed, "val", self.plan.held_out, self.work / "pictures"),
+        }
+        if name not in self._pictures:
+            self._pictures[name] = makers[name]()
+        return self._pictures[name]
+
+    def classifier(self) -> dict[str, Any]:
+        network = stages.train_classifier(self.pictures("shop"), self.plan.classifier_steps, 2 * self.plan.batch, self.state, self.seed)
+        network.save_pretrained(self.weights / "classifier", dtype=torch.bfloat16)
+        network = AttributeClassifier.from_pretrained(self.weights / "classifier")
+        return {"held_out_accuracy": stages.judge_classifier(network, self.pictures("held-out shop"))}
+
+    def clip(self) -> dict[str, Any]:
+        tokenizer = stages.build_tokenizer(self.pictures("shop").captions, self.weights / "sd" / "tokenizer")
+        batch = 4 * self.plan.batch
+        network = stages.train_clip(tokenizer, self.pictures("shop"), self.pictures("people"), self.plan.clip_steps, batch, self.state, self.seed)
+        stages.halve(network).save_pretrained(self.weights / "clip")
+        tokenizer.save_pretrained(self.weights / "clip")
+        network = CLIPModel.from_pretrained(self.weights / "clip", dtype=torch.float32)
+        return {
+            f"held_out_recall_at_1_among_50_{kind}": stages.judge_clip(network, tokenizer, self.pictures(f"held-out {kind}")) for kind in ("shop", "people")
+        }
+
+    def vae(self) -> dict[str, Any]:
+        network = stages.train_vae(self.pictures("shop"), self.pictures("people"), self.plan.vae_steps, self.plan.batch, self.state, self.seed)
+        stages.halve(network).save_pretrained(self.weights / "sd" / "vae")
+        network = AutoencoderKL.from_pretrained(self.weights / "sd" / "vae", dtype=torch.float32)
+        facts: dict[str, Any] = {"scaling_factor": network.config.scaling_factor}
+        judge = AttributeClassifier.from_pretrained(self.weights / "classifier")
+        for kind in ("shop", "people"):
+            pictures = self.pictures(f"held-out {kind}")
+            restored, truth = stages.reconstruct(network, pictures), pictures.images.float() / 255
+            for name, metric in (("ssim", SSIM()), ("foreground_colour_error", ColourError(region="foreground"))):
+                metric.update(restored, truth, pictures.masks)
+                facts[f"held_out_{kind}_{name}"] = round(metric.compute().item(), 4)
+            if kind == "shop":
+                read = judge.read(restored)
+                facts["held_out_shop_attributes_read"] = {name: (read[name] == labels).float().mean().item() for name, labels in pictures.labels.items()}
+        return facts
+
+    def stable_diffusion(self) -> dict[str, Any]:
+        folder = self.weights / "sd"
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
+        text_encoder = CLIPTextModel.from_pretrained(self.weights / "clip", dtype=torch.float32)
+        schedule = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+        shop = self.pictures("shop")
+        latents = stages.latents_of(vae, shop) * vae.config.scaling_factor
+        plan = self.plan
+        unet = stages.train_unet(schedule, text_encoder, tokenizer, latents, shop.captions, plan.unet_steps, plan.batch, self.state, self.seed)
+        pipeline = StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=DDIMScheduler.from_config(schedule.config, clip_sample=False, set_alpha_to_one=False),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.to(torch.bfloat16).save_pretrained(folder)
+        return self.judge_drawing(StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32))
+
+    @torch.no_grad()
+    def judge_drawing(self, pipeline: StableDiffusionPipeline, count: int = 100) -> dict[str, Any]:
+        """Let the pipeline draw held-out captions, and read category and attributes off what it drew."""
+        pipeline.set_progress_bar_config(disable=True)
+        pictures = self.pictures("held-out shop")
+        generator = torch.Generator().manual_seed(self.seed)
+        options = {"num_inference_steps": 25, "guidance_scale": 3.0, "height": SIZE[0], "width": SIZE[1], "output_type": "pt"}
+        drawn = pipeline(pictures.captions[:count], generator=generator, **options).images
+        judge = AttributeClassifier.from_pretrained(self.weights / "classifier")
+        read = judge.read(drawn)
+        return {"held_out_captions_drawn_and_read": {name: (read[name] == labels[:count]).float().mean().item() for name, labels in pictures.labels.items()}}

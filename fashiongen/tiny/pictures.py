@@ -1,0 +1,96 @@
+"""The pictures that the tiny checkpoints are trained and judged on, rendered once and kept beside the build."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from fashiongen.wardrobe import ATTRIBUTES, CATEGORIES, WORLD_VERSION, Item, make_item, make_person, render_item, render_item_mask, render_person
+
+SIZE = (64, 48)
+CHUNK = 200
+
+
+@dataclass
+class Pictures:
+    """N rendered pictures of items, on a shop's white background or worn by a person.
+
+    Attributes:
+        images: (N, 3, H, W) uint8.
+        masks: (N, 1, H, W) bool: the item on a shop picture; the agnostic region on a photo of a person.
+        labels: attribute (and "category") to (N,) int64 indices into `heads()`.
+        captions: N sentences.
+    """
+
+    images: Tensor
+    masks: Tensor
+    labels: dict[str, Tensor]
+    captions: list[str]
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.images)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all pixels."""
+        return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()
+
+
+def heads() -> dict[str, tuple[str, ...]]:
+    """Return what the attribute classifier reads: the category and the four attributes, each with its values."""
+    return {"category": CATEGORIES, **ATTRIBUTES}
+
+
+def shop_pictures(seed: int, namespace: str, count: int, cache: Path) -> Pictures:
+    """Render the shop pictures of the first `count` items of a namespace."""
+    return _render(partial(_shop_chunk, seed, namespace), f"shop-{namespace}-{seed}", count, cache)
+
+
+def people_pictures(seed: int, namespace: str, count: int, cache: Path) -> Pictures:
+    """Render the first `count` people of a namespace, labelled by the garment that they wear."""
+    return _render(partial(_people_chunk, seed, namespace), f"people-{namespace}-{seed}", count, cache)
+
+
+def _render(chunk: Callable[[range], tuple[np.ndarray, np.ndarray, list[Item]]], name: str, count: int, cache: Path) -> Pictures:
+    path = cache / f"{name}-{count}-world{WORLD_VERSION}.pt"
+    if not path.is_file():
+        ranges = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+            parts = list(track(pool.map(chunk, ranges), description=f"rendering {name}", total=len(ranges)))
+        items = [item for part in parts for item in part[2]]
+        content = {
+            "images": torch.from_numpy(np.concatenate([part[0] for part in parts])).permute(0, 3, 1, 2).contiguous(),
+            "masks": torch.from_numpy(np.concatenate([part[1] for part in parts]))[:, None],
+            "labels": {name: torch.tensor([values.index(_value(item, name)) for item in items]) for name, values in heads().items()},
+            "captions": [item.caption() for item in items],
+        }
+        cache.mkdir(parents=True, exist_ok=True)
+        torch.save(content, path.with_suffix(".tmp"))
+        os.replace(path.with_suffix(".tmp"), path)
+    return Pictures(**torch.load(path, weights_only=True))
+
+
+def _value(item: Item, name: str) -> str:
+    return item.category if name == "category" else item.attributes[name]
+
+
+def _shop_chunk(seed: int, namespace: str, indices: range) -> tuple[np.ndarray, np.ndarray, list[Item]]:
+    items = [make_item(seed, namespace, index) for index in indices]
+    return np.stack([render_item(item, *SIZE) for item in items]), np.stack([render_item_mask(item, *SIZE) for item in items]), items
+
+
+def _people_chunk(seed: int, namespace: str, indices: range) -> tuple[np.ndarray, np.ndarray, list[Item]]:
+    people = [make_person(seed, namespace, index) for index in indices]
+    pictures = [render_person(person, *SIZE) for person in people]
+    return np.stack([p.image for p in pictures]), np.stack([p.agnostic_mask for p in pictures]), [person.garment for person in people]

@@ -1,0 +1,228 @@
+"""The parts of the tiny checkpoints: how each is built, trained and judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, l1_loss, mse_loss, pad
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from fashiongen.batches import to_float
+from fashiongen.nn.classifier import AttributeClassifier
+from fashiongen.nn.crop import bounding_boxes, crop_and_resize
+from fashiongen.tiny.pictures import SIZE, Pictures, heads
+from fashiongen.tiny.training import pick, train
+
+CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+CLIP_SIZE = 48
+PROMPT_LENGTH = 24
+LATENT_SCALE_SAMPLES = 512
+
+
+def shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Move each picture of (B, 3, H, W) by up to `most` pixels, repeating its edge."""
+    count, _, height, width = images.shape
+    padded = pad(images, (most,) * 4, mode="replicate")
+    rows = torch.randint(2 * most + 1, (count, 1, 1), generator=generator) + torch.arange(height)[None, :, None]
+    columns = torch.randint(2 * most + 1, (count, 1, 1), generator=generator) + torch.arange(width)[None, None, :]
+    return padded[torch.arange(count)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
+
+
+def train_classifier(shop: Pictures, steps: int, batch: int, state: Path, seed: int) -> AttributeClassifier:
+    """Train the attribute classifier on shop pictures, shifted and slightly noisy so that restored pictures are read as well."""
+    network = AttributeClassifier(heads())
+
+    def loss(generator: torch.Generator) -> Tensor:
+        chosen = pick(len(shop), batch, generator)
+        images = shift(shop.images[chosen].float() / 255, 3, generator)
+        strength = 0.05 * torch.rand(batch, 1, 1, 1, generator=generator)
+        images = (images + strength * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+        logits = network(images)
+        return torch.stack([cross_entropy(logits[name], labels[chosen]) for name, labels in shop.labels.items()]).sum()
+
+    trained = train("classifier", network, loss, steps=steps, learning_rate=4e-3, state=state, seed=seed)
+    assert isinstance(trained, AttributeClassifier)
+    return trained
+
+
+@torch.no_grad()
+def judge_classifier(network: AttributeClassifier, shop: Pictures) -> dict[str, float]:
+    """Return the share of pictures whose label is read rightly, by attribute."""
+    read = network.read(shop.images.float() / 255)
+    return {name: (read[name] == labels).float().mean().item() for name, labels in shop.labels.items()}
+
+
+def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
+    """Learn byte-pair merges over the captions' words and write a CLIP tokenizer to `folder`."""
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.pre_tokenizer = pre_tokenizers.Whitespace()
+    specials = ["<|startoftext|>", "<|endoftext|>"]
+    learner.train_from_iterator(captions, trainers.BpeTrainer(vocab_size=600, special_tokens=specials, end_of_word_suffix="</w>", show_progress=False))
+    content = json.loads(learner.to_str())["model"]
+    vocabulary = dict(content["vocab"])
+    for byte in (*map(chr, range(33, 127)), *(f"{chr(code)}</w>" for code in range(33, 127))):
+        vocabulary.setdefault(byte, len(vocabulary))  # any other prompt is spelt in letters instead of becoming unknown
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": PROMPT_LENGTH}))
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    assert len(tokenizer) == len(vocabulary), "transformers built a tokenizer without the vocabulary"
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """Build a CLIP image-text pair of about a million parameters."""
+    common = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4, "projection_dim": 64}
+    text = {
+        **common,
+        "vocab_size": len(tokenizer),
+        "num_hidden_layers": 2,
+        "max_position_embeddings": PROMPT_LENGTH,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {**common, "hidden_size": 96, "num_hidden_layers": 3, "image_size": CLIP_SIZE, "patch_size": 6}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
+
+
+def garment_crops(pictures: Pictures, chosen: Tensor) -> Tensor:
+    """Cut what the mask shows out of pictures, black outside of it, normalised for CLIP: (B, 3, S, S)."""
+    masks = pictures.masks[chosen]
+    crop = crop_and_resize(pictures.images[chosen].float() / 255 * masks, bounding_boxes(masks), (CLIP_SIZE, CLIP_SIZE))
+    return (crop - CLIP_MEAN) / CLIP_STD
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Return token ids, (N, length) int64."""
+    ids: Tensor = tokenizer(captions, padding="max_length", max_length=PROMPT_LENGTH, truncation=True, return_tensors="pt").input_ids
+    return ids
+
+
+def train_clip(tokenizer: CLIPTokenizer, shop: Pictures, people: Pictures, steps: int, batch: int, state: Path, seed: int) -> CLIPModel:
+    """Train the image-text pair on crops of shop pictures and of people, half and half, by the symmetric contrastive loss."""
+    network = build_clip(tokenizer)
+    tokens = {id(pictures): tokenize(tokenizer, pictures.captions) for pictures in (shop, people)}
+
+    def loss(generator: torch.Generator) -> Tensor:
+        halves = [(pictures, pick(len(pictures), batch // 2, generator)) for pictures in (shop, people)]
+        images = torch.cat([garment_crops(pictures, chosen) for pictures, chosen in halves])
+        ids = torch.cat([tokens[id(pictures)][chosen] for pictures, chosen in halves])
+        value: Tensor = network(input_ids=ids, pixel_values=images, return_loss=True).loss
+        return value
+
+    return train("clip", network, loss, steps=steps, learning_rate=1.5e-3, state=state, seed=seed)  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def judge_clip(network: CLIPModel, tokenizer: CLIPTokenizer, pictures: Pictures, among: int = 50) -> float:
+    """Return caption retrieval recall@1: the share of pictures whose own caption scores highest among `among`; equal captions count as one."""
+    hits = []
+    for start in range(0, len(pictures) - among + 1, among):
+        chosen = torch.arange(start, start + among)
+        ids = tokenize(tokenizer, [pictures.captions[index] for index in chosen])
+        best = network(input_ids=ids, pixel_values=garment_crops(pictures, chosen)).logits_per_image.argmax(dim=1)
+        hits += [pictures.captions[start + int(found)] == pictures.captions[start + own] for own, found in enumerate(best)]
+    return sum(hits) / len(hits)
+
+
+def build_vae() -> AutoencoderKL:
+    """Build the autoencoder: factor 4, four latent channels, narrow where the picture is large."""
+    return AutoencoderKL(
+        block_out_channels=(24, 48, 64),
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=SIZE[0],
+    )
+
+
+def train_vae(shop: Pictures, people: Pictures, steps: int, batch: int, state: Path, seed: int) -> AutoencoderKL:
+    """Train the autoencoder on shop pictures and people, three to one, by L1 (items count fourfold), edges and a small KL term."""
+    network = build_vae().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def loss(generator: torch.Generator) -> Tensor:
+        parts = [(shop, pick(len(shop), batch * 3 // 4, generator)), (people, pick(len(people), batch // 4, generator))]
+        images = torch.cat([to_float(pictures.images[chosen]) for pictures, chosen in parts]).contiguous(memory_format=torch.channels_last)
+        weight = 1.0 + 3.0 * torch.cat([pictures.masks[chosen] for pictures, chosen in parts]).float()
+        noise = torch.randn(batch, 4, SIZE[0] // 4, SIZE[1] // 4, generator=generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = network.encode(images).latent_dist
+            restored = network.decode(latents.mean + latents.std * noise).sample
+        restored = restored.float()
+        pixels = (weight * (restored - images).abs()).mean()
+        edges = sum(l1_loss(restored.diff(dim=axis), images.diff(dim=axis)) for axis in (2, 3))
+        return pixels + edges + 1e-4 * latents.kl().float().mean() / 100
+
+    trained = train("vae", network, loss, steps=steps, learning_rate=2e-3, state=state, seed=seed, average=0.99)
+    assert isinstance(trained, AutoencoderKL)
+    trained.register_to_config(scaling_factor=round(1.0 / latents_of(trained, shop, LATENT_SCALE_SAMPLES).std().item(), 4))
+    return trained
+
+
+@torch.no_grad()
+def latents_of(vae: AutoencoderKL, pictures: Pictures, count: int | None = None, batch: int = 256) -> Tensor:
+    """Return the modes of the pictures' latents, (N, 4, h, w), not scaled."""
+    return torch.cat([vae.encode(to_float(part)).latent_dist.mode() for part in pictures.images[:count].split(batch)])
+
+
+@torch.no_grad()
+def reconstruct(vae: AutoencoderKL, pictures: Pictures, batch: int = 256) -> Tensor:
+    """Return the pictures after encoding and decoding, (N, 3, H, W) in [0, 1]."""
+    parts = [vae.decode(vae.encode(to_float(part)).latent_dist.mode()).sample for part in pictures.images.split(batch)]
+    return (torch.cat(parts).clamp(-1, 1) + 1) / 2
+
+
+def build_unet(text_width: int) -> UNet2DConditionModel:
+    """Build the denoiser: two levels, attention on both, as wide as 10 MB of weights and minutes on two cores allow."""
+    return UNet2DConditionModel(
+        sample_size=(SIZE[0] // 4, SIZE[1] // 4),
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(48, 96),
+        down_block_types=["CrossAttnDownBlock2D"] * 2,
+        up_block_types=["CrossAttnUpBlock2D"] * 2,
+        layers_per_block=1,
+        cross_attention_dim=text_width,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+
+
+def train_unet(
+    schedule: Any, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, latents: Tensor, captions: list[str], steps: int, batch: int, state: Path, seed: int
+) -> UNet2DConditionModel:
+    """Train the denoiser to draw shop pictures from captions; one caption in ten is empty."""
+    network = build_unet(text_encoder.config.hidden_size)
+    tokens, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])
+    text_encoder.requires_grad_(False).eval()
+
+    def loss(generator: torch.Generator) -> Tensor:
+        chosen = pick(len(latents), batch, generator)
+        ids = torch.where(torch.rand(batch, 1, generator=generator) < 0.1, empty, tokens[chosen])
+        epsilon = torch.randn(latents[chosen].shape, generator=generator)
+        timestep = torch.randint(schedule.config.num_train_timesteps, (batch,), generator=generator)
+        noisy = schedule.add_noise(latents[chosen], epsilon, timestep)
+        with torch.no_grad():
+            text = text_encoder(ids).last_hidden_state
+        return mse_loss(network(noisy, timestep, text).sample, epsilon)
+
+    return train("unet", network, loss, steps=steps, learning_rate=1.5e-3, state=state, seed=seed)  # type: ignore[return-value]
+
+
+def halve(module: nn.Module) -> nn.Module:
+    """Round the weights to bfloat16, in which they are shipped."""
+    return module.to(torch.bfloat16)

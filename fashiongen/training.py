@@ -1,0 +1,318 @@
+"""The commands `fit`, `validate`, `test` and `predict`: LightningCLI, with recipes, parents and errors of one line."""
+
+import argparse
+import hashlib
+import json
+import logging
+import pickle
+import re
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import lightning.pytorch as L
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.strategies import DeepSpeedStrategy
+
+from fashiongen.errors import UserError
+from fashiongen.evaluation import Evaluate, WritePredictions
+from fashiongen.methods.base import Method
+
+DESCRIPTIONS = {
+    "fit": """Train the method of a recipe.
+
+A recipe is a YAML file that names a method (`model`), a data set (`data`) and a trainer. A further --config changes what it names
+and leaves the rest; any key of a recipe may be given on the command line too, which wins.
+
+examples:
+  fashiongen fit --config recipes/tiny/igr.yaml
+  fashiongen fit --config recipes/igr.yaml --config recipes/overlays/zero2.yaml --trainer.devices 8
+  fashiongen fit --config recipes/igr.yaml --data.init_args.root PATH --trainer.max_steps 1000
+  fashiongen fit --config recipes/igr.yaml --ckpt_path last                     (goes on where a run was stopped)
+  fashiongen fit --config recipes/igr.yaml --print_config                       (shows every key, trains nothing)
+  fashiongen fit --model.help fashiongen.methods.igr.IGR                        (explains the keys of a method)""",
+    "validate": """Compute the validation loss of a checkpoint.
+
+examples:
+  fashiongen validate --config recipes/tiny/igr.yaml --ckpt_path logs/igr/last.ckpt""",
+    "test": """Judge a checkpoint by the metrics of its task.
+
+Writes one record (JSON) with the metrics and everything that one needs to repeat the test.
+
+examples:
+  fashiongen test --config recipes/tiny/igr.yaml --ckpt_path logs/igr/last.ckpt --evaluate.out test.json""",
+    "predict": """Write what a checkpoint makes of every sample, as PNG files named after the samples' ids.
+
+examples:
+  fashiongen predict --config recipes/tiny/igr.yaml --ckpt_path logs/igr/last.ckpt --out pictures""",
+}
+RESUMES = ("last", "hpc")  # what Lightning resolves to a file by itself
+KNOWN = (  # parts of Lightning's messages, and what to tell the user instead
+    (
+        "single optimizer",
+        "DeepSpeed takes one optimizer and this method has several: leave out the zero2 overlay, or use recipes/overlays/ddp.yaml",
+    ),
+    (
+        "No supported gpu backend",
+        "trainer.accelerator: torch finds no GPU on this machine; leave the key out or add --trainer.accelerator cpu",
+    ),
+    (
+        "restore optimizer state",
+        "--ckpt_path holds weights alone, without the optimizer's state: it can be tested, but training cannot go on from it",
+    ),
+)
+
+
+class _Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of a description as they are."""
+
+
+class _SaveRecipe(SaveConfigCallback):
+    """Saves the whole recipe beside the log of a training; a test does not overwrite it."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
+
+class FashionCLI(LightningCLI):
+    """LightningCLI for one method, one data set and one trainer."""
+
+    def __init__(self, args: list[str]) -> None:
+        """Parse `args`, build what they name and run the subcommand."""
+        shared: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _Help}
+        self.recipes = config_paths(args)
+        super().__init__(
+            Method,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=_SaveRecipe,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={
+                "prog": "fashiongen",
+                **shared,
+                **{name: {**shared, "description": text} for name, text in DESCRIPTIONS.items()},
+            },
+            trainer_defaults={
+                "logger": {
+                    "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+                    "init_args": {"save_dir": "logs", "name": "", "default_hp_metric": False},
+                }
+            },
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave out what is not for a user to choose: checkpoints are always read with weights_only=True."""
+        commands = {name: skip | {"weights_only"} for name, skip in LightningCLI.subcommands().items()}
+        commands["predict"].add("return_predictions")
+        return commands
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the keys that every recipe may have beside model, data and trainer."""
+        parser.add_lightning_class_args(Evaluate, "evaluate")
+        parser.add_argument(
+            "--parents",
+            type=dict[str, str],
+            default={},
+            help="Earlier stages by role: a recipe's name, or with fit the path of a checkpoint.",
+        )
+        parser.add_argument(
+            "--trust", action="store_true", help="Read a DeepSpeed checkpoint (a folder): its pickles can run code, so only if you made it."
+        )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401  as in Lightning
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument("--out", type=str, help="Folder for the pictures.")
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401  as in Lightning
+        """Parse `args`; unlike Lightning's own, no warning when sys.argv says otherwise."""
+        self.config = parser.parse_args(args)
+
+    @property
+    def options(self) -> jsonargparse.Namespace:
+        """The parsed settings of the subcommand."""
+        options: jsonargparse.Namespace = self.config[self.config.subcommand]
+        return options
+
+    def _parse_ckpt_path(self) -> None:
+        """Refuse early what could only fail later; unlike Lightning's own, take no settings from the checkpoint.
+
+        It gives weights; settings are the recipe's and the command line's.
+        """
+        _check_checkpoint(self.options.ckpt_path, self.options.trust)
+        if self.config.subcommand == "fit" and self.options.ckpt_path is None:
+            _check_parents(self.options.parents, self.recipes)
+        if self.config.subcommand == "predict" and self.options.out is None:
+            raise UserError("predict needs a folder for the pictures: add --out DIR")
+
+    def after_instantiate_classes(self) -> None:
+        """Tell the record what was run."""
+        evaluate: Evaluate = self._get(self.config_init, "evaluate")
+        evaluate.recipe = self.recipes[0] if self.recipes else None
+        evaluate.overlays = self.recipes[1:]
+        evaluate.parents = dict(self.options.parents)
+        evaluate.config_sha256 = self._config_sha256()
+
+    def _config_sha256(self) -> str:
+        self._dump_config()
+        settings = {key: value for key, value in self.config_dump.items() if key not in ("config", "ckpt_path", "out", "verbose", "trust")}
+        settings["evaluate"] = {key: value for key, value in settings["evaluate"].items() if key != "out"}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401  as in Lightning
+        """Build the trainer, with a progress bar only where someone watches."""
+        if self.options.trainer.enable_progress_bar is None:
+            kwargs["enable_progress_bar"] = sys.stdout.isatty()
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy) is DeepSpeedStrategy and not isinstance(trainer.accelerator, CUDAAccelerator):
+            raise UserError(
+                "DeepSpeed needs a CUDA GPU and this run has none: leave the zero2 overlay out, or use recipes/overlays/ddp.yaml"
+            )
+        if self.subcommand == "predict":
+            trainer.callbacks.append(WritePredictions(self.options.out))  # type: ignore[attr-defined]  # Lightning does not declare it
+        return trainer
+
+    def before_fit(self) -> None:
+        """Start from the parents' checkpoints; a resumed run holds them already."""
+        if self.options.parents and self.options.ckpt_path is None:
+            self.model.load_parents({role: Path(path) for role, path in self.options.parents.items()})
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        return {**arguments, "return_predictions": False} if subcommand == "predict" else arguments
+
+
+def config_paths(args: list[str]) -> list[str]:
+    """Return the files given by `--config`, in order: the recipe, then its overlays."""
+    followed = zip(args, [*args[1:], ""], strict=True)
+    return [arg.partition("=")[2] or following for arg, following in followed if arg.partition("=")[0] in ("-c", "--config")]
+
+
+def _check_checkpoint(path: str | None, trust: bool) -> None:
+    if path is None or path in RESUMES or "://" in path:
+        return
+    if not Path(path).exists():
+        raise UserError(f"--ckpt_path {path}: no such file; `fashiongen fit` writes checkpoints where the recipe's ModelCheckpoint says")
+    if Path(path).is_dir():
+        if not trust:
+            raise UserError(
+                f"--ckpt_path {path} is a DeepSpeed checkpoint, whose pickles can run code: add --trust if you made it yourself"
+            )
+    elif not zipfile.is_zipfile(path):
+        raise UserError(f"--ckpt_path {path}: not a checkpoint, or a damaged one")
+
+
+def _check_parents(parents: dict[str, str], recipes: list[str]) -> None:
+    recipe = recipes[0] if recipes else "the recipe"
+    for role, value in parents.items():
+        if Path(value).is_file():
+            continue
+        if "/" in value or value.endswith(".ckpt"):
+            raise UserError(f"--parents.{role} {value}: no such checkpoint file")
+        train = f"lightning fit --config {Path(recipe).with_name(f'{value}.yaml')}"
+        raise UserError(f"{recipe} needs the checkpoint of its parent {value}: add --parents.{role} PATH (train it with `{train}`)")
+
+
+def explain(message: str, args: list[str]) -> str:
+    """Turn jsonargparse's message of many lines into one that names the key, the place and the remedy."""
+    command, recipes = args[0], config_paths(args)
+    if "arguments are required" in message and not recipes:
+        return f"{command} needs a recipe: `fashiongen {command} --config recipes/NAME.yaml`"
+    if missing := re.search(r"File does not exist: '([^']+)'", message):
+        return f"{missing[1]}: no such file"
+    if "Problems parsing config" in message:
+        return f"{_broken(recipes)} is not valid YAML: {' '.join(message.partition(':')[2].split())}"
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    classes = re.findall(r"Problem with given class_path '([^']+)'", message)
+    unknown = re.search(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'", message)
+    advice = f"`fashiongen {command} --help` lists the keys"
+    if unknown:
+        key = unknown[1] or unknown[2]
+        if classes:
+            advice = f"`fashiongen {command} --{keys[0]}.help {classes[0]}` lists the keys"
+        owner = f" of {'.'.join(keys)}" if keys else ""
+        return f"{_place(key.split('.')[-1], recipes)}: unknown key {key!r}{owner}{f' ({classes[-1]})' if classes else ''}; {advice}"
+    noise = ("Does not validate", "Subtypes:", "Errors:", "Given value type:", "- Expected a <class 'NoneType'>", "Given value: {")
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if not line.strip().startswith(noise)]
+    told = re.sub(r"<class '([^']+)'>", r"\1", " ".join(lines)).replace("Parser key ", "key ")
+    place = f"{_place(keys[-1].split('.')[-1], recipes)}: " if keys else ""
+    return f"{place}{told}; {advice}"
+
+
+def _place(key: str, recipes: list[str]) -> str:
+    """Name the files that set `key`."""
+    return (
+        ", ".join(recipe for recipe in recipes if re.search(rf"\b{re.escape(key)}\s*:", Path(recipe).read_text(encoding="utf-8")))
+        or "command line"
+    )
+
+
+def _broken(recipes: list[str]) -> str:
+    for recipe in recipes:
+        try:
+            yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+        except yaml.YAMLError:
+            return recipe
+    return "a value on the command line"
+
+
+def run(args: list[str]) -> None:
+    """Run `fit`, `validate`, `test` or `predict` with its arguments; what a user can mend is raised as UserError."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_without_advertisements)
+    try:
+        FashionCLI(args)
+    except argparse.ArgumentError as error:
+        raise UserError(explain(str(error), args)) from error
+    except pickle.UnpicklingError as error:
+        raise UserError("the file of --ckpt_path holds pickled objects that could run code, or is damaged: it is not read") from error
+    except (MisconfigurationException, KeyError) as error:
+        for phrase, line in KNOWN:
+            if phrase in str(error):
+                raise UserError(line) from error
+        if isinstance(error, MisconfigurationException):
+            raise UserError(str(error)) from error
+        raise
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _without_advertisements(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
+
+
+def consolidate(folder: Path, out: Path, *, trust: bool) -> None:
+    """Gather a DeepSpeed checkpoint of ZeRO stage 2 or 3 into one file that loads with `weights_only=True`.
+
+    Raises:
+        UserError: without `trust`, since this format holds pickles, which can run code; or if `folder` is no such checkpoint.
+    """
+    if not (folder / "latest").is_file():
+        raise UserError(f"{folder}: not a DeepSpeed checkpoint (a folder with a file `latest`)")
+    if not trust:
+        raise UserError(f"{folder} holds pickles, which can run code when they are read: add --trust if you made this checkpoint yourself")
+    if out.exists():
+        raise UserError(f"{out} exists: give another name")
+    from lightning.pytorch.utilities.deepspeed import convert_zero_checkpoint_to_fp32_state_dict
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        whole = Path(scratch) / out.name
+        convert_zero_checkpoint_to_fp32_state_dict(folder, whole)
+        torch.load(whole, weights_only=True, mmap=True)
+        whole.rename(out)

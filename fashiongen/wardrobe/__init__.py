@@ -1,0 +1,31 @@
+"""The wardrobe: an embedded synthetic fashion world whose truth is known."""
+
+from fashiongen.wardrobe.draw import render_item, render_item_mask
+from fashiongen.wardrobe.outfits import Outfit, User, compatible, make_outfit, make_user
+from fashiongen.wardrobe.people import Person, make_person
+from fashiongen.wardrobe.portrait import PersonPictures, render_person
+from fashiongen.wardrobe.viton_hd import write_viton_hd
+from fashiongen.wardrobe.world import ATTRIBUTES, CATEGORIES, GARMENT_TYPE, NAMESPACES, WORLD_VERSION, Item, held_out, make_item
+
+__all__ = [
+    "ATTRIBUTES",
+    "CATEGORIES",
+    "GARMENT_TYPE",
+    "NAMESPACES",
+    "WORLD_VERSION",
+    "Item",
+    "Outfit",
+    "Person",
+    "PersonPictures",
+    "User",
+    "compatible",
+    "held_out",
+    "make_item",
+    "make_outfit",
+    "make_person",
+    "make_user",
+    "render_item",
+    "render_item_mask",
+    "render_person",
+    "write_viton_hd",
+]

@@ -1,0 +1,73 @@
+"""DeepSpeed on CPU processes, which Lightning refuses: for tests alone, on private methods of Lightning 2.6.
+
+Trains by the true command line in processes of its own:
+
+    checkpoint = fit(tmp_path, "zero2", "--config", recipe)       # a folder
+    checkpoint = fit(tmp_path, "ddp", "--config", recipe)         # a file
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch.strategies import DeepSpeedStrategy
+
+ROOT = Path(__file__).parents[1]
+STRATEGIES = {
+    "zero2": {"class_path": "cpu_deepspeed.CPUDeepSpeedStrategy", "init_args": {"stage": 2, "process_group_backend": "gloo"}},
+    "ddp": {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"process_group_backend": "gloo"}},
+}
+
+
+class CPUDeepSpeedStrategy(DeepSpeedStrategy):
+    """DeepSpeedStrategy without the check for CUDA, on gloo."""
+
+    def setup_environment(self) -> None:
+        super(DeepSpeedStrategy, self).setup_environment()
+
+    def setup_distributed(self) -> None:
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # its faster all-reduce would have to be compiled
+        reset_seed()
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    @property
+    def root_device(self) -> torch.device:
+        return torch.device("cpu", self.local_rank)
+
+
+def fit(folder: Path, strategy: Literal["zero2", "ddp"], *args: str | Path, processes: int = 2, timeout: float = 300) -> Path:
+    """Run `fashiongen fit ARGS` in `folder` and return the checkpoint that it leaves, a folder under ZeRO-2."""
+    folder.mkdir(parents=True, exist_ok=True)
+    overlay = folder / "strategy.yaml"
+    callback = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"dirpath": str(folder), "filename": strategy}}
+    overlay.write_text(  # JSON is YAML
+        json.dumps(
+            {
+                "trainer": {
+                    "accelerator": "cpu",
+                    "devices": processes,
+                    "strategy": STRATEGIES[strategy],
+                    "logger": False,
+                    "callbacks": [callback],
+                }
+            }
+        )
+    )
+    command = [sys.executable, "-m", "fashiongen", "fit", *map(str, args), "--config", str(overlay)]
+    environment = {
+        **os.environ,
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return folder / f"{strategy}.ckpt"

@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+import scipy
+import torch
+from cleanfid import fid as cleanfid
+
+from fashiongen.errors import UserError
+from fashiongen.metrics import FID, KID
+from fashiongen.metrics.distribution import frechet_distance, squared_mmd
+
+
+def features(samples, width, seed, shift=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    return torch.randn(samples, width, generator=generator, dtype=torch.float64) @ mixing + shift
+
+
+# The published code passes `disp` to scipy's sqrtm, which newer versions do not take.
+needs_old_scipy = pytest.mark.skipif(tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 18), reason="clean-fid needs scipy < 1.18")
+
+
+@needs_old_scipy
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("n_first", "n_second"), [(200, 200), (300, 130)])
+def test_frechet_distance_equals_cleanfid(n_first, n_second):
+    first, second = features(n_first, 32, 0), features(n_second, 32, 1, shift=0.3)
+    moments = [(part.mean(axis=0), np.cov(part, rowvar=False)) for part in (first.numpy(), second.numpy())]
+    assert frechet_distance(first, second).item() == pytest.approx(cleanfid.frechet_distance(*moments[0], *moments[1]), rel=1e-6)
+
+
+@needs_old_scipy
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fid_equals_cleanfid_on_the_network(network):
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(120, 3, 1, 1, generator=generator) * torch.rand(120, 3, 16, 16, generator=generator)
+    prediction = target.flip(0).roll(3, dims=2) * 0.9
+    metric = FID(network=network)
+    metric.update(prediction, target)
+    moments = [
+        (part.mean(axis=0), np.cov(part, rowvar=False))
+        for part in (network.features(x).detach().double().numpy() for x in (prediction, target))
+    ]
+    assert metric.compute().item() == pytest.approx(cleanfid.frechet_distance(*moments[0], *moments[1]), rel=1e-4)
+
+
+def test_frechet_distance_of_known_gaussians():
+    # Four points at +-s along each axis have the covariance 2/3 s^2 I: the distance is |shift|^2 + 2 (2/3) (s_1 - s_2)^2.
+    points = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]], dtype=torch.float64)
+    distance = frechet_distance(3 * points, 1 * points + torch.tensor([1.0, 2.0], dtype=torch.float64))
+    assert distance.item() == pytest.approx(5 + 2 * (2 / 3) * 4)
+
+
+def test_frechet_distance_with_fewer_samples_than_features():
+    first = features(10, 40, 0)
+    assert frechet_distance(first, first.flip(0)).item() == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(first, first + 0.5).item() == pytest.approx(40 * 0.25, rel=1e-6)
+    # The general case, in eigenvalues: tr (S1 S2)^(1/2) = sum sqrt(eig(S1 S2)).
+    second = features(15, 40, 1)
+    covariances = [torch.cov(part.T) for part in (first, second)]
+    trace = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp(min=0).sqrt().sum()
+    expected = (first.mean(0) - second.mean(0)).square().sum() + covariances[0].trace() + covariances[1].trace() - 2 * trace
+    assert frechet_distance(first, second).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_frechet_distance_of_one_repeated_picture():
+    first, second = torch.zeros(5, 3, dtype=torch.float64), torch.full((5, 3), 2.0, dtype=torch.float64)
+    assert frechet_distance(first, first) == 0
+    assert frechet_distance(first, second).item() == pytest.approx(12)
+
+
+def plain_mmd(first, second):
+    width = len(first[0])
+
+    def kernel(x, y):
+        return (sum(a * b for a, b in zip(x, y, strict=True)) / width + 1) ** 3
+
+    def within(rows):
+        n = len(rows)
+        return sum(kernel(rows[i], rows[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+
+    across = sum(kernel(x, y) for x in first for y in second) / (len(first) * len(second))
+    return within(first) + within(second) - 2 * across
+
+
+def test_squared_mmd_equals_a_plain_loop():
+    first, second = features(12, 5, 0), features(9, 5, 1, shift=0.5)
+    assert squared_mmd(first, second).item() == pytest.approx(plain_mmd(first.tolist(), second.tolist()), rel=1e-6)
+
+
+def test_kid_of_small_sets_is_the_estimate_over_everything(network, pictures):
+    metric = KID(network=network)
+    metric.update(*pictures)
+    prediction, target = (network.features(part).detach().double().tolist() for part in pictures[:2])
+    assert metric.compute().item() == pytest.approx(plain_mmd(prediction, target), rel=1e-5, abs=1e-6)
+
+
+def test_kid_agrees_with_cleanfid_up_to_its_random_subsets():
+    first, second = features(400, 16, 0) / 4, features(400, 16, 1) / 4
+    np.random.seed(0)  # clean-fid draws from the global generator
+    expected = cleanfid.kernel_distance(first.numpy(), second.numpy(), num_subsets=400, max_subset_size=50)
+    ours = KID(subsets=400, subset_size=50).distance(first, second).item()
+    assert ours == pytest.approx(expected, rel=0.1)
+
+
+def test_kid_is_unbiased():
+    draws = torch.from_numpy(np.random.default_rng(0).normal(size=(400, 2, 30, 4)))
+    values = [squared_mmd(*draw).item() for draw in draws]
+    error = np.std(values) / np.sqrt(len(values))
+    assert abs(np.mean(values)) < 4 * error
+    assert min(values) < 0
+
+
+def test_kid_is_fixed_by_its_seed_and_free_of_sample_order():
+    first, second = features(60, 8, 0), features(50, 8, 1)
+    value = KID(subsets=5, subset_size=20).distance(first, second)
+    assert value == KID(subsets=5, subset_size=20).distance(first, second)
+    shuffled = first[torch.randperm(60, generator=torch.Generator().manual_seed(3))]
+    torch.testing.assert_close(KID(subsets=5, subset_size=20).distance(shuffled, second.flip(0)), value)
+    assert value != KID(subsets=5, subset_size=20, seed=1).distance(first, second)
+
+
+def test_kid_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    KID(subsets=5, subset_size=20).distance(features(60, 8, 0), features(50, 8, 1))
+    assert torch.rand(1) == expected
+
+
+@pytest.mark.parametrize("metric_class", [FID, KID])
+def test_unknown_extractor_is_refused_with_the_list(metric_class):
+    with pytest.raises(UserError, match=r"'inception-v3'.*tiny-classifier"):
+        metric_class(extractor="inception-v3")

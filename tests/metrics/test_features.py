@@ -1,0 +1,72 @@
+import pickle
+
+import pytest
+import torch
+
+from fashiongen.errors import UserError
+from fashiongen.metrics import DISTS, FID, KID, LPIPS, SSIM, AttributeAgreement, ColourError
+from fashiongen.metrics import features as module
+from fashiongen.metrics.features import FrozenNetwork, extractor
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch, network):
+    """A folder of tiny weights that holds the random classifier."""
+    monkeypatch.setattr(module, "tiny_weights", lambda: tmp_path)
+    network.save_pretrained(tmp_path / "classifier")
+    extractor.cache_clear()
+    yield tmp_path
+    extractor.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-classifier"])
+def test_extractor_is_frozen_and_loaded_once(weights, name):
+    network = extractor(name)
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert extractor(name) is network
+
+
+@pytest.mark.parametrize("metric_class", [LPIPS, DISTS, FID, KID, AttributeAgreement])
+def test_named_extractor_gives_what_its_network_gives(weights, network, pictures, metric_class):
+    named, injected = metric_class(), metric_class(network=network)
+    for metric in (named, injected):
+        metric.update(*pictures)
+    torch.testing.assert_close(named.compute(), injected.compute())
+    assert len(pickle.dumps(FrozenNetwork(named.extractor))) < 200
+
+
+@pytest.mark.parametrize("metric_class", [LPIPS, DISTS, FID, KID, AttributeAgreement])
+def test_missing_weights_are_told_at_first_use(tmp_path, monkeypatch, pictures, metric_class):
+    monkeypatch.setattr(module, "tiny_weights", lambda: tmp_path / "nowhere")
+    extractor.cache_clear()
+    metric = metric_class()
+    with pytest.raises(UserError, match="nowhere"):
+        metric.update(*pictures)
+
+
+def test_extractor_is_a_part_of_the_name(network):
+    assert (LPIPS().extractor, DISTS().extractor) == ("tiny", "tiny")
+    assert (FID().extractor, KID().extractor, AttributeAgreement().extractor) == ("tiny-classifier",) * 3
+    assert SSIM().extractor is ColourError().extractor is None
+    # Another network never passes for a built-in one.
+    assert FID(network=network).extractor == "custom"
+    assert FID("seed-2", network=network).extractor == "seed-2"
+    assert AttributeAgreement(judge=network.read).extractor == "custom"
+
+
+def test_injected_network_is_copied_and_left_alone(network, pictures):
+    network.train()
+    metric = LPIPS(network=network)
+    metric.update(*pictures)
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    network.eval()
+    reference = LPIPS(network=network)
+    reference.update(*pictures)
+    torch.testing.assert_close(metric.compute(), reference.compute())
+
+
+def test_unknown_name_is_refused_with_the_list():
+    with pytest.raises(UserError, match=r"'vgg'.*tiny, tiny-classifier"):
+        extractor("vgg")

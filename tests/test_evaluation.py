@@ -1,0 +1,402 @@
+"""Evaluate and WritePredictions around a toy method: what is judged, what is written, what is refused."""
+
+import json
+import math
+
+import lightning.pytorch as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from fashiongen.batches import TryOffBatch, to_float, to_uint8
+from fashiongen.data.loading import Loader, ShardSampler, share
+from fashiongen.errors import UserError
+from fashiongen.evaluation import Evaluate, WritePredictions
+from fashiongen.evaluation.evaluate import bootstrap_interval
+from fashiongen.evaluation.pictures import as_written, grid, picture_name, shown
+from fashiongen.methods.base import Method
+from fashiongen.metrics.base import PairMetric, SetMetric
+
+N, SIZE = 7, (12, 8)
+
+
+def sample(index):
+    generator = torch.Generator().manual_seed(index)
+    person, garment = (torch.randint(0, 256, (1, 3, *SIZE), generator=generator, dtype=torch.uint8) for _ in range(2))
+    mask = torch.zeros(1, 1, *SIZE, dtype=torch.bool)
+    mask[..., 3:9, 2:6] = True
+    # Ids in another order than the samples: what is reported must not hang on the order of loading.
+    return TryOffBatch(ids=[f"id{(index * 3) % N}"], person=person, mask=mask, category=["upper"], garment=garment, garment_mask=mask)
+
+
+class Gallery(L.LightningDataModule):
+    name, split = "gallery", "test"
+
+    def __init__(self, batch_size=3, offers=("mask", "garment", "garment_mask"), count=N):
+        super().__init__()
+        self.samples, self.batch_size, self.offers = [sample(index) for index in range(count)], batch_size, frozenset(offers)
+
+    def test_dataloader(self):
+        return Loader(self.samples, sampler=ShardSampler(self.samples, **share(self.trainer)), batch_size=self.batch_size)
+
+    val_dataloader = predict_dataloader = test_dataloader
+
+    def train_dataloader(self):
+        return DataLoader(self.samples, batch_size=2, collate_fn=TryOffBatch.collate)
+
+    def fingerprint(self):
+        return "f" * 64
+
+
+class Copier(Method):
+    """Says that the person is the garment, a little darker; remembers whether it was shown a target."""
+
+    needs = frozenset({"mask"})
+
+    def __init__(self):
+        super().__init__()
+        self.shade = nn.Parameter(torch.tensor(0.9))
+        self.frozen_part = nn.Parameter(torch.zeros(5), requires_grad=False)
+        self.saw_target, self.devices, self.random = False, [], []
+
+    def take_off(self, batch) -> Tensor:
+        self.saw_target |= batch.garment is not None or batch.garment_mask is not None
+        torch.rand(3)
+        return to_float(batch.person) * self.shade
+
+    def training_step(self, batch, batch_idx):
+        self.random.append(torch.rand(()).item())
+        return (to_float(batch.garment) - self.take_off(batch)).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+class Restless(L.LightningModule):
+    """Has no verb."""
+
+    def test_step(self, batch, batch_idx):
+        pass
+
+
+class Broken(Copier):
+    """Its second picture of each batch is not a number."""
+
+    def take_off(self, batch):
+        pictures = super().take_off(batch).clone()
+        pictures[1:2, 0, 0, 0] = torch.nan
+        return pictures
+
+
+class Distance(PairMetric):
+    higher_is_better = False
+
+    def score(self, prediction, target, mask):
+        return (prediction - target).abs().mean(dim=(1, 2, 3))
+
+
+class Inside(Distance):
+    region = "foreground"
+    extractor = "tiny"
+    prepared = False
+
+    def prepare(self):
+        self.prepared = True
+        self.network = nn.Linear(2, 2)
+
+    def score(self, prediction, target, mask):
+        return ((prediction - target).abs().mean(dim=1) * mask[:, 0]).sum(dim=(1, 2)) / mask.sum(dim=(1, 2, 3))
+
+
+class MeanGap(SetMetric):
+    higher_is_better = False
+
+    def features(self, pictures):
+        return pictures.mean(dim=(2, 3))
+
+    def distance(self, predictions, targets):
+        return (predictions.mean(dim=0) - targets.mean(dim=0)).norm()
+
+
+def metrics():
+    return {"distance": Distance(), "inside": Inside(), "gap": MeanGap()}
+
+
+def trainer(tmp_path, *callbacks, **options):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    keeps = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    settings = {"accelerator": "cpu", "default_root_dir": tmp_path, "enable_checkpointing": keeps, **quiet, **options}
+    return L.Trainer(callbacks=list(callbacks), **settings)
+
+
+def judge(tmp_path, method=None, data=None, **options):
+    evaluate = Evaluate(**{"protocol": "toy", "metrics": metrics(), "out": str(tmp_path / "out.json"), **options})
+    method = method or Copier()
+    trainer(tmp_path, evaluate).test(method, datamodule=data or Gallery(), verbose=False)
+    return evaluate, method
+
+
+def test_the_record_tells_what_was_measured_and_how(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["fashiongen", "test", "--evaluate.out", "a b.json"])
+    evaluate, method = judge(tmp_path)
+    record = json.loads((tmp_path / "out.json").read_text())
+    truth = [sample(index) for index in range(N)]
+    values = {}
+    for one in truth:
+        written = to_uint8(to_float(one.person) * 0.9).float() / 255
+        values[one.ids[0]] = float((written - one.garment.float() / 255).abs().mean())
+    assert record["metrics"]["distance"]["value"] == pytest.approx(np.mean(list(values.values())), abs=1e-6)
+    assert set(record["metrics"]) == {"distance", "inside[tiny]", "gap"}
+    low, high = record["metrics"]["distance"]["ci95"]
+    assert low < record["metrics"]["distance"]["value"] < high
+    assert record["metrics"]["gap"]["ci95"] is None and record["metrics"]["gap"]["value"] > 0
+    assert record["metrics"]["gap"]["higher_is_better"] is False
+    rows = [json.loads(line) for line in (tmp_path / record["per_sample"]).read_text().splitlines()]
+    assert [row["id"] for row in rows] == sorted(values)
+    assert [row["distance"] for row in rows] == pytest.approx([values[row["id"]] for row in rows], abs=1e-6)
+    assert (record["method"], record["task"], record["protocol"], record["status"]) == ("copier", "vtoff", "toy", "ok")
+    assert (record["dataset"], record["split"], record["n_samples"], record["seed"]) == ("gallery", "test", N, 0)
+    assert record["parameters"] == {"trainable": 1, "total": 6}
+    assert record["command"] == "fashiongen test --evaluate.out 'a b.json'"
+    assert 0 < record["seconds_per_sample"] < 1 and record["peak_memory_bytes"] > 1e6
+    assert record["data"] == {"fingerprint": "f" * 64} and record["checkpoint"] is None
+    assert set(record["versions"]) == {"fashiongen", "torch", "lightning", "diffusers"}
+    assert not method.saw_target
+    assert evaluate.results == record["metrics"]
+
+
+def test_pictures_are_the_first_by_id_and_exactly_what_was_judged(tmp_path):
+    (tmp_path / "out.pictures").mkdir()
+    (tmp_path / "out.pictures" / "stale.png").write_text("from an earlier run")
+    judge(tmp_path, pictures=4)
+    folder = tmp_path / json.loads((tmp_path / "out.json").read_text())["pictures"]
+    assert sorted(path.name for path in folder.iterdir()) == ["id0.png", "id1.png", "id2.png", "id3.png"]
+    by_id = {one.ids[0]: one for one in map(sample, range(N))}
+    for path in folder.iterdir():
+        ours = to_uint8(to_float(by_id[path.stem].person) * 0.9)[0].permute(1, 2, 0).numpy()
+        assert np.array_equal(np.array(Image.open(path)), ours)
+    with Image.open(tmp_path / "out.grid.png") as picture:
+        assert picture.size == (4 * (8 * 11 + 4), 4 * (12 * 11 + 4))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_numbers_do_not_depend_on_the_batch_size(tmp_path):
+    results = [judge(tmp_path, data=Gallery(batch_size))[0].results for batch_size in (1, 3, N)]
+    for other in results[1:]:
+        for name, result in results[0].items():
+            assert other[name]["value"] == pytest.approx(result["value"], abs=1e-6)
+            assert other[name]["ci95"] == (None if result["ci95"] is None else pytest.approx(result["ci95"], abs=1e-6))
+
+
+def test_two_processes_give_the_numbers_and_files_of_one(tmp_path):
+    judge(tmp_path / "one", pictures=3)
+    evaluate = Evaluate(protocol="toy", metrics=metrics(), out=str(tmp_path / "two" / "out.json"), pictures=3)
+    two = {"devices": 2, "strategy": "ddp_fork"}
+    trainer(tmp_path, evaluate, **two).test(Copier(), datamodule=Gallery(2), verbose=False)
+    one, both = (json.loads((tmp_path / folder / "out.json").read_text()) for folder in ("one", "two"))
+    assert both["n_samples"] == N and both["device"].startswith("2 x cpu")
+    for name, result in one["metrics"].items():
+        assert both["metrics"][name]["value"] == pytest.approx(result["value"], abs=1e-6)
+        assert both["metrics"][name]["ci95"] == (result["ci95"] and pytest.approx(result["ci95"], abs=1e-6))
+    for name in ["out.per_sample.jsonl", "out.grid.png", *(f"out.pictures/id{index}.png" for index in range(3))]:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+    trainer(tmp_path, WritePredictions(str(tmp_path / "all")), **two).predict(Copier(), datamodule=Gallery(2), return_predictions=False)
+    assert len(list((tmp_path / "all").iterdir())) == N
+
+
+def test_a_second_test_starts_anew_and_replaces_the_record(tmp_path):
+    evaluate = Evaluate(metrics=metrics(), out=str(tmp_path / "out.json"))
+    for count in (N, 3):
+        trainer(tmp_path, evaluate).test(Copier(), datamodule=Gallery(count=count), verbose=False)
+        record = json.loads((tmp_path / "out.json").read_text())
+        assert record["n_samples"] == count == len((tmp_path / "out.per_sample.jsonl").read_text().splitlines())
+        assert len(list((tmp_path / "out.pictures").iterdir())) == count
+
+
+def test_metrics_are_no_part_of_the_method(tmp_path):
+    evaluate = Evaluate(metrics=metrics())
+    keeper = ModelCheckpoint(tmp_path, filename="kept")
+    method = Copier()
+    trainer(tmp_path, evaluate, keeper, max_epochs=1, num_sanity_val_steps=0).fit(method, datamodule=Gallery())
+    trainer(tmp_path, evaluate).test(method, datamodule=Gallery(), ckpt_path=tmp_path / "kept.ckpt", verbose=False)
+    assert evaluate.metrics["inside"].prepared
+    assert {name for name, _ in method.named_parameters()} == {"shade", "frozen_part"}
+    checkpoint = torch.load(tmp_path / "kept.ckpt", weights_only=True)
+    assert set(checkpoint["state_dict"]) == {"shade", "frozen_part"}
+    assert not any("Evaluate" in key for key in checkpoint["callbacks"])
+
+
+def test_the_checkpoint_is_named_with_its_hash(tmp_path):
+    import hashlib
+
+    method = Copier()
+    trainer(tmp_path, ModelCheckpoint(tmp_path, filename="kept"), max_epochs=1, limit_val_batches=0).fit(method, datamodule=Gallery())
+    path = tmp_path / "kept.ckpt"
+    evaluate = Evaluate(out=str(tmp_path / "out.json"))
+    trainer(tmp_path, evaluate).test(Copier(), datamodule=Gallery(), ckpt_path=path, verbose=False)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["checkpoint"] == {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "data", "words"),
+    [
+        ({"task": "vtof"}, Copier, {}, "evaluate.task=vtof: unknown task; choose one of vtoff"),
+        ({}, Restless, {}, "Restless cannot do it; it can do: no task"),
+        ({}, Copier, {"offers": ("garment", "parse")}, "Copier needs mask, which gallery does not offer here .it offers garment, parse"),
+        ({}, Copier, {"offers": ("mask",)}, "vtoff is judged by the true garment, which gallery does not offer here"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_any_work(tmp_path, options, method, data, words):
+    method = method()
+    with pytest.raises(UserError, match=words) as error:
+        judge(tmp_path, method, Gallery(**data), **options)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_metric_without_weights_says_so_before_sampling(tmp_path):
+    class Weightless(Distance):
+        def prepare(self):
+            raise UserError("the weights of x are missing at /y: download them")
+
+    class Unwilling(Copier):
+        def take_off(self, batch):
+            raise AssertionError("sampled before the metric was asked")
+
+    with pytest.raises(UserError, match="weights of x"):
+        judge(tmp_path, Unwilling(), metrics={"x": Weightless()})
+
+
+def test_predictions_that_are_not_finite_are_counted_and_never_averaged_away(tmp_path):
+    evaluate, _ = judge(tmp_path, Broken())
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["reason"] == "2 of 7 predictions are not finite"
+    assert record["metrics"]["distance"] == {"value": None, "higher_is_better": False, "ci95": None}
+    assert math.isnan(evaluate.results["gap"]["value"])
+
+
+def test_samples_that_were_judged_twice_are_told(tmp_path):
+    data = Gallery()
+    data.samples.append(data.samples[0])
+    judge(tmp_path, data=data)
+    assert json.loads((tmp_path / "out.json").read_text())["reason"] == "1 of 8 samples were judged more than once"
+
+
+def test_samples_without_a_value_are_left_out_of_the_interval(tmp_path):
+    data = Gallery()
+    data.samples[2].garment_mask = torch.zeros_like(data.samples[2].mask)
+    evaluate, _ = judge(tmp_path, data=data)
+    low, high = evaluate.results["inside[tiny]"]["ci95"]
+    assert low < evaluate.results["inside[tiny]"]["value"] < high
+    rows = [json.loads(line) for line in (tmp_path / "out.per_sample.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows if row["inside[tiny]"] is None] == data.samples[2].ids
+
+
+def test_a_picture_of_another_size_is_refused(tmp_path):
+    class Small(Copier):
+        def take_off(self, batch):
+            return super().take_off(batch)[..., 1:, :]
+
+    with pytest.raises(TypeError, match=r"Small must return pictures \(3, 3, 12, 8\), it returned \(3, 3, 11, 8\)"):
+        judge(tmp_path, Small())
+
+
+def test_validation_pictures_leave_no_trace_in_the_random_state(tmp_path):
+    methods, images = [], []
+    for wanted in (0, 5):
+        torch.manual_seed(1)
+        method, logger = Copier(), TensorBoardLogger(tmp_path, name=str(wanted))
+        evaluate = Evaluate(validation_pictures=wanted)
+        trainer(tmp_path, evaluate, logger=logger, max_epochs=2).fit(method, datamodule=Gallery())
+        events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
+        images.append(events.Images("val/pictures") if "val/pictures" in events.Tags()["images"] else [])
+        methods.append(method)
+    assert methods[0].random == methods[1].random
+    assert not images[0]
+    assert [(image.step, image.width, image.height) for image in images[1]] == [(4, 4 * 92, 5 * 136), (8, 4 * 92, 5 * 136)]
+
+
+def test_tensorboard_gets_numbers_and_pictures_of_a_test(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="log")
+    trainer(tmp_path, Evaluate(metrics=metrics()), logger=logger).test(Copier(), datamodule=Gallery(), verbose=False)
+    tags = EventAccumulator(logger.log_dir).Reload().Tags()
+    assert "test/pictures" in tags["images"] and "test/gap" in tags["scalars"]
+
+
+def test_the_table_is_printed(tmp_path, capsys):
+    judge(tmp_path)
+    printed = capsys.readouterr().out
+    assert "inside[tiny]" in printed and "7 samples" in printed and "lower" in printed
+
+
+def test_as_written_is_what_a_png_gives_back():
+    pictures = torch.tensor([-2.0, -1.0, -0.999, 0.0, 0.5, 1.0, 3.0, torch.nan]).reshape(1, 1, 1, 8).expand(1, 3, 1, 8)
+    steps = as_written(pictures)[0, 0, 0] * 255
+    assert torch.allclose(steps[:-1], steps[:-1].round()) and steps[-1].isnan()
+    assert steps[:-1].round().tolist() == [0, 0, 0, 128, 191, 255, 255]
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(200):
+        low, high = bootstrap_interval(generator.normal(3.0, 1.0, size=60))
+        covered += low <= 3.0 <= high
+    assert 176 <= covered <= 198
+    assert bootstrap_interval(np.arange(5.0)) == bootstrap_interval(np.arange(5.0))
+    assert bootstrap_interval(np.array([1.0])) is None and bootstrap_interval(np.array([1.0, np.nan])) is None
+
+
+def test_the_grid_shows_person_mask_prediction_and_truth_at_any_size():
+    one = sample(0)
+    (row,) = shown(one, to_float(one.garment), one.garment, [0])
+    assert torch.equal(row.masked[:, one.mask[0, 0]], torch.full((3, 24), 128, dtype=torch.uint8))
+    assert torch.equal(row.prediction, row.truth) and grid([row] * 20).shape == (3, 12 * 136, 4 * 92)
+    big = TryOffBatch.collate([one])
+    big.person = one.person.repeat_interleave(64, dim=2).repeat_interleave(64, dim=3)
+    big.mask = torch.zeros(1, 1, 768, 512, dtype=torch.bool)
+    assert grid(shown(big, to_float(big.person), big.person, [0])).shape == (3, 388, 4 * 260)
+
+
+@pytest.mark.parametrize("id_", ["../x", "a/b", "a\\b", ".hidden", "", ".."])
+def test_ids_that_would_leave_the_folder_are_refused(tmp_path, id_):
+    with pytest.raises(UserError, match="cannot be a file name"):
+        picture_name(id_)
+    data = Gallery(count=2)
+    data.samples[1].ids = [id_]
+    with pytest.raises(UserError, match="cannot be a file name"):
+        trainer(tmp_path, WritePredictions(str(tmp_path / "out"))).predict(Copier(), datamodule=data, return_predictions=False)
+    assert not [path for path in tmp_path.rglob("*.png") if path.parent != tmp_path / "out"]
+
+
+def test_predictions_are_written_one_png_a_sample(tmp_path):
+    writer = WritePredictions(str(tmp_path / "deep" / "out"))
+    trainer(tmp_path, writer).predict(Copier(), datamodule=Gallery(), return_predictions=False)
+    assert sorted(path.name for path in writer.out.iterdir()) == [f"id{index}.png" for index in range(N)]
+    for one in map(sample, range(N)):
+        written = torch.from_numpy(np.array(Image.open(writer.out / f"{one.ids[0]}.png"))).permute(2, 0, 1)
+        assert torch.equal(written, to_uint8(to_float(one.person) * 0.9)[0])
+
+
+def test_a_prediction_that_is_not_finite_is_named(tmp_path):
+    with pytest.raises(UserError, match="Broken's picture of id3 is not finite"):
+        trainer(tmp_path, WritePredictions(str(tmp_path / "out"))).predict(Broken(), datamodule=Gallery(), return_predictions=False)
+
+
+def test_a_folder_that_cannot_be_made_or_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make the folder"):
+        trainer(tmp_path, WritePredictions(str(tmp_path / "file" / "out"))).predict(
+            Copier(), datamodule=Gallery(), return_predictions=False
+        )
+    (tmp_path / "out" / "id0.png").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot write .*id0\.png"):
+        trainer(tmp_path, WritePredictions(str(tmp_path / "out"))).predict(Copier(), datamodule=Gallery(), return_predictions=False)

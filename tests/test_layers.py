@@ -1,0 +1,98 @@
+"""Imports point one way: a file imports from lower floors or its own folder, and no method imports another."""
+
+import ast
+import shutil
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "fashiongen"
+FLOORS = {
+    "errors": 0,
+    "batches": 0,
+    "checkpoints": 0,
+    "records": 0,
+    "nn": 1,
+    "wardrobe": 1,
+    "tasks": 2,
+    "metrics": 2,
+    "data": 3,
+    "providers": 3,
+    "methods": 4,
+    "evaluation": 4,
+    "tiny": 5,
+    "benchmark": 5,
+    "cli": 6,
+    "training": 6,
+    "__main__": 7,
+}
+
+
+def imported(tree: ast.AST, module: tuple[str, ...], package: Path) -> list[tuple[str, ...]]:
+    """Return what a file imports of the package, as paths below it, function-level imports included."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ["fashiongen", *module[: len(module) - node.level]] if node.level else []
+            base += node.module.split(".") if node.module else []
+            names = []
+            for alias in node.names:
+                whole = package.joinpath(*base[1:], alias.name)
+                names.append([*base, alias.name] if whole.is_dir() or whole.with_suffix(".py").is_file() else base)
+        else:
+            continue
+        found += [tuple(name[1:]) for name in names if name[0] == "fashiongen" and len(name) > 1]
+    return found
+
+
+def allowed(importer: tuple[str, ...], target: tuple[str, ...]) -> bool:
+    """Tell whether the file `importer` may import `target`; files directly in the package share a folder a floor."""
+    here, there = importer[0], target[0]
+    if here != there:
+        files = len(importer) == 1 and there in ("errors", "batches", "checkpoints", "records", "training")
+        return FLOORS[there] < FLOORS[here] or (files and FLOORS[there] == FLOORS[here])
+    if here == "methods" and len(target) > 1:
+        return target[1] == "base" or importer[1:2] == target[1:2]
+    return True
+
+
+def violations(package: Path) -> list[str]:
+    wrong = []
+    for path in sorted(package.rglob("*.py")):
+        module = path.relative_to(package).with_suffix("").parts
+        if module == ("__init__",):
+            continue
+        for target in imported(ast.parse(path.read_text(encoding="utf-8")), module, package):
+            if not allowed(module, target):
+                wrong.append(f"{'/'.join(module)} imports {'.'.join(target)}")
+    return wrong
+
+
+def test_imports_point_down():
+    assert violations(PACKAGE) == []
+
+
+def test_the_package_itself_imports_nothing():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def test_planted_imports_are_found(tmp_path):
+    package = shutil.copytree(PACKAGE, tmp_path / "fashiongen", ignore=shutil.ignore_patterns("weights", "__pycache__"))
+    (package / "nn" / "planted.py").write_text("def lazy():\n    from fashiongen.methods.base import Method\n    return Method\n")
+    (package / "metrics" / "planted.py").write_text("from fashiongen import tasks\n")
+    (package / "data" / "planted.py").write_text("from ..evaluation import Evaluate\n")
+    (package / "methods" / "one").mkdir()
+    (package / "methods" / "one" / "module.py").write_text(
+        "import fashiongen.methods.two.network\nfrom fashiongen.methods.base import Method\n"
+    )
+    (package / "methods" / "one" / "network.py").write_text("from .module import x\nfrom ..two import y\n")
+    (package / "methods" / "two").mkdir()
+    (package / "methods" / "two" / "network.py").write_text("")
+    assert violations(package) == [
+        "data/planted imports evaluation",
+        "methods/one/module imports methods.two.network",
+        "methods/one/network imports methods.two",
+        "metrics/planted imports tasks",
+        "nn/planted imports methods.base",
+    ]
