@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from fashiongen.errors import UserError
 
+# What torch's restricted unpickler raises on bytes that are no weights.
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
+
 
 def tiny_weights() -> Path:
     """Return the folder of the shipped tiny checkpoints (built by `fashiongen tiny build`)."""
@@ -58,7 +61,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (SafetensorError, *UNREADABLE) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a weights file that can be read safely ({reason}); give safetensors or a torch file of plain tensors") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None

@@ -1,5 +1,6 @@
 """A user's mistake ends with one line that names the thing, the place and the remedy, without a traceback, and exit status 2."""
 
+import os
 import pickle
 import re
 import signal
@@ -188,10 +189,19 @@ def test_interruption(recipe, capsys):
     assert capsys.readouterr().err == "fashiongen: interrupted\n"
 
 
-def test_two_optimizers_cannot_use_zero2(recipe, monkeypatch, capsys):
+@pytest.fixture
+def process_group():
+    """Take down what a failed distributed run leaves behind."""
+    before = dict(os.environ)
+    yield
+    torch.distributed.destroy_process_group()
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+
+
+def test_two_optimizers_cannot_use_zero2(recipe, capsys, process_group):
     """On the CPU strategy, since the true one refuses a machine without GPU before it looks at the optimizers."""
-    settings = {"class_path": "cpu_deepspeed.CPUDeepSpeedStrategy", "init_args": {"stage": 2, "process_group_backend": "gloo"}}
-    line = complaint(
-        capsys, "fit", "--config", recipe, "--model", "toy.TwoPainters", "--config", overlay(trainer={"strategy": settings, "devices": 1})
-    )
+    strategy = {"class_path": "cpu_deepspeed.CPUDeepSpeedStrategy", "init_args": {"stage": 2, "process_group_backend": "gloo"}}
+    settings = {"model": {"class_path": "toy.TwoPainters"}, "trainer": {"strategy": strategy, "devices": 1}}
+    line = complaint(capsys, "fit", "--config", recipe, "--config", overlay(**settings))
     assert "one optimizer" in line and "zero2" in line

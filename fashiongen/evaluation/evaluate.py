@@ -176,7 +176,6 @@ class Evaluate(Callback):
                 # Samples without a value are left out of the mean; any other NaN is a broken prediction and left in.
                 interval = bootstrap_interval(values[~np.isnan(values)] if np.isnan(values).sum() == undefined else values)
             self.results[name] = {"value": float(metric.compute()), "higher_is_better": metric.higher_is_better, "ci95": interval}
-            metric.reset()
         first = sorted(ids)[: self.pictures]
         samples = [sample for part in _gathered([sample for sample in self._shown if sample.id in first]) for sample in part]
         self._shown = sorted(samples, key=lambda sample: sample.id)
@@ -279,7 +278,7 @@ class Evaluate(Callback):
         with torch.random.fork_rng(devices), torch.no_grad(), trainer.precision_plugin.forward_context():
             for batch in self._validation:
                 truth = getattr(batch, TRUTH[self.task][0])
-                prediction = checked(pl_module, pl_module.take_off(batch), batch)
+                prediction = checked(pl_module, tasks.run(pl_module, batch), batch)
                 samples += shown(batch, prediction, prediction if truth is None else truth, range(len(batch)))
         self._validation = []
         if trainer.is_global_zero:

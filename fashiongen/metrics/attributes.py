@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fashiongen.errors import UserError
-from fashiongen.metrics.base import PairMetric
+from fashiongen.metrics.base import PairMetric, SetMetric
 from fashiongen.metrics.features import INJECTED, FrozenNetwork
 from fashiongen.nn.classifier import AttributeClassifier
 
@@ -63,3 +63,33 @@ class AttributeAgreement(PairMetric):
             return self._judge(pictures)
         assert self._network is not None
         return self._network.on(pictures.device).read(pictures)
+
+
+class AgreementByChance(SetMetric):
+    """Mean agreement of each prediction with the truths of all *other* samples; range [0, 1].
+
+    It is what the very same predictions would reach if each had been made from another sample's input: the baseline to hold
+    `AttributeAgreement` against. All attributes count alike. Source: own definition. The extractor is part of its name.
+
+    Degenerate input: fewer than two samples or a non-finite picture gives NaN.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, extractor: str = "tiny-classifier", network: AttributeClassifier | None = None) -> None:
+        """Compare what the classifier named `extractor` reads; a `network` stands in for it."""
+        super().__init__()
+        self._network = FrozenNetwork(extractor, network)
+        self.extractor = self._network.name
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """Return the index of the value of each attribute, as floats `(B, A)`."""
+        return torch.stack(list(self._network.on(pictures.device).read(pictures).values()), dim=1).float()
+
+    def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over attributes and over ordered pairs of different samples."""
+        n_samples, n_attributes = predictions.shape
+        values = int(torch.cat([predictions, targets]).max()) + 1
+        counts = [torch.nn.functional.one_hot(read.long(), values).sum(dim=0).double() for read in (predictions, targets)]
+        agreeing = (counts[0] * counts[1]).sum() - (predictions == targets).sum()
+        return agreeing / (n_samples * (n_samples - 1) * n_attributes)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fashiongen.errors import UserError
-from fashiongen.metrics import AttributeAgreement
+from fashiongen.metrics import AgreementByChance, AttributeAgreement
 
 
 def read_means(pictures):
@@ -71,3 +71,13 @@ def test_a_judge_that_is_a_module_stays_out_of_the_metric():
     metric.update(TARGET, TARGET)
     assert metric.compute() == 1
     assert list(metric.parameters()) == []
+
+
+def test_agreement_by_chance_is_the_mean_over_other_samples(network):
+    predictions, targets = torch.rand(7, 3, 64, 48), torch.rand(7, 3, 64, 48)
+    metric = AgreementByChance(network=network)
+    metric.update(predictions[:3], targets[:3])
+    metric.update(predictions[3:], targets[3:])
+    read = [torch.stack(list(network.read(pictures).values()), dim=1) for pictures in (predictions, targets)]
+    pairs = [(read[0][i] == read[1][j]).float().mean() for i in range(7) for j in range(7) if i != j]
+    torch.testing.assert_close(metric.compute(), torch.stack(pairs).mean())

@@ -1,0 +1,224 @@
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch.nn.functional import interpolate
+
+from fashiongen.batches import to_float
+from fashiongen.errors import UserError
+from fashiongen.methods.igr import IGR
+from fashiongen.methods.igr.network import build_garmnet, modules_after_last_self_attention_input
+from fashiongen.nn import noise
+from fashiongen.nn.attention import attention_layers
+
+
+@pytest.fixture
+def igr():
+    torch.manual_seed(0)
+    return IGR(steps=3).eval()
+
+
+def softmax_attention(query, key, value, heads):
+    """Attention written out, on (B, N, heads * d)."""
+    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    weights = (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(dim=-1)
+    return (weights @ value).transpose(1, 2).flatten(2)
+
+
+class PaperSelfAttention:
+    """Eq. 4 as written: attention among all of F_con = Concat(F_hl, F_g), then the latter half."""
+
+    def __init__(self, garment):
+        self.garment = garment
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
+        joined = torch.cat([self.garment, hidden_states], dim=1)
+        attended = softmax_attention(attn.to_q(joined), attn.to_k(joined), attn.to_v(joined), attn.heads)
+        return attn.to_out[0](attended)[:, self.garment.shape[1] :]
+
+
+class PaperCrossAttention:
+    """Eq. 3 as written."""
+
+    def __init__(self, text, image, to_k, to_v):
+        self.text, self.image, self.to_k, self.to_v = text, image, to_k, to_v
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
+        query = attn.to_q(hidden_states)
+        by_text = softmax_attention(query, attn.to_k(self.text), attn.to_v(self.text), attn.heads)
+        by_image = softmax_attention(query, self.to_k(self.image), self.to_v(self.image), attn.heads)
+        return attn.to_out[0](by_text + by_image)
+
+
+def paper_noise(igr, batch, latents, timestep, null):
+    """Predict the noise as the paper writes it, everything computed anew; the conditions are null or not."""
+    unet, garmnet = igr.network.denoiser, igr.network.garmnet
+    person = to_float(batch.person)
+    text = igr.text([igr.prompts[category] for category in batch.category])
+    image = igr.image_encoder(igr.garment_crop(person, batch.mask)).image_embeds
+    garment = {}
+    hooks = [
+        attn.register_forward_pre_hook(lambda _, args, name=name: garment.update({name: args[0]}))
+        for name, attn in attention_layers(garmnet, "attn1").items()
+    ]
+    encoded = igr.codec.encode(person)
+    mask = interpolate(batch.mask.float(), size=encoded.shape[-2:])
+    garmnet(torch.cat([encoded, mask], dim=1), 0, encoder_hidden_states=text)
+    for hook in hooks:
+        hook.remove()
+    if null:
+        text = igr.text([""]).expand_as(text)
+        image = torch.zeros_like(image)
+        garment = {name: torch.zeros_like(features) for name, features in garment.items()}
+    ours = unet.attn_processors
+    tokens = igr.network.image_projection(image)
+    for name, attn in attention_layers(unet, "attn1").items():
+        attn.set_processor(PaperSelfAttention(garment[name]))
+    for name, attn in attention_layers(unet, "attn2").items():
+        own = ours[f"{name}.processor"]
+        attn.set_processor(PaperCrossAttention(text, tokens, own.to_k_ip, own.to_v_ip))
+    predicted = unet(latents, timestep, encoder_hidden_states=text).sample
+    unet.set_attn_processor(dict(ours))
+    return predicted
+
+
+@torch.no_grad()
+def test_kept_references_give_the_pictures_of_the_paper_written_out(igr, people):
+    """Keys and values kept over the steps, half the queries, both halves of guidance in one pass: against none of that."""
+    key = noise.keys(people.ids, 0, "sample", 0, 0)
+    latents = noise.normal(key, (4, 16, 12))
+    sampler = DDIMScheduler.from_config(igr.schedule.config, clip_sample=False, set_alpha_to_one=False)
+    sampler.set_timesteps(3)
+    for timestep in sampler.timesteps:
+        conditional = paper_noise(igr, people, latents, timestep, null=False)
+        unconditional = paper_noise(igr, people, latents, timestep, null=True)
+        latents = sampler.step(1.5 * conditional + (1 - 1.5) * unconditional, timestep, latents).prev_sample
+    torch.testing.assert_close(igr.take_off(people.without_target()), igr.codec.decode(latents), atol=1e-4, rtol=0)
+
+
+def test_a_sample_is_the_same_alone_and_in_a_batch(igr, people):
+    together = igr.take_off(people.without_target())
+    for index in (0, 4):
+        alone = igr.take_off(people.select([index]).without_target())
+        assert (together[index] - alone[0]).abs().max() < 1 / 127.5  # one grey level
+
+
+def test_training_noise_belongs_to_the_sample(igr, people):
+    whole = igr.denoising_loss(people, ("train", 7), 0.5)
+    parts = [igr.denoising_loss(people.select([index]), ("train", 7), 0.5) for index in range(len(people))]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+    assert igr.denoising_loss(people, ("train", 8), 0.5) != whole
+
+
+@torch.no_grad()
+def test_guidance_of_one_skips_the_unconditional_half(igr, people, monkeypatch):
+    sizes = []
+    forward = igr.network.denoiser.forward
+    monkeypatch.setattr(igr.network.denoiser, "forward", lambda sample, *args, **kwargs: (sizes.append(len(sample)), forward(sample, *args, **kwargs))[1])
+    igr.guidance_scale = 1.0
+    plain = igr.take_off(people)
+    igr.guidance_scale = 1.0 + 1e-6
+    guided = igr.take_off(people)
+    assert sizes == [6] * 3 + [12] * 3
+    torch.testing.assert_close(plain, guided, atol=1e-3, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dropped", [("text",), ("image",), ("garment",), ("text", "image", "garment")])
+def test_the_unconditional_half_keeps_what_is_not_dropped(people, dropped):
+    """The null memory must be that of the training samples whose conditions were dropped."""
+    torch.manual_seed(0)
+    igr = IGR(dropped=dropped)
+    conditions = igr.conditions(people)
+    null = igr.null_memory(conditions)
+    whole = igr.network.memory(conditions)
+    cross = next(iter(attention_layers(igr.network.denoiser, "attn2")))
+    own = next(iter(attention_layers(igr.network.denoiser, "attn1")))
+    same = {
+        "text": torch.equal(null[cross].first.key.expand_as(whole[cross].first.key), whole[cross].first.key),
+        "image": torch.equal(null[cross].second.key.expand_as(whole[cross].second.key), whole[cross].second.key),
+        "garment": torch.equal(null[own].first.key.expand_as(whole[own].first.key), whole[own].first.key),
+    }
+    assert {name for name, kept in same.items() if not kept} == set(dropped)
+
+
+def test_a_dropped_reference_is_zero_keys_not_no_keys(igr, people):
+    conditions = igr.conditions(people)
+    memory = igr.null_memory(conditions)
+    name = next(iter(attention_layers(igr.network.denoiser, "attn1")))
+    assert memory[name].first.key.shape[2] == conditions.garment[name].shape[1]
+    assert not memory[name].first.key.any() and not memory[name].first.value.any()
+
+
+@torch.no_grad()
+def test_garmnet_starts_as_the_denoiser_with_a_silent_mask_channel(igr, people):
+    fresh = build_garmnet(IGR(garmnet=False).network.denoiser.__class__.from_config(igr.network.denoiser.config))
+    assert fresh.conv_in.in_channels == 5
+    assert not fresh.conv_in.weight[:, 4].any()
+    latents, text = torch.randn(6, 4, 16, 12), igr.text([igr.prompts["upper"]] * 6)
+    with_mask = igr.network.garment_features(latents, torch.ones(6, 1, 16, 12), text)
+    without = igr.network.garment_features(latents, torch.zeros(6, 1, 16, 12), text)
+    for name, features in with_mask.items():
+        assert torch.equal(features, without[name])
+
+
+def test_exactly_the_trained_parameters_get_gradients(igr, people):
+    igr.train()
+    igr.network.garmnet.conv_in.weight.data[:, 4] = 0.1
+    igr.denoising_loss(people, ("train", 0), 0.0).backward()
+    for name, parameter in igr.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+        assert not parameter.requires_grad or name.startswith("network."), name
+    frozen = sum(p.numel() for p in igr.network.parameters() if not p.requires_grad)
+    tail = modules_after_last_self_attention_input(igr.network.garmnet)
+    assert frozen == sum(p.numel() for module in tail for p in module.parameters()) > 0
+
+
+def test_checkpoints_leave_out_the_frozen_parts(igr):
+    state = igr.state_dict()
+    assert all(key.startswith("network.") for key in state)
+    assert set(state) == {f"network.{key}" for key in igr.network.state_dict()}
+    other = IGR(steps=3)
+    other.load_state_dict(state)
+    assert torch.equal(other.network.denoiser.conv_in.weight, igr.network.denoiser.conv_in.weight)
+    del state["network.denoiser.conv_in.weight"]
+    with pytest.raises(UserError, match=r"missing: network\.denoiser\.conv_in\.weight"):
+        other.load_state_dict(state)
+
+
+def test_without_garmnet_nothing_is_joined(people):
+    igr = IGR(garmnet=False, steps=2)
+    assert igr.network.garmnet is None
+    conditions = igr.conditions(people)
+    assert conditions.garment == {}
+    assert set(igr.network.memory(conditions)) == set(attention_layers(igr.network.denoiser, "attn2"))
+    assert igr.take_off(people.without_target()).shape == (6, 3, 64, 48)
+
+
+def test_the_image_prompt_sees_the_masked_garment_alone(igr, people):
+    crop = igr.garment_crop(to_float(people.person), people.mask)
+    changed = torch.where(people.mask, people.person, 255 - people.person)
+    assert crop.shape == (6, 3, 48, 48)
+    assert torch.equal(crop, igr.garment_crop(to_float(changed), people.mask))
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(UserError, match="dropped: colour"):
+        IGR(dropped=("colour",))
+    with pytest.raises(UserError, match="no such folder"):
+        IGR(pretrained="/absent/folder")
+    with pytest.raises(UserError, match="parent `coarse` only"):
+        IGR().load_parents({"fine": "x"})
+
+
+def test_gradient_checkpointing_changes_no_gradient(people):
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        igr = IGR(gradient_checkpointing=checkpointing).train()
+        igr.denoising_loss(people, ("train", 0), 0.1).backward()
+        gradients.append({name: p.grad for name, p in igr.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
