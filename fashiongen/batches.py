@@ -42,7 +42,9 @@ class Batch:
         """Concatenate batches along the first dimension; a field that is None must be None in all of them."""
         if len({type(sample) for sample in samples}) != 1:
             raise TypeError(f"cannot collate {sorted({type(sample).__name__ for sample in samples})} into one batch")
-        return type(samples[0])(**{field.name: _concatenate(field.name, [getattr(sample, field.name) for sample in samples]) for field in fields(cls)})
+        return type(samples[0])(
+            **{field.name: _concatenate(field.name, [getattr(sample, field.name) for sample in samples]) for field in fields(cls)}
+        )
 
     def select(self, indices: Sequence[int]) -> Self:
         """Return the batch of the samples at `indices`, in that order."""
@@ -57,7 +59,9 @@ class Batch:
 
     def pin_memory(self) -> Self:
         """Return the batch with its tensors in page-locked memory (called by the DataLoader)."""
-        return replace(self, **{field.name: value.pin_memory() for field in fields(self) if isinstance(value := getattr(self, field.name), Tensor)})
+        return replace(
+            self, **{field.name: value.pin_memory() for field in fields(self) if isinstance(value := getattr(self, field.name), Tensor)}
+        )
 
     def without_target(self) -> Self:
         """Return the batch as a method may see it when it is judged: every target is None."""

@@ -34,13 +34,17 @@ def locate(pretrained: str, part: str = "sd") -> str:
     if pretrained == "tiny":
         folder = tiny_weights() / part
         if not folder.is_dir():
-            raise UserError(f"the tiny checkpoint {part!r} is missing at {folder}; rebuild it with `fashiongen tiny build --out {tiny_weights()}`")
+            raise UserError(
+                f"the tiny checkpoint {part!r} is missing at {folder}; rebuild it with `fashiongen tiny build --out {tiny_weights()}`"
+            )
         return str(folder)
     folder = Path(pretrained).expanduser()
     if folder.is_dir():
         return str(folder)
     if folder.is_absolute() or pretrained.startswith((".", "~")) or pretrained.count("/") != 1:
-        raise UserError(f"pretrained: {pretrained}: no such folder; give `tiny`, a folder in the diffusers layout, or a hub id such as owner/name")
+        raise UserError(
+            f"pretrained: {pretrained}: no such folder; give `tiny`, a folder in the diffusers layout, or a hub id such as owner/name"
+        )
     return pretrained
 
 
@@ -63,7 +67,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, *UNREADABLE) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a weights file that can be read safely ({reason}); give safetensors or a torch file of plain tensors") from error
+        raise UserError(
+            f"{path}: not a weights file that can be read safely ({reason}); give safetensors or a torch file of plain tensors"
+        ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no state dict (a mapping of names to tensors)")
@@ -85,8 +91,14 @@ def load_state(module: nn.Module, state: dict[str, Tensor], *, source: str, may_
     own = nn.Module.state_dict(module)
     missing = [key for key in own if key not in state and not key.startswith(may_miss)]
     left_over = [key for key in state if key not in own]
-    misshapen = [f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}" for key, value in state.items() if key in own and value.shape != own[key].shape]
-    problems = [f"{what}: {_some(keys)}" for what, keys in (("missing", missing), ("left over", left_over), ("of another shape", misshapen)) if keys]
+    misshapen = [
+        f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
+        for key, value in state.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    problems = [
+        f"{what}: {_some(keys)}" for what, keys in (("missing", missing), ("left over", left_over), ("of another shape", misshapen)) if keys
+    ]
     if problems:
         raise UserError(f"{source} does not fit {type(module).__name__}: " + "; ".join(problems))
     nn.Module.load_state_dict(module, state, strict=False)

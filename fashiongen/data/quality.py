@@ -42,7 +42,7 @@ RIGHT_SHOULDER, LEFT_SHOULDER, RIGHT_HIP, LEFT_HIP = 2, 5, 9, 12
 MEASURED_AT: Size = (256, 192)
 
 # The value of each measure at which it is a defect; a pair's score counts each measure in units of its limit.
-LIMITS = {"truncation": 0.1, "occlusion": 0.06, "side_view": 0.25, "proportion": 0.3}
+LIMITS = {"truncation": 0.1, "occlusion": 0.06, "side_view": 0.25, "proportion": 0.25}
 ZOOM_RANGE = (0.5, 2.0)
 COLUMNS = ("id", "kept", "score", "truncation", "occlusion", "side_view", "proportion", "zoom", "reason")
 

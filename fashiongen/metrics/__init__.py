@@ -7,4 +7,16 @@ from fashiongen.metrics.distribution import FID, KID
 from fashiongen.metrics.perceptual import DISTS, LPIPS
 from fashiongen.metrics.structural import MSSSIM, SSIM
 
-__all__ = ["DISTS", "FID", "KID", "LPIPS", "MSSSIM", "SSIM", "AgreementByChance", "AttributeAgreement", "ColourError", "PairMetric", "SetMetric"]
+__all__ = [
+    "DISTS",
+    "FID",
+    "KID",
+    "LPIPS",
+    "MSSSIM",
+    "SSIM",
+    "AgreementByChance",
+    "AttributeAgreement",
+    "ColourError",
+    "PairMetric",
+    "SetMetric",
+]

@@ -86,7 +86,9 @@ class PromptEncoder(nn.Module):
         They are ordinary tensors even under inference mode, so that validation may encode what training uses later.
         """
         with torch.inference_mode(False), torch.no_grad():
-            tokens = self.tokenizer(prompts, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt")
+            tokens = self.tokenizer(
+                prompts, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            )
             return self.text_encoder(tokens.input_ids.to(self.text_encoder.device)).last_hidden_state  # type: ignore[no-any-return]
 
 

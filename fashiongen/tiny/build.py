@@ -24,6 +24,7 @@ from fashiongen.tiny import stages
 from fashiongen.tiny.pictures import SIZE, Pictures, people_pictures, shop_pictures
 
 SHIPPED_LIMIT = 10 * 1000 * 1000  # bytes
+TRAINED_ON, JUDGED_ON = "pretrain", "val"  # namespaces of the wardrobe; recipes train on `train` and are tested on `test`
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class _Build:
             "command": f"fashiongen tiny build --seed {self.seed}",
             "seed": self.seed,
             "plan": vars(self.plan),
+            "namespaces": {"trained_on": TRAINED_ON, "judged_on": JUDGED_ON},
             "size": list(SIZE),
             "training_pictures_sha256": {name: self.pictures(name).fingerprint() for name in ("shop", "people")},
             "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "resvg-py")},
@@ -102,10 +104,10 @@ class _Build:
 
     def pictures(self, name: str) -> Pictures:
         makers: dict[str, Callable[[], Pictures]] = {
-            "shop": lambda: shop_pictures(self.seed, "pretrain", self.plan.items, self.work / "pictures"),
-            "people": lambda: people_pictures(self.seed, "pretrain", self.plan.people, self.work / "pictures"),
-            "held-out shop": lambda: shop_pictures(self.seed, "val", self.plan.held_out, self.work / "pictures"),
-            "held-out people": lambda: people_pictures(self.seed, "val", self.plan.held_out, self.work / "pictures"),
+            "shop": lambda: shop_pictures(self.seed, TRAINED_ON, self.plan.items, self.work / "pictures"),
+            "people": lambda: people_pictures(self.seed, TRAINED_ON, self.plan.people, self.work / "pictures"),
+            "held-out shop": lambda: shop_pictures(self.seed, JUDGED_ON, self.plan.held_out, self.work / "pictures"),
+            "held-out people": lambda: people_pictures(self.seed, JUDGED_ON, self.plan.held_out, self.work / "pictures"),
         }
         if name not in self._pictures:
             self._pictures[name] = makers[name]()
@@ -120,16 +122,21 @@ class _Build:
     def clip(self) -> dict[str, Any]:
         tokenizer = stages.build_tokenizer(self.pictures("shop").captions, self.weights / "sd" / "tokenizer")
         batch = 4 * self.plan.batch
-        network = stages.train_clip(tokenizer, self.pictures("shop"), self.pictures("people"), self.plan.clip_steps, batch, self.state, self.seed)
+        network = stages.train_clip(
+            tokenizer, self.pictures("shop"), self.pictures("people"), self.plan.clip_steps, batch, self.state, self.seed
+        )
         stages.halve(network).save_pretrained(self.weights / "clip")
         tokenizer.save_pretrained(self.weights / "clip")
         network = CLIPModel.from_pretrained(self.weights / "clip", dtype=torch.float32)
         return {
-            f"held_out_recall_at_1_among_50_{kind}": stages.judge_clip(network, tokenizer, self.pictures(f"held-out {kind}")) for kind in ("shop", "people")
+            f"held_out_recall_at_1_among_50_{kind}": stages.judge_clip(network, tokenizer, self.pictures(f"held-out {kind}"))
+            for kind in ("shop", "people")
         }
 
     def vae(self) -> dict[str, Any]:
-        network = stages.train_vae(self.pictures("shop"), self.pictures("people"), self.plan.vae_steps, self.plan.batch, self.state, self.seed)
+        network = stages.train_vae(
+            self.pictures("shop"), self.pictures("people"), self.plan.vae_steps, self.plan.batch, self.state, self.seed
+        )
         stages.halve(network).save_pretrained(self.weights / "sd" / "vae")
         network = AutoencoderKL.from_pretrained(self.weights / "sd" / "vae", dtype=torch.float32)
         facts: dict[str, Any] = {"scaling_factor": network.config.scaling_factor}
@@ -142,7 +149,9 @@ class _Build:
                 facts[f"held_out_{kind}_{name}"] = round(metric.compute().item(), 4)
             if kind == "shop":
                 read = judge.read(restored)
-                facts["held_out_shop_attributes_read"] = {name: (read[name] == labels).float().mean().item() for name, labels in pictures.labels.items()}
+                facts["held_out_shop_attributes_read"] = {
+                    name: (read[name] == labels).float().mean().item() for name, labels in pictures.labels.items()
+                }
         return facts
 
     def stable_diffusion(self) -> dict[str, Any]:
@@ -154,7 +163,9 @@ class _Build:
         shop = self.pictures("shop")
         latents = stages.latents_of(vae, shop) * vae.config.scaling_factor
         plan = self.plan
-        unet = stages.train_unet(schedule, text_encoder, tokenizer, latents, shop.captions, plan.unet_steps, plan.batch, self.state, self.seed)
+        unet = stages.train_unet(
+            schedule, text_encoder, tokenizer, latents, shop.captions, plan.unet_steps, plan.batch, self.state, self.seed
+        )
         pipeline = StableDiffusionPipeline(
             vae=vae,
             text_encoder=text_encoder,
@@ -178,4 +189,8 @@ class _Build:
         drawn = pipeline(pictures.captions[:count], generator=generator, **options).images
         judge = AttributeClassifier.from_pretrained(self.weights / "classifier")
         read = judge.read(drawn)
-        return {"held_out_captions_drawn_and_read": {name: (read[name] == labels[:count]).float().mean().item() for name, labels in pictures.labels.items()}}
+        return {
+            "held_out_captions_drawn_and_read": {
+                name: (read[name] == labels[:count]).float().mean().item() for name, labels in pictures.labels.items()
+            }
+        }

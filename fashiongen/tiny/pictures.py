@@ -16,7 +16,17 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from fashiongen.wardrobe import ATTRIBUTES, CATEGORIES, WORLD_VERSION, Item, make_item, make_person, render_item, render_item_mask, render_person
+from fashiongen.wardrobe import (
+    ATTRIBUTES,
+    CATEGORIES,
+    WORLD_VERSION,
+    Item,
+    make_item,
+    make_person,
+    render_item,
+    render_item_mask,
+    render_person,
+)
 
 SIZE = (64, 48)
 CHUNK = 200

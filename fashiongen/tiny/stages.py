@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, l1_loss, mse_loss, pad
@@ -64,7 +63,9 @@ def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.Whitespace()
     specials = ["<|startoftext|>", "<|endoftext|>"]
-    learner.train_from_iterator(captions, trainers.BpeTrainer(vocab_size=600, special_tokens=specials, end_of_word_suffix="</w>", show_progress=False))
+    learner.train_from_iterator(
+        captions, trainers.BpeTrainer(vocab_size=600, special_tokens=specials, end_of_word_suffix="</w>", show_progress=False)
+    )
     content = json.loads(learner.to_str())["model"]
     vocabulary = dict(content["vocab"])
     for byte in (*map(chr, range(33, 127)), *(f"{chr(code)}</w>" for code in range(33, 127))):
@@ -126,7 +127,7 @@ def train_clip(tokenizer: CLIPTokenizer, shop: Pictures, people: Pictures, steps
 
 @torch.no_grad()
 def judge_clip(network: CLIPModel, tokenizer: CLIPTokenizer, pictures: Pictures, among: int = 50) -> float:
-    """Return caption retrieval recall@1: the share of pictures whose own caption scores highest among `among`; equal captions count as one."""
+    """Return caption retrieval recall@1: how often a picture's own caption scores highest among `among`; equal captions count as one."""
     hits = []
     for start in range(0, len(pictures) - among + 1, among):
         chosen = torch.arange(start, start + among)
@@ -203,7 +204,15 @@ def build_unet(text_width: int) -> UNet2DConditionModel:
 
 
 def train_unet(
-    schedule: Any, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, latents: Tensor, captions: list[str], steps: int, batch: int, state: Path, seed: int
+    schedule: DDPMScheduler,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    latents: Tensor,
+    captions: list[str],
+    steps: int,
+    batch: int,
+    state: Path,
+    seed: int,
 ) -> UNet2DConditionModel:
     """Train the denoiser to draw shop pictures from captions; one caption in ten is empty."""
     network = build_unet(text_encoder.config.hidden_size)

@@ -2,7 +2,7 @@
 
 import csv
 import json
-import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +11,10 @@ from PIL import Image
 
 from fashiongen.batches import TryOffBatch
 from fashiongen.data import VITONHD
-from fashiongen.data.cache import embedded_folder
 from fashiongen.data.quality import LIMITS, QualityFilter, decide, measure, measure_row, read_decisions, write_decisions
 from fashiongen.data.reframe import reframe
 from fashiongen.errors import UserError
+from fashiongen.wardrobe import write_viton_hd
 
 HEIGHT, WIDTH = 256, 192
 
@@ -29,7 +29,8 @@ def person(top=80, bottom=180, left=60, right=132, cover=None, shoulders=60, con
     middle = (left + right) / 2
     pose = np.zeros((25, 3), np.float32)
     pose[[2, 5]] = [(middle - shoulders / 2, top + 4, 0.9), (middle + shoulders / 2, top + 4, confidence)]
-    pose[[9, 12]] = [(middle - 22, bottom - 6, 0.9), (middle + 22, bottom - 6, confidence)]
+    hips = 0.35 * shoulders
+    pose[[9, 12]] = [(middle - hips, bottom - 6, 0.9), (middle + hips, bottom - 6, confidence)]
     return parse, pose
 
 
@@ -87,7 +88,9 @@ def rows_of(tmp_path, people):
             Image.new("RGB", (WIDTH, HEIGHT)).save(folders[name] / f"{stem}.jpg")
         Image.new("L", (WIDTH, HEIGHT), 255).save(folders["agnostic-mask"] / f"{stem}_mask.png")
         Image.fromarray(parse).save(folders["image-parse-v3"] / f"{stem}.png")
-        (folders["openpose_json"] / f"{stem}_keypoints.json").write_text(json.dumps({"people": [{"pose_keypoints_2d": pose.ravel().tolist()}]}))
+        (folders["openpose_json"] / f"{stem}_keypoints.json").write_text(
+            json.dumps({"people": [{"pose_keypoints_2d": pose.ravel().tolist()}]})
+        )
     (root / "train_pairs.txt").write_text("".join(f"{index:03d}.jpg {index:03d}.jpg\n" for index in range(len(people))))
     module = VITONHD(str(root), size=(64, 48), validation=0)
     module.setup("fit")
@@ -112,7 +115,7 @@ def test_the_file_is_written_once_and_a_persons_edits_are_obeyed(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda text: text.replace("000,", "zzz,"), "is not of this training set .2 ids differ, such as 000"),
+        (lambda text: text.replace("\n000,", "\nzzz,"), "is not of this training set .2 ids differ, such as 000"),
         (lambda text: text + text.splitlines()[1] + "\n", "an id is listed twice"),
         (lambda text: text.replace(",1,", ",yes,", 1), "line 2: kept must be 1 or 0"),
         (lambda text: text.replace("kept", "take", 1), "has no column kept"),
@@ -134,8 +137,6 @@ def test_what_the_filter_cannot_do_is_told(tmp_path):
     with pytest.raises(UserError, match=r"quality\.keep=0"):
         QualityFilter(keep=0)
     rows = rows_of(tmp_path, [GOOD])
-    from dataclasses import replace
-
     with pytest.raises(UserError, match="has no key points"):
         measure_row(replace(rows[0], pose=None))
     with pytest.raises(UserError, match="has no human parse"):
@@ -174,14 +175,13 @@ def test_a_reframed_person_keeps_picture_mask_parse_and_pose_together(zoom, box)
 
 
 @pytest.fixture(scope="module")
-def world():
-    """A rendered world with its truth."""
-    root = embedded_folder("viton_hd", 160, (64, 48), 11)
-    module = VITONHD("wardrobe", people=160, world_seed=11, size=(64, 48), validation=0)
+def world(tmp_path_factory):
+    """The training people of a rendered world, and its truth by id."""
+    root = write_viton_hd(tmp_path_factory.mktemp("world") / "viton", people=110, size=(64, 48), seed=11, test_fraction=0.02, workers=1)
+    module = VITONHD(str(root), size=(64, 48), validation=0)
     module.setup("fit")
     truth = [json.loads(line) for line in (root / "wardrobe_truth.jsonl").read_text().splitlines()]
-    yield module.datasets["train"].rows, {line["stem"]: line for line in truth}
-    shutil.rmtree(root)
+    return module.datasets["train"].rows, {line["stem"]: line for line in truth}
 
 
 @pytest.mark.parametrize("pad_extreme", [True, False])

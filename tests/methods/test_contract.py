@@ -21,7 +21,9 @@ def build(recipe: Path, world):
     settings = {key: value for key, value in model.get("init_args", {}).items() if key not in ("optimizer", "lr_scheduler")}
     torch.manual_seed(0)
     method = getattr(import_module(module), name)(**settings).eval()
-    if "training_step" in vars(type(method)) and not any(parameter.requires_grad for parameter in method.parameters()):  # it gathers what it returns
+    if "training_step" in vars(type(method)) and not any(
+        parameter.requires_grad for parameter in method.parameters()
+    ):  # it gathers what it returns
         for batch in world.train_dataloader():
             method.training_step(batch, 0)
         method.on_train_epoch_end()

@@ -115,7 +115,9 @@ def test_training_noise_belongs_to_the_sample(igr, people):
 def test_guidance_of_one_skips_the_unconditional_half(igr, people, monkeypatch):
     sizes = []
     forward = igr.network.denoiser.forward
-    monkeypatch.setattr(igr.network.denoiser, "forward", lambda sample, *args, **kwargs: (sizes.append(len(sample)), forward(sample, *args, **kwargs))[1])
+    monkeypatch.setattr(
+        igr.network.denoiser, "forward", lambda sample, *args, **kwargs: (sizes.append(len(sample)), forward(sample, *args, **kwargs))[1]
+    )
     igr.guidance_scale = 1.0
     plain = igr.take_off(people)
     igr.guidance_scale = 1.0 + 1e-6

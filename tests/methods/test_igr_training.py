@@ -16,7 +16,12 @@ from fashiongen.cli import main
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "tiny" / "igr.yaml"
 WORLD = {"--data.init_args.people": "60", "--data.init_args.batch_size": "4", "--data.init_args.validation": "4"}
-SHORT = [argument for pair in WORLD.items() for argument in pair] + ["--trainer.limit_val_batches", "0", "--trainer.enable_model_summary", "false"]
+SHORT = [argument for pair in WORLD.items() for argument in pair] + [
+    "--trainer.limit_val_batches",
+    "0",
+    "--trainer.enable_model_summary",
+    "false",
+]
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -64,6 +69,15 @@ def test_zero2_on_two_processes_equals_ddp(tmp_path, cache):
         torch.testing.assert_close(state[name].float(), weight, rtol=0, atol=1e-5, msg=name)
         moved = max(moved, weight.abs().max().item())
     assert moved > 0
-    small = ["--data.init_args.people", "60", "--data.init_args.validation", "4", "--model.init_args.steps", "2", "--trainer.logger", "false"]
+    small = [
+        "--data.init_args.people",
+        "60",
+        "--data.init_args.validation",
+        "4",
+        "--model.init_args.steps",
+        "2",
+        "--trainer.logger",
+        "false",
+    ]
     main(["test", "--config", str(RECIPE), *small, "--ckpt_path", str(one_file), "--evaluate.out", str(tmp_path / "r.json")])
     assert (tmp_path / "r.json").is_file()

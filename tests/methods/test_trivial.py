@@ -8,7 +8,9 @@ from fashiongen.methods.trivial import MaskedCrop, MeanGarment, NearestGarment, 
 
 
 def batch(person: Tensor, mask: Tensor, garment: Tensor | None = None, category: str = "upper") -> TryOffBatch:
-    return TryOffBatch(ids=[str(index) for index in range(len(person))], person=person, mask=mask, category=[category] * len(person), garment=garment)
+    return TryOffBatch(
+        ids=[str(index) for index in range(len(person))], person=person, mask=mask, category=[category] * len(person), garment=garment
+    )
 
 
 @pytest.fixture

@@ -26,7 +26,12 @@ def test_a_sample_keeps_its_draw_in_any_batch():
 
 
 def test_every_name_of_a_key_matters():
-    keys = [noise.keys(["a"], 0, "noise", 1), noise.keys(["a"], 1, "noise", 1), noise.keys(["a"], 0, "dropout", 1), noise.keys(["a"], 0, "noise", 2)]
+    keys = [
+        noise.keys(["a"], 0, "noise", 1),
+        noise.keys(["a"], 1, "noise", 1),
+        noise.keys(["a"], 0, "dropout", 1),
+        noise.keys(["a"], 0, "noise", 2),
+    ]
     keys += [noise.keys(["b"], 0, "noise", 1)]
     assert len({int(key) for key in keys}) == 5
 

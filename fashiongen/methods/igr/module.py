@@ -189,6 +189,8 @@ class IGR(Method):
     def null_memory(self, conditions: Conditions) -> dict[str, Memory]:
         """Return the keys and values of the unconditional half: of batch one where all conditions are dropped, else of batch B."""
         if self.dropped == frozenset(CONDITIONS):
-            conditions = Conditions(conditions.text[:1], conditions.image[:1], {name: value[:1] for name, value in conditions.garment.items()})
+            conditions = Conditions(
+                conditions.text[:1], conditions.image[:1], {name: value[:1] for name, value in conditions.garment.items()}
+            )
         dropped = torch.zeros(len(conditions.text), dtype=torch.bool)
         return self.network.memory(drop(conditions, dropped, self.text([""]), self.dropped))

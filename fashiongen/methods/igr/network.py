@@ -26,7 +26,7 @@ from fashiongen.nn.attention import (
 
 
 class Conditions(NamedTuple):
-    """What the denoiser is told: text (B, L, C), image embeddings F_ll before projection (B, D), GarmNet's features F_hl by layer (B, N, C)."""
+    """What the denoiser is told: text (B, L, C), image embeddings (B, D), from which F_ll is projected, and F_hl by layer, each (B, N, C)."""
 
     text: Tensor
     image: Tensor
@@ -75,7 +75,9 @@ class IGRNetwork(nn.Module):
         """Project the conditions to each layer's keys and values: once a sample, for all denoising steps."""
         image_tokens = self.image_projection(conditions.image)
         memory = {
-            name: Memory(project(attn, conditions.garment[name])) for name, attn in attention_layers(self.denoiser, "attn1").items() if conditions.garment
+            name: Memory(project(attn, conditions.garment[name]))
+            for name, attn in attention_layers(self.denoiser, "attn1").items()
+            if conditions.garment
         }
         for name, attn in attention_layers(self.denoiser, "attn2").items():
             memory[name] = Memory(project(attn, conditions.text), project_image_prompt(attn, image_tokens))
@@ -96,7 +98,9 @@ def build_garmnet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """
     garmnet = copy.deepcopy(unet)
     old = garmnet.conv_in
-    new = nn.Conv2d(old.in_channels + 1, old.out_channels, old.kernel_size, padding=old.padding, device=old.weight.device, dtype=old.weight.dtype)
+    new = nn.Conv2d(
+        old.in_channels + 1, old.out_channels, old.kernel_size, padding=old.padding, device=old.weight.device, dtype=old.weight.dtype
+    )
     with torch.no_grad():
         new.weight.zero_()
         new.weight[:, : old.in_channels] = old.weight
@@ -139,7 +143,11 @@ def drop(conditions: Conditions, kept: Tensor, null_text: Tensor, dropped: froze
     keep = kept.to(conditions.text.device)
     text = torch.where(keep[:, None, None], conditions.text, null_text) if "text" in dropped else conditions.text
     image = conditions.image * keep[:, None] if "image" in dropped else conditions.image
-    garment = {name: features * keep[:, None, None] for name, features in conditions.garment.items()} if "garment" in dropped else conditions.garment
+    garment = (
+        {name: features * keep[:, None, None] for name, features in conditions.garment.items()}
+        if "garment" in dropped
+        else conditions.garment
+    )
     return Conditions(text, image, garment)
 
 
@@ -150,6 +158,8 @@ def join(first: dict[str, Memory], second: dict[str, Memory]) -> dict[str, Memor
         return KeyValue(*(torch.cat([a.expand(len(b), *a.shape[1:]), b]) for a, b in zip(one, other, strict=True)))
 
     return {
-        name: Memory(stack(first[name].first, entry.first), None if entry.second is None else stack(first[name].second or entry.second, entry.second))
+        name: Memory(
+            stack(first[name].first, entry.first), None if entry.second is None else stack(first[name].second or entry.second, entry.second)
+        )
         for name, entry in second.items()
     }

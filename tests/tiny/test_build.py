@@ -1,0 +1,106 @@
+"""The tiny checkpoints: a build in miniature, and what is shipped."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from fashiongen.batches import TryOffBatch
+from fashiongen.checkpoints import tiny_weights
+from fashiongen.errors import UserError
+from fashiongen.methods.igr import IGR
+from fashiongen.nn.backbone import load_prompt_encoder
+from fashiongen.nn.classifier import AttributeClassifier
+from fashiongen.tiny.build import SHIPPED_LIMIT, Plan, _Build, build
+from fashiongen.tiny.training import train
+from fashiongen.wardrobe import ATTRIBUTES, CATEGORIES, make_item, render_item
+
+SMALL = Plan(items=24, people=12, held_out=50, batch=4, classifier_steps=3, clip_steps=3, vae_steps=3, unet_steps=3)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_build_goes_on_and_its_weights_load(tmp_path, monkeypatch):
+    out = tmp_path / "weights"
+
+    def killed(self):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Build, "clip", killed)
+        with pytest.raises(Killed):
+            build(out, seed=0, plan=SMALL)
+    assert not out.exists()
+    done = tmp_path / ".weights.build" / "weights" / "sd" / "vae" / "diffusion_pytorch_model.safetensors"
+    written = os.stat(done).st_mtime_ns
+
+    assert build(out, seed=0, plan=SMALL) == out
+    assert os.stat(done).st_mtime_ns == written, "a finished stage was trained again"
+    facts = json.loads((out / "BUILD.json").read_text())
+    assert set(facts["stages"]) == {"classifier", "sd/vae", "clip", "sd"}
+    torch.manual_seed(0)
+    igr = IGR(pretrained=str(out / "sd"), image_encoder=str(out / "clip"), steps=1).eval()
+    mask = torch.ones(1, 1, 64, 48, dtype=torch.bool)
+    batch = TryOffBatch(ids=["a"], person=torch.zeros(1, 3, 64, 48, dtype=torch.uint8), mask=mask, category=["upper"])
+    assert igr.take_off(batch).shape == (1, 3, 64, 48)
+    with pytest.raises(UserError, match="holds a finished build"):
+        build(out, seed=0, plan=SMALL)
+
+
+def test_training_goes_on_where_it_was_killed(tmp_path):
+    """The weights of a run that is killed and resumed are those of an unbroken one."""
+
+    def run(folder, killed_at=None):
+        torch.manual_seed(0)
+        module = torch.nn.Linear(3, 1)
+        calls = []
+
+        def loss(generator):
+            calls.append(generator.initial_seed())
+            if len(calls) == killed_at:
+                raise Killed
+            return module(torch.randn(8, 3, generator=generator)).square().mean()
+
+        return train("linear", module, loss, steps=300, learning_rate=1e-2, state=folder, seed=0).weight, len(calls)
+
+    whole, _ = run(tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(tmp_path / "broken", killed_at=280)
+    resumed, calls = run(tmp_path / "broken")
+    assert calls == 50  # from the state of step 250
+    torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+
+
+def test_what_is_shipped_is_small_safe_and_described():
+    files = [file for file in tiny_weights().rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < SHIPPED_LIMIT
+    assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt"}
+    facts = json.loads((tiny_weights() / "BUILD.json").read_text())
+    assert facts["command"].startswith("fashiongen tiny build")
+    assert facts["namespaces"] == {"trained_on": "pretrain", "judged_on": "val"}
+
+
+def test_the_shipped_tokenizer_knows_every_word():
+    """transformers 5 can build a tokenizer of two tokens without a word: every caption must survive it."""
+    tokenizer = load_prompt_encoder(str(tiny_weights() / "sd")).tokenizer
+    assert len(tokenizer) > 100
+    for index in range(20):
+        caption = make_item(0, "test", index).caption()
+        ids = tokenizer(caption).input_ids
+        assert tokenizer.decode(ids, skip_special_tokens=True).strip() == caption
+        assert len(ids) <= tokenizer.model_max_length
+
+
+def test_the_shipped_classifier_reads_the_pictures_of_this_world():
+    """On items of the namespace `test`, which nothing tiny was trained on; a world whose pixels changed fails here."""
+    classifier = AttributeClassifier.from_pretrained(tiny_weights() / "classifier")
+    assert classifier.heads == {"category": CATEGORIES, **ATTRIBUTES}
+    items = [make_item(0, "test", index) for index in range(150)]
+    pictures = torch.stack([torch.from_numpy(render_item(item, 64, 48)).permute(2, 0, 1) for item in items]).float() / 255
+    read = classifier.read(pictures)
+    for name, values in classifier.heads.items():
+        true = torch.tensor([values.index(item.category if name == "category" else item.attributes[name]) for item in items])
+        assert (read[name] == true).float().mean() >= (0.95 if name in ("category", "Color") else 0.85), name
