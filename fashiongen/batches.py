@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -42,13 +42,14 @@ class Batch:
         """Concatenate batches along the first dimension; a field that is None must be None in all of them."""
         if len({type(sample) for sample in samples}) != 1:
             raise TypeError(f"cannot collate {sorted({type(sample).__name__ for sample in samples})} into one batch")
-        return type(samples[0])(
-            **{field.name: _concatenate(field.name, [getattr(sample, field.name) for sample in samples]) for field in fields(cls)}
-        )
+        joined: dict[str, Any] = {
+            field.name: _concatenate(field.name, [getattr(sample, field.name) for sample in samples]) for field in fields(cls)
+        }
+        return type(samples[0])(**joined)
 
     def select(self, indices: Sequence[int]) -> Self:
         """Return the batch of the samples at `indices`, in that order."""
-        picked = {}
+        picked: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
@@ -59,13 +60,15 @@ class Batch:
 
     def pin_memory(self) -> Self:
         """Return the batch with its tensors in page-locked memory (called by the DataLoader)."""
-        return replace(
-            self, **{field.name: value.pin_memory() for field in fields(self) if isinstance(value := getattr(self, field.name), Tensor)}
-        )
+        pinned: dict[str, Any] = {
+            field.name: value.pin_memory() for field in fields(self) if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **pinned)
 
     def without_target(self) -> Self:
         """Return the batch as a method may see it when it is judged: every target is None."""
-        return replace(self, **dict.fromkeys(self.TARGETS))
+        hidden: dict[str, Any] = dict.fromkeys(self.TARGETS)
+        return replace(self, **hidden)
 
 
 def _concatenate(name: str, values: list[object]) -> object:

@@ -85,10 +85,10 @@ class _SaveRecipe(SaveConfigCallback):
 class FashionCLI(LightningCLI):
     """LightningCLI for one method, one data set and one trainer."""
 
-    def __init__(self, args: list[str]) -> None:
-        """Parse `args`, build what they name and run the subcommand."""
+    def __init__(self, args: list[str], recipes: list[str]) -> None:
+        """Parse `args`, build what they name and run the subcommand; `recipes` are the config files that the user gave."""
         shared: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _Help}
-        self.recipes = config_paths(args)
+        self.recipes = recipes
         super().__init__(
             Method,
             L.LightningDataModule,
@@ -202,6 +202,29 @@ def config_paths(args: list[str]) -> list[str]:
     return [arg.partition("=")[2] or following for arg, following in followed if arg.partition("=")[0] in ("-c", "--config")]
 
 
+def with_protocol(args: list[str]) -> list[str]:
+    """Put the file of the recipe's own protocol, `tasks/NAME.yaml` beside the recipe or one folder up, before the recipe of a test.
+
+    Further files, another protocol among them, still win.
+    """
+    recipes = config_paths(args)
+    if args[0] != "test" or not recipes:
+        return args
+    try:
+        content = yaml.safe_load(Path(recipes[0]).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return args  # the parser says what is wrong with it
+    evaluate = content.get("evaluate") if isinstance(content, dict) else None
+    protocol = evaluate.get("protocol") if isinstance(evaluate, dict) else None
+    if not protocol:
+        return args
+    places = [folder / "tasks" / f"{protocol}.yaml" for folder in list(Path(recipes[0]).absolute().parents)[:2]]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise UserError(f"{recipes[0]}: evaluate.protocol: {protocol}: there is no {places[0]}; name a file of recipes/tasks")
+    return [args[0], "--config", str(file), *args[1:]]
+
+
 def _check_checkpoint(path: str | None, trust: bool) -> None:
     if path is None or path in RESUMES or "://" in path:
         return
@@ -274,7 +297,7 @@ def run(args: list[str]) -> None:
     """Run `fit`, `validate`, `test` or `predict` with its arguments; what a user can mend is raised as UserError."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_without_advertisements)
     try:
-        FashionCLI(args)
+        FashionCLI(with_protocol(args), config_paths(args))
     except argparse.ArgumentError as error:
         raise UserError(explain(str(error), args)) from error
     except pickle.UnpicklingError as error:

@@ -199,7 +199,7 @@ class Evaluate(Callback):
         doubts = ((not_finite, "predictions are not finite"), (repeated, "samples were judged more than once"))
         record = Record(
             node=self.out.stem if self.out else "",
-            method=type(pl_module).__name__.lower(),
+            method=getattr(pl_module, "name", "") or type(pl_module).__name__.lower(),
             task=self.task,
             dataset=data.name,
             split=data.split,

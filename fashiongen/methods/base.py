@@ -11,7 +11,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from fashiongen import tasks
 from fashiongen.batches import Batch
@@ -26,10 +26,12 @@ class Method(L.LightningModule):
     of `fashiongen.evaluation.Evaluate`.
 
     Attributes:
+        name: what records and tables call the method; its recipes carry the same name.
         needs: what a DataModule must offer for the method to run, such as "mask".
         frozen: names of children that are never trained: they come from `pretrained` and are left out of checkpoints.
     """
 
+    name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     frozen: ClassVar[tuple[str, ...]] = ()
 
@@ -59,10 +61,14 @@ class Method(L.LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}}
 
+    def parts(self) -> dict[str, nn.Module]:
+        """Return what the printed line of trained parameters tells apart, by name."""
+        return dict(self.named_children())
+
     def on_fit_start(self) -> None:
         """Say in one line what is trained."""
         parts = []
-        for name, child in self.named_children():
+        for name, child in self.parts().items():
             total = sum(parameter.numel() for parameter in child.parameters())
             trained = sum(parameter.numel() for parameter in child.parameters() if parameter.requires_grad)
             if total:
@@ -77,7 +83,7 @@ class Method(L.LightningModule):
         """Do the batch's task on the batch without its targets."""
         return tasks.run(self, batch)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401  nn.Module's own signature
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # noqa: ANN401  nn.Module's own signature
         """Return the weights without the frozen children."""
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "")
@@ -85,6 +91,6 @@ class Method(L.LightningModule):
             del state[key]
         return state
 
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> None:
         """Load all weights but the frozen children's; a key too many, too few or misshapen is named."""
         load_state(self, dict(state_dict), source="the checkpoint", may_miss=tuple(f"{name}." for name in self.frozen))

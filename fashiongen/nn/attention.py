@@ -135,10 +135,12 @@ def attention_layers(unet: nn.Module, kind: str) -> dict[str, Attention]:
 
 def _heads(tokens: Tensor, heads: int) -> Tensor:
     """Split (B, N, heads * d) into (B, heads, N, d)."""
-    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+    split: Tensor = tokens.unflatten(-1, (heads, -1))
+    return split.transpose(1, 2)
 
 
 def _output(attn: Attention, attended: Tensor) -> Tensor:
     """Join (B, heads, N, d) and apply the layer's output projection and dropout."""
     tokens = attended.transpose(1, 2).flatten(2)
-    return attn.to_out[1](attn.to_out[0](tokens))  # type: ignore[no-any-return]
+    out: Tensor = attn.to_out[1](attn.to_out[0](tokens))
+    return out

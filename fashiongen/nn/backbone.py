@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from fashiongen.errors import UserError
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def load_part(kind: Any, folder: str, subfolder: str | None = None, **options: Any) -> Any:  # noqa: ANN401  any class with from_pretrained
@@ -41,7 +43,7 @@ def load_part(kind: Any, folder: str, subfolder: str | None = None, **options: A
         transformers.logging.enable_progress_bar()
 
 
-def freeze(module: nn.Module) -> nn.Module:
+def freeze(module: AnyModule) -> AnyModule:
     """Turn gradients off and evaluation mode on, and return the module."""
     return module.requires_grad_(False).eval()
 
@@ -104,14 +106,14 @@ def load_prompt_encoder(folder: str) -> PromptEncoder:
 
 def load_unet(folder: str) -> UNet2DConditionModel:
     """Load the `unet` of a Stable-Diffusion-style folder."""
-    return load_part(UNet2DConditionModel, folder, "unet")  # type: ignore[no-any-return]
+    return load_part(UNet2DConditionModel, folder, "unet")
 
 
 def load_noise_schedule(folder: str) -> DDPMScheduler:
     """Load the `scheduler` as the forward process (beta schedule and parametrisation as the folder says)."""
-    return load_part(DDPMScheduler, folder, "scheduler")  # type: ignore[no-any-return]
+    return load_part(DDPMScheduler, folder, "scheduler")
 
 
 def ddim(schedule: DDPMScheduler) -> DDIMScheduler:
     """Return the DDIM sampler of a forward process; latents are never clipped (diffusers' default would clip them to [-1, 1])."""
-    return DDIMScheduler.from_config(schedule.config, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading", steps_offset=1)  # type: ignore[no-any-return]
+    return DDIMScheduler.from_config(schedule.config, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading", steps_offset=1)

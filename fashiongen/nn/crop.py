@@ -8,7 +8,7 @@ from torchvision.ops import roi_align
 
 
 def bounding_boxes(mask: Tensor) -> Tensor:
-    """Return the boxes (left, top, right, bottom) of (B, 1, H, W) bool masks, (B, 4) float pixels; an empty mask gives the whole picture."""
+    """Return the boxes (left, top, right, bottom) of (B, 1, H, W) bool masks, (B, 4) pixels; an empty mask gives the whole picture."""
     height, width = mask.shape[-2:]
     rows, columns = mask[:, 0].any(dim=2), mask[:, 0].any(dim=1)
     top, bottom = _ends(rows)

@@ -125,11 +125,11 @@ class _Build:
         network = stages.train_clip(
             tokenizer, self.pictures("shop"), self.pictures("people"), self.plan.clip_steps, batch, self.state, self.seed
         )
-        stages.halve(network).save_pretrained(self.weights / "clip")
+        stages.round_to_bfloat16(network).save_pretrained(self.weights / "clip")
         tokenizer.save_pretrained(self.weights / "clip")
-        network = CLIPModel.from_pretrained(self.weights / "clip", dtype=torch.float32)
+        shipped: CLIPModel = CLIPModel.from_pretrained(self.weights / "clip", dtype=torch.float32)
         return {
-            f"held_out_recall_at_1_among_50_{kind}": stages.judge_clip(network, tokenizer, self.pictures(f"held-out {kind}"))
+            f"held_out_recall_at_1_among_50_{kind}": stages.judge_clip(shipped, tokenizer, self.pictures(f"held-out {kind}"))
             for kind in ("shop", "people")
         }
 
@@ -137,13 +137,13 @@ class _Build:
         network = stages.train_vae(
             self.pictures("shop"), self.pictures("people"), self.plan.vae_steps, self.plan.batch, self.state, self.seed
         )
-        stages.halve(network).save_pretrained(self.weights / "sd" / "vae")
-        network = AutoencoderKL.from_pretrained(self.weights / "sd" / "vae", dtype=torch.float32)
-        facts: dict[str, Any] = {"scaling_factor": network.config.scaling_factor}
+        stages.round_to_bfloat16(network).save_pretrained(self.weights / "sd" / "vae")
+        shipped = AutoencoderKL.from_pretrained(self.weights / "sd" / "vae", dtype=torch.float32)
+        facts: dict[str, Any] = {"scaling_factor": shipped.config.scaling_factor}
         judge = AttributeClassifier.from_pretrained(self.weights / "classifier")
         for kind in ("shop", "people"):
             pictures = self.pictures(f"held-out {kind}")
-            restored, truth = stages.reconstruct(network, pictures), pictures.images.float() / 255
+            restored, truth = stages.reconstruct(shipped, pictures), pictures.images.float() / 255
             for name, metric in (("ssim", SSIM()), ("foreground_colour_error", ColourError(region="foreground"))):
                 metric.update(restored, truth, pictures.masks)
                 facts[f"held_out_{kind}_{name}"] = round(metric.compute().item(), 4)

@@ -16,7 +16,7 @@ from fashiongen.batches import to_float
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.nn.crop import bounding_boxes, crop_and_resize
 from fashiongen.tiny.pictures import SIZE, Pictures, heads
-from fashiongen.tiny.training import pick, train
+from fashiongen.tiny.training import AnyModule, pick, train
 
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
@@ -46,9 +46,7 @@ def train_classifier(shop: Pictures, steps: int, batch: int, state: Path, seed: 
         logits = network(images)
         return torch.stack([cross_entropy(logits[name], labels[chosen]) for name, labels in shop.labels.items()]).sum()
 
-    trained = train("classifier", network, loss, steps=steps, learning_rate=4e-3, state=state, seed=seed)
-    assert isinstance(trained, AttributeClassifier)
-    return trained
+    return train("classifier", network, loss, steps=steps, learning_rate=4e-3, state=state, seed=seed)
 
 
 @torch.no_grad()
@@ -75,7 +73,7 @@ def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": PROMPT_LENGTH}))
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
     assert len(tokenizer) == len(vocabulary), "transformers built a tokenizer without the vocabulary"
     tokenizer.save_pretrained(folder)
     return tokenizer
@@ -122,7 +120,7 @@ def train_clip(tokenizer: CLIPTokenizer, shop: Pictures, people: Pictures, steps
         value: Tensor = network(input_ids=ids, pixel_values=images, return_loss=True).loss
         return value
 
-    return train("clip", network, loss, steps=steps, learning_rate=1.5e-3, state=state, seed=seed)  # type: ignore[return-value]
+    return train("clip", network, loss, steps=steps, learning_rate=1.5e-3, state=state, seed=seed)
 
 
 @torch.no_grad()
@@ -153,7 +151,7 @@ def build_vae() -> AutoencoderKL:
 
 def train_vae(shop: Pictures, people: Pictures, steps: int, batch: int, state: Path, seed: int) -> AutoencoderKL:
     """Train the autoencoder on shop pictures and people, three to one, by L1 (items count fourfold), edges and a small KL term."""
-    network = build_vae().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build_vae().to(memory_format=torch.channels_last)
 
     def loss(generator: torch.Generator) -> Tensor:
         parts = [(shop, pick(len(shop), batch * 3 // 4, generator)), (people, pick(len(people), batch // 4, generator))]
@@ -165,11 +163,11 @@ def train_vae(shop: Pictures, people: Pictures, steps: int, batch: int, state: P
             restored = network.decode(latents.mean + latents.std * noise).sample
         restored = restored.float()
         pixels = (weight * (restored - images).abs()).mean()
-        edges = sum(l1_loss(restored.diff(dim=axis), images.diff(dim=axis)) for axis in (2, 3))
-        return pixels + edges + 1e-4 * latents.kl().float().mean() / 100
+        edges = l1_loss(restored.diff(dim=2), images.diff(dim=2)) + l1_loss(restored.diff(dim=3), images.diff(dim=3))
+        value: Tensor = pixels + edges + 1e-4 * latents.kl().float().mean() / 100
+        return value
 
     trained = train("vae", network, loss, steps=steps, learning_rate=2e-3, state=state, seed=seed, average=0.99)
-    assert isinstance(trained, AutoencoderKL)
     trained.register_to_config(scaling_factor=round(1.0 / latents_of(trained, shop, LATENT_SCALE_SAMPLES).std().item(), 4))
     return trained
 
@@ -229,9 +227,9 @@ def train_unet(
             text = text_encoder(ids).last_hidden_state
         return mse_loss(network(noisy, timestep, text).sample, epsilon)
 
-    return train("unet", network, loss, steps=steps, learning_rate=1.5e-3, state=state, seed=seed)  # type: ignore[return-value]
+    return train("unet", network, loss, steps=steps, learning_rate=1.5e-3, state=state, seed=seed)
 
 
-def halve(module: nn.Module) -> nn.Module:
-    """Round the weights to bfloat16, in which they are shipped."""
-    return module.to(torch.bfloat16)
+def round_to_bfloat16(module: AnyModule) -> AnyModule:
+    """Round the weights to the precision in which they are shipped."""
+    return nn.Module.to(module, torch.bfloat16)

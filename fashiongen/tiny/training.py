@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 SAVE_EVERY = 250
 
 
 def train(
     name: str,
-    module: nn.Module,
+    module: AnyModule,
     loss: Callable[[torch.Generator], Tensor],
     *,
     steps: int,
@@ -24,8 +26,8 @@ def train(
     state: Path,
     seed: int,
     average: float = 0.995,
-) -> nn.Module:
-    """Train `module` by AdamW and return its exponentially averaged copy in evaluation mode.
+) -> AnyModule:
+    """Train `module` by AdamW and return it with exponentially averaged weights, in evaluation mode.
 
     Args:
         name: shown on the progress bar and in the state's file name.
@@ -74,7 +76,8 @@ def train(
                 }
                 torch.save(content, path.with_suffix(".tmp"))
                 os.replace(path.with_suffix(".tmp"), path)
-    return averaged.module.eval()
+    module.load_state_dict(averaged.module.state_dict())
+    return module.eval()
 
 
 def pick(count: int, batch: int, generator: torch.Generator) -> Tensor:

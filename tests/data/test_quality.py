@@ -36,7 +36,7 @@ def person(top=80, bottom=180, left=60, right=132, cover=None, shoulders=60, con
 
 GOOD = person()
 BAD = {
-    "truncation": person(top=180, bottom=256),
+    "truncation": person(top=160, bottom=256),
     "occlusion": person(cover=(14, (110, 60, 140, 132))),
     "side_view": person(left=80, right=112, shoulders=24),
     "proportion": person(top=20, bottom=250, left=2, right=190, shoulders=138),

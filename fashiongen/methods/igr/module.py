@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate, mse_loss
 from transformers import CLIPVisionModelWithProjection
 
@@ -38,6 +38,7 @@ CONDITIONS = ("text", "image", "garment")
 class IGR(Method):
     """Restores the shop picture of a garment from a photo of a person who wears it."""
 
+    name: ClassVar[str] = "igr"
     needs: ClassVar[frozenset[str]] = frozenset({"mask"})
     frozen: ClassVar[tuple[str, ...]] = ("codec", "prompt_encoder", "image_encoder")
 
@@ -101,6 +102,12 @@ class IGR(Method):
             if self.network.garmnet is not None:
                 self.network.garmnet.enable_gradient_checkpointing()
         self._text: dict[str, Tensor] = {}
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the network's parts beside the frozen ones."""
+        own = {name: child for name, child in self.named_children() if name != "network"}
+        renamed = {"garmnet": "garmnet (up to its last tapped layer)"}
+        return {renamed.get(name, name): child for name, child in self.network.named_children()} | own
 
     def load_parents(self, parents: dict[str, Path]) -> None:
         """Start the fine stage from the coarse stage's checkpoint (Section 3.2, training strategy)."""
@@ -182,7 +189,8 @@ class IGR(Method):
             doubled = torch.cat([latents, latents]) if guided else latents
             epsilon = self.network(doubled, timestep, memory, text)
             if guided:
-                epsilon = guide(*epsilon.chunk(2), self.guidance_scale)
+                unconditional, conditional = epsilon.chunk(2)
+                epsilon = guide(unconditional, conditional, self.guidance_scale)
             latents = sampler.step(epsilon.float(), timestep, latents, eta=0.0).prev_sample
         return self.codec.decode(latents).float()
 

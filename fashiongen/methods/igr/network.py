@@ -26,7 +26,7 @@ from fashiongen.nn.attention import (
 
 
 class Conditions(NamedTuple):
-    """What the denoiser is told: text (B, L, C), image embeddings (B, D), from which F_ll is projected, and F_hl by layer, each (B, N, C)."""
+    """What the denoiser is told: text (B, L, C), image embeddings (B, D) that become F_ll, and F_hl by layer, each (B, N, C)."""
 
     text: Tensor
     image: Tensor
@@ -101,10 +101,10 @@ def build_garmnet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     new = nn.Conv2d(
         old.in_channels + 1, old.out_channels, old.kernel_size, padding=old.padding, device=old.weight.device, dtype=old.weight.dtype
     )
+    new.bias = old.bias
     with torch.no_grad():
         new.weight.zero_()
         new.weight[:, : old.in_channels] = old.weight
-        new.bias.copy_(old.bias)
     garmnet.conv_in = new
     garmnet.register_to_config(in_channels=old.in_channels + 1)
     for name, attn in (attention_layers(garmnet, "attn1") | attention_layers(garmnet, "attn2")).items():

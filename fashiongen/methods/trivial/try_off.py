@@ -20,6 +20,8 @@ CATEGORIES = ("upper", "lower", "full")
 class White(Method):
     """Returns white paper: the background of every shop picture, which SSIM rewards."""
 
+    name: ClassVar[str] = "white"
+
     def take_off(self, batch: TryOffBatch) -> Tensor:
         """Return (B, 3, H, W) of ones."""
         return torch.ones_like(to_float(batch.person))
@@ -28,6 +30,7 @@ class White(Method):
 class MaskedCrop(Method):
     """Returns the masked part of the photo, cut out and enlarged onto white paper."""
 
+    name: ClassVar[str] = "masked_crop"
     needs: ClassVar[frozenset[str]] = frozenset({"mask"})
 
     def take_off(self, batch: TryOffBatch) -> Tensor:
@@ -38,6 +41,8 @@ class MaskedCrop(Method):
 
 class MeanGarment(Method):
     """Returns the mean shop picture of the training set, by category; `fit` for one epoch takes the mean."""
+
+    name: ClassVar[str] = "mean_garment"
 
     def __init__(self, size: tuple[int, int] = (1024, 768)) -> None:
         """Prepare sums for pictures of `size` (height, width)."""
@@ -67,6 +72,7 @@ class MeanGarment(Method):
 class NearestGarment(Method):
     """Returns the training garment whose masked photo is most alike, pixel by pixel; `fit` for one epoch gathers them."""
 
+    name: ClassVar[str] = "nearest_garment"
     needs: ClassVar[frozenset[str]] = frozenset({"mask"})
 
     def __init__(self, feature_size: tuple[int, int] = (32, 24)) -> None:

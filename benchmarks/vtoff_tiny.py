@@ -1,0 +1,103 @@
+"""Train and test everything that can take garments off on the embedded wardrobe, and write the table of `results/vtoff-tiny`.
+
+    python benchmarks/vtoff_tiny.py OUT [--seeds 0 1 2] [--table-only]
+
+Every run is the public command line; what is done already is not done again. Prints the table as Markdown.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "recipes" / "tiny"
+OVERLAYS = ROOT / "recipes" / "overlays"
+TRIVIAL = ["white", "masked_crop", "mean_garment", "nearest_garment"]
+LEARNT = {"igr": [], "igr-no-garmnet": [OVERLAYS / "igr-no-garmnet.yaml"]}
+COLUMNS = ["lpips[tiny]", "dists[tiny]", "fid[tiny-classifier]", "kid[tiny-classifier]", "ssim", "ssim_foreground", "ms_ssim"]
+COLUMNS += ["colour_error_foreground", "attributes[tiny-classifier]", "attributes_by_chance[tiny-classifier]"]
+PAIRED = ["lpips[tiny]", "dists[tiny]", "ssim_foreground", "colour_error_foreground", "attributes[tiny-classifier]"]
+
+
+def run(out: Path, name: str, recipe: Path, overlays: list[Path], seed: int, learns: bool) -> None:
+    """Train and test once, unless the record is there."""
+    record = out / f"{name}.json"
+    if record.exists():
+        return
+    common = ["--config", str(recipe), *(argument for overlay in overlays for argument in ("--config", str(overlay)))]
+    common += ["--seed_everything", str(seed), "--data.init_args.seed", str(seed), "--trainer.logger", "false"]
+    checkpoint = []
+    started = time.monotonic()
+    if learns:
+        call("fit", *common, "--trainer.callbacks.dirpath", str(out / "checkpoints" / name))
+        checkpoint = ["--ckpt_path", str(out / "checkpoints" / name / "last.ckpt")]
+    print(f"{name}: trained in {time.monotonic() - started:.0f} s", flush=True)
+    call("test", *common, *checkpoint, "--evaluate.out", str(record))
+
+
+def call(*args: str) -> None:
+    """Run one command of fashiongen."""
+    subprocess.run([sys.executable, "-m", "fashiongen", *args], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def value(out: Path, name: str, column: str) -> float:
+    """Read one metric of one record."""
+    return float(json.loads((out / f"{name}.json").read_text())["metrics"][column]["value"])
+
+
+def per_sample(out: Path, names: list[str], column: str) -> np.ndarray:
+    """Return a metric's value of each sample, mean over runs, in the order of ids."""
+    runs = [[json.loads(line)[column] for line in (out / f"{name}.per_sample.jsonl").read_text().splitlines()] for name in names]
+    return np.array(runs, dtype=float).mean(axis=0)
+
+
+def interval(values: np.ndarray) -> str:
+    """Return the mean and its 95 % bootstrap interval over samples."""
+    generator = np.random.default_rng(0)
+    means = values[generator.integers(len(values), size=(10_000, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return f"{values.mean():+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def table(out: Path, seeds: list[int]) -> str:
+    """Write the table of all methods and the paired differences."""
+    lines = ["| method | " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
+    rows = {name: [name] for name in TRIVIAL} | {name: [f"{name}-seed{seed}" for seed in seeds] for name in LEARNT}
+    for name, runs in rows.items():
+        cells = []
+        for column in COLUMNS:
+            values = [value(out, run, column) for run in runs]
+            spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.4f}{spread}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "| igr less | " + " | ".join(PAIRED) + " |", "| --- |" + " ---: |" * len(PAIRED)]
+    for name in [*TRIVIAL, "igr-no-garmnet"]:
+        cells = [interval(per_sample(out, rows["igr"], column) - per_sample(out, rows[name], column)) for column in PAIRED]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--table-only", action="store_true")
+    options = parser.parse_args()
+    out = options.out.resolve()
+    if not options.table_only:
+        for name in TRIVIAL:
+            run(out, name, TINY / f"{name}.yaml", [], 0, learns=name in ("mean_garment", "nearest_garment"))
+        for seed in options.seeds:
+            for name, overlays in LEARNT.items():
+                run(out, f"{name}-seed{seed}", TINY / "igr.yaml", overlays, seed, learns=True)
+    print(table(out, options.seeds))
+
+
+if __name__ == "__main__":
+    main()
