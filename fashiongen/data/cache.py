@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from fashiongen.errors import UserError
 from fashiongen.wardrobe.world import WORLD_VERSION
 
 EMBEDDED = "wardrobe"
@@ -28,9 +29,18 @@ def embedded_folder(layout: str, people: int, size: tuple[int, int], seed: int) 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`, a hidden file beside it; the operating system frees it when the process that holds it ends, however."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+    """Hold the lock of `path`, a hidden file beside it; the operating system frees it when the process that holds it ends, however.
+
+    Raises:
+        UserError: if the folder cannot be made or written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path.with_name(f".{path.name}.lock"), "w")
+    except OSError as error:
+        elsewhere = "choose another place (for the embedded wardrobe by the environment variable FASHIONGEN_CACHE)"
+        raise UserError(f"cannot write to the folder {path.parent}: {error.strerror}; {elsewhere}") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

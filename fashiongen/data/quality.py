@@ -113,9 +113,10 @@ class QualityFilter:
         if self.decisions is None:
             decided = decide(measure_rows(rows), ids, self.keep, pad_extreme=self.pad_extreme)
         else:
-            with locked(self.decisions):
-                if not self.decisions.exists():
-                    write_decisions(self.decisions, decide(measure_rows(rows), ids, self.keep, pad_extreme=self.pad_extreme))
+            if not self.decisions.exists():
+                with locked(self.decisions):
+                    if not self.decisions.exists():
+                        write_decisions(self.decisions, decide(measure_rows(rows), ids, self.keep, pad_extreme=self.pad_extreme))
             decided = read_decisions(self.decisions, ids)
         return {decision.id: decision.zoom for decision in decided if decision.kept}
 

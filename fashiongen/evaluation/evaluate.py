@@ -92,6 +92,7 @@ class Evaluate(Callback):
         self._shown: list[Shown] = []
         self._not_finite = 0
         self._seconds = 0.0
+        self._memory = 0
         self._started = 0.0
         self._validation: list[Batch] = []
 
@@ -128,14 +129,14 @@ class Evaluate(Callback):
         for metric in self.metrics.values():
             metric.to(pl_module.device)
             metric.reset()
-        self.results, self._ids, self._shown, self._not_finite, self._seconds = {}, [], [], 0, 0.0
-        if pl_module.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(pl_module.device)
+        self.results, self._ids, self._shown, self._not_finite, self._seconds, self._memory = {}, [], [], 0, 0.0, 0
 
     def on_test_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Start the clock."""
+        """Start the clock, and measure memory anew: what the metrics took is not the method's."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
         self._started = now(pl_module.device)
 
     def on_test_batch_end(
@@ -143,6 +144,7 @@ class Evaluate(Callback):
     ) -> None:
         """Stop the clock and update the metrics with a prediction (B, 3, H, W) in [-1, 1] and the batch's truth."""
         self._seconds += now(pl_module.device) - self._started
+        self._memory = max(self._memory, peak_memory(pl_module.device))
         prediction = checked(pl_module, outputs, batch)
         truth, foreground = (getattr(batch, field) for field in TRUTH[self.task])
         written, target = as_written(prediction), truth.float() / 255.0
@@ -163,7 +165,7 @@ class Evaluate(Callback):
             "undefined": {name: metric.n_undefined for name, metric in reported.items() if isinstance(metric, PairMetric)},
             "not_finite": self._not_finite,
             "seconds": self._seconds,
-            "memory": peak_memory(pl_module.device),
+            "memory": self._memory,
         }
         parts = _gathered(mine)
         ids = [id_ for part in parts for id_ in part["ids"]]

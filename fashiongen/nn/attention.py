@@ -51,7 +51,7 @@ class RecordingAttention(AttnProcessor2_0):  # type: ignore[misc]
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)  # type: ignore[no-any-return]
 
 
-class JoinedSelfAttention(nn.Module):
+class JoinedSelfAttention:
     """Self-attention over [reference, own] tokens, of which only the own half is wanted (IGR eq. 4).
 
     The other half of the output is never computed: queries come from the own tokens alone, which gives the same numbers.
@@ -60,7 +60,6 @@ class JoinedSelfAttention(nn.Module):
 
     def __init__(self, name: str) -> None:
         """Look up the memory of the layer `name`."""
-        super().__init__()
         self.name = name
 
     def __call__(

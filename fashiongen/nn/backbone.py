@@ -13,10 +13,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from fashiongen.errors import UserError
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+PIXELS_AT_ONCE = 2**22
 
 
 def load_part(kind: Any, folder: str, subfolder: str | None = None, **options: Any) -> Any:  # noqa: ANN401  any class with from_pretrained
-    """Load one part by its `from_pretrained`, weights in float32; a missing or unfit file gives one line that names the part.
+    """Load one part by its `from_pretrained`, weights in float32; a missing, unfit or incomplete file gives one line.
 
     Args:
         kind: the diffusers or transformers class.
@@ -26,21 +27,28 @@ def load_part(kind: Any, folder: str, subfolder: str | None = None, **options: A
     """
     if subfolder is not None:
         options["subfolder"] = subfolder
-    if issubclass(kind, nn.Module):
-        options["use_safetensors"] = True
+    is_module = issubclass(kind, nn.Module)
+    if is_module:
+        options |= {"use_safetensors": True, "output_loading_info": True}
+    place = f"{folder}/{subfolder}" if subfolder else folder
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # loading one tower of a CLIP pair would list the other's weights as left over
     transformers.logging.disable_progress_bar()
     try:
-        part = kind.from_pretrained(folder, **options)
-        return part.float() if isinstance(part, nn.Module) else part
+        loaded = kind.from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        place = f"{folder}/{subfolder}" if subfolder else folder
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"pretrained: {place}: cannot load a {kind.__name__} from there ({reason})") from error
     finally:
         transformers.logging.set_verbosity(verbosity)
         transformers.logging.enable_progress_bar()
+    if not is_module:
+        return loaded
+    part, info = loaded
+    if missing := sorted(info["missing_keys"]):  # the libraries would fill these with random numbers
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UserError(f"pretrained: {place}: lacks weights of a {kind.__name__}: {', '.join(missing[:3])}{more}")
+    return part.float()
 
 
 def freeze(module: AnyModule) -> AnyModule:
@@ -64,13 +72,22 @@ class LatentCodec(nn.Module):
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
-        """Return the scaled mode of the latents' distribution (not a sample, so that it can be kept)."""
-        return self.vae.encode(pictures.to(self.vae.dtype)).latent_dist.mode() * self.scaling  # type: ignore[no-any-return]
+        """Return the scaled mode of the latents' distribution (not a sample, so that it can be kept), float32 in any precision."""
+        parts = pictures.to(self.vae.dtype).split(self._at_once(*pictures.shape[-2:]))
+        return torch.cat([self.vae.encode(part).latent_dist.mode().float() for part in parts]) * self.scaling
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the pictures of scaled latents, clipped to [-1, 1]."""
-        return self.vae.decode(latents.to(self.vae.dtype) / self.scaling).sample.clamp(-1.0, 1.0)  # type: ignore[no-any-return]
+        """Return the pictures of scaled latents, clipped to [-1, 1], float32; not in autocast, whose bfloat16 is coarser than a grey level."""
+        height, width = (side * self.factor for side in latents.shape[-2:])
+        parts = (latents / self.scaling).to(self.vae.dtype).split(self._at_once(height, width))
+        with torch.autocast(latents.device.type, enabled=False):
+            return torch.cat([self.vae.decode(part).sample.float() for part in parts]).clamp(-1.0, 1.0)
+
+    @staticmethod
+    def _at_once(height: int, width: int) -> int:
+        """Return how many pictures go through the autoencoder at a time: its activations at full size are gigabytes a picture."""
+        return max(1, PIXELS_AT_ONCE // (height * width))
 
 
 class PromptEncoder(nn.Module):
@@ -106,7 +123,8 @@ def load_prompt_encoder(folder: str) -> PromptEncoder:
 
 def load_unet(folder: str) -> UNet2DConditionModel:
     """Load the `unet` of a Stable-Diffusion-style folder."""
-    return load_part(UNet2DConditionModel, folder, "unet")
+    unet: UNet2DConditionModel = load_part(UNet2DConditionModel, folder, "unet")
+    return unet.train()  # from_pretrained leaves it in evaluation mode
 
 
 def load_noise_schedule(folder: str) -> DDPMScheduler:

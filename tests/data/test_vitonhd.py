@@ -286,6 +286,12 @@ def test_processes_that_race_render_once(place):
     assert (place / "whole.txt").read_text() == "whole" and (place.parents[1] / "renderings.txt").read_text() == "x"
 
 
+def test_a_cache_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to the folder .*file: .* FASHIONGEN_CACHE"):
+        render_once(tmp_path / "file" / "world", slow_render)
+
+
 def killed_render(folder):
     folder.mkdir()
     (folder / "half.txt").write_text("half")

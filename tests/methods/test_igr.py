@@ -1,15 +1,18 @@
 import math
+import shutil
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import interpolate
 
 from fashiongen.batches import to_float
+from fashiongen.checkpoints import tiny_weights
 from fashiongen.errors import UserError
 from fashiongen.methods.igr import IGR
 from fashiongen.methods.igr.network import build_garmnet, modules_after_last_self_attention_input
-from fashiongen.nn import noise
+from fashiongen.nn import backbone, noise
 from fashiongen.nn.attention import attention_layers
 
 
@@ -206,8 +209,16 @@ def test_the_image_prompt_sees_the_masked_garment_alone(igr, people):
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(UserError, match="dropped: colour"):
-        IGR(dropped=("colour",))
+    for wrong, named in (
+        ({"dropped": ("colour",)}, "dropped: colour"),
+        ({"prompts": {"uper": "x"}}, "prompts: uper"),
+        ({"condition_dropout": 1.5}, "condition_dropout: 1.5"),
+        ({"image_tokens": 0}, "image_tokens: 0"),
+        ({"garmnet_timestep": 1000}, "garmnet_timestep in 0 to 999"),
+        ({"steps": 0}, "steps must lie in 1 to 1000"),
+    ):
+        with pytest.raises(UserError, match=named):
+            IGR(**wrong)
     with pytest.raises(UserError, match="no such folder"):
         IGR(pretrained="/absent/folder")
     with pytest.raises(UserError, match="parent `coarse` only"):
@@ -224,3 +235,36 @@ def test_gradient_checkpointing_changes_no_gradient(people):
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_low_precision_keeps_noise_and_pictures_in_float32(people):
+    """bfloat16 would leave 192 of the 1000 noise levels, and none at the first two."""
+    torch.manual_seed(0)
+    igr = IGR(steps=2).eval()
+    exact = igr.denoising_loss(people, ("val",), 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert igr.codec.encode(to_float(people.person)).dtype == torch.float32
+        mixed = igr.denoising_loss(people, ("val",), 0.0)
+        assert igr.take_off(people).dtype == torch.float32
+    torch.testing.assert_close(mixed, exact, rtol=0.05, atol=0)
+    igr.bfloat16()  # as DeepSpeed does it
+    torch.testing.assert_close(igr.denoising_loss(people, ("val",), 0.0), exact, rtol=0.05, atol=0)
+    assert igr.take_off(people).isfinite().all()
+
+
+def test_weights_that_lack_a_key_are_refused(tmp_path):
+    folder = tmp_path / "clip"
+    shutil.copytree(tiny_weights() / "clip", folder)
+    state = load_file(folder / "model.safetensors")
+    del state["visual_projection.weight"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks weights of a CLIPVisionModelWithProjection: visual_projection\.weight"):
+        IGR(image_encoder=str(folder))
+
+
+def test_large_pictures_go_through_the_autoencoder_a_few_at_a_time(igr, people, monkeypatch):
+    whole = igr.codec.encode(to_float(people.person))
+    monkeypatch.setattr(backbone, "PIXELS_AT_ONCE", 64 * 48 * 4)
+    parts = igr.codec.encode(to_float(people.person))
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(igr.codec.decode(parts), igr.codec.decode(whole), atol=1e-4, rtol=0)

@@ -6,7 +6,7 @@ Equations are the paper's; what it leaves open is a parameter, and the folder's 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -81,8 +81,13 @@ class IGR(Method):
             UserError: if a part cannot be loaded or a setting is out of range.
         """
         super().__init__(optimizer, lr_scheduler)
-        if unknown := set(dropped) - set(CONDITIONS):
-            raise UserError(f"IGR: dropped: {', '.join(sorted(unknown))}: not a condition; choose among {', '.join(CONDITIONS)}")
+        for what, given, known in (("dropped", dropped, CONDITIONS), ("prompts", prompts or {}, PROMPTS)):
+            if unknown := set(given) - set(known):
+                raise UserError(f"IGR: {what}: {', '.join(sorted(unknown))}: unknown; choose among {', '.join(known)}")
+        if not 0.0 <= condition_dropout <= 1.0:
+            raise UserError(f"IGR: condition_dropout: {condition_dropout}: must lie in [0, 1]")
+        if image_tokens < 1:
+            raise UserError(f"IGR: image_tokens: {image_tokens}: must be at least 1")
         self.condition_dropout = condition_dropout
         self.dropped = frozenset(dropped)
         self.guidance_scale = guidance_scale
@@ -96,12 +101,22 @@ class IGR(Method):
         self.schedule = load_noise_schedule(folder)
         if self.schedule.config.prediction_type != "epsilon":
             raise UserError(f"IGR: pretrained: {folder}: predicts {self.schedule.config.prediction_type}, but IGR's eq. 1 wants epsilon")
+        timesteps = self.schedule.config.num_train_timesteps
+        if not (1 <= steps <= timesteps and 0 <= garmnet_timestep < timesteps):
+            raise UserError(
+                f"IGR: steps must lie in 1 to {timesteps} and garmnet_timestep in 0 to {timesteps - 1}, not {steps}, {garmnet_timestep}"
+            )
         self.network = IGRNetwork(load_unet(folder), self.image_encoder.config.projection_dim, image_tokens, garmnet, garmnet_timestep)
         if gradient_checkpointing:
             self.network.denoiser.enable_gradient_checkpointing()
             if self.network.garmnet is not None:
                 self.network.garmnet.enable_gradient_checkpointing()
         self._text: dict[str, Tensor] = {}
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401  nn.Module's own signature
+        """Forget encoded prompts when the module goes to another device or precision."""
+        self._text = {}
+        return super()._apply(*args, **kwargs)
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the network's parts beside the frozen ones."""
@@ -132,7 +147,7 @@ class IGR(Method):
             raise ValueError("training needs the garments")
         latents = self.codec.encode(to_float(batch.garment))
         steps = self.schedule.config.num_train_timesteps
-        epsilon = noise.normal(noise.keys(batch.ids, self.seed, *names, "noise"), latents.shape[1:], latents.device).to(latents)
+        epsilon = noise.normal(noise.keys(batch.ids, self.seed, *names, "noise"), latents.shape[1:], latents.device)
         timestep = noise.integers(noise.keys(batch.ids, self.seed, *names, "timestep"), 0, steps, latents.device)
         noisy = self.schedule.add_noise(latents, epsilon, timestep)
 
@@ -140,15 +155,15 @@ class IGR(Method):
         if dropout > 0:
             conditions = drop(conditions, kept(batch.ids, dropout, self.seed, *names, "dropout"), self.text([""]), self.dropped)
         predicted = self.network(noisy, timestep, self.network.memory(conditions), conditions.text)
-        return mse_loss(predicted.float(), epsilon.float())
+        return mse_loss(predicted, epsilon)
 
     def conditions(self, batch: TryOffBatch) -> Conditions:
         """Compute the three conditions of a batch: prompt by category, image prompt of the cropped garment, GarmNet's features."""
-        person, mask = to_float(batch.person), batch.mask.to(torch.float32)
+        person = to_float(batch.person)
         text = self.text([self.prompts[category] for category in batch.category])
         image = self.image_encoder(self.garment_crop(person, batch.mask)).image_embeds
         latents = self.codec.encode(person)
-        resized_mask = interpolate(mask, size=latents.shape[-2:], mode="nearest").to(latents)
+        resized_mask = interpolate(batch.mask.to(latents), size=latents.shape[-2:], mode="nearest")
         return Conditions(text, image, self.network.garment_features(latents, resized_mask, text))
 
     def garment_crop(self, person: Tensor, mask: Tensor) -> Tensor:
@@ -165,7 +180,7 @@ class IGR(Method):
     def text(self, prompts: list[str]) -> Tensor:
         """Return the prompts' embeddings, (B, L, C); each prompt is encoded once in a run."""
         for prompt in set(prompts):
-            if prompt not in self._text or self._text[prompt].device != self.device:
+            if prompt not in self._text:
                 self._text[prompt] = self.prompt_encoder([prompt])
         return torch.cat([self._text[prompt] for prompt in prompts])
 
@@ -191,8 +206,8 @@ class IGR(Method):
             if guided:
                 unconditional, conditional = epsilon.chunk(2)
                 epsilon = guide(unconditional, conditional, self.guidance_scale)
-            latents = sampler.step(epsilon.float(), timestep, latents, eta=0.0).prev_sample
-        return self.codec.decode(latents).float()
+            latents = sampler.step(epsilon, timestep, latents, eta=0.0).prev_sample
+        return self.codec.decode(latents)
 
     def null_memory(self, conditions: Conditions) -> dict[str, Memory]:
         """Return the keys and values of the unconditional half: of batch one where all conditions are dropped, else of batch B."""

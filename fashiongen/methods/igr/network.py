@@ -51,9 +51,12 @@ class IGRNetwork(nn.Module):
         self.garmnet = build_garmnet(unet) if garmnet else None
         self.image_projection = ImageProjection(image_dim, unet.config.cross_attention_dim, image_tokens)
         self.denoiser = unet
-        for name, attn in attention_layers(unet, "attn1").items():
+        # Plain mappings: the layers are registered as parts of the denoiser.
+        self._self_attention = attention_layers(unet, "attn1")
+        self._cross_attention = attention_layers(unet, "attn2")
+        for name, attn in self._self_attention.items():
             attn.set_processor(JoinedSelfAttention(name))
-        for name, attn in attention_layers(unet, "attn2").items():
+        for name, attn in self._cross_attention.items():
             attn.set_processor(ImagePromptAttention(name, attn))
 
     def garment_features(self, person: Tensor, mask: Tensor, text: Tensor) -> dict[str, Tensor]:
@@ -67,19 +70,17 @@ class IGRNetwork(nn.Module):
         if self.garmnet is None:
             return {}
         features: dict[str, Tensor] = {}
-        five_channels = torch.cat([person, mask], dim=1)
+        five_channels = torch.cat([person, mask], dim=1).to(self.garmnet.dtype)
         self.garmnet(five_channels, self.garmnet_timestep, encoder_hidden_states=text, cross_attention_kwargs={"record": features})
         return features
 
     def memory(self, conditions: Conditions) -> dict[str, Memory]:
         """Project the conditions to each layer's keys and values: once a sample, for all denoising steps."""
         image_tokens = self.image_projection(conditions.image)
-        memory = {
-            name: Memory(project(attn, conditions.garment[name]))
-            for name, attn in attention_layers(self.denoiser, "attn1").items()
-            if conditions.garment
-        }
-        for name, attn in attention_layers(self.denoiser, "attn2").items():
+        memory = {}
+        if conditions.garment:
+            memory = {name: Memory(project(attn, conditions.garment[name])) for name, attn in self._self_attention.items()}
+        for name, attn in self._cross_attention.items():
             memory[name] = Memory(project(attn, conditions.text), project_image_prompt(attn, image_tokens))
         return memory
 
@@ -88,7 +89,9 @@ class IGRNetwork(nn.Module):
 
         `text` only satisfies diffusers' signature: the layers attend to its projection in `memory`.
         """
-        return self.denoiser(noisy, timestep, encoder_hidden_states=text, cross_attention_kwargs={"memory": memory}).sample  # type: ignore[no-any-return]
+        noisy = noisy.to(self.denoiser.dtype)  # noise is added in float32, whatever the weights are in
+        predicted = self.denoiser(noisy, timestep, encoder_hidden_states=text, cross_attention_kwargs={"memory": memory}).sample
+        return predicted.float()  # type: ignore[no-any-return]
 
 
 def build_garmnet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -157,9 +160,9 @@ def join(first: dict[str, Memory], second: dict[str, Memory]) -> dict[str, Memor
     def stack(one: KeyValue, other: KeyValue) -> KeyValue:
         return KeyValue(*(torch.cat([a.expand(len(b), *a.shape[1:]), b]) for a, b in zip(one, other, strict=True)))
 
-    return {
-        name: Memory(
-            stack(first[name].first, entry.first), None if entry.second is None else stack(first[name].second or entry.second, entry.second)
-        )
-        for name, entry in second.items()
-    }
+    joined = {}
+    for name, (one, image_one) in first.items():
+        other, image_other = second[name]
+        image = None if image_one is None or image_other is None else stack(image_one, image_other)
+        joined[name] = Memory(stack(one, other), image)
+    return joined
