@@ -288,7 +288,7 @@ def test_processes_that_race_render_once(place):
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to the folder .*file: .* FASHIONGEN_CACHE"):
+    with pytest.raises(UserError, match=r"cannot write to the folder .*file: .* FASHIONGEN_CACHE"):
         render_once(tmp_path / "file" / "world", slow_render)
 
 
