@@ -48,6 +48,32 @@ def locate(pretrained: str, part: str = "sd") -> str:
     return pretrained
 
 
+def locate_file(value: str, tiny: str) -> Path:
+    """Resolve `tiny`, a local file or a file on the hub (`owner/name/path/in/repository`) to a local path.
+
+    Args:
+        value: what the recipe says.
+        tiny: the shipped file that `tiny` means, relative to `tiny_weights()`.
+
+    Raises:
+        UserError: if there is no such file, here or on the hub, or the hub cannot be reached.
+    """
+    path = tiny_weights() / tiny if value == "tiny" else Path(value).expanduser()
+    if path.is_file():
+        return path
+    if value == "tiny" or path.is_absolute() or value.startswith((".", "~")) or value.count("/") < 2:
+        raise UserError(
+            f"{path}: no such weights file; give `tiny`, a file, or a file on the hub such as owner/name/folder/file.safetensors"
+        )
+    owner, name, inside = value.split("/", 2)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(f"{owner}/{name}", inside))
+    except (OSError, ValueError) as error:  # what huggingface_hub raises when it finds or reaches nothing
+        raise UserError(f"{value}: no such file here, and the hub gave none ({type(error).__name__})") from error
+
+
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from a `.safetensors` file, or from a torch file with `weights_only=True`.
 
@@ -88,7 +114,12 @@ def load_state(module: nn.Module, state: dict[str, Tensor], *, source: str, may_
     Raises:
         UserError: one line that names the keys.
     """
-    own = nn.Module.state_dict(module)
+    check_fit(nn.Module.state_dict(module), state, source=source, name=type(module).__name__, may_miss=may_miss)
+    nn.Module.load_state_dict(module, state, strict=False)
+
+
+def check_fit(own: dict[str, Tensor], state: dict[str, Tensor], *, source: str, name: str, may_miss: tuple[str, ...] = ()) -> None:
+    """Raise a UserError that names every key of `state` that is missing, left over or of another shape than in `own`."""
     missing = [key for key in own if key not in state and not key.startswith(may_miss)]
     left_over = [key for key in state if key not in own]
     misshapen = [
@@ -100,8 +131,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], *, source: str, may_
         f"{what}: {_some(keys)}" for what, keys in (("missing", missing), ("left over", left_over), ("of another shape", misshapen)) if keys
     ]
     if problems:
-        raise UserError(f"{source} does not fit {type(module).__name__}: " + "; ".join(problems))
-    nn.Module.load_state_dict(module, state, strict=False)
+        raise UserError(f"{source} does not fit {name}: " + "; ".join(problems))
 
 
 def _some(keys: list[str], most: int = 4) -> str:

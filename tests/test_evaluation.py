@@ -212,12 +212,14 @@ def test_two_processes_give_the_numbers_and_files_of_one(tmp_path):
 
 
 def test_a_second_test_starts_anew_and_replaces_the_record(tmp_path):
+    fresh, _ = judge(tmp_path, data=Gallery(count=3))
     evaluate = Evaluate(metrics=metrics(), out=str(tmp_path / "out.json"))
     for count in (N, 3):
         trainer(tmp_path, evaluate).test(Copier(), datamodule=Gallery(count=count), verbose=False)
         record = json.loads((tmp_path / "out.json").read_text())
         assert record["n_samples"] == count == len((tmp_path / "out.per_sample.jsonl").read_text().splitlines())
         assert len(list((tmp_path / "out.pictures").iterdir())) == count
+    assert record["metrics"] == fresh.results
 
 
 def test_metrics_are_no_part_of_the_method(tmp_path):

@@ -28,12 +28,27 @@ Region = Literal["whole", "foreground"]
 RANGE_TOLERANCE = 1e-3
 
 
-class PairMetric(Metric, ABC):
-    """Mean over samples of a score between each prediction and its target."""
+class _Judged(Metric, ABC):
+    """What pair and set metrics share."""
 
     full_state_update = False
     extractor: str | None = None
     """Name of the feature extractor, a part of the metric's reported name."""
+
+    def prepare(self) -> None:
+        """Load the feature extractor now, so that missing weights are told before any work.
+
+        Raises:
+            UserError: if they are missing.
+        """
+        network = getattr(self, "_network", None)
+        if network is not None:
+            network.on(self.device)
+
+
+class PairMetric(_Judged):
+    """Mean over samples of a score between each prediction and its target."""
+
     region: Region = "whole"
     """`foreground`: judge inside the true garment's mask only."""
 
@@ -94,12 +109,8 @@ class PairMetric(Metric, ABC):
         return int((_concatenate(self.defined, self.device) == 0).sum())
 
 
-class SetMetric(Metric, ABC):
+class SetMetric(_Judged):
     """Distance between the set of all predictions and the set of all targets, in the space of a network's features."""
-
-    full_state_update = False
-    extractor: str | None = None
-    """Name of the feature extractor, a part of the metric's reported name."""
 
     prediction_features: list[Tensor]
     target_features: list[Tensor]

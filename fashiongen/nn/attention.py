@@ -132,6 +132,19 @@ def attention_layers(unet: nn.Module, kind: str) -> dict[str, Attention]:
     return {name: module for name, module in unet.named_modules() if isinstance(module, Attention) and name.endswith(kind)}
 
 
+def image_prompt_modules(projection: nn.Module, unet: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules of an image prompt by their names in IP-Adapter's files.
+
+    There an attention layer is known by its place in the UNet's list of processors, in which self- and cross-attention alternate.
+    """
+    places = {name: place for place, name in enumerate(name for name, module in unet.named_modules() if isinstance(module, Attention))}
+    modules: dict[str, nn.Module] = {"image_proj.proj": projection.image_embeds, "image_proj.norm": projection.norm}  # type: ignore[dict-item]
+    for name, attn in attention_layers(unet, "attn2").items():
+        modules[f"ip_adapter.{places[name]}.to_k_ip"] = attn.processor.to_k_ip
+        modules[f"ip_adapter.{places[name]}.to_v_ip"] = attn.processor.to_v_ip
+    return modules
+
+
 def _heads(tokens: Tensor, heads: int) -> Tensor:
     """Split (B, N, heads * d) into (B, heads, N, d)."""
     split: Tensor = tokens.unflatten(-1, (heads, -1))

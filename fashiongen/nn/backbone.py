@@ -78,7 +78,7 @@ class LatentCodec(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the pictures of scaled latents, clipped to [-1, 1], float32; not in autocast, whose bfloat16 is coarser than a grey level."""
+        """Return the pictures of scaled latents, in [-1, 1], float32; not in autocast, whose bfloat16 is coarser than grey levels."""
         height, width = (side * self.factor for side in latents.shape[-2:])
         parts = (latents / self.scaling).to(self.vae.dtype).split(self._at_once(height, width))
         with torch.autocast(latents.device.type, enabled=False):

@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from safetensors.torch import save_file
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from fashiongen.errors import UserError
 from fashiongen.metrics import SSIM, ColourError
+from fashiongen.nn.backbone import load_codec, load_noise_schedule, load_part, load_prompt_encoder, load_unet
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.tiny import stages
 from fashiongen.tiny.pictures import SIZE, Pictures, people_pictures, shop_pictures
@@ -39,14 +41,15 @@ class Plan:
     clip_steps: int = 1_500
     vae_steps: int = 2_400
     unet_steps: int = 2_600
+    ip_adapter_steps: int = 1_000
 
 
 def build(out: str | Path, seed: int = 0, plan: Plan | None = None) -> Path:
     """Build the tiny checkpoints into `out`; a second call goes on where the first was killed.
 
-    Writes `sd/` (a Stable-Diffusion-style folder), `clip/`, `classifier/`, all safetensors in bfloat16, and `BUILD.json`: command, seed,
-    fingerprints of the training pictures, times, and the quality on held-out items and people. All training pictures come from the
-    wardrobe's namespace `pretrain`, all judged ones from `val`.
+    Writes `sd/` (a Stable-Diffusion-style folder), `clip/`, `ip_adapter/` and `classifier/`, all safetensors in bfloat16, and `BUILD.json`:
+    command, seed, fingerprints of the training pictures, times, and the quality on held-out items and people. All training pictures come
+    from the wardrobe's namespace `pretrain`, all judged ones from `val`.
 
     Raises:
         UserError: if `out` already holds a finished build, or the result is too large to ship.
@@ -76,7 +79,13 @@ class _Build:
         self._pictures: dict[str, Pictures] = {}
 
     def run(self) -> None:
-        for name, stage in (("classifier", self.classifier), ("sd/vae", self.vae), ("clip", self.clip), ("sd", self.stable_diffusion)):
+        for name, stage in (
+            ("classifier", self.classifier),
+            ("sd/vae", self.vae),
+            ("clip", self.clip),
+            ("sd", self.stable_diffusion),
+            ("ip_adapter", self.ip_adapter),
+        ):
             if name not in self.known():
                 started = time.monotonic()
                 facts = stage()
@@ -178,6 +187,22 @@ class _Build:
         )
         pipeline.to(torch.bfloat16).save_pretrained(folder)
         return self.judge_drawing(StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32))
+
+    def ip_adapter(self) -> dict[str, Any]:
+        plan, shop, folder = self.plan, self.pictures("shop"), str(self.weights / "sd")
+        codec, schedule, prompts = load_codec(folder), load_noise_schedule(folder), load_prompt_encoder(folder)
+        encoder = load_part(CLIPVisionModelWithProjection, str(self.weights / "clip"))
+        network = stages.ImagePrompted(load_unet(folder), encoder.config.projection_dim)
+        latents = stages.latents_of(codec.vae, shop) * codec.scaling
+        text = torch.cat([prompts(shop.captions[start : start + 500]) for start in range(0, len(shop), 500)])
+        images = stages.image_embeddings(encoder, shop)
+        trained = stages.train_image_prompt(
+            network, schedule, text, prompts([""]), images, latents, plan.ip_adapter_steps, plan.batch, self.state, self.seed
+        )
+        state = {key: value.to(torch.bfloat16).contiguous() for key, value in trained.public_state().items()}
+        (self.weights / "ip_adapter").mkdir(exist_ok=True)
+        save_file(state, self.weights / "ip_adapter" / "ip_adapter.safetensors")
+        return {}
 
     @torch.no_grad()
     def judge_drawing(self, pipeline: StableDiffusionPipeline, count: int = 100) -> dict[str, Any]:

@@ -98,8 +98,11 @@ def test_masks_are_cut_at_128_without_grey_borders(tmp_path):
     grey = np.array([[0, 127, 128, 255]], np.uint8).repeat(4, axis=0)
     Image.fromarray(grey).save(tmp_path / "mask.png")
     assert read_mask(tmp_path / "mask.png", (4, 4))[0, 0].tolist() == [False, False, True, True]
-    large = read_mask(tmp_path / "mask.png", (40, 40))
-    assert large.dtype == torch.bool and large.shape == (1, 40, 40) and large.float().mean() == 0.5
+    noise = np.random.default_rng(0).integers(0, 256, (9, 7), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    large = read_mask(tmp_path / "noise.png", (27, 21))
+    assert large.dtype == torch.bool and large.shape == (1, 27, 21)
+    assert np.array_equal(large[0].numpy(), (noise >= 128).repeat(3, axis=0).repeat(3, axis=1))
 
 
 def test_labels_keep_the_palettes_indices(tmp_path):

@@ -268,3 +268,20 @@ def test_large_pictures_go_through_the_autoencoder_a_few_at_a_time(igr, people, 
     parts = igr.codec.encode(to_float(people.person))
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
     torch.testing.assert_close(igr.codec.decode(parts), igr.codec.decode(whole), atol=1e-4, rtol=0)
+
+
+def test_an_ip_adapter_is_placed_whole_or_refused(igr, tmp_path):
+    state = load_file(tiny_weights() / "ip_adapter" / "ip_adapter.safetensors")
+    assert {"image_proj.proj.weight", "image_proj.norm.bias", "ip_adapter.1.to_k_ip.weight"} <= set(state)
+    cross = attention_layers(igr.network.denoiser, "attn2")
+    assert sum("to_k_ip" in key for key in state) == len(cross)
+    first = cross["down_blocks.0.attentions.0.transformer_blocks.0.attn2"].processor
+    torch.testing.assert_close(first.to_k_ip.weight, state["ip_adapter.1.to_k_ip.weight"].float())
+    torch.testing.assert_close(igr.network.image_projection.image_embeds.bias, state["image_proj.proj.bias"].float())
+    del state["ip_adapter.3.to_v_ip.weight"]
+    state["ip_adapter.99.to_v_ip.weight"] = torch.zeros(1)
+    save_file(state, tmp_path / "short.safetensors")
+    with pytest.raises(UserError, match=r"missing: ip_adapter\.3\.to_v_ip\.weight; left over: ip_adapter\.99"):
+        IGR(ip_adapter=str(tmp_path / "short.safetensors"))
+    with pytest.raises(UserError, match="no such weights file"):
+        IGR(ip_adapter="./absent.bin")

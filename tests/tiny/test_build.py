@@ -16,7 +16,7 @@ from fashiongen.tiny.build import SHIPPED_LIMIT, Plan, _Build, build
 from fashiongen.tiny.training import train
 from fashiongen.wardrobe import ATTRIBUTES, CATEGORIES, make_item, render_item
 
-SMALL = Plan(items=24, people=12, held_out=50, batch=4, classifier_steps=3, clip_steps=3, vae_steps=3, unet_steps=3)
+SMALL = Plan(items=24, people=12, held_out=50, batch=4, classifier_steps=3, clip_steps=3, vae_steps=3, unet_steps=3, ip_adapter_steps=3)
 
 
 class Killed(BaseException):
@@ -40,7 +40,7 @@ def test_a_killed_build_goes_on_and_its_weights_load(tmp_path, monkeypatch):
     assert build(out, seed=0, plan=SMALL) == out
     assert os.stat(done).st_mtime_ns == written, "a finished stage was trained again"
     facts = json.loads((out / "BUILD.json").read_text())
-    assert set(facts["stages"]) == {"classifier", "sd/vae", "clip", "sd"}
+    assert set(facts["stages"]) == {"classifier", "sd/vae", "clip", "sd", "ip_adapter"}
     torch.manual_seed(0)
     igr = IGR(pretrained=str(out / "sd"), image_encoder=str(out / "clip"), steps=1).eval()
     mask = torch.ones(1, 1, 64, 48, dtype=torch.bool)

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate, mse_loss
 from transformers import CLIPVisionModelWithProjection
 
 from fashiongen.batches import TryOffBatch, to_float
-from fashiongen.checkpoints import load_state, locate, read_state
+from fashiongen.checkpoints import load_state, locate, locate_file, read_state
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
 from fashiongen.methods.igr.network import Conditions, IGRNetwork, drop, join
@@ -47,6 +47,7 @@ class IGR(Method):
         pretrained: str = "tiny",
         image_encoder: str = "tiny",
         image_encoder_subfolder: str | None = None,
+        ip_adapter: str | None = "tiny",
         prompts: dict[str, str] | None = None,
         garmnet: bool = True,
         garmnet_timestep: int = 0,
@@ -65,6 +66,7 @@ class IGR(Method):
             pretrained: Stable Diffusion 1.5: `tiny`, a folder in the diffusers layout, or a hub id.
             image_encoder: the CLIP image encoder of the image prompt: `tiny`, a folder, or a hub id.
             image_encoder_subfolder: its folder inside that, if any.
+            ip_adapter: the image prompt's start, IP-Adapter's weights: `tiny`, a file, or a file on the hub; None starts afresh.
             prompts: the text for each of "upper", "lower" and "full" (Section 3.2 says there are three, not which).
             garmnet: False leaves GarmNet out (the paper's ablation).
             garmnet_timestep: the timestep at which GarmNet runs, once per sample.
@@ -107,6 +109,9 @@ class IGR(Method):
                 f"IGR: steps must lie in 1 to {timesteps} and garmnet_timestep in 0 to {timesteps - 1}, not {steps}, {garmnet_timestep}"
             )
         self.network = IGRNetwork(load_unet(folder), self.image_encoder.config.projection_dim, image_tokens, garmnet, garmnet_timestep)
+        if ip_adapter is not None:
+            file = locate_file(ip_adapter, "ip_adapter/ip_adapter.safetensors")
+            self.network.load_image_prompt(read_state(file), str(file))
         if gradient_checkpointing:
             self.network.denoiser.enable_gradient_checkpointing()
             if self.network.garmnet is not None:
@@ -116,7 +121,7 @@ class IGR(Method):
     def _apply(self, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401  nn.Module's own signature
         """Forget encoded prompts when the module goes to another device or precision."""
         self._text = {}
-        return super()._apply(*args, **kwargs)
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]  # torch leaves it untyped
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the network's parts beside the frozen ones."""

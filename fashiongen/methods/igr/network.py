@@ -13,6 +13,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import ImageProjection
 from torch import Tensor, nn
 
+from fashiongen.checkpoints import check_fit
 from fashiongen.nn.attention import (
     ImagePromptAttention,
     JoinedSelfAttention,
@@ -20,6 +21,7 @@ from fashiongen.nn.attention import (
     Memory,
     RecordingAttention,
     attention_layers,
+    image_prompt_modules,
     project,
     project_image_prompt,
 )
@@ -58,6 +60,15 @@ class IGRNetwork(nn.Module):
             attn.set_processor(JoinedSelfAttention(name))
         for name, attn in self._cross_attention.items():
             attn.set_processor(ImagePromptAttention(name, attn))
+
+    def load_image_prompt(self, state: dict[str, Tensor], source: str) -> None:
+        """Start the image prompt from IP-Adapter's weights in their public layout (`image_proj.*`, `ip_adapter.*`)."""
+        modules = image_prompt_modules(self.image_projection, self.denoiser)
+        placed = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+        check_fit(placed, state, source=source, name="an IP-Adapter for this denoiser")
+        with torch.no_grad():
+            for key, value in placed.items():
+                value.copy_(state[key])
 
     def garment_features(self, person: Tensor, mask: Tensor, text: Tensor) -> dict[str, Tensor]:
         """Return F_hl: GarmNet's hidden states before each self-attention, by layer, each (B, N, C).
