@@ -34,7 +34,7 @@ def test_a_killed_build_goes_on_and_its_weights_load(tmp_path, monkeypatch):
         with pytest.raises(Killed):
             build(out, seed=0, plan=SMALL)
     assert not out.exists()
-    done = tmp_path / ".weights.build" / "weights" / "sd" / "vae" / "diffusion_pytorch_model.safetensors"
+    done = tmp_path / ".weights.build" / "weights" / "classifier" / "model.safetensors"
     written = os.stat(done).st_mtime_ns
 
     assert build(out, seed=0, plan=SMALL) == out
@@ -99,7 +99,7 @@ def test_the_shipped_classifier_reads_the_pictures_of_this_world():
     classifier = AttributeClassifier.from_pretrained(tiny_weights() / "classifier")
     assert classifier.heads == {"category": CATEGORIES, **ATTRIBUTES}
     items = [make_item(0, "test", index) for index in range(150)]
-    pictures = torch.stack([torch.from_numpy(render_item(item, 64, 48)).permute(2, 0, 1) for item in items]).float() / 255
+    pictures = torch.stack([torch.tensor(render_item(item, 64, 48)).permute(2, 0, 1) for item in items]).float() / 255
     read = classifier.read(pictures)
     for name, values in classifier.heads.items():
         true = torch.tensor([values.index(item.category if name == "category" else item.attributes[name]) for item in items])
