@@ -53,6 +53,7 @@ examples:
 examples:
   fashiongen predict --config recipes/tiny/igr.yaml --ckpt_path logs/igr/last.ckpt --out pictures""",
 }
+USAGE = "fashiongen {} --config RECIPE [--config OVERLAY ...] [--KEY VALUE ...]"
 RESUMES = ("last", "hpc")  # what Lightning resolves to a file by itself
 KNOWN = (  # parts of Lightning's messages, and what to tell the user instead
     (
@@ -101,7 +102,7 @@ class FashionCLI(LightningCLI):
             parser_kwargs={
                 "prog": "fashiongen",
                 **shared,
-                **{name: {**shared, "description": text} for name, text in DESCRIPTIONS.items()},
+                **{name: {**shared, "usage": USAGE.format(name), "description": text} for name, text in DESCRIPTIONS.items()},
             },
             trainer_defaults={
                 "logger": {
