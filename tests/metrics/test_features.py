@@ -70,3 +70,13 @@ def test_injected_network_is_copied_and_left_alone(network, pictures):
 def test_unknown_name_is_refused_with_the_list():
     with pytest.raises(UserError, match=r"'vgg'.*tiny, tiny-classifier"):
         extractor("vgg")
+
+
+@pytest.mark.parametrize("metric_class", [LPIPS, DISTS, FID, KID, AttributeAgreement])
+def test_missing_weights_can_be_told_before_any_work(tmp_path, monkeypatch, metric_class):
+    monkeypatch.setattr(module, "tiny_weights", lambda: tmp_path)
+    extractor.cache_clear()
+    with pytest.raises(UserError, match="no attribute classifier"):
+        metric_class().prepare()
+    extractor.cache_clear()
+    SSIM().prepare()  # has none
