@@ -7,8 +7,9 @@ from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import interpolate
 
-from fashiongen.batches import to_float
+from fashiongen.batches import to_float, to_uint8
 from fashiongen.checkpoints import tiny_weights
+from fashiongen.data import VITONHD
 from fashiongen.errors import UserError
 from fashiongen.methods.igr import IGR
 from fashiongen.methods.igr.network import build_garmnet, modules_after_last_self_attention_input
@@ -285,3 +286,32 @@ def test_an_ip_adapter_is_placed_whole_or_refused(igr, tmp_path):
         IGR(ip_adapter=str(tmp_path / "short.safetensors"))
     with pytest.raises(UserError, match="no such weights file"):
         IGR(ip_adapter="./absent.bin")
+
+
+def test_workers_and_batch_size_change_no_picture(igr, world):
+    """The same people, read by two worker processes in batches of three or in the main process one by one."""
+    restored = []
+    for workers, batch_size in ((0, 1), (2, 3)):
+        data = VITONHD(root="wardrobe", people=40, size=(64, 48), num_workers=workers, eval_batch_size=batch_size, validation=4)
+        data.setup("test")
+        batches = [batch for batch, _ in zip(data.test_dataloader(), range(6 // batch_size), strict=False)]
+        restored.append(({id_ for batch in batches for id_ in batch.ids}, torch.cat([igr.take_off(batch) for batch in batches])))
+    (ids, one_by_one), (same_ids, by_workers) = restored
+    assert ids == same_ids and len(ids) == 6
+    assert (to_uint8(one_by_one).int() - to_uint8(by_workers).int()).abs().max() <= 1
+
+
+def test_kept_encodings_change_nothing_but_the_work(people, monkeypatch):
+    losses, calls = [], []
+    for keep in (False, True):
+        torch.manual_seed(0)
+        igr = IGR(keep_encoded=keep).train()
+        encode = igr.codec.encode
+        monkeypatch.setattr(igr.codec, "encode", lambda pictures, encode=encode: (calls.append(len(pictures)), encode(pictures))[1])
+        shuffled = people.select([3, 1, 5, 0, 2, 4])
+        losses.append([igr.denoising_loss(batch, ("train", step), 0.1) for step, batch in enumerate((people, shuffled))])
+    torch.testing.assert_close(losses[0], losses[1])
+    assert calls == [6] * 6
+    igr.eval()
+    igr.take_off(people.without_target())
+    assert len(calls) == 7, "what is judged is never taken from memory"
