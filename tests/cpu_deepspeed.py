@@ -47,7 +47,10 @@ def fit(folder: Path, strategy: Literal["zero2", "ddp"], *args: str | Path, proc
     """Run `fashiongen fit ARGS` in `folder` and return the checkpoint that it leaves, a folder under ZeRO-2."""
     folder.mkdir(parents=True, exist_ok=True)
     overlay = folder / "strategy.yaml"
-    callback = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"dirpath": str(folder), "filename": strategy}}
+    # Every key that a recipe's own ModelCheckpoint may have set is named: the entry of a later file inherits the rest.
+    settings = {"dirpath": str(folder), "filename": strategy, "save_last": False, "save_top_k": 1, "every_n_train_steps": 1}
+    settings |= {"enable_version_counter": False, "monitor": None}
+    callback = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": settings}
     overlay.write_text(  # JSON is YAML
         json.dumps(
             {

@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 import torch
 from cpu_deepspeed import fit
 
@@ -55,7 +54,6 @@ def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(tmp_path,
         torch.testing.assert_close(found[name], weight, rtol=0, atol=0, msg=name)
 
 
-@pytest.mark.slow
 def test_zero2_on_two_processes_equals_ddp(tmp_path, cache):
     """Four steps of two processes; the consolidated checkpoint then does the task."""
     args = ["--config", str(RECIPE), *SHORT, "--trainer.max_steps", "4"]
