@@ -101,6 +101,10 @@ class _Build:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "stages": self.known(),
         }
+        for config in self.weights.rglob("config.json"):
+            content = json.loads(config.read_text())
+            if content.pop("_name_or_path", None) is not None:  # diffusers writes down where on this machine a part came from
+                config.write_text(json.dumps(content, indent=2) + "\n")
         (self.weights / "BUILD.json").write_text(json.dumps(facts, indent=2) + "\n")
 
     def known(self) -> dict[str, Any]:

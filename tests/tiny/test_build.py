@@ -39,6 +39,7 @@ def test_a_killed_build_goes_on_and_its_weights_load(tmp_path, monkeypatch):
 
     assert build(out, seed=0, plan=SMALL) == out
     assert os.stat(done).st_mtime_ns == written, "a finished stage was trained again"
+    assert str(tmp_path) not in "".join(config.read_text() for config in out.rglob("*.json")), "a path of this machine would be shipped"
     facts = json.loads((out / "BUILD.json").read_text())
     assert set(facts["stages"]) == {"classifier", "sd/vae", "clip", "sd", "ip_adapter"}
     torch.manual_seed(0)
