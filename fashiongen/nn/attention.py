@@ -132,8 +132,8 @@ def attention_layers(unet: nn.Module, kind: str) -> dict[str, Attention]:
     return {name: module for name, module in unet.named_modules() if isinstance(module, Attention) and name.endswith(kind)}
 
 
-def image_prompt_modules(projection: nn.Module, unet: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules of an image prompt by their names in IP-Adapter's files.
+def image_prompt_state(projection: nn.Module, unet: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of an image prompt, not copies, by their names in IP-Adapter's files.
 
     There an attention layer is known by its place in the UNet's list of processors, in which self- and cross-attention alternate.
     """
@@ -142,7 +142,7 @@ def image_prompt_modules(projection: nn.Module, unet: nn.Module) -> dict[str, nn
     for name, attn in attention_layers(unet, "attn2").items():
         modules[f"ip_adapter.{places[name]}.to_k_ip"] = attn.processor.to_k_ip
         modules[f"ip_adapter.{places[name]}.to_v_ip"] = attn.processor.to_v_ip
-    return modules
+    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
 
 
 def _heads(tokens: Tensor, heads: int) -> Tensor:

@@ -19,7 +19,7 @@ from fashiongen.nn.attention import (
     JoinedSelfAttention,
     Memory,
     attention_layers,
-    image_prompt_modules,
+    image_prompt_state,
     project,
     project_image_prompt,
 )
@@ -262,8 +262,7 @@ class ImagePrompted(nn.Module):
 
     def public_state(self) -> dict[str, Tensor]:
         """Return the image prompt's weights under the names of IP-Adapter's files."""
-        modules = image_prompt_modules(self.projection, self.unet)
-        return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+        return image_prompt_state(self.projection, self.unet)
 
 
 @torch.no_grad()

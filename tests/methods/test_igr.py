@@ -276,6 +276,8 @@ def test_an_ip_adapter_is_placed_whole_or_refused(igr, tmp_path):
     assert {"image_proj.proj.weight", "image_proj.norm.bias", "ip_adapter.1.to_k_ip.weight"} <= set(state)
     cross = attention_layers(igr.network.denoiser, "attn2")
     assert sum("to_k_ip" in key for key in state) == len(cross)
+    places = [name.removesuffix(".processor") for name in igr.network.denoiser.attn_processors]
+    assert {int(key.split(".")[1]) for key in state if "to_k_ip" in key} == {places.index(name) for name in cross}
     first = cross["down_blocks.0.attentions.0.transformer_blocks.0.attn2"].processor
     torch.testing.assert_close(first.to_k_ip.weight, state["ip_adapter.1.to_k_ip.weight"].float())
     torch.testing.assert_close(igr.network.image_projection.image_embeds.bias, state["image_proj.proj.bias"].float())

@@ -21,7 +21,7 @@ from fashiongen.nn.attention import (
     Memory,
     RecordingAttention,
     attention_layers,
-    image_prompt_modules,
+    image_prompt_state,
     project,
     project_image_prompt,
 )
@@ -63,8 +63,7 @@ class IGRNetwork(nn.Module):
 
     def load_image_prompt(self, state: dict[str, Tensor], source: str) -> None:
         """Start the image prompt from IP-Adapter's weights in their public layout (`image_proj.*`, `ip_adapter.*`)."""
-        modules = image_prompt_modules(self.image_projection, self.denoiser)
-        placed = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+        placed = image_prompt_state(self.image_projection, self.denoiser)
         check_fit(placed, state, source=source, name="an IP-Adapter for this denoiser")
         with torch.no_grad():
             for key, value in placed.items():
