@@ -75,7 +75,7 @@ class AttributeClassifier(nn.Module):
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Return the feature map `(B, C_i, ceil(H / 2^i), ceil(W / 2^i))` of each stage i = 1, 2, ... for images in [0, 1]."""
-        hidden = 2 * images - 1
+        hidden = (2 * images - 1).contiguous()  # torch 2.15 crashes on some CPUs in a channels-last backward pass
         maps = []
         for stage in self.body:
             hidden = stage(hidden)

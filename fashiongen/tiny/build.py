@@ -26,6 +26,7 @@ from fashiongen.tiny import stages
 from fashiongen.tiny.pictures import SIZE, Pictures, people_pictures, shop_pictures
 
 SHIPPED_LIMIT = 10 * 1000 * 1000  # bytes
+DRAWN = 100  # pictures that a denoiser draws to be judged
 TRAINED_ON, JUDGED_ON = "pretrain", "val"  # namespaces of the wardrobe; recipes train on `train` and are tested on `test`
 
 
@@ -33,15 +34,15 @@ TRAINED_ON, JUDGED_ON = "pretrain", "val"  # namespaces of the wardrobe; recipes
 class Plan:
     """How much of everything; the defaults built what is shipped."""
 
-    items: int = 24_000
-    people: int = 8_000
+    items: int = 20_000
+    people: int = 6_000
     held_out: int = 1_000
     batch: int = 32
-    classifier_steps: int = 2_000
-    clip_steps: int = 1_500
-    vae_steps: int = 2_400
-    unet_steps: int = 2_600
-    ip_adapter_steps: int = 1_000
+    classifier_steps: int = 1_500
+    clip_steps: int = 1_200
+    vae_steps: int = 2_500
+    unet_steps: int = 2_200
+    ip_adapter_steps: int = 1_200
 
 
 def build(out: str | Path, seed: int = 0, plan: Plan | None = None) -> Path:
@@ -133,7 +134,8 @@ class _Build:
         return {"held_out_accuracy": stages.judge_classifier(network, self.pictures("held-out shop"))}
 
     def clip(self) -> dict[str, Any]:
-        tokenizer = stages.build_tokenizer(self.pictures("shop").captions, self.weights / "sd" / "tokenizer")
+        shop = self.pictures("shop")
+        tokenizer = stages.build_tokenizer(shop.captions + shop.short_captions, self.weights / "sd" / "tokenizer")
         batch = 4 * self.plan.batch
         network = stages.train_clip(
             tokenizer, self.pictures("shop"), self.pictures("people"), self.plan.clip_steps, batch, self.state, self.seed
@@ -148,7 +150,7 @@ class _Build:
 
     def vae(self) -> dict[str, Any]:
         network = stages.train_vae(
-            self.pictures("shop"), self.pictures("people"), self.plan.vae_steps, self.plan.batch, self.state, self.seed
+            self.pictures("shop"), self.pictures("people"), self.plan.vae_steps, self.plan.batch // 2, self.state, self.seed
         )
         stages.round_to_bfloat16(network).save_pretrained(self.weights / "sd" / "vae")
         shipped = AutoencoderKL.from_pretrained(self.weights / "sd" / "vae", dtype=torch.float32)
@@ -176,9 +178,7 @@ class _Build:
         shop = self.pictures("shop")
         latents = stages.latents_of(vae, shop) * vae.config.scaling_factor
         plan = self.plan
-        unet = stages.train_unet(
-            schedule, text_encoder, tokenizer, latents, shop.captions, plan.unet_steps, plan.batch, self.state, self.seed
-        )
+        unet = stages.train_unet(schedule, text_encoder, tokenizer, latents, shop, plan.unet_steps, plan.batch, self.state, self.seed)
         pipeline = StableDiffusionPipeline(
             vae=vae,
             text_encoder=text_encoder,
@@ -198,28 +198,41 @@ class _Build:
         encoder = load_part(CLIPVisionModelWithProjection, str(self.weights / "clip"))
         network = stages.ImagePrompted(load_unet(folder), encoder.config.projection_dim)
         latents = stages.latents_of(codec.vae, shop) * codec.scaling
-        text = torch.cat([prompts(shop.captions[start : start + 500]) for start in range(0, len(shop), 500)])
+
+        def encode(captions: list[str]) -> torch.Tensor:
+            return torch.cat([prompts(captions[start : start + 500]) for start in range(0, len(captions), 500)])
+
+        full, short, empty = encode(shop.captions), encode(shop.short_captions), encode([""])
         images = stages.image_embeddings(encoder, shop)
         trained = stages.train_image_prompt(
-            network, schedule, text, prompts([""]), images, latents, plan.ip_adapter_steps, plan.batch, self.state, self.seed
+            network, schedule, full, short, empty, images, latents, plan.ip_adapter_steps, plan.batch, self.state, self.seed
         )
         state = {key: value.to(torch.bfloat16).contiguous() for key, value in trained.public_state().items()}
         (self.weights / "ip_adapter").mkdir(exist_ok=True)
         save_file(state, self.weights / "ip_adapter" / "ip_adapter.safetensors")
-        return {}
+
+        facts, judge = {}, AttributeClassifier.from_pretrained(self.weights / "classifier")
+        for kind in ("shop", "people"):
+            pictures = self.pictures(f"held-out {kind}")
+            shown, told = stages.image_embeddings(encoder, pictures)[:DRAWN], encode(pictures.short_captions[:DRAWN])
+            read = judge.read((codec.decode(stages.draw_image_prompts(trained, schedule, told, empty, shown, self.seed)) + 1) / 2)
+            facts[f"held_out_{kind}_shown_drawn_and_read"] = {
+                name: (read[name] == labels[:DRAWN]).float().mean().item() for name, labels in pictures.labels.items()
+            }
+        return facts
 
     @torch.no_grad()
-    def judge_drawing(self, pipeline: StableDiffusionPipeline, count: int = 100) -> dict[str, Any]:
+    def judge_drawing(self, pipeline: StableDiffusionPipeline) -> dict[str, Any]:
         """Let the pipeline draw held-out captions, and read category and attributes off what it drew."""
         pipeline.set_progress_bar_config(disable=True)
         pictures = self.pictures("held-out shop")
         generator = torch.Generator().manual_seed(self.seed)
         options = {"num_inference_steps": 25, "guidance_scale": 3.0, "height": SIZE[0], "width": SIZE[1], "output_type": "pt"}
-        drawn = pipeline(pictures.captions[:count], generator=generator, **options).images
+        drawn = pipeline(pictures.captions[:DRAWN], generator=generator, **options).images
         judge = AttributeClassifier.from_pretrained(self.weights / "classifier")
         read = judge.read(drawn)
         return {
             "held_out_captions_drawn_and_read": {
-                name: (read[name] == labels[:count]).float().mean().item() for name, labels in pictures.labels.items()
+                name: (read[name] == labels[:DRAWN]).float().mean().item() for name, labels in pictures.labels.items()
             }
         }

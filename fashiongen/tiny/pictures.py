@@ -19,6 +19,7 @@ from torch import Tensor
 from fashiongen.wardrobe import (
     ATTRIBUTES,
     CATEGORIES,
+    GARMENT_TYPE,
     WORLD_VERSION,
     Item,
     make_item,
@@ -30,6 +31,12 @@ from fashiongen.wardrobe import (
 
 SIZE = (64, 48)
 CHUNK = 200
+SHORT_CAPTIONS = {
+    "upper": "a photo of an upper body garment",
+    "lower": "a photo of a lower body garment",
+    "full": "a photo of a full body garment",
+    "other": "a photo of an accessory",
+}
 
 
 @dataclass
@@ -51,6 +58,11 @@ class Pictures:
     def __len__(self) -> int:
         """Return N."""
         return len(self.images)
+
+    @property
+    def short_captions(self) -> list[str]:
+        """Return N captions that tell the kind of item alone, as photos on the web have them too."""
+        return [SHORT_CAPTIONS[GARMENT_TYPE[CATEGORIES[label]]] for label in self.labels["category"]]
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all pixels."""

@@ -23,8 +23,10 @@ from fashiongen.nn.attention import (
     project,
     project_image_prompt,
 )
+from fashiongen.nn.backbone import ddim
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.nn.crop import bounding_boxes, crop_and_resize
+from fashiongen.nn.guidance import guide
 from fashiongen.tiny.pictures import SIZE, Pictures, heads
 from fashiongen.tiny.training import AnyModule, pick, train
 
@@ -67,7 +69,7 @@ def judge_classifier(network: AttributeClassifier, shop: Pictures) -> dict[str, 
 
 
 def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
-    """Learn byte-pair merges over the captions' words and write a CLIP tokenizer to `folder`."""
+    """Learn byte-pair merges over the captions' words, and write a CLIP tokenizer to `folder`."""
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.Whitespace()
     specials = ["<|startoftext|>", "<|endoftext|>"]
@@ -118,15 +120,33 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     return ids
 
 
+def mix(generator: torch.Generator, *choices: tuple[Tensor, float], otherwise: Tensor) -> Tensor:
+    """Return for each sample one of several tensors (B, ...), each with its probability."""
+    drawn = torch.rand(len(otherwise), *[1] * (otherwise.dim() - 1), generator=generator)
+    mixed, below = otherwise, sum(probability for _, probability in choices)
+    for choice, probability in reversed(choices):
+        mixed = torch.where(drawn < below, choice, mixed)
+        below -= probability
+    return mixed
+
+
 def train_clip(tokenizer: CLIPTokenizer, shop: Pictures, people: Pictures, steps: int, batch: int, state: Path, seed: int) -> CLIPModel:
-    """Train the image-text pair on crops of shop pictures and of people, half and half, by the symmetric contrastive loss."""
+    """Train the image-text pair by the symmetric contrastive loss.
+
+    Half of the pictures are crops of shop pictures, half of people; one caption in twenty tells the kind of item alone.
+    """
     network = build_clip(tokenizer)
-    tokens = {id(pictures): tokenize(tokenizer, pictures.captions) for pictures in (shop, people)}
+    halves = [
+        (pictures, tokenize(tokenizer, pictures.captions), tokenize(tokenizer, pictures.short_captions)) for pictures in (shop, people)
+    ]
 
     def loss(generator: torch.Generator) -> Tensor:
-        halves = [(pictures, pick(len(pictures), batch // 2, generator)) for pictures in (shop, people)]
-        images = torch.cat([garment_crops(pictures, chosen) for pictures, chosen in halves])
-        ids = torch.cat([tokens[id(pictures)][chosen] for pictures, chosen in halves])
+        parts, told = [], []
+        for pictures, full, short in halves:
+            chosen = pick(len(pictures), batch // 2, generator)
+            parts.append(garment_crops(pictures, chosen))
+            told.append(mix(generator, (short[chosen], 0.05), otherwise=full[chosen]))
+        images, ids = torch.cat(parts), torch.cat(told)
         value: Tensor = network(input_ids=ids, pixel_values=images, return_loss=True).loss
         return value
 
@@ -161,20 +181,18 @@ def build_vae() -> AutoencoderKL:
 
 def train_vae(shop: Pictures, people: Pictures, steps: int, batch: int, state: Path, seed: int) -> AutoencoderKL:
     """Train the autoencoder on shop pictures and people, three to one, by L1 (items count fourfold), edges and a small KL term."""
-    network = build_vae().to(memory_format=torch.channels_last)
+    network = build_vae()
 
     def loss(generator: torch.Generator) -> Tensor:
         parts = [(shop, pick(len(shop), batch * 3 // 4, generator)), (people, pick(len(people), batch // 4, generator))]
-        images = torch.cat([to_float(pictures.images[chosen]) for pictures, chosen in parts]).contiguous(memory_format=torch.channels_last)
+        images = torch.cat([to_float(pictures.images[chosen]) for pictures, chosen in parts])
         weight = 1.0 + 3.0 * torch.cat([pictures.masks[chosen] for pictures, chosen in parts]).float()
         noise = torch.randn(batch, 4, SIZE[0] // 4, SIZE[1] // 4, generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            latents = network.encode(images).latent_dist
-            restored = network.decode(latents.mean + latents.std * noise).sample
-        restored = restored.float()
+        latents = network.encode(images).latent_dist
+        restored = network.decode(latents.mean + latents.std * noise).sample
         pixels = (weight * (restored - images).abs()).mean()
         edges = l1_loss(restored.diff(dim=2), images.diff(dim=2)) + l1_loss(restored.diff(dim=3), images.diff(dim=3))
-        value: Tensor = pixels + edges + 1e-4 * latents.kl().float().mean() / 100
+        value: Tensor = pixels + edges + 1e-4 * latents.kl().mean() / 100
         return value
 
     trained = train("vae", network, loss, steps=steps, learning_rate=2e-3, state=state, seed=seed, average=0.99)
@@ -216,20 +234,20 @@ def train_unet(
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     latents: Tensor,
-    captions: list[str],
+    shop: Pictures,
     steps: int,
     batch: int,
     state: Path,
     seed: int,
 ) -> UNet2DConditionModel:
-    """Train the denoiser to draw shop pictures from captions; one caption in ten is empty."""
+    """Train the denoiser to draw shop pictures from captions; one caption in ten is empty, one tells the kind of item alone."""
     network = build_unet(text_encoder.config.hidden_size)
-    tokens, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])
+    full, short, empty = (tokenize(tokenizer, captions) for captions in (shop.captions, shop.short_captions, [""]))
     text_encoder.requires_grad_(False).eval()
 
     def loss(generator: torch.Generator) -> Tensor:
         chosen = pick(len(latents), batch, generator)
-        ids = torch.where(torch.rand(batch, 1, generator=generator) < 0.1, empty, tokens[chosen])
+        ids = mix(generator, (empty, 0.1), (short[chosen], 0.1), otherwise=full[chosen])
         epsilon = torch.randn(latents[chosen].shape, generator=generator)
         timestep = torch.randint(schedule.config.num_train_timesteps, (batch,), generator=generator)
         noisy = schedule.add_noise(latents[chosen], epsilon, timestep)
@@ -274,7 +292,8 @@ def image_embeddings(encoder: CLIPVisionModelWithProjection, pictures: Pictures,
 def train_image_prompt(
     network: ImagePrompted,
     schedule: DDPMScheduler,
-    text: Tensor,
+    full: Tensor,
+    short: Tensor,
     empty: Tensor,
     images: Tensor,
     latents: Tensor,
@@ -283,12 +302,15 @@ def train_image_prompt(
     state: Path,
     seed: int,
 ) -> ImagePrompted:
-    """Train the image prompt to draw a shop picture from its own embedding; half of the captions and a tenth of the images are dropped.
+    """Train the image prompt to draw a shop picture from its own embedding; a tenth of the embeddings are dropped.
+
+    Three captions in ten tell everything, four the kind of item alone, three nothing: what a caption tells, no image prompt learns.
 
     Args:
         network: with a frozen denoiser.
         schedule: the forward process.
-        text: the captions' hidden states, (N, L, C).
+        full: the captions' hidden states, (N, L, C).
+        short: those of the short captions, (N, L, C).
         empty: those of the empty prompt, (1, L, C).
         images: the pictures' embeddings, (N, D).
         latents: the pictures' scaled latents, (N, 4, h, w).
@@ -300,13 +322,28 @@ def train_image_prompt(
 
     def loss(generator: torch.Generator) -> Tensor:
         chosen = pick(len(latents), batch, generator)
-        told = torch.where(torch.rand(batch, 1, 1, generator=generator) < 0.5, empty, text[chosen])
+        told = mix(generator, (empty, 0.3), (short[chosen], 0.4), otherwise=full[chosen])
         shown = images[chosen] * (torch.rand(batch, 1, generator=generator) >= 0.1)
         epsilon = torch.randn(latents[chosen].shape, generator=generator)
         timestep = torch.randint(schedule.config.num_train_timesteps, (batch,), generator=generator)
         return mse_loss(network(schedule.add_noise(latents[chosen], epsilon, timestep), timestep, told, shown), epsilon)
 
     return train("ip_adapter", network, loss, steps=steps, learning_rate=3e-3, state=state, seed=seed)
+
+
+@torch.no_grad()
+def draw_image_prompts(
+    network: ImagePrompted, schedule: DDPMScheduler, text: Tensor, empty: Tensor, images: Tensor, seed: int, scale: float = 2.0
+) -> Tensor:
+    """Let the denoiser draw latents (N, 4, h, w) from text (N, L, C) and image embeddings (N, D), by DDIM in 25 steps with guidance."""
+    latents = torch.randn(len(images), 4, SIZE[0] // 4, SIZE[1] // 4, generator=torch.Generator().manual_seed(seed))
+    told, shown = torch.cat([empty.expand_as(text), text]), torch.cat([torch.zeros_like(images), images])
+    sampler = ddim(schedule)
+    sampler.set_timesteps(25)
+    for timestep in sampler.timesteps:
+        unconditional, conditional = network(torch.cat([latents, latents]), timestep, told, shown).chunk(2)
+        latents = sampler.step(guide(unconditional, conditional, scale), timestep, latents, eta=0.0).prev_sample
+    return latents
 
 
 def round_to_bfloat16(module: AnyModule) -> AnyModule:

@@ -16,7 +16,7 @@ from fashiongen.tiny.build import SHIPPED_LIMIT, Plan, _Build, build
 from fashiongen.tiny.training import train
 from fashiongen.wardrobe import ATTRIBUTES, CATEGORIES, make_item, render_item
 
-SMALL = Plan(items=24, people=12, held_out=50, batch=4, classifier_steps=3, clip_steps=3, vae_steps=3, unet_steps=3, ip_adapter_steps=3)
+SMALL = Plan(items=24, people=12, held_out=50, batch=8, classifier_steps=3, clip_steps=3, vae_steps=3, unet_steps=3, ip_adapter_steps=3)
 
 
 class Killed(BaseException):
