@@ -1,15 +1,18 @@
 """Train and test everything that can take garments off on the embedded wardrobe, and write the table of `results/vtoff-tiny`.
 
-    python benchmarks/vtoff_tiny.py OUT [--seeds 0 1 2] [--table-only]
+    python benchmarks/vtoff_tiny.py OUT [--seeds 0 1 2] [--jobs 2] [--table-only]
 
 Every run is the public command line; what is done already is not done again. Prints the table as Markdown.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +27,8 @@ COLUMNS += ["colour_error_foreground", "attributes[tiny-classifier]", "attribute
 PAIRED = ["lpips[tiny]", "dists[tiny]", "ssim_foreground", "colour_error_foreground", "attributes[tiny-classifier]"]
 
 
-def run(out: Path, name: str, recipe: Path, overlays: list[Path], seed: int, learns: bool) -> None:
-    """Train and test once, unless the record is there."""
+def run(out: Path, threads: int, name: str, recipe: Path, overlays: list[Path], seed: int, learns: bool) -> None:
+    """Train and test once on `threads` cores, unless the record is there."""
     record = out / f"{name}.json"
     if record.exists():
         return
@@ -34,15 +37,16 @@ def run(out: Path, name: str, recipe: Path, overlays: list[Path], seed: int, lea
     checkpoint = []
     started = time.monotonic()
     if learns:
-        call("fit", *common, "--trainer.callbacks.dirpath", str(out / "checkpoints" / name))
+        call(threads, "fit", *common, "--trainer.callbacks.dirpath", str(out / "checkpoints" / name))
         checkpoint = ["--ckpt_path", str(out / "checkpoints" / name / "last.ckpt")]
     print(f"{name}: trained in {time.monotonic() - started:.0f} s", flush=True)
-    call("test", *common, *checkpoint, "--evaluate.out", str(record))
+    call(threads, "test", *common, *checkpoint, "--evaluate.out", str(record))
 
 
-def call(*args: str) -> None:
+def call(threads: int, *args: str) -> None:
     """Run one command of fashiongen."""
-    subprocess.run([sys.executable, "-m", "fashiongen", *args], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    subprocess.run([sys.executable, "-m", "fashiongen", *args], check=True, cwd=ROOT, stdout=subprocess.DEVNULL, env=environment)
 
 
 def value(out: Path, name: str, column: str) -> float:
@@ -87,15 +91,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
     parser.add_argument("--table-only", action="store_true")
     options = parser.parse_args()
     out = options.out.resolve()
     if not options.table_only:
-        for name in TRIVIAL:
-            run(out, name, TINY / f"{name}.yaml", [], 0, learns=name in ("mean_garment", "nearest_garment"))
-        for seed in options.seeds:
-            for name, overlays in LEARNT.items():
-                run(out, f"{name}-seed{seed}", TINY / "igr.yaml", overlays, seed, learns=True)
+        once = partial(run, out, max(1, (os.cpu_count() or 1) // options.jobs))
+        for name in TRIVIAL:  # one after the other: the first renders the world
+            once(name, TINY / f"{name}.yaml", [], 0, learns=name in ("mean_garment", "nearest_garment"))
+        with ThreadPoolExecutor(options.jobs) as pool:
+            runs = [
+                pool.submit(once, f"{name}-seed{seed}", TINY / "igr.yaml", overlays, seed, learns=True)
+                for seed in options.seeds
+                for name, overlays in LEARNT.items()
+            ]
+            for finished in runs:
+                finished.result()
     print(table(out, options.seeds))
 
 
