@@ -1,8 +1,8 @@
 """Agnostic masks for folders that come without them: where the worn garment may be, from what else the folder holds.
 
 Each function follows the recipe that a data set's own users follow, so that a mask made here is like those that others made, and says where
-it departs. Masks, labels and pictures are arrays of (H, W) or (H, W, 3), True where the garment may be; widths are given for a picture of the
-recipe's height and scaled to the array's. A mask that was made is not the data set's own: results with the one and the other differ.
+it departs. Masks, labels and pictures are arrays of (H, W) or (H, W, 3), True where the garment may be; widths are given for a picture of
+the recipe's height and scaled to the array's. A mask that was made is not the data set's own: results with the one and the other differ.
 """
 
 import numpy as np
@@ -24,7 +24,15 @@ LEFT_SHOE, RIGHT_SHOE, HEAD, LEFT_LEG, RIGHT_LEG, LEFT_ARM, RIGHT_ARM, BAG, SCAR
 ACCESSORIES = (HAT, SUNGLASSES, BAG, LEFT_SHOE, RIGHT_SHOE, SCARF)
 
 # DensePose's part numbers.
-TORSO, HANDS, FEET, THIGHS, CALVES, UPPER_ARMS, FOREARMS = (1, 2), (3, 4), (5, 6), (7, 8, 9, 10), (11, 12, 13, 14), (15, 16, 17, 18), (19, 20, 21, 22)
+TORSO, HANDS, FEET, THIGHS, CALVES, UPPER_ARMS, FOREARMS = (
+    (1, 2),
+    (3, 4),
+    (5, 6),
+    (7, 8, 9, 10),
+    (11, 12, 13, 14),
+    (15, 16, 17, 18),
+    (19, 20, 21, 22),
+)
 
 # How far the grey of an agnostic picture may be from 128, and how much a painted pixel must differ from the photo, after JPEG.
 GREY, GREY_TOLERANCE, CHANGED = 128, 10, 24
@@ -55,9 +63,9 @@ def from_painted(painted: NDArray[np.uint8], person: NDArray[np.uint8]) -> Mask:
 def from_lip(parse: Labels, points: Points) -> Mask:
     """Draw the region that VITON-HD's `get_img_agnostic` paints grey (Choi et al. 2021, `datasets.py`), for upper-body garments.
 
-    Thick lines along the arms and over the shoulders, the trunk down to hips as wide as the shoulders, and a square at the neck; head and lower
-    body are kept. The recipe presumes that all joints are seen; here a limb with an unseen joint is left out, and hips that are not seen
-    are put one and a half shoulder widths below the shoulders. What the parse calls the garment is added, so that the mask covers it
+    Thick lines along the arms and over the shoulders, the trunk down to hips as wide as the shoulders, and a square at the neck; head and
+    lower body are kept. The recipe presumes that all joints are seen; here a limb with an unseen joint is left out, and hips that are not
+    seen are put one and a half shoulder widths below the shoulders. What the parse calls the garment is added, so that the mask covers it
     where a joint is not seen or the cloth is wider than the lines.
 
     Args:
@@ -116,9 +124,9 @@ def _level_hips(joints: NDArray[np.float64], seen: Mask) -> None:
 def from_atr_and_points(parse: Labels, points: Points, category: str) -> Mask:
     """Grow the garment and the arms as the users of Dress Code do (LaDI-VTON's `dresscode.py`, after Dress Code's own `dataset.py`).
 
-    For upper bodies and dresses a thick line runs from wrist to wrist and the neck below a line parallel to the shoulders is opened; everything
-    is dilated by ten pixels of 512; hair, face, shoes, bag, hands and the garments of the other half are kept. Two departures: skirts count
-    as lower-body clothes, and in a dress all clothes are the garment, since parsers often split dresses and jumpsuits; LaDI leaves both
+    For upper bodies and dresses a thick line runs from wrist to wrist and the neck below a line parallel to the shoulders is opened;
+    everything is dilated by ten pixels of 512; hair, face, shoes, bag, hands and the garments of the other half are kept. Two departures:
+    skirts count as lower-body clothes, and in a dress all clothes are the garment, since parsers often split dresses and jumpsuits; LaDI leaves both
     visible.
 
     Args:

@@ -1,7 +1,7 @@
 """The wardrobe: an embedded synthetic fashion world whose truth is known."""
 
-from fashiongen.wardrobe.dress_code import write_dress_code
 from fashiongen.wardrobe.draw import render_item, render_item_mask
+from fashiongen.wardrobe.dress_code import write_dress_code
 from fashiongen.wardrobe.outfits import Outfit, User, compatible, make_outfit, make_user
 from fashiongen.wardrobe.people import Person, make_person
 from fashiongen.wardrobe.portrait import PersonPictures, render_person

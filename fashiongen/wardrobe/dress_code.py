@@ -52,8 +52,8 @@ def write_dress_code(
     """Write `people` persons of `size` (height, width) as Dress Code into the new folder `root` and return it.
 
     A third each wears upper-body clothes, lower-body clothes and dresses. The folder appears under its name only when it is whole. Training
-    people come from the namespace `train`, test people from `test`. Of the extras that other projects have added to the data set, LaDI-VTON's
-    masks of the shop pictures are written; there are no agnostic masks, as in the data set itself.
+    people come from the namespace `train`, test people from `test`. Of the extras that other projects have added to the data set,
+    LaDI-VTON's masks of the shop pictures are written; there are no agnostic masks, as in the data set itself.
 
     Raises:
         UserError: if there is something in `root`, or a split would have fewer than six people (two a category).

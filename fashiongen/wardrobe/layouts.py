@@ -1,4 +1,4 @@
-"""What the writers of the try-on layouts share: a folder that appears whole, jobs on several processes, and the ways of saving a picture."""
+"""What the writers of the try-on layouts share: a folder that appears whole, jobs on several processes, saving pictures."""
 
 import hashlib
 import json
@@ -73,7 +73,9 @@ def write_layout(
     try:
         for folder in folders:
             (unfinished / folder).mkdir(parents=True)
-        truths = list(track(_spread(partial(write_one, unfinished), jobs, workers or os.cpu_count() or 1), f"wardrobe: {layout}", len(jobs)))
+        truths = list(
+            track(_spread(partial(write_one, unfinished), jobs, workers or os.cpu_count() or 1), f"wardrobe: {layout}", len(jobs))
+        )
         lines = [json.dumps(truth, sort_keys=True) for truth in truths]
         (unfinished / TRUTH).write_text("\n".join(lines) + "\n", encoding="utf-8")
         write_lists(unfinished)

@@ -23,7 +23,7 @@ from fashiongen.wardrobe.people import Person
 from fashiongen.wardrobe.surface import Layer, mix
 from fashiongen.wardrobe.world import RGB, Item
 
-# Label codes on top of LIP's ids: the garment of the pair, the hands and the bag are told apart first and become ids of LIP or ATR afterwards.
+# Label codes on top of LIP's ids: the pair's garment, the hands and the bag are told apart first and become ids of LIP or ATR afterwards.
 GARMENT, RIGHT_HAND, LEFT_HAND, BAG = 20, 21, 22, 23
 LIP = {
     "hair": 2,
