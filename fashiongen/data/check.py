@@ -260,7 +260,7 @@ def _findings(module: TryOnData, listing: Listing, looks: dict[tuple[str, Path],
     for row in listing.rows:
         person, garment = (looks["picture", path].size if path else None for path in (row.person, row.garment))
         # The photos of the street have sizes of their own; an uncut one has nothing that lies on it.
-        wanted = {} if row.box else dict.fromkeys(ON_PERSON, person)
+        wanted: dict[str, Size | None] = {} if row.box else dict.fromkeys(ON_PERSON, person)
         wanted["garment_mask"] = garment
         if module.layout != StreetTryOn.layout:
             wanted |= usual

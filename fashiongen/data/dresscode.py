@@ -153,7 +153,8 @@ class DressCode(TryOnData):
                     )
                 )
         # A batch mixes categories: but for masks, which can be made, it has only what all of them offer.
-        uneven: dict[str, Any] = dict.fromkeys(set().union(*offered) - set.intersection(*offered) - {"mask"}) if offered else {}
+        everywhere = {"garment", *PLACES}.intersection(*offered) | {"mask"}
+        uneven: dict[str, Any] = dict.fromkeys(part for parts in offered for part in parts - everywhere)
         rows = [replace(row, **uneven) for row in rows]
         absent = {part: gone for part, gone in gaps.items() if part not in uneven}
         return Listing(half=half, sources=tuple(sources), rows=rows, absent=absent, repeated=repeated)
@@ -185,7 +186,8 @@ class DressCode(TryOnData):
         if len(folders) != 1:
             where = "in none" if not folders else f"in several ({', '.join(folders)})"
             raise UserError(
-                f"{self.root}: the pair file has no category for {person}, whose picture is {where} of the folders; use the folders' own pair files"
+                f"{self.root}: the pair file has no category for {person}, whose picture is {where} of the folders; "
+                "use the folders' own pair files"
             )
         return _Pair(folders[0], person, garment)
 

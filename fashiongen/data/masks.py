@@ -126,8 +126,8 @@ def from_atr_and_points(parse: Labels, points: Points, category: str) -> Mask:
 
     For upper bodies and dresses a thick line runs from wrist to wrist and the neck below a line parallel to the shoulders is opened;
     everything is dilated by ten pixels of 512; hair, face, shoes, bag, hands and the garments of the other half are kept. Two departures:
-    skirts count as lower-body clothes, and in a dress all clothes are the garment, since parsers often split dresses and jumpsuits; LaDI leaves both
-    visible.
+    skirts count as lower-body clothes, and in a dress all clothes are the garment, since parsers often split dresses and jumpsuits; LaDI
+    leaves both visible.
 
     Args:
         parse: (H, W) ATR labels.
@@ -181,9 +181,9 @@ def _above_shoulders(points: Points, height: int, width: int) -> Mask:
 def from_atr_and_densepose(parse: Labels, parts: Labels, category: str) -> Mask:
     """Cover garment and body parts by smooth hulls, as CatVTON's `AutoMasker` does; for street photos without key points.
 
-    All of the person that is not protected, with the DensePose parts that the garment may cover, is closed to convex hulls and smoothed; the
-    garment itself is added, face, hands and feet are taken out. AutoMasker also looks at a LIP parse, which tells the neck from the face:
-    here the head where DensePose sees the trunk is the neck.
+    All of the person that is not protected, with the DensePose parts that the garment may cover, is closed to convex hulls and smoothed;
+    the garment itself is added, face, hands and feet are taken out. AutoMasker also looks at a LIP parse, which tells the neck from the
+    face: here the head where DensePose sees the trunk is the neck.
 
     Args:
         parse: (H, W) ATR labels.

@@ -184,8 +184,8 @@ class VITONHD(TryOnData):
             return None
         return (
             f"{self.root / listing.half / 'agnostic-mask'} is missing or holds no mask of the people of {listing.lists}, and there is "
-            "nothing to make them from; add the agnostic masks (STEM_mask.png, white where the garment may be), agnostic-v3.2, or image-parse-v3 "
-            "and openpose_json"
+            "nothing to make them from; add the agnostic masks (STEM_mask.png, white where the garment may be), agnostic-v3.2, or "
+            "image-parse-v3 and openpose_json"
         )
 
     def lacks_garments(self, half: str) -> str:
