@@ -243,18 +243,19 @@ def _findings(module: TryOnData, listing: Listing, looks: dict[tuple[str, Path],
     half, found = listing.half, []
     for id_ in listing.repeated:
         found.append(Finding("duplicate", half, listing.lists, f"{half}: {id_} is listed more than once in {listing.lists}"))
-    told = set()
+    told: set[Path] = set()
     sizes: dict[str, Counter[Size]] = defaultdict(Counter)
-    for row in listing.rows:
-        for part, path in _named(row):
-            look = looks[_reading(part), path]
-            if look.size and part in ("person", "garment"):
-                sizes[part][look.size] += 1
-            if look.problem and path not in told:
-                told.add(path)
-                missing = not path.exists()
-                words = f"{path} is missing" if missing else look.problem
-                found.append(Finding("missing" if missing else "unreadable", half, str(path), f"{half}: the {part} of {row.id}: {words}"))
+    # What a sample wears is told before what another sample borrows from it.
+    named = [(row, part, path) for row in listing.rows for part, path in _named(row)]
+    for row, part, path in sorted(named, key=lambda entry: entry[1] == "other"):
+        look = looks[_reading(part), path]
+        if look.size and part in ("person", "garment"):
+            sizes[part][look.size] += 1
+        if look.problem and path not in told:
+            told.add(path)
+            missing = not path.exists()
+            words = f"{path} is missing" if missing else look.problem
+            found.append(Finding("missing" if missing else "unreadable", half, str(path), f"{half}: the {part} of {row.id}: {words}"))
     told.clear()
     usual = {part: counter.most_common(1)[0][0] for part, counter in sizes.items()}
     for row in listing.rows:
