@@ -283,7 +283,7 @@ def _findings(module: TryOnData, listing: Listing, looks: dict[tuple[str, Path],
 def _duplicates(listings: Sequence[Listing], looks: dict[tuple[str, Path], _Look]) -> list[Finding]:
     """Name photos and shop pictures whose bytes are those of another, within a half or from the training to the test half."""
     first: dict[tuple[str, str], tuple[str, Path]] = {}
-    found = []
+    found: dict[Path, Finding] = {}
     for listing in listings:
         for row in listing.rows:
             for part in ("person", "garment"):
@@ -295,5 +295,5 @@ def _duplicates(listings: Sequence[Listing], looks: dict[tuple[str, Path], _Look
                 if same != path:
                     leak = " (a leak: it is trained on)" if (half, listing.half) == ("train", "test") else ""
                     words = f"{path} is the same picture as {same}{leak}"
-                    found.append(Finding("duplicate", listing.half, str(path), f"{listing.half}: {words}"))
-    return found
+                    found.setdefault(path, Finding("duplicate", listing.half, str(path), f"{listing.half}: {words}"))
+    return list(found.values())

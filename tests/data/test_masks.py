@@ -127,3 +127,14 @@ def test_skirts_are_lower_body_clothes_and_the_top_is_kept():
     assert mask[300:400, 100:250].all() and not mask[parse == 4].any() and mask[409, 150] and not mask[412, 150]
     top = masks.from_atr_and_points(parse, np.zeros((18, 3), np.float32), "upper")
     assert top[parse == 4].all() and not top[parse == 5].any()
+
+
+def test_hulls_close_what_lies_between_arm_and_body():
+    """The outline of the garment must not show through, but for what is protected."""
+    parse = np.zeros((512, 384), np.uint8)
+    parse[100:300, 100:150] = parse[100:300, 250:300] = parse[100:150, 100:300] = 4
+    parts = np.zeros_like(parse)
+    mask = masks.from_atr_and_densepose(parse, parts, "upper")
+    assert mask[250, 200] and not mask[400, 200] and not mask[200, 330]
+    parse[240:260, 190:210] = 6
+    assert not masks.from_atr_and_densepose(parse, parts, "upper")[250, 200]
