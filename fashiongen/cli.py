@@ -65,6 +65,20 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--size", type=_size, default=(512, 384), metavar="HxW", help="height and width in pixels (default: 512x384)")
     render.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same world (default: %(default)s)")
 
+    data = commands.add_parser("data", help="look after data sets", description="Look after data sets.")
+    data_actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = data_actions.add_parser(
+        "check",
+        help="name all that is missing, unreadable, mis-sized or double in a folder",
+        description="Read a data set's folder as its reader will, name every missing, unreadable, mis-sized or duplicate file, and "
+        "count what is usable. Exit status 0 if the folder is usable, 1 if not.",
+        epilog="example: fashiongen data check viton_hd /data/zalando-hd-resized --json check.json",
+    )
+    check.add_argument("layout", metavar="LAYOUT", help="viton_hd, dress_code or street_tryon")
+    check.add_argument("root", metavar="ROOT", type=Path, help="the data set's folder")
+    check.add_argument("--strict", action="store_true", help="exit status 1 if anything at all is found")
+    check.add_argument("--json", type=Path, metavar="F", help="also write what was found to this file")
+
     tiny = commands.add_parser(
         "tiny", help="the tiny checkpoints that come with the package", description="The tiny checkpoints that come with the package."
     )
@@ -102,6 +116,12 @@ def _dispatch(args: list[str]) -> None:
         if options.layout not in writers:
             raise UserError(f"the wardrobe knows no layout {options.layout!r}; it writes: {', '.join(writers)}")
         writers[options.layout](options.root, people=options.people, size=options.size, seed=options.seed)
+    elif options.command == "data":
+        if options.action == "check":
+            from fashiongen.data.check import run as run_check
+
+            if not run_check(options.layout, options.root, strict=options.strict, json_file=options.json):
+                sys.exit(1)
     elif options.command == "tiny":
         from fashiongen.tiny.build import build
 

@@ -1,5 +1,7 @@
 """Data sets: one file reads one public layout."""
 
+from fashiongen.data.dresscode import DressCode
+from fashiongen.data.streettryon import StreetTryOn
 from fashiongen.data.vitonhd import VITONHD
 
-__all__ = ["VITONHD"]
+__all__ = ["VITONHD", "DressCode", "StreetTryOn"]

@@ -1,23 +1,49 @@
-"""What the try-on data sets share: pair files, and the one way in which a picture, a mask, labels or key points are read.
+"""The try-on reader: what VITON-HD, Dress Code and StreetTryOn share.
+
+Pair files; the one way in which a picture, a mask, labels or key points are read; the search for a part under the folder names of a data
+set's many copies; the Dataset of try-off samples and the LightningDataModule. A data set's own file holds its names, its pair files and its
+masks.
 
 Sizes are (height, width) throughout. A picture whose proportions differ from the wanted size is squeezed, as the data sets' own code does.
 """
 
+import hashlib
 import json
-from dataclasses import dataclass
+import os
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
 
+import lightning.pytorch as L
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from fashiongen.batches import TryOffBatch
+from fashiongen.data import masks
+from fashiongen.data.cache import EMBEDDED, embedded_folder, render_once
+from fashiongen.data.loading import EpochSampler, Loader, ResumableLoader, ShardSampler, share
 from fashiongen.errors import UserError
 
 Size = tuple[int, int]
 
 # What Pillow raises for a file that is cut off, damaged, huge, or no picture at all.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+# Each split of ours, and the half of the data set that it is taken from.
+HALVES = {"train": "train", "val": "train", "test": "test"}
+STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+# The optional parts of a batch that a folder may or may not hold.
+PARTS = ("garment", "garment_mask", "parse", "pose")
+
+
+class NotListed(UserError):
+    """A half of a data set has no pair file: it was not downloaded, or the folder is not in the layout."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,51 +53,152 @@ class TryOnRow:
     Attributes:
         id: the sample's id, unique in its split.
         person: the dressed person.
-        garment: the shop picture of the garment.
-        garment_mask: its foreground.
+        category: upper, lower or full; None if the parse tells it.
+        garment: the shop picture of the garment that the person wears.
+        other: the shop picture, or another person's photo, of the garment that an unpaired test puts on the person.
+        garment_mask: the foreground of `garment`.
         mask: the agnostic mask of the person.
+        agnostic: the person with the agnostic region painted grey; named only where it stands in for the mask.
         parse: the human-parse labels.
         pose: the key points.
+        densepose: DensePose's map.
+        box: where `person`, an uncut photo, is to be cut.
     """
 
     id: str
     person: Path
+    category: str | None = None
     garment: Path | None = None
+    other: Path | None = None
     garment_mask: Path | None = None
     mask: Path | None = None
+    agnostic: Path | None = None
     parse: Path | None = None
     pose: Path | None = None
+    densepose: Path | None = None
+    box: Path | None = None
 
     def files(self) -> list[Path]:
-        """Return the files of the sample that are named."""
-        parts = (self.person, self.garment, self.garment_mask, self.mask, self.parse, self.pose)
+        """Return the files that a try-off sample is read from, which `other` is not."""
+        parts = (self.person, self.garment, self.garment_mask, self.mask, self.agnostic, self.parse, self.pose, self.densepose, self.box)
         return [part for part in parts if part is not None]
 
 
-def read_pairs(path: Path, columns: int = 2) -> list[tuple[str, ...]]:
-    """Read a pair file: one sample a line, `columns` names between blanks or tabs; blank lines are skipped.
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What one half of a data set lists, whether or not every file is there.
+
+    Attributes:
+        half: train or test.
+        sources: the files that list the samples.
+        rows: the samples, in the order of the files.
+        absent: for each part that the folder offers, the named files that are not there.
+        repeated: ids that are listed more than once.
+    """
+
+    half: str
+    sources: tuple[Path, ...]
+    rows: list[TryOnRow]
+    absent: dict[str, list[Path]] = field(default_factory=dict)
+    repeated: list[str] = field(default_factory=list)
+
+    @property
+    def lists(self) -> str:
+        """The sources' names, for a message."""
+        return " and ".join(str(source) for source in self.sources)
+
+
+# For a part, the folders and the endings (after the stem; "" keeps the name as it is) under which copies of a data set hold it.
+Places = Sequence[tuple[str, str]]
+
+
+def find(folder: Path, places: Places, names: Sequence[str], stems: Sequence[str]) -> tuple[list[Path], list[Path]] | None:
+    """Find one file a sample in the place that holds most of them.
+
+    Args:
+        folder: where the places lie.
+        places: folders and endings, the preferred ones first.
+        names: a file name a sample, used where the ending is "".
+        stems: what an ending is put after.
+
+    Returns:
+        A path a sample and those of them that are not there; None if no place holds any.
+    """
+    best: tuple[int, list[Path], list[Path]] | None = None
+    for place, ending in places:
+        here = folder / place
+        present = set(os.listdir(here)) if here.is_dir() else set()
+        files = [stem + ending for stem in stems] if ending else list(names)
+        absent = [here / file for file in files if file not in present]
+        count = len(files) - len(absent)
+        if count and (best is None or count > best[0]):
+            best = (count, [here / file for file in files], absent)
+    return None if best is None else best[1:]
+
+
+def locate(root: Path, markers: Sequence[str]) -> Path:
+    """Return `root` if it holds one of `markers`, else the one folder in it that does: archives differ in the name of their top folder.
+
+    Raises:
+        UserError: if several folders in it do.
+    """
+    if not root.is_dir() or any((root / marker).exists() for marker in markers):
+        return root
+    inner = sorted(folder for folder in root.iterdir() if folder.is_dir() and any((folder / marker).exists() for marker in markers))
+    if len(inner) > 1:
+        raise UserError(
+            f"{root} holds several copies of the data set ({', '.join(folder.name for folder in inner)}); name one of them as root"
+        )
+    return inner[0] if inner else root
+
+
+def read_pairs(path: Path, columns: Sequence[int] = (2,)) -> list[tuple[str, ...]]:
+    """Read a pair file: one sample a line, names between blanks or tabs; blank lines are skipped.
+
+    Args:
+        path: the file.
+        columns: the numbers of columns that are accepted, the same in all lines.
 
     Raises:
         UserError: if the file is missing or not text, a line has another number of columns, or a name would leave the data set's root.
     """
+    pairs: list[tuple[str, ...]] = []
+    for number, line in enumerate(read_lines(path), start=1):
+        names = tuple(line.split())
+        if not names:
+            continue
+        wanted = (len(pairs[0]),) if pairs else columns
+        if len(names) not in wanted:
+            some = " or ".join(str(count) for count in wanted)
+            raise UserError(f"{path}, line {number}: has {len(names)} columns where {some} are wanted: {line.strip()!r}")
+        refuse_leaving(path, number, names)
+        pairs.append(names)
+    return pairs
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file of any system.
+
+    Raises:
+        UserError: if the file is missing or not text.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a pair file: {error}") from error
-    pairs = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        names = tuple(line.split())
-        if not names:
-            continue
-        if len(names) != columns:
-            raise UserError(f"{path}, line {number}: has {len(names)} columns where {columns} are wanted: {line.strip()!r}")
-        for name in names:
-            if leaves_root(name):
-                raise UserError(f"{path}, line {number}: {name!r} leads out of the data set's folder; take the line out")
-        pairs.append(names)
-    return pairs
+
+
+def refuse_leaving(path: Path, number: int, names: Sequence[str]) -> None:
+    """Refuse names of line `number` of `path` that lead out of the data set's folder.
+
+    Raises:
+        UserError: if one does.
+    """
+    for name in names:
+        if leaves_root(name):
+            raise UserError(f"{path}, line {number}: {name!r} leads out of the data set's folder; take the line out")
 
 
 def leaves_root(name: str) -> bool:
@@ -140,6 +267,12 @@ def read_mask(path: Path, size: Size) -> Tensor:
     return torch.from_numpy(np.array(grey, dtype=np.uint8) >= 128)[None]
 
 
+def mask_to_tensor(mask: NDArray[np.bool_], size: Size) -> Tensor:
+    """Resize a mask (H, W) as `read_mask` does: bool (1, H, W), nearest neighbour."""
+    resized = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(resized, dtype=bool))[None]
+
+
 def read_labels(path: Path, size: Size) -> Tensor:
     """Read a label map at `size`: uint8 (H, W), nearest neighbour, the palette's indices.
 
@@ -182,3 +315,330 @@ def _unreadable(path: Path, error: BaseException) -> UserError:
         return UserError(f"{path} is missing; restore the file or take its line out of the pair file")
     detail = " ".join(str(error).split()) or type(error).__name__
     return UserError(f"{path} is cut off, damaged or no picture ({detail}); replace the file or take its line out of the pair file")
+
+
+class TryOnDataset(Dataset[TryOffBatch]):
+    """Samples as batches of one, at one size; a data set's own class reads its key points and makes masks that the folder lacks."""
+
+    def __init__(self, rows: Sequence[TryOnRow], size: Size, *, in_memory: bool = False) -> None:
+        """Read `rows` at `size` (height, width).
+
+        Args:
+            rows: the samples; all of them offer the same parts.
+            size: height and width.
+            in_memory: keep each sample once it is decoded.
+        """
+        self.rows = list(rows)
+        self.size = size
+        self._kept: dict[int, TryOffBatch] | None = {} if in_memory else None
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> TryOffBatch:
+        """Return one sample: `person` (1, 3, H, W) uint8 and so on, see TryOffBatch.
+
+        Raises:
+            UserError: if a file is missing or damaged.
+        """
+        if self._kept is None:
+            return self.read(self.rows[index])
+        if index not in self._kept:
+            self._kept[index] = self.read(self.rows[index])
+        return self._kept[index]
+
+    def read(self, row: TryOnRow) -> TryOffBatch:
+        """Read one sample.
+
+        Raises:
+            UserError: if a file is missing or damaged.
+        """
+        picture = self.open_person(row)
+        parse = read_labels(row.parse, self.size) if row.parse else None
+        return TryOffBatch(
+            ids=[row.id],
+            person=picture_to_tensor(picture, self.size)[None],
+            mask=self.read_agnostic_mask(row, picture)[None],
+            category=[row.category or self.worn_category(parse)],
+            parse=_with_batch(parse),
+            pose=_with_batch(self.read_pose(row.pose, (picture.height, picture.width), self.size) if row.pose else None),
+            garment=_with_batch(read_picture(row.garment, self.size) if row.garment else None),
+            garment_mask=_with_batch(self.read_garment_mask(row.garment_mask) if row.garment_mask else None),
+        )
+
+    def open_person(self, row: TryOnRow) -> Image.Image:
+        """Decode the photo of a sample."""
+        return open_picture(row.person)
+
+    def read_garment_mask(self, path: Path) -> Tensor:
+        """Read the foreground of a shop picture: bool (1, H, W)."""
+        return read_mask(path, self.size)
+
+    def read_agnostic_mask(self, row: TryOnRow, picture: Image.Image) -> Tensor:
+        """Read the agnostic mask, or make it from what else there is: bool (1, H, W).
+
+        Args:
+            row: the sample.
+            picture: its photo.
+        """
+        if row.mask is not None:
+            return read_mask(row.mask, self.size)
+        if row.agnostic is not None:
+            painted = open_picture(row.agnostic)
+            photo = picture if picture.size == painted.size else picture.resize(painted.size, Image.Resampling.BILINEAR)
+            return mask_to_tensor(masks.from_painted(np.asarray(painted), np.asarray(photo)), self.size)
+        return mask_to_tensor(self.make_mask(row, (picture.height, picture.width)), self.size)
+
+    def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
+        """Make an agnostic mask (h, w) of any size from the labels and points of a photo of size `source`."""
+        raise UserError(f"sample {row.id} has no agnostic mask and nothing to make it from")
+
+    def read_pose(self, path: Path, source: Size, size: Size) -> Tensor:
+        """Read the key points of a photo of size `source`: float32 (K, 3) of x, y in pixels of `size` and confidence."""
+        raise UserError(f"{path}: this data set has no key points")
+
+    def worn_category(self, parse: Tensor | None) -> str:
+        """Tell the category of what is worn from labels (H, W), for rows that do not name it."""
+        raise UserError("a sample without a category needs a parse")
+
+
+def _with_batch(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor[None]
+
+
+class TryOnData(L.LightningDataModule):
+    """A try-on data set for garment restoration (`TryOffBatch`): each person with the garment that it wears.
+
+    Splits: the training half less `validation` samples that are never trained on, those held-out samples, and the test half, which
+    `predict` uses as well. Rows also know the other garment that an unpaired test puts on a person; a try-off batch has no use for it.
+
+    Attributes:
+        name: the data set's name in records.
+        split: the split of the last `setup`: train, val or test.
+        offers: the parts that the folder holds: mask, and where present garment, garment_mask, parse, pose.
+        datasets: by split, those of the last `setup`.
+    """
+
+    layout: ClassVar[str]
+    markers: ClassVar[tuple[str, ...]]
+    dataset_class: ClassVar[type[TryOnDataset]]
+
+    def __init__(
+        self,
+        root: str,
+        people: int = 1200,
+        world_seed: int = 0,
+        size: tuple[int, int] = (1024, 768),
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        num_workers: int = 4,
+        seed: int = 0,
+        validation: int = 64,
+        in_memory: bool = False,
+    ) -> None:
+        """Say what to read; nothing is read before `setup`.
+
+        Args:
+            root: the data set's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
+            people: number of people of the embedded world, train and test together.
+            world_seed: seed of the embedded world.
+            size: height and width that pictures are resized to.
+            batch_size: training samples per process and step.
+            eval_batch_size: samples per process and step in validation, test and prediction; by default `batch_size`.
+            num_workers: worker processes per loader.
+            seed: seed of the training order.
+            validation: number of training samples that are held out for validation; the same ones for any seed.
+            in_memory: keeps the decoded samples in memory, in the main process (no workers).
+        """
+        super().__init__()
+        if min(size) < 1 or batch_size < 1 or (eval_batch_size or 1) < 1 or validation < 0:
+            raise UserError(f"{self.layout}: size, batch_size and eval_batch_size must be at least 1, validation at least 0")
+        self.name = self.layout
+        self.root = embedded_folder(self.layout, people, size, world_seed) if root == EMBEDDED else Path(root).expanduser()
+        self.embedded = root == EMBEDDED
+        self.people = people
+        self.world_seed = world_seed
+        self.size = size
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.num_workers = 0 if in_memory else num_workers
+        self.seed = seed
+        self.validation = validation
+        self.in_memory = in_memory
+        self.split = "train"
+        self.offers: frozenset[str] = frozenset()
+        self.datasets: dict[str, TryOnDataset] = {}
+        self._listings: dict[str, Listing] = {}
+        # A test set smaller than the number of processes leaves some without a sample.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    def prepare_data(self) -> None:
+        """Render the embedded world unless it is there (one process per machine calls this)."""
+        if self.embedded:
+            from fashiongen import wardrobe
+
+            write = getattr(wardrobe, f"write_{self.layout}")
+            render_once(self.root, lambda folder: write(folder, people=self.people, size=self.size, seed=self.world_seed))
+
+    @abstractmethod
+    def listing(self, half: str) -> Listing:
+        """List the samples of a half, train or test, whether or not every file is there.
+
+        Raises:
+            NotListed: if what lists them is missing.
+            UserError: if it is damaged, or the folder holds none of the photos.
+        """
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the files of the splits of `stage` (fit, validate, test, predict; None: all).
+
+        Raises:
+            UserError: if the folder, a pair file or any sample's file is missing, or a mask can neither be read nor made; each is named.
+        """
+        self.prepare_data()
+        self.root = locate(self.root, self.markers)
+        splits = STAGES[stage] if stage else tuple(HALVES)
+        rows: dict[str, list[TryOnRow]] = {}
+        for half in dict.fromkeys(HALVES[split] for split in splits):
+            listing = self.listing(half)
+            self._require(listing)
+            self._listings[half] = listing
+            rows |= self._split(listing)
+        for split in splits:
+            self.datasets[split] = self.dataset(split, rows)
+            if not len(self.datasets[split]) and split != "val":
+                raise UserError(
+                    f"{self.layout}: no {split} sample is left of {self._listings[HALVES[split]].lists}; check the settings of data"
+                )
+            if split != "test" and any(row.garment is None for row in self.datasets[split].rows):
+                raise UserError(f"{self.layout}: {self.lacks_garments(HALVES[split])}: training needs the shop pictures")
+        self.split = splits[0]
+        self.offers = frozenset.intersection(*(_offered(self.datasets[split]) for split in splits if len(self.datasets[split])))
+
+    def dataset(self, split: str, rows: dict[str, list[TryOnRow]]) -> TryOnDataset:
+        """Build the Dataset of a split out of the rows of all splits that are set up together."""
+        return self.dataset_class(rows[split], self.size, in_memory=self.in_memory)
+
+    def lacks_garments(self, half: str) -> str:
+        """Say that there are no shop pictures."""
+        return f"{self.root} has no shop pictures"
+
+    def _require(self, listing: Listing) -> None:
+        """Refuse a half that is not whole.
+
+        Raises:
+            UserError: naming the first file that is not there, or the first id that is listed twice.
+        """
+        if listing.repeated:
+            raise UserError(
+                f"{listing.lists}: the person {listing.repeated[0]} is listed more than once; ids must be unique, take the repeats out"
+            )
+        for part, absent in listing.absent.items():
+            if absent and part != "other":
+                where = absent[0].parents[1]
+                raise UserError(
+                    f"{self.layout}: {len(absent)} of {len(listing.rows)} samples of {where} lack their {part}, first {absent[0]}; "
+                    f"restore the files or take their lines out of {listing.lists}"
+                )
+        for row in listing.rows:
+            if row.mask is None and row.agnostic is None and (problem := self.unmaskable(row, listing)):
+                raise UserError(f"{self.layout}: {problem}")
+
+    @abstractmethod
+    def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:
+        """Say why no agnostic mask can be made for a row that has none; None if one can."""
+
+    def _split(self, listing: Listing) -> dict[str, list[TryOnRow]]:
+        if listing.half == "test":
+            return {"test": listing.rows}
+        if self.validation >= len(listing.rows):
+            count = len(listing.rows)
+            raise UserError(
+                f"{self.layout}: data.validation={self.validation} leaves nothing of the {count} pairs of {listing.lists} to train on"
+            )
+        ids = sorted((row.id for row in listing.rows), key=lambda id_: hashlib.sha256(id_.encode()).digest())
+        held_out = set(ids[: self.validation])
+        rows = listing.rows
+        return {"train": [row for row in rows if row.id not in held_out], "val": [row for row in rows if row.id in held_out]}
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Give the training batches, shuffled by (seed, epoch), resumable in mid-epoch."""
+        dataset, shard = self.datasets["train"], share(self.trainer)
+        if len(dataset) < self.batch_size * shard["num_replicas"]:
+            step = f"{shard['num_replicas']} x {self.batch_size}"
+            raise UserError(f"{self.layout}: {len(dataset)} training samples do not fill one step of {step}; lower data.batch_size")
+        sampler = EpochSampler(dataset, seed=self.seed, **shard)
+        trained = self._trained if self.trainer else None
+        return ResumableLoader(dataset, sampler=sampler, batch_size=self.batch_size, trained=trained, **self._options())
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """Give the held-out training pairs, in order; nothing where `validation` is 0."""
+        return self._evaluation("val") if len(self.datasets["val"]) else []
+
+    def test_dataloader(self) -> Loader:
+        """Give the test pairs, in order, each once."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> Loader:
+        """Give the test pairs, in order, each once."""
+        return self._evaluation("test")
+
+    def _evaluation(self, split: str) -> Loader:
+        dataset = self.datasets[split]
+        return Loader(dataset, sampler=ShardSampler(dataset, **share(self.trainer)), batch_size=self.eval_batch_size, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
+
+    def _trained(self) -> int:
+        assert self.trainer is not None
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return int(progress.state_dict()["processed"])
+
+    def fingerprint(self) -> str:
+        """Return a sha256 over the names and sizes of the current split's files and the content of what lists them."""
+        digest = hashlib.sha256()
+        for source in self._listings[HALVES[self.split]].sources:
+            digest.update(source.read_bytes())
+        files = [file for row in self.datasets[self.split].rows for file in row.files()]
+        for line in sorted(f"\0{Path(os.path.relpath(file, self.root)).as_posix()}\0{file.stat().st_size}" for file in files):
+            digest.update(line.encode())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is read, for a log.
+
+        Name, root and size; per split the samples, how many of them have their own garment (paired) and another one (unpaired), and where
+        the masks come from; the parts offered.
+        """
+        counts: dict[str, dict[str, int]] = {"samples": {}, "paired": {}, "unpaired": {}}
+        origins = {}
+        for split, dataset in self.datasets.items():
+            counts["samples"][split] = len(dataset)
+            counts["paired"][split] = sum(row.garment is not None for row in dataset.rows)
+            counts["unpaired"][split] = sum(row.other is not None for row in dataset.rows)
+            origins[split] = sorted({mask_origin(row) for row in dataset.rows})
+        return {
+            "name": self.name,
+            "root": str(self.root),
+            "size": list(self.size),
+            **counts,
+            "masks": origins,
+            "offers": sorted(self.offers),
+        }
+
+
+def mask_origin(row: TryOnRow) -> str:
+    """Say where the agnostic mask of a row comes from: a file, or that which it is made from."""
+    if row.mask is not None:
+        return "file"
+    if row.agnostic is not None:
+        return "painted picture"
+    sources = {"parse": row.parse, "key points": row.pose, "DensePose": row.densepose}
+    return " and ".join(name for name, path in sources.items() if path is not None) or "none"
+
+
+def _offered(dataset: TryOnDataset) -> frozenset[str]:
+    """Return the parts beside the person that a split holds; rows of one split hold the same ones."""
+    return frozenset(["mask", *(part for part in PARTS if getattr(dataset.rows[0], part) is not None)])

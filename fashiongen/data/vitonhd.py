@@ -4,310 +4,223 @@
     ROOT/{train,test}/image/00006_00.jpg        the person
                       cloth/00006_00.jpg        the shop picture, on white
                       cloth-mask/00006_00.jpg   its foreground
-                      agnostic-mask/00006_00_mask.png         white where the garment may be
+                      agnostic-mask/00006_00_mask.png         white where the garment may be; not in every copy
+                      agnostic-v3.2/00006_00.jpg              the person with that region painted grey
                       image-parse-v3/00006_00.png             LIP labels
                       openpose_json/00006_00_keypoints.json   25 key points
 
+The archive's top folder has many names, and so have some folders (`PLACES`). Where there are no agnostic masks they are made: from the grey
+paint of `agnostic-v3.2`, else from parse and key points.
+
 Both pair files are mismatched in their second column: they were made for dressing a person in another garment. A person's own garment is
-the picture of the same name, so that samples here are always (person, garment of that name) and the second column is not used.
+the picture of the same name, so that samples here are always (person, garment of that name), and the second column is the other garment of
+an unpaired test. CatVTON names the test file `test_pairs_unpaired.txt`.
 """
 
-import hashlib
-import os
+import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
-import lightning.pytorch as L
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from fashiongen.batches import TryOffBatch
-from fashiongen.data.cache import EMBEDDED, embedded_folder, render_once
-from fashiongen.data.loading import EpochSampler, Loader, ResumableLoader, ShardSampler, share
+from fashiongen.data import masks
 from fashiongen.data.quality import QualityFilter
 from fashiongen.data.reframe import reframe
 from fashiongen.data.tryon import (
+    Listing,
+    NotListed,
     Size,
+    TryOnData,
+    TryOnDataset,
     TryOnRow,
-    open_picture,
-    picture_to_tensor,
+    find,
     read_labels,
-    read_mask,
     read_openpose,
     read_pairs,
-    read_picture,
 )
 from fashiongen.errors import UserError
 
 KEYPOINTS = 25
+# The height at which VITON-HD's own code draws the agnostic region.
+DRAWN_AT = 1024
+
+PAIR_FILES = {"train": ("train_pairs.txt",), "test": ("test_pairs.txt", "test_pairs_unpaired.txt")}
 
 # For each part the folders and the endings (after the person's stem; "" is the name as it is) under which copies of the data set keep it.
 PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "person": (("image", ""),),
     "garment": (("cloth", ""),),
     "garment_mask": (("cloth-mask", ""), ("cloth-mask", ".png"), ("cloth_mask", ""), ("cloth_mask", ".png")),
-    "mask": (("agnostic-mask", "_mask.png"), ("agnostic-mask", ".png"), ("agnostic_mask", "_mask.png"), ("agnostic_mask", ".png")),
+    "mask": tuple((folder, ending) for folder in ("agnostic-mask", "agnostic_masks", "agnostic_mask") for ending in ("_mask.png", ".png")),
+    "agnostic": (("agnostic-v3.2", ""), ("agnostic-v3.2", ".png"), ("agnostic", ""), ("agnostic", ".png")),
     "parse": (("image-parse-v3", ".png"), ("image-parse", ".png")),
     "pose": (("openpose_json", "_keypoints.json"), ("openpose-json", "_keypoints.json")),
 }
-FOLDERS = {"train": "train", "val": "train", "test": "test"}
-STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
 
-class VITONHDDataset(Dataset[TryOffBatch]):
+class VITONHDDataset(TryOnDataset):
     """Samples as batches of one, at one size."""
 
     def __init__(self, rows: Sequence[TryOnRow], size: Size, *, zooms: dict[str, float] | None = None, in_memory: bool = False) -> None:
         """Read `rows` at `size` (height, width).
 
         Args:
-            rows: the samples; all of them offer the same parts, the mask among them.
+            rows: the samples; all of them offer the same parts.
             size: height and width.
             zooms: for some ids the factor by which the person is scaled (see `reframe`).
             in_memory: keep each sample once it is decoded.
         """
-        self.rows = list(rows)
-        self.size = size
+        super().__init__(rows, size, in_memory=in_memory)
         self.zooms = zooms or {}
-        self._kept: dict[int, TryOffBatch] | None = {} if in_memory else None
 
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> TryOffBatch:
-        """Return one sample: `person` (1, 3, H, W) uint8 and so on, see TryOffBatch.
+    def read(self, row: TryOnRow) -> TryOffBatch:
+        """Read one sample.
 
         Raises:
             UserError: if a file is missing or damaged.
         """
-        if self._kept is None:
-            return self._read(self.rows[index])
-        if index not in self._kept:
-            self._kept[index] = self._read(self.rows[index])
-        return self._kept[index]
-
-    def _read(self, row: TryOnRow) -> TryOffBatch:
-        if row.mask is None:
-            raise UserError(f"viton_hd: sample {row.id} has no agnostic mask")
-        picture = open_picture(row.person)
-        source = (picture.height, picture.width)
-        sample = TryOffBatch(
-            ids=[row.id],
-            person=picture_to_tensor(picture, self.size)[None],
-            mask=read_mask(row.mask, self.size)[None],
-            category=["upper"],
-            parse=_with_batch(read_labels(row.parse, self.size) if row.parse else None),
-            pose=_with_batch(read_openpose(row.pose, KEYPOINTS, source, self.size) if row.pose else None),
-            garment=_with_batch(read_picture(row.garment, self.size) if row.garment else None),
-            garment_mask=_with_batch(read_mask(row.garment_mask, self.size) if row.garment_mask else None),
-        )
+        sample = super().read(row)
         zoom = self.zooms.get(row.id, 1.0)
         return sample if zoom == 1.0 else reframe(sample, zoom)
 
+    def read_pose(self, path: Path, source: Size, size: Size) -> Tensor:
+        """Read 25 key points."""
+        return read_openpose(path, KEYPOINTS, source, size)
 
-def _with_batch(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor[None]
+    def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
+        """Make the mask as VITON-HD's own code does, from parse and key points."""
+        if row.parse is None or row.pose is None:
+            return super().make_mask(row, source)
+        frame = (DRAWN_AT, max(1, round(DRAWN_AT * source[1] / source[0])))
+        return masks.from_lip(read_labels(row.parse, frame).numpy(), self.read_pose(row.pose, source, frame).numpy())
 
 
-class VITONHD(L.LightningDataModule):
+class VITONHD(TryOnData):
     """VITON-HD for garment restoration (`TryOffBatch`), paired in training and test alike.
 
-    Splits: the pairs of `train_pairs.txt` less `validation` of them that are never trained on, those held-out pairs, and the pairs of
-    `test_pairs.txt`, which `predict` uses as well. A sample's id is the stem of its person picture.
-
-    Attributes:
-        name: the layout's name.
-        split: the split of the last `setup`: train, val or test.
-        offers: the parts that the folder holds: mask, and where present garment, garment_mask, parse, pose.
+    A sample's id is the stem of its person picture. With `duplicates` the name is `viton_hd-clean`: its numbers are not comparable to those
+    of the whole data set.
     """
 
-    name = "viton_hd"
+    layout: ClassVar[str] = "viton_hd"
+    markers: ClassVar[tuple[str, ...]] = tuple(name for names in PAIR_FILES.values() for name in names)
+    dataset_class: ClassVar[type[TryOnDataset]] = VITONHDDataset
 
     def __init__(
         self,
         root: str,
-        people: int = 1200,
-        world_seed: int = 0,
-        size: tuple[int, int] = (1024, 768),
-        batch_size: int = 32,
-        eval_batch_size: int | None = None,
-        num_workers: int = 4,
-        seed: int = 0,
-        validation: int = 64,
+        *,
         quality: QualityFilter | None = None,
-        in_memory: bool = False,
+        duplicates: str | None = None,
+        **options: Any,  # noqa: ANN401  TryOnData's own
     ) -> None:
         """Say what to read; nothing is read before `setup`.
 
         Args:
-            root: folder with `train_pairs.txt` and `test_pairs.txt`, or `wardrobe` for the embedded world, rendered on first use.
-            people: number of people of the embedded world, train and test together.
-            world_seed: seed of the embedded world.
-            size: height and width that pictures are resized to.
-            batch_size: training samples per process and step.
-            eval_batch_size: samples per process and step in validation, test and prediction; by default `batch_size`.
-            num_workers: worker processes per loader.
-            seed: seed of the training order.
-            validation: number of pairs of `train_pairs.txt` that are held out for validation; the same ones for any seed.
+            root: the data set's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
             quality: trains on good pairs only.
-            in_memory: keeps the decoded samples in memory, in the main process (no workers).
+            duplicates: JSON file of the pairs to leave out, in the form of TryOffDiff's `references/vitonhd_duplicate_filenames.json`,
+                `{"test": {"duplicates": ["02015_00.jpg", ...], "leaked": [...]}, "train": {"duplicates": [...]}}`. That file leaves
+                1,990 of 2,032 test pairs and 11,552 of 11,647 training pairs.
+            options: those of every try-on data set.
         """
-        super().__init__()
-        if min(size) < 1 or batch_size < 1 or (eval_batch_size or 1) < 1 or validation < 0:
-            raise UserError("viton_hd: size, batch_size and eval_batch_size must be at least 1, validation at least 0")
-        self.root = embedded_folder(self.name, people, size, world_seed) if root == EMBEDDED else Path(root).expanduser()
-        self.embedded = root == EMBEDDED
-        self.people = people
-        self.world_seed = world_seed
-        self.size = size
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size or batch_size
-        self.num_workers = 0 if in_memory else num_workers
-        self.seed = seed
-        self.validation = validation
+        super().__init__(root, **options)
         self.quality = quality
-        self.in_memory = in_memory
-        self.split = "train"
-        self.offers: frozenset[str] = frozenset()
-        self.datasets: dict[str, VITONHDDataset] = {}
-        # A test set smaller than the number of processes leaves some without a sample.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.duplicates = None if duplicates is None else Path(duplicates).expanduser()
+        if self.duplicates is not None:
+            self.name = f"{self.layout}-clean"
+        self.left_out: dict[str, int] = {}
 
-    def prepare_data(self) -> None:
-        """Render the embedded world unless it is there (one process per machine calls this)."""
-        if self.embedded:
-            from fashiongen.wardrobe import write_viton_hd
-
-            render_once(self.root, lambda folder: write_viton_hd(folder, people=self.people, size=self.size, seed=self.world_seed))
-
-    def setup(self, stage: str | None = None) -> None:
-        """Find the files of the splits of `stage` (fit, validate, test, predict; None: all).
+    def listing(self, half: str) -> Listing:
+        """List the pairs of a half, train or test.
 
         Raises:
-            UserError: if the folder, a pair file, the agnostic masks or any sample's file is missing; each is named.
+            UserError: if the pair file is missing or damaged, the folder holds none of its people, or `duplicates` is not of this data set.
         """
-        self.prepare_data()
-        splits = STAGES[stage] if stage else tuple(FOLDERS)
-        rows: dict[str, list[TryOnRow]] = {}
-        for folder in dict.fromkeys(FOLDERS[split] for split in splits):
-            rows |= self._rows(folder)
-        zooms: dict[str, float] = {}
-        if self.quality is not None and "train" in splits:
-            good = self.quality.select([*rows["train"], *rows["val"]])
-            rows["train"] = [row for row in rows["train"] if row.id in good]
-            zooms = good
-        for split in splits:
-            if not rows[split] and split != "val":
-                raise UserError(f"viton_hd: no {split} sample is left; check {self._pairs(split)} and data.quality")
-            if split != "test" and any(row.garment is None for row in rows[split]):
-                raise UserError(f"viton_hd: {self.root / FOLDERS[split]} has no folder cloth: training needs the shop pictures")
-            self.datasets[split] = VITONHDDataset(
-                rows[split], self.size, zooms=zooms if split == "train" else None, in_memory=self.in_memory
-            )
-        self.split = splits[0]
-        self.offers = frozenset.intersection(*(_offered(rows[split]) for split in splits if rows[split]))
-
-    def _pairs(self, split: str) -> Path:
-        return self.root / f"{FOLDERS[split]}_pairs.txt"
-
-    def _rows(self, folder: str) -> dict[str, list[TryOnRow]]:
-        pairs = self._pairs(folder)
-        if not pairs.is_file():
-            raise UserError(f"viton_hd: {pairs} is missing: data.root must be a folder in the VITON-HD layout, or `wardrobe`")
-        names = [person for person, _ in read_pairs(pairs)]
+        pairs_file = next((self.root / name for name in PAIR_FILES[half] if (self.root / name).is_file()), self.root / PAIR_FILES[half][0])
+        if not pairs_file.is_file():
+            raise NotListed(f"{self.layout}: {pairs_file} is missing: data.root must be a folder in the VITON-HD layout, or `wardrobe`")
+        pairs = read_pairs(pairs_file)
+        if self.duplicates is not None:
+            unwanted = read_duplicates(self.duplicates, half)
+            clean = [pair for pair in pairs if pair[0] not in unwanted]
+            self.left_out[half] = len(pairs) - len(clean)
+            if unwanted and not self.left_out[half]:
+                raise UserError(
+                    f"{self.duplicates}: none of its {half} names is in {pairs_file}, which is clean already or another data set's"
+                )
+            pairs = clean
+        names, others = [person for person, _ in pairs], [cloth for _, cloth in pairs]
         stems = [PurePosixPath(name).stem for name in names]
-        if len(set(stems)) < len(stems):
-            repeated = next(stem for stem in stems if stems.count(stem) > 1)
-            raise UserError(f"{pairs}: the person {repeated} is listed more than once; ids must be unique, take the repeats out")
-        found = {part: self._find(part, folder, names) for part in PLACES}
+        found = {part: find(self.root / half, places, names, stems) for part, places in PLACES.items()}
+        found["other"] = find(self.root / half, PLACES["garment"], others, others)
         if found["person"] is None:
-            raise UserError(f"viton_hd: {self.root / folder / 'image'} is missing or holds none of the people of {pairs}")
-        if found["mask"] is None:
-            raise UserError(
-                f"viton_hd: {self.root / folder / 'agnostic-mask'} is missing or holds no mask of the people of {pairs}: "
-                "some copies of the data set come without it; add the agnostic masks (STEM_mask.png, white where the garment may be)"
+            raise UserError(f"{self.layout}: {self.root / half / 'image'} is missing or holds none of the people of {pairs_file}")
+        if found["mask"] is not None:
+            found["agnostic"] = None
+        kept = {part: both for part, both in found.items() if both is not None}
+        rows = [
+            TryOnRow(
+                id=stem,
+                category="upper",
+                # A pair of the same name has no other garment.
+                **{part: paths[index] for part, (paths, _) in kept.items() if part != "other" or others[index] != names[index]},
             )
-        files = {part: paths for part, paths in found.items() if paths is not None}
-        rows = [TryOnRow(id=stem, **{part: paths[index] for part, paths in files.items()}) for index, stem in enumerate(stems)]
-        if folder == "test":
-            return {"test": rows}
-        if self.validation >= len(rows):
-            raise UserError(f"viton_hd: data.validation={self.validation} leaves nothing of the {len(rows)} pairs of {pairs} to train on")
-        held_out = set(sorted(stems, key=lambda stem: hashlib.sha256(stem.encode()).digest())[: self.validation])
-        return {"train": [row for row in rows if row.id not in held_out], "val": [row for row in rows if row.id in held_out]}
+            for index, stem in enumerate(stems)
+        ]
+        repeated = [stem for stem, count in Counter(stems).items() if count > 1]
+        return Listing(
+            half=half, sources=(pairs_file,), rows=rows, absent={part: absent for part, (_, absent) in kept.items()}, repeated=repeated
+        )
 
-    def _find(self, part: str, folder: str, names: list[str]) -> list[Path] | None:
-        """Return one path a name from the place that holds most of them, None if no place holds any."""
-        best: tuple[int, list[Path], set[str]] | None = None
-        for place, ending in PLACES[part]:
-            here = self.root / folder / place
-            present = set(os.listdir(here)) if here.is_dir() else set()
-            files = [PurePosixPath(name).stem + ending if ending else name for name in names]
-            count = sum(file in present for file in files)
-            if count and (best is None or count > best[0]):
-                best = (count, [here / file for file in files], present)
-        if best is None:
+    def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:
+        """Masks are made from parse and key points."""
+        if row.parse is not None and row.pose is not None:
             return None
-        count, paths, present = best
-        if count < len(names):
-            first = next(path for path in paths if path.name not in present)
-            raise UserError(
-                f"viton_hd: {len(names) - count} of {len(names)} samples of {self.root / folder} lack their {part}, first {first}; "
-                f"restore the files or take their lines out of {self._pairs(folder)}"
-            )
-        return paths
+        return (
+            f"{self.root / listing.half / 'agnostic-mask'} is missing or holds no mask of the people of {listing.lists}, and there is "
+            "nothing to make them from; add the agnostic masks (STEM_mask.png, white where the garment may be), agnostic-v3.2, or "
+            "image-parse-v3 and openpose_json"
+        )
 
-    def train_dataloader(self) -> ResumableLoader:
-        """Give the training batches, shuffled by (seed, epoch), resumable in mid-epoch."""
-        dataset, shard = self.datasets["train"], share(self.trainer)
-        if len(dataset) < self.batch_size * shard["num_replicas"]:
-            step = f"{shard['num_replicas']} x {self.batch_size}"
-            raise UserError(f"viton_hd: {len(dataset)} training samples do not fill one step of {step}; lower data.batch_size")
-        sampler = EpochSampler(dataset, seed=self.seed, **shard)
-        trained = self._trained if self.trainer else None
-        return ResumableLoader(dataset, sampler=sampler, batch_size=self.batch_size, trained=trained, **self._options())
+    def lacks_garments(self, half: str) -> str:
+        """Say that there are no shop pictures."""
+        return f"{self.root / half} has no folder cloth"
 
-    def val_dataloader(self) -> Loader | list[Loader]:
-        """Give the held-out training pairs, in order; nothing where `validation` is 0."""
-        return self._evaluation("val") if len(self.datasets["val"]) else []
-
-    def test_dataloader(self) -> Loader:
-        """Give the test pairs, in order, each once."""
-        return self._evaluation("test")
-
-    def predict_dataloader(self) -> Loader:
-        """Give the test pairs, in order, each once."""
-        return self._evaluation("test")
-
-    def _evaluation(self, split: str) -> Loader:
-        dataset = self.datasets[split]
-        return Loader(dataset, sampler=ShardSampler(dataset, **share(self.trainer)), batch_size=self.eval_batch_size, **self._options())
-
-    def _options(self) -> dict[str, Any]:
-        return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
-
-    def _trained(self) -> int:
-        assert self.trainer is not None
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return int(progress.state_dict()["processed"])
-
-    def fingerprint(self) -> str:
-        """Return a sha256 over the names and sizes of the current split's files and the content of its pair file."""
-        digest = hashlib.sha256(self._pairs(self.split).read_bytes())
-        files = [file for row in self.datasets[self.split].rows for file in row.files()]
-        for line in sorted(f"\0{file.relative_to(self.root).as_posix()}\0{file.stat().st_size}" for file in files):
-            digest.update(line.encode())
-        return digest.hexdigest()
+    def dataset(self, split: str, rows: dict[str, list[TryOnRow]]) -> TryOnDataset:
+        """Build the Dataset of a split; training is on good pairs only, if that is asked for."""
+        zooms: dict[str, float] | None = None
+        chosen = rows[split]
+        if self.quality is not None and split == "train":
+            zooms = self.quality.select([*rows["train"], *rows["val"]])
+            chosen = [row for row in chosen if row.id in zooms]
+        return VITONHDDataset(chosen, self.size, zooms=zooms, in_memory=self.in_memory)
 
     def describe(self) -> dict[str, Any]:
-        """Return what is read, for a log: name, root, size, number of samples per split and the parts offered."""
-        counts = {split: len(dataset) for split, dataset in self.datasets.items()}
-        return {"name": self.name, "root": str(self.root), "size": list(self.size), "samples": counts, "offers": sorted(self.offers)}
+        """Return what is read, for a log, and how many pairs `duplicates` left out."""
+        described = super().describe()
+        return described if self.duplicates is None else {**described, "left_out": dict(self.left_out)}
 
 
-def _offered(rows: Sequence[TryOnRow]) -> frozenset[str]:
-    """Return the parts beside the person that a split's rows hold; rows of one split hold the same ones."""
-    return frozenset(part for part in PLACES if part != "person" and getattr(rows[0], part) is not None)
+def read_duplicates(path: Path, half: str) -> set[str]:
+    """Read the names of a half that are to be left out.
+
+    Raises:
+        UserError: if the file is missing or not of the form that `VITONHD` describes.
+    """
+    try:
+        kinds = json.loads(path.read_text(encoding="utf-8")).get(half, {}).values()
+        names = [name for kind in kinds for name in kind]
+        if not all(isinstance(name, str) for name in names) or any(isinstance(kind, str) for kind in kinds):
+            raise TypeError("a name is not a text")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: data.duplicates names TryOffDiff's vitonhd_duplicate_filenames.json") from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        form = '{"test": {"duplicates": [NAME, ...], "leaked": [...]}, "train": {...}}'
+        raise UserError(f"{path}: is no list of duplicates of the form {form} ({type(error).__name__})") from error
+    return set(names)

@@ -1,9 +1,11 @@
 """The wardrobe: an embedded synthetic fashion world whose truth is known."""
 
 from fashiongen.wardrobe.draw import render_item, render_item_mask
+from fashiongen.wardrobe.dress_code import write_dress_code
 from fashiongen.wardrobe.outfits import Outfit, User, compatible, make_outfit, make_user
 from fashiongen.wardrobe.people import Person, make_person
 from fashiongen.wardrobe.portrait import PersonPictures, render_person
+from fashiongen.wardrobe.street_tryon import write_street_tryon
 from fashiongen.wardrobe.viton_hd import write_viton_hd
 from fashiongen.wardrobe.world import ATTRIBUTES, CATEGORIES, GARMENT_TYPE, NAMESPACES, WORLD_VERSION, Item, held_out, make_item
 
@@ -27,5 +29,7 @@ __all__ = [
     "render_item",
     "render_item_mask",
     "render_person",
+    "write_dress_code",
+    "write_street_tryon",
     "write_viton_hd",
 ]

@@ -23,8 +23,8 @@ from fashiongen.wardrobe.people import Person
 from fashiongen.wardrobe.surface import Layer, mix
 from fashiongen.wardrobe.world import RGB, Item
 
-# Label codes on top of LIP's ids: the garment of the pair and the hands are told apart first and become LIP ids afterwards.
-GARMENT, RIGHT_HAND, LEFT_HAND = 20, 21, 22
+# Label codes on top of LIP's ids: the pair's garment, the hands and the bag are told apart first and become ids of LIP or ATR afterwards.
+GARMENT, RIGHT_HAND, LEFT_HAND, BAG = 20, 21, 22, 23
 LIP = {
     "hair": 2,
     "upper": 5,
@@ -40,9 +40,13 @@ LIP = {
     "left_shoe": 18,
     "right_shoe": 19,
 }
+# ATR's ids by LIP's; ATR has no neck, which its parsers give to the head, and knows bags.
+ATR = {0: 0, 2: 2, 5: 4, 6: 7, 9: 6, 10: 11, 12: 5, 13: 11, 14: 14, 15: 15, 16: 12, 17: 13, 18: 9, 19: 10, BAG: 16}
 LABEL_STEP = 11
+PART_STEP = 10
 GREY = 128
-BODY_25_BONES: tuple[tuple[int, int], ...] = (
+Bones = tuple[tuple[int, int], ...]
+BODY_25_BONES: Bones = (
     *((1, 8), (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (10, 11), (8, 12), (12, 13), (13, 14)),
     *((1, 0), (0, 15), (15, 17), (0, 16), (16, 18), (14, 19), (19, 20), (14, 21), (11, 22), (22, 23), (11, 24)),
 )
@@ -52,12 +56,14 @@ BODY_25_BONES: tuple[tuple[int, int], ...] = (
 class PersonPictures:
     """What one photo comes with; pictures are `(H, W, 3)` uint8, labels `(H, W)` uint8, masks `(H, W)` bool.
 
+    `parse` holds LIP's labels, `parse_atr` ATR's. `densepose` shows DensePose's part numbers as colours.
     `agnostic_mask` is true where the garment may have been (to inpaint), `garment_mask` where the worn garment is seen,
     `keypoints` are BODY_25 `(25, 3)`: x and y in pixels, confidence, all zero for what is hidden or out of the picture.
     """
 
     image: NDArray[np.uint8]
     parse: NDArray[np.uint8]
+    parse_atr: NDArray[np.uint8]
     keypoints: NDArray[np.float64]
     densepose: NDArray[np.uint8]
     agnostic_mask: NDArray[np.bool_]
@@ -152,11 +158,11 @@ def _bag(scene: Scene) -> None:
     person = scene.person
     strap = person.figure.place("torso", span((6.0, -0.5), (-7.0, 16.0), 8))
     scene.picture.append(element(path_data(strap, False), None, person.bag, 1.8 * person.figure.scale))
-    scene.labels.append(element(path_data(strap, False), None, (0, 0, 0), 1.8 * person.figure.scale))
+    scene.labels.append(element(path_data(strap, False), None, (BAG * LABEL_STEP,) * 3, 1.8 * person.figure.scale))
     outline = densify(np.array([(-11.0, 14.0), (-1.5, 14.0), (-0.5, 23.0), (-12.0, 23.0)]))
-    scene.flat(person.figure.place("torso", outline), person.bag, 0)
+    scene.flat(person.figure.place("torso", outline), person.bag, BAG)
     flap = person.figure.place("torso", np.array([(-11.0, 14.0), (-1.5, 14.0), (-6.2, 19.0)]))
-    scene.flat(flap, mix(person.bag, (0, 0, 0), 0.25), 0)
+    scene.flat(flap, mix(person.bag, (0, 0, 0), 0.25), BAG)
 
 
 def _compose(person: Person) -> Scene:
@@ -217,6 +223,8 @@ def render_person(person: Person, height: int, width: int) -> PersonPictures:
     parse[garment_mask] = LIP[_garment_label(person.garment)]
     parse[codes == RIGHT_HAND] = LIP["right_arm"]
     parse[codes == LEFT_HAND] = LIP["left_arm"]
+    parse_atr = np.array([ATR.get(code, 0) for code in range(BAG + 1)], dtype=np.uint8)[parse]
+    parse[codes == BAG] = 0
 
     kept = np.isin(codes, (LIP["hair"], LIP["face"], RIGHT_HAND, LEFT_HAND))
     agnostic_mask = (_region(person, height, width) & ~kept) | garment_mask
@@ -227,6 +235,7 @@ def render_person(person: Person, height: int, width: int) -> PersonPictures:
     return PersonPictures(
         image=image,
         parse=parse,
+        parse_atr=parse_atr,
         keypoints=keypoints,
         densepose=_densepose(person, height, width),
         agnostic_mask=agnostic_mask,
@@ -276,9 +285,26 @@ def _keypoints(person: Person, height: int, width: int) -> NDArray[np.float64]:
 
 def _densepose(person: Person, height: int, width: int) -> NDArray[np.uint8]:
     """Body parts in the colours of DensePose's part numbers, on black."""
-    parts = [*body.densepose_parts(person.figure, person.hidden_arm), (23, body.head_outline(person))]
-    texts = [element(path_data(outline), _part_color(part)) for part, outline in parts]
+    texts = [element(path_data(outline), _part_color(part)) for part, outline in _densepose_parts(person)]
     return rasterize(svg(texts, crisp=True, background=(0, 0, 0)), height, width)
+
+
+def render_densepose_iuv(person: Person, height: int, width: int) -> NDArray[np.uint8]:
+    """DensePose's map `(H, W, 3)`: part number (0 for the background), then U and V in [0, 255] across and down the part."""
+    texts = [element(path_data(outline), (part * PART_STEP,) * 3) for part, outline in _densepose_parts(person)]
+    codes = rasterize(svg(texts, crisp=True, background=(0, 0, 0)), height, width)[:, :, 0]
+    iuv = np.zeros((height, width, 3), dtype=np.uint8)
+    iuv[:, :, 0] = np.rint(codes / PART_STEP)
+    for part in np.unique(iuv[:, :, 0])[1:]:
+        rows, columns = np.nonzero(iuv[:, :, 0] == part)
+        for channel, places in ((1, columns), (2, rows)):
+            iuv[rows, columns, channel] = np.rint(255 * (places - places.min()) / max(int(np.ptp(places)), 1))
+    return iuv
+
+
+def _densepose_parts(person: Person) -> list[tuple[int, Points]]:
+    """DensePose's parts as outlines, back to front."""
+    return [*body.densepose_parts(person.figure, person.hidden_arm), (23, body.head_outline(person))]
 
 
 def _part_color(part: int) -> RGB:
@@ -287,14 +313,14 @@ def _part_color(part: int) -> RGB:
     return round(40 + 210 * share**1.6), round(60 + 180 * share), round(170 - 150 * abs(share - 0.35))
 
 
-def draw_openpose(keypoints: NDArray[np.float64], height: int, width: int) -> NDArray[np.uint8]:
-    """The skeleton of BODY_25 joints `(25, 3)` on black, twice oversampled."""
+def draw_openpose(keypoints: NDArray[np.float64], height: int, width: int, bones: Bones = BODY_25_BONES) -> NDArray[np.uint8]:
+    """The skeleton of joints `(K, 3)`, BODY_25 if not said otherwise, on black, twice oversampled."""
     picture = Image.new("RGB", (width * 2, height * 2))
     pen = ImageDraw.Draw(picture)
     thick = max(2, round(min(height, width) / 20))
-    for index, (start, end) in enumerate(BODY_25_BONES):
+    for index, (start, end) in enumerate(bones):
         if keypoints[start, 2] > 0 and keypoints[end, 2] > 0:
-            hue = index / len(BODY_25_BONES)
+            hue = index / len(bones)
             color = tuple(round(255 * min(1.0, max(0.0, 2.0 - abs((hue * 6 + shift) % 6 - 3.0)))) for shift in (3.0, 1.0, 5.0))
             pen.line([tuple(keypoints[start, :2] * 2), tuple(keypoints[end, :2] * 2)], fill=color, width=thick)
     return np.asarray(picture.resize((width, height), Image.Resampling.BOX))

@@ -180,7 +180,9 @@ def damage_pairs(root):
 
 
 def damage_mask(root):
+    """Without a parse no mask can be made either."""
     shutil.rmtree(root / "train" / "agnostic-mask")
+    shutil.rmtree(root / "train" / "image-parse-v3")
 
 
 def damage_one(root):

@@ -1,0 +1,299 @@
+"""`fashiongen data check`: reads a try-on folder as its reader will, and names everything that is wrong with it at once.
+
+A reader stops at the first file that it cannot use; this goes through all of them. Nothing is changed.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from fashiongen.data.dresscode import DressCode
+from fashiongen.data.streettryon import StreetTryOn, read_box, read_densepose
+from fashiongen.data.tryon import (
+    Listing,
+    NotListed,
+    Size,
+    TryOnData,
+    TryOnDataset,
+    TryOnRow,
+    locate,
+    mask_origin,
+    open_picture,
+    read_labels,
+    read_mask,
+)
+from fashiongen.data.vitonhd import VITONHD
+from fashiongen.errors import UserError
+from fashiongen.records import write_atomically
+
+LAYOUTS: dict[str, type[TryOnData]] = {cls.layout: cls for cls in (VITONHD, DressCode, StreetTryOn)}
+# The parts that lie pixel on pixel on the person's picture, so that they should have its size.
+ON_PERSON = ("mask", "agnostic", "parse", "densepose")
+PARTS = ("person", "garment", "other", "garment_mask", *ON_PERSON, "pose", "box")
+# Whatever is checked for its content is read at this size: what counts is that it can be read.
+LOOKED_AT: Size = (16, 16)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong.
+
+    `kind` is one of missing, unreadable, mis-sized, duplicate, list (a pair file that cannot be used) and absent (a part that no sample
+    has).
+    """
+
+    kind: str
+    half: str
+    path: str
+    message: str
+
+
+@dataclass
+class Half:
+    """How much of the training or the test half can be used.
+
+    Attributes:
+        listed: samples that the pair files list.
+        people: those whose photo can be read.
+        paired: people whose own shop picture can be read.
+        unpaired: people for whom another garment is listed and can be read.
+        masked: people whose agnostic mask can be read, or made from what can be read.
+        masks: where masks come from.
+    """
+
+    listed: int = 0
+    people: int = 0
+    paired: int = 0
+    unpaired: int = 0
+    masked: int = 0
+    masks: str = "none"
+
+
+@dataclass
+class Report:
+    """What `check` found; `halves` by name."""
+
+    layout: str
+    root: str
+    halves: dict[str, Half] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def usable(self) -> bool:
+        """Whether some half is listed, and every half that is has a person who can be read."""
+        return bool(self.halves) and all(half.people for half in self.halves.values())
+
+    def lines(self) -> list[str]:
+        """Return the report as text: the findings, the counts, and the verdict."""
+        lines = [f"{finding.kind}: {finding.message}" for finding in self.findings]
+        for name, half in self.halves.items():
+            lines.append(
+                f"{name}: {half.listed} listed, {half.people} people readable; {half.paired} paired (with their own garment), "
+                f"{half.unpaired} unpaired (with another garment), {half.masked} with a mask (from: {half.masks})"
+            )
+        kinds = Counter(finding.kind for finding in self.findings)
+        counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
+        return [*lines, f"findings: {counted}", f"{self.layout} at {self.root}: {'usable' if self.usable else 'not usable'}"]
+
+    def as_json(self) -> str:
+        """Return the report as JSON."""
+        return json.dumps({"usable": self.usable, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one file looks like: its size where it is a picture, the digest of its bytes, or what is wrong."""
+
+    size: Size | None = None
+    digest: str = ""
+    problem: str = ""
+
+
+def run(layout: str, root: str | Path, *, strict: bool = False, json_file: str | Path | None = None) -> bool:
+    """Check a folder, print the report, and write it as JSON if asked; tell whether the folder passes.
+
+    Args:
+        layout: a key of `LAYOUTS`.
+        root: the folder.
+        strict: any finding fails.
+        json_file: where to write the report.
+
+    Raises:
+        UserError: if the layout is unknown or the folder is not there.
+    """
+    report = check(layout, root)
+    if json_file is not None:
+        write_atomically(json_file, report.as_json())
+    for line in report.lines():
+        print(line)
+    return report.usable and not (strict and report.findings)
+
+
+def check(layout: str, root: str | Path, **options: Any) -> Report:  # noqa: ANN401  the data module's own
+    """Read all that the reader of a layout would read from `root`.
+
+    Args:
+        layout: a key of `LAYOUTS`.
+        root: the folder, or the one around it.
+        options: further settings of the data module, such as Dress Code's categories.
+
+    Raises:
+        UserError: if the layout is unknown or the folder is not there.
+    """
+    if layout not in LAYOUTS:
+        raise UserError(f"no reader of layout {layout!r}; there are: {', '.join(LAYOUTS)}")
+    if not Path(root).expanduser().is_dir():
+        raise UserError(f"{root} is no folder; name the folder of a data set in the layout {layout}")
+    module = LAYOUTS[layout](str(root), **options)
+    module.root = locate(module.root, module.markers)
+    report = Report(layout, str(module.root))
+    listings = []
+    for half in ("train", "test"):
+        try:
+            listings.append(module.listing(half))
+        except UserError as error:
+            report.findings.append(Finding("list", half, str(module.root), f"{half}: {error}"))
+            if not isinstance(error, NotListed):
+                report.halves[half] = Half()
+    looks = _look_at(module, listings)
+    for listing in listings:
+        report.halves[listing.half] = _count(module, listing, looks)
+        report.findings += _findings(module, listing, looks)
+    report.findings += _duplicates(listings, looks)
+    return report
+
+
+def _named(row: TryOnRow) -> Iterable[tuple[str, Path]]:
+    """Give the parts of a row that are named, with their files."""
+    return ((part, path) for part in PARTS if (path := getattr(row, part)) is not None)
+
+
+def _look_at(module: TryOnData, listings: Sequence[Listing]) -> dict[tuple[str, Path], _Look]:
+    """Read every file once for each way in which it is read; a shop picture can be one's own garment and another's other one."""
+    wanted = dict.fromkeys((_reading(part), path) for listing in listings for row in listing.rows for part, path in _named(row))
+    dataset = module.dataset_class([], LOOKED_AT)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        looks = pool.map(partial(_look, dataset), wanted)
+        shown = track(looks, "reading", total=len(wanted), console=Console(stderr=True), transient=True)
+        return dict(zip(wanted, shown, strict=True))
+
+
+def _reading(part: str) -> str:
+    return "picture" if part in ("person", "garment", "other", "agnostic") else part
+
+
+def _look(dataset: TryOnDataset, wanted: tuple[str, Path]) -> _Look:
+    """Read one file as the reader will."""
+    reading, path = wanted
+    try:
+        if reading == "pose":
+            dataset.read_pose(path, LOOKED_AT, LOOKED_AT)
+            return _Look()
+        if reading == "box":
+            read_box(path)
+            return _Look()
+        picture = open_picture(path)
+        if reading == "parse":
+            read_labels(path, LOOKED_AT)
+        elif reading == "densepose":
+            read_densepose(path, LOOKED_AT)
+        elif reading in ("mask", "garment_mask"):
+            read_mask(path, LOOKED_AT)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if reading == "picture" else ""
+        return _Look(size=(picture.height, picture.width), digest=digest)
+    except (UserError, OSError) as error:
+        return _Look(problem=str(error))
+
+
+def _count(module: TryOnData, listing: Listing, looks: dict[tuple[str, Path], _Look]) -> Half:
+    half = Half(listed=len(listing.rows))
+    origins: Counter[str] = Counter()
+    for row in listing.rows:
+        good = {part for part, path in _named(row) if not looks[_reading(part), path].problem}
+        if "person" not in good:
+            continue
+        half.people += 1
+        half.paired += "garment" in good
+        half.unpaired += "other" in good
+        origin = mask_origin(row)
+        if origin == "file":
+            masked = "mask" in good
+        elif origin == "painted picture":
+            masked = "agnostic" in good
+        else:
+            masked = module.unmaskable(row, listing) is None and good >= {part for part, _ in _named(row)} & {"parse", "pose", "densepose"}
+        half.masked += masked
+        origins[origin] += masked
+    half.masks = ", ".join(sorted(+origins)) or "none"
+    return half
+
+
+def _findings(module: TryOnData, listing: Listing, looks: dict[tuple[str, Path], _Look]) -> list[Finding]:
+    """Name what is missing, cannot be read, has another size than it should, or is listed twice."""
+    half, found = listing.half, []
+    for id_ in listing.repeated:
+        found.append(Finding("duplicate", half, listing.lists, f"{half}: {id_} is listed more than once in {listing.lists}"))
+    told: set[Path] = set()
+    sizes: dict[str, Counter[Size]] = defaultdict(Counter)
+    # What a sample wears is told before what another sample borrows from it.
+    named = [(row, part, path) for row in listing.rows for part, path in _named(row)]
+    for row, part, path in sorted(named, key=lambda entry: entry[1] == "other"):
+        look = looks[_reading(part), path]
+        if look.size and part in ("person", "garment"):
+            sizes[part][look.size] += 1
+        if look.problem and path not in told:
+            told.add(path)
+            missing = not path.exists()
+            words = f"{path} is missing" if missing else look.problem
+            found.append(Finding("missing" if missing else "unreadable", half, str(path), f"{half}: the {part} of {row.id}: {words}"))
+    told.clear()
+    usual = {part: counter.most_common(1)[0][0] for part, counter in sizes.items()}
+    for row in listing.rows:
+        person, garment = (looks["picture", path].size if path else None for path in (row.person, row.garment))
+        # The photos of the street have sizes of their own; an uncut one has nothing that lies on it.
+        wanted: dict[str, Size | None] = {} if row.box else dict.fromkeys(ON_PERSON, person)
+        wanted["garment_mask"] = garment
+        if module.layout != StreetTryOn.layout:
+            wanted |= usual
+        for part, path in _named(row):
+            size = looks[_reading(part), path].size
+            if size and (other := wanted.get(part)) and size != other and path not in told:
+                told.add(path)
+                whose = f"the other {part}s have" if part in usual else "its picture has"
+                words = f"{path} has {size[0]} x {size[1]} pixels (height x width) where {whose} {other[0]} x {other[1]}"
+                found.append(Finding("mis-sized", half, str(path), f"{half}: {words}"))
+    rows = listing.rows
+    if rows and all(row.garment is None for row in rows) and module.layout != StreetTryOn.layout:
+        found.append(Finding("absent", half, module.lacks_garments(half), f"{half}: {module.lacks_garments(half)}"))
+    if rows and rows[0].mask is None and rows[0].agnostic is None and (problem := module.unmaskable(rows[0], listing)):
+        found.append(Finding("absent", half, str(module.root), f"{half}: {problem}"))
+    return found
+
+
+def _duplicates(listings: Sequence[Listing], looks: dict[tuple[str, Path], _Look]) -> list[Finding]:
+    """Name photos and shop pictures whose bytes are those of another, within a half or from the training to the test half."""
+    first: dict[tuple[str, str], tuple[str, Path]] = {}
+    found: dict[Path, Finding] = {}
+    for listing in listings:
+        for row in listing.rows:
+            for part in ("person", "garment"):
+                path = getattr(row, part)
+                look = looks["picture", path] if path else None
+                if look is None or not look.digest:
+                    continue
+                half, same = first.setdefault((part, look.digest), (listing.half, path))
+                if same != path:
+                    leak = " (a leak: it is trained on)" if (half, listing.half) == ("train", "test") else ""
+                    words = f"{path} is the same picture as {same}{leak}"
+                    found.setdefault(path, Finding("duplicate", listing.half, str(path), f"{listing.half}: {words}"))
+    return list(found.values())

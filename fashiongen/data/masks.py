@@ -1,0 +1,231 @@
+"""Agnostic masks for folders that come without them: where the worn garment may be, from what else the folder holds.
+
+Each function follows the recipe that a data set's own users follow, so that a mask made here is like those that others made, and says where
+it departs. Masks, labels and pictures are arrays of (H, W) or (H, W, 3), True where the garment may be; widths are given for a picture of
+the recipe's height and scaled to the array's. A mask that was made is not the data set's own: results with the one and the other differ.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
+
+Mask = NDArray[np.bool_]
+Labels = NDArray[np.uint8]
+Points = NDArray[np.float32]
+
+# LIP labels that VITON-HD pastes back over the grey: sunglasses and face; trousers, skirt, legs and shoes.
+LIP_KEPT = (4, 13, 9, 12, 16, 17, 18, 19)
+
+# ATR labels.
+HAT, HAIR, SUNGLASSES, UPPER, SKIRT, TROUSERS, DRESS = 1, 2, 3, 4, 5, 6, 7
+LEFT_SHOE, RIGHT_SHOE, HEAD, LEFT_LEG, RIGHT_LEG, LEFT_ARM, RIGHT_ARM, BAG, SCARF = 9, 10, 11, 12, 13, 14, 15, 16, 17
+ACCESSORIES = (HAT, SUNGLASSES, BAG, LEFT_SHOE, RIGHT_SHOE, SCARF)
+
+# DensePose's part numbers.
+TORSO, HANDS, FEET, THIGHS, CALVES, UPPER_ARMS, FOREARMS = (
+    (1, 2),
+    (3, 4),
+    (5, 6),
+    (7, 8, 9, 10),
+    (11, 12, 13, 14),
+    (15, 16, 17, 18),
+    (19, 20, 21, 22),
+)
+
+# How far the grey of an agnostic picture may be from 128, and how much a painted pixel must differ from the photo, after JPEG.
+GREY, GREY_TOLERANCE, CHANGED = 128, 10, 24
+
+
+def from_painted(painted: NDArray[np.uint8], person: NDArray[np.uint8]) -> Mask:
+    """Find the grey paint of an agnostic picture (VITON-HD's `agnostic-v3.2`).
+
+    Paint is what is grey here and was not in the photo, with all the grey that is joined to it: a grey garment is painted over too, a grey
+    wall is not.
+
+    Args:
+        painted: (H, W, 3) RGB, the person with the garment's region painted (128, 128, 128).
+        person: (H, W, 3) RGB, the photo.
+    """
+    grey = ((painted >= GREY - GREY_TOLERANCE) & (painted <= GREY + GREY_TOLERANCE)).all(axis=2)
+    changed = (np.maximum(painted, person) - np.minimum(painted, person) > CHANGED).any(axis=2)
+    regions, count = ndimage.label(grey)
+    size = np.bincount(regions.ravel(), minlength=count + 1)
+    certain = np.bincount(regions[grey & changed], minlength=count + 1)
+    # Less than half of a percent of a region is chance: JPEG leaves grey specks along edges.
+    is_paint = certain > 0.005 * size
+    is_paint[0] = False
+    # Most of nine neighbours: the same JPEG frays the paint's edge.
+    mask: Mask = ndimage.uniform_filter(is_paint[regions].astype(np.float32), 3) > 0.5
+    return mask
+
+
+def from_lip(parse: Labels, points: Points) -> Mask:
+    """Draw the region that VITON-HD's `get_img_agnostic` paints grey (Choi et al. 2021, `datasets.py`), for upper-body garments.
+
+    Thick lines along the arms and over the shoulders, the trunk down to hips as wide as the shoulders, and a square at the neck; head and
+    lower body are kept. The recipe presumes that all joints are seen; here a limb with an unseen joint is left out, and hips that are not
+    seen are put one and a half shoulder widths below the shoulders. What the parse calls the garment is added, so that the mask covers it
+    where a joint is not seen or the cloth is wider than the lines.
+
+    Args:
+        parse: (H, W) LIP labels (5 upper clothes, 6 dress, 7 coat).
+        points: (25, 3) OpenPose BODY_25: x and y in the parse's pixels, confidence 0 where unseen.
+    """
+    height, width = parse.shape
+    unit = 20 * height / 1024
+    joints, seen = points[:, :2].astype(np.float64), points[:, 2] > 0
+    canvas = Image.new("1", (width, height))
+    pen = ImageDraw.Draw(canvas)
+
+    def disc(joint: int, across: float, down: float) -> None:
+        (x, y), across, down = joints[joint], across * unit, down * unit
+        pen.ellipse((x - across, y - down, x + across, y + down), fill=1)
+
+    def line(*ends: int, thick: float) -> None:
+        pen.line([tuple(joints[end]) for end in ends], fill=1, width=max(1, round(thick * unit)))
+
+    for elbow in (3, 6):
+        for joint in (elbow, elbow + 1):
+            if seen[joint - 1] and seen[joint]:
+                line(joint - 1, joint, thick=10)
+                disc(joint, 5, 5)
+    for shoulder in (2, 5):
+        if seen[shoulder]:
+            disc(shoulder, 5, 5)
+    if seen[2] and seen[5]:
+        line(2, 5, thick=10)
+        _level_hips(joints, seen)
+        for hip in (9, 12):
+            disc(hip, 3, 6)
+        line(2, 9, thick=6)
+        line(5, 12, thick=6)
+        line(9, 12, thick=12)
+        pen.polygon([tuple(joints[joint]) for joint in (2, 5, 12, 9)], fill=1)
+    if seen[1]:
+        x, y = joints[1]
+        pen.rectangle((x - 7 * unit, y - 7 * unit, x + 7 * unit, y + 7 * unit), fill=1)
+    mask: Mask = (np.array(canvas, dtype=bool) & ~np.isin(parse, LIP_KEPT)) | np.isin(parse, (5, 6, 7))
+    return mask
+
+
+def _level_hips(joints: NDArray[np.float64], seen: Mask) -> None:
+    """Move the hips (9 and 12) apart to the width of the shoulders, below them if they are not seen."""
+    across = joints[5] - joints[2]
+    width = float(np.hypot(*across))
+    if seen[9] and seen[12]:
+        middle, apart = (joints[9] + joints[12]) / 2, joints[12] - joints[9]
+        half = apart * (width / max(float(np.hypot(*apart)), 1e-6)) / 2
+    else:
+        middle, half = (joints[2] + joints[5]) / 2 + [0.0, 1.5 * width], across / 2
+    joints[9], joints[12] = middle - half, middle + half
+
+
+def from_atr_and_points(parse: Labels, points: Points, category: str) -> Mask:
+    """Grow the garment and the arms as the users of Dress Code do (LaDI-VTON's `dresscode.py`, after Dress Code's own `dataset.py`).
+
+    For upper bodies and dresses a thick line runs from wrist to wrist and the neck below a line parallel to the shoulders is opened;
+    everything is dilated by ten pixels of 512; hair, face, shoes, bag, hands and the garments of the other half are kept. Two departures:
+    skirts count as lower-body clothes, and in a dress all clothes are the garment, since parsers often split dresses and jumpsuits; LaDI
+    leaves both visible.
+
+    Args:
+        parse: (H, W) ATR labels.
+        points: (18, 3) OpenPose COCO: x and y in the parse's pixels, confidence 0 where unseen.
+        category: upper, lower or full.
+    """
+    height, width = parse.shape
+    head = np.isin(parse, (HAT, HAIR, SUNGLASSES, HEAD))
+    kept = {"upper": (SKIRT, TROUSERS), "lower": (UPPER, LEFT_ARM, RIGHT_ARM), "full": ()}[category]
+    fixed = np.isin(parse, (HAIR, *ACCESSORIES, *kept))
+    worn = {
+        "upper": (UPPER,),
+        "lower": (SKIRT, TROUSERS, LEFT_LEG, RIGHT_LEG),
+        "full": (DRESS, UPPER, SKIRT, TROUSERS, LEFT_LEG, RIGHT_LEG),
+    }[category]
+    region = np.isin(parse, worn)
+    if category == "lower":
+        fixed |= head
+    else:
+        sleeves = _arm_line(points, height, width)
+        region |= sleeves
+        fixed |= np.isin(parse, (LEFT_ARM, RIGHT_ARM)) & ~sleeves  # hands
+        face = head & _above_shoulders(points, height, width)
+        region |= head & ~face
+        fixed |= face
+    mask: Mask = _dilated(region, 10 * height / 512) & ~fixed
+    return mask
+
+
+def _arm_line(points: Points, height: int, width: int) -> Mask:
+    """Draw a line of 45 pixels of 512 from wrist to wrist over the shoulders, as far as joints are seen."""
+    canvas = Image.new("1", (width, height))
+    pen = ImageDraw.Draw(canvas)
+    chain = [tuple(float(value) for value in points[joint, :2]) for joint in (7, 6, 5, 2, 3, 4) if points[joint, 2] > 0]
+    if len(chain) > 1:
+        pen.line(chain, fill=1, width=max(1, round(45 * height / 512)), joint="curve")
+    return np.array(canvas, dtype=bool)
+
+
+def _above_shoulders(points: Points, height: int, width: int) -> Mask:
+    """Return (H, W), True above the line that runs 20 pixels of 512 over the shoulders; all True where one is not seen."""
+    right, left = points[2], points[5]
+    if min(right[2], left[2]) <= 0 or abs(left[0] - right[0]) < 1e-6:
+        return np.ones((height, width), dtype=bool)
+    slope = (left[1] - right[1]) / (left[0] - right[0])
+    line = right[1] + slope * (np.arange(width) - right[0]) - 20 * height / 512
+    above: Mask = np.arange(height)[:, None] < line[None, :]
+    return above
+
+
+def from_atr_and_densepose(parse: Labels, parts: Labels, category: str) -> Mask:
+    """Cover garment and body parts by smooth hulls, as CatVTON's `AutoMasker` does; for street photos without key points.
+
+    All of the person that is not protected, with the DensePose parts that the garment may cover, is closed to convex hulls and smoothed;
+    the garment itself is added, face, hands and feet are taken out. AutoMasker also looks at a LIP parse, which tells the neck from the
+    face: here the head where DensePose sees the trunk is the neck.
+
+    Args:
+        parse: (H, W) ATR labels.
+        parts: (H, W) DensePose part numbers, 0 for the background.
+        category: upper, lower or full.
+    """
+    covered = {"upper": (*TORSO, *UPPER_ARMS, *FOREARMS), "lower": (*THIGHS, *CALVES)}
+    covered["full"] = covered["upper"] + covered["lower"]
+    worn = {"upper": (UPPER, DRESS), "lower": (SKIRT, TROUSERS, DRESS), "full": (UPPER, DRESS, SKIRT, TROUSERS)}[category]
+    others = {"upper": (LEFT_LEG, RIGHT_LEG, SKIRT, TROUSERS), "lower": (LEFT_ARM, RIGHT_ARM, HEAD, UPPER), "full": ()}[category]
+    # AutoMasker's kernel of a 250th of the larger side, once, and twice on a quarter of the size.
+    step = max(parse.shape) / 500
+    face = (parse == HEAD) & ~np.isin(parts, TORSO)
+    limbs = np.isin(parse, (LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG))
+    untouched = face | (_dilated(np.isin(parts, HANDS + FEET), step) & limbs)
+    protected = untouched | np.isin(parse, (HAIR, *ACCESSORIES, *others))
+    body = _dilated(np.isin(parts, covered[category]), 8 * step)
+    region = _hulls(((parse > 0) & ~protected) | body) & ~protected
+    smooth = ndimage.gaussian_filter(region.astype(np.float32), 3.5 * step) > 0.1
+    mask: Mask = _dilated((smooth | np.isin(parse, worn)) & ~untouched, step)
+    return mask
+
+
+def _hulls(mask: Mask) -> Mask:
+    """Fill the convex hull of each connected region."""
+    canvas = Image.fromarray(mask)
+    pen = ImageDraw.Draw(canvas)
+    regions, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    for index, box in enumerate(ndimage.find_objects(regions), start=1):
+        ys, xs = np.nonzero(regions[box] == index)
+        corners = np.stack([xs + box[1].start, ys + box[0].start], axis=1)
+        try:
+            hull = ConvexHull(corners).vertices
+        except QhullError:  # a dot or a straight line is its own hull
+            continue
+        pen.polygon([(int(x), int(y)) for x, y in corners[hull]], fill=1)
+    return np.array(canvas, dtype=bool)
+
+
+def _dilated(mask: Mask, reach: float) -> Mask:
+    """Grow by a square that reaches `reach` pixels, rounded, to each side."""
+    side = 2 * round(reach) + 1
+    grown: Mask = ndimage.maximum_filter(mask, size=side, mode="constant", cval=False)
+    return grown

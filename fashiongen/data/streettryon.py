@@ -1,0 +1,268 @@
+"""StreetTryOn (Cui et al., CVPR 2024 workshops): people in the street, out of DeepFashion2, without shop pictures.
+
+    ROOT/{train,validation}/image/000001.jpg                      the person
+                            segm_atr_labels/000001.png            ATR labels
+                            densepose/000001_densepose.png        DensePose's part numbers, U and V, which OpenCV reads in this order
+                            raw_bbox/000001.jpg.json              {"human_bbox": [x1, x2, y1, y2]}; x counts rows: photo[x1:x2, y1:y2]
+    ROOT/annotations/{train,validation}_image_list.txt            a name a line
+                     street2street_test_pairs_{top,dress}.csv     a header, then "number,garment,person" a line
+                     shop2street_test_pairs_top.csv               the garments are VITON-HD's shop pictures (ROOT/../zalando/test/cloth)
+
+The pair files have the garment before the person, the other way round than VITON-HD's. The photos are not shipped: a script cuts them out
+of DeepFashion2. Where `image` was not made, the uncut photos of ROOT/../deepfashion2/{train,validation}/image (or of ROOT/deepfashion2) are
+cut by their boxes as they are read. Masks and key points do not exist: masks are made from labels and DensePose.
+"""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from fashiongen.data import masks
+from fashiongen.data.tryon import (
+    UNREADABLE,
+    Listing,
+    NotListed,
+    Size,
+    TryOnData,
+    TryOnDataset,
+    TryOnRow,
+    find,
+    open_picture,
+    read_labels,
+    read_lines,
+    refuse_leaving,
+)
+from fashiongen.errors import UserError
+
+FOLDERS = {"train": "train", "test": "validation"}
+# The height at which masks are made.
+DRAWN_AT = 512
+CATEGORY_OF_PAIRS = {"top": "upper", "dress": "full"}
+PICTURES = (".jpg", ".jpeg", ".png")
+
+# For each part the folders and the endings after the person's stem; "" is the name as it is.
+PLACES: dict[str, tuple[tuple[str, str], ...]] = {
+    "person": (("image", ""),),
+    "parse": (("segm_atr_labels", ".png"),),
+    "densepose": (("densepose", "_densepose.png"), ("densepose", ".png")),
+    "box": (("raw_bbox", ".jpg.json"), ("raw_bbox", ".json")),
+}
+
+
+class StreetTryOnDataset(TryOnDataset):
+    """Samples as batches of one, at one size."""
+
+    def open_person(self, row: TryOnRow) -> Image.Image:
+        """Decode a photo, cut by its box if it is uncut."""
+        picture = open_picture(row.person)
+        if row.box is None:
+            return picture
+        top, bottom, left, right = read_box(row.box)
+        if not (0 <= top < bottom <= picture.height and 0 <= left < right <= picture.width):
+            size = f"{picture.height} rows and {picture.width} columns"
+            raise UserError(f"{row.box}: rows {top} to {bottom} and columns {left} to {right} do not lie in {row.person} of {size}")
+        return picture.crop((left, top, right, bottom))
+
+    def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
+        """Make the mask as CatVTON does, from labels and DensePose."""
+        if row.parse is None or row.densepose is None:
+            return super().make_mask(row, source)
+        frame = (DRAWN_AT, max(1, round(DRAWN_AT * source[1] / source[0])))
+        parse = read_labels(row.parse, frame)
+        category = row.category or self.worn_category(parse)
+        return masks.from_atr_and_densepose(parse.numpy(), read_densepose(row.densepose, frame), category)
+
+    def worn_category(self, parse: Tensor | None) -> str:
+        """Tell the category by what the labels show most of: upper clothes or a dress."""
+        if parse is None:
+            return super().worn_category(parse)
+        return "full" if (parse == masks.DRESS).sum() > (parse == masks.UPPER).sum() else "upper"
+
+
+class StreetTryOn(TryOnData):
+    """StreetTryOn for garment restoration (`TryOffBatch`): it has no shop pictures, so that it serves prediction and unpaired metrics.
+
+    Without `pairs` the test half is every person of `validation`, each once, and a sample's id is the stem of its picture.
+    """
+
+    layout: ClassVar[str] = "street_tryon"
+    markers: ClassVar[tuple[str, ...]] = ("annotations", "validation")
+    dataset_class: ClassVar[type[TryOnDataset]] = StreetTryOnDataset
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        pairs: str | None = None,
+        **options: Any,  # noqa: ANN401  TryOnData's own
+    ) -> None:
+        """Say what to read; nothing is read before `setup`.
+
+        Args:
+            root: the data set's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
+            pairs: a file of `annotations`, such as `street2street_test_pairs_top.csv`, whose lines are the test samples; the person of a
+                line is the sample, its garment the `other` one. A sample's id is then `PERSON_GARMENT`, in stems.
+            options: those of every try-on data set.
+        """
+        super().__init__(root, **options)
+        self.pairs = pairs
+        if pairs is not None:
+            self.name = f"{self.layout}-{PurePosixPath(pairs).stem.replace('_test_pairs', '')}"
+
+    def listing(self, half: str) -> Listing:
+        """List the people of a half, train or test.
+
+        Raises:
+            UserError: if a list is missing or damaged, or the folder holds none of its people.
+        """
+        folder = self.root / FOLDERS[half]
+        if half == "test" and self.pairs is not None:
+            source = self._pair_file(self.pairs)
+            pairs = read_csv_pairs(source)
+            names = [person for _, person in pairs]
+        else:
+            source = self.root / "annotations" / f"{FOLDERS[half]}_image_list.txt"
+            names, pairs = self._names(source), []
+        stems = [PurePosixPath(name).stem for name in names]
+        found = {part: find(folder, places, names, stems) for part, places in PLACES.items()}
+        if found["person"] is not None:
+            found["box"] = None
+        else:
+            for raw in (self.root / "deepfashion2", self.root.parent / "deepfashion2"):
+                found["person"] = found["person"] or find(raw / FOLDERS[half], PLACES["person"], names, stems)
+            if found["person"] is None:
+                raise UserError(
+                    f"{self.layout}: {folder / 'image'} is missing or holds none of the people of {source}; make it with the data set's "
+                    f"script from DeepFashion2, or put DeepFashion2 at {self.root.parent / 'deepfashion2'}"
+                )
+            if found["box"] is None:
+                raise UserError(f"{self.layout}: {folder / 'raw_bbox'} is missing: the photos of {found['person'][0][0].parent} are uncut")
+        kept = {part: both for part, both in found.items() if both is not None}
+        categories = self._categories()
+        others = self._others(source, [garment for garment, _ in pairs])
+        ids = [f"{stem}_{PurePosixPath(garment).stem}" for stem, (garment, _) in zip(stems, pairs, strict=True)] if pairs else stems
+        rows = [
+            TryOnRow(
+                id=id_,
+                category=_category_of(source) or categories.get(names[index]),
+                other=others[index] if pairs else None,
+                **{part: paths[index] for part, (paths, _) in kept.items()},
+            )
+            for index, id_ in enumerate(ids)
+        ]
+        repeated = [id_ for id_, count in Counter(ids).items() if count > 1]
+        return Listing(half=half, sources=(source,), rows=rows, absent={part: gone for part, (_, gone) in kept.items()}, repeated=repeated)
+
+    def _pair_file(self, name: str) -> Path:
+        for path in (self.root / "annotations" / name, self.root / name):
+            if path.is_file():
+                return path
+        some = sorted(path.name for path in (self.root / "annotations").glob("*.csv"))
+        raise UserError(
+            f"{self.layout}: {self.root / 'annotations' / name} is missing; data.pairs can be: {', '.join(some) or 'nothing here'}"
+        )
+
+    def _names(self, source: Path) -> list[str]:
+        if not source.is_file():
+            raise NotListed(f"{self.layout}: {source} is missing: data.root must be a folder in the StreetTryOn layout, or `wardrobe`")
+        names = []
+        for number, line in enumerate(read_lines(source), start=1):
+            if line.strip():
+                # Some lists have paths: what counts is the picture's own name.
+                refuse_leaving(source, number, [line.strip()])
+                names.append(PurePosixPath(line.strip()).name)
+        return names
+
+    def _categories(self) -> dict[str, str]:
+        """Tell the category of those people that a pair file of tops or dresses lists."""
+        told: dict[str, str] = {}
+        for name in CATEGORY_OF_PAIRS:
+            path = self.root / "annotations" / f"street2street_test_pairs_{name}.csv"
+            if path.is_file():
+                told |= {person: CATEGORY_OF_PAIRS[name] for _, person in read_csv_pairs(path)}
+        return told
+
+    def _others(self, source: Path, garments: list[str]) -> list[Path]:
+        """Return where the garments of an unpaired test lie: other people, or the shop pictures of a VITON-HD beside the data set."""
+        shop = self.root.parent / "zalando" / "test" / "cloth"
+        folder = shop if source.name.startswith("shop2") else self.root / FOLDERS["test"] / "image"
+        return [folder / garment for garment in garments]
+
+    def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:
+        """Masks are made from labels and DensePose."""
+        if row.parse is not None and row.densepose is not None:
+            return None
+        folder = self.root / FOLDERS[listing.half]
+        return f"{folder} lacks segm_atr_labels or densepose, which masks are made from; restore those folders"
+
+    def lacks_garments(self, half: str) -> str:
+        """Say that there are no shop pictures."""
+        return "the data set has no shop pictures; it serves `test` with unpaired metrics, and `predict`"
+
+
+def _category_of(source: Path) -> str | None:
+    return next((category for name, category in CATEGORY_OF_PAIRS.items() if source.stem.endswith(f"_{name}")), None)
+
+
+def read_csv_pairs(path: Path) -> list[tuple[str, str]]:
+    """Read a pair file of the data set: (garment, person) a line, in the file's order of these two.
+
+    A line is `number,garment,person`; the header, where there is one, names no picture. A file with blanks or tabs between two columns is
+    read as (garment, person) too, as the data set's own code does.
+
+    Raises:
+        UserError: if the file is missing or not text, a line has another form, or a name would leave the data set's root.
+    """
+    pairs = []
+    lines = read_lines(path)
+    try:
+        cells_of = list(csv.reader(lines)) if path.suffix == ".csv" else [line.split() for line in lines]
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read as a pair file: {error}") from error
+    for number, cells in enumerate(cells_of, start=1):
+        names = [cell.strip() for cell in cells][-2:]
+        if not any(names) or (number == 1 and not any(name.lower().endswith(PICTURES) for name in names)):
+            continue
+        if len(cells) not in (2, 3):
+            raise UserError(f"{path}, line {number}: has {len(cells)} columns where number, garment and person are wanted")
+        refuse_leaving(path, number, names)
+        pairs.append((PurePosixPath(names[0]).name, PurePosixPath(names[1]).name))
+    return pairs
+
+
+def read_box(path: Path) -> tuple[int, int, int, int]:
+    """Read where a photo is to be cut: top, bottom, left and right, in pixels; the file has the rows first.
+
+    Raises:
+        UserError: if the file is missing or not of the form `{"human_bbox": [top, bottom, left, right]}`.
+    """
+    try:
+        top, bottom, left, right = (int(value) for value in json.loads(path.read_text(encoding="utf-8"))["human_bbox"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise UserError(f"{path}: no file with human_bbox of four numbers ({type(error).__name__})") from error
+    return top, bottom, left, right
+
+
+def read_densepose(path: Path, size: Size) -> NDArray[np.uint8]:
+    """Read DensePose's part numbers (0 to 24) at `size`: uint8 (H, W), nearest neighbour.
+
+    Raises:
+        UserError: if the file is missing, cut off, no picture, or holds other numbers.
+    """
+    try:
+        with Image.open(path) as image:
+            # OpenCV wrote part, U and V as blue, green and red; some copies hold the parts alone.
+            parts = image if image.mode in ("L", "P") else image.convert("RGB").getchannel("B")
+            labels = np.array(parts.resize((size[1], size[0]), Image.Resampling.NEAREST), dtype=np.uint8)
+    except UNREADABLE as error:
+        raise UserError(f"{path} is missing, cut off, damaged or no picture; replace the file or take its line out of the list") from error
+    if labels.max(initial=0) > 24:
+        raise UserError(f"{path}: holds {labels.max()} where DensePose's part numbers end at 24; is it a rendering instead of the map?")
+    return labels
