@@ -30,7 +30,7 @@ class CWSSIM(PairMetric):
     higher_is_better = True
 
     def __init__(self, levels: int = 4, orientations: int = 8) -> None:
-        """Compare the last of `levels` levels of the pyramid, in `orientations` directions; the shorter side has at least 4 x 2^levels pixels."""
+        """Compare the last of `levels` levels, in `orientations` directions; the shorter side needs 4 x 2^levels pixels."""
         super().__init__()
         self.levels = levels
         self.orientations = orientations
@@ -55,11 +55,11 @@ class CWSSIM(PairMetric):
 
 
 def complex_bands(pictures: Tensor, levels: int, orientations: int) -> Tensor:
-    """Return the last level of the complex steerable pyramid of `(B, H, W)` float64: `(B, orientations, H / 2^(levels - 1), ...)` complex128.
+    """Return the last level of the complex steerable pyramid of `(B, H, W)` float64: `(B, orientations, H', W')` complex128.
 
     All filters live in the centred Fourier domain: with r the radius (1 at the sampling limit) and levels j = 1, 2, ...,
     the band-pass is `cos(pi / 2 clip(log2 r + j, -1, 0))`, its low-pass complement `-sin` of the same, and an orientation takes
-    `2 a cos(angle - pi b / orientations)^(orientations - 1)` on its own half plane. Between levels the outer half of the spectrum is cut off.
+    `2 a cos(angle - pi b / orientations)^(orientations - 1)` on its own half plane. Between levels the spectrum's outer half is cut off.
     """
     spectrum = torch.fft.fftshift(torch.fft.fft2(pictures), dim=(-2, -1))
     log_radius, angle = (grid.to(pictures.device) for grid in _polar_grid(*pictures.shape[1:]))

@@ -93,10 +93,10 @@ def _torchvision(name: str, file: Path) -> Any:  # noqa: ANN401  torchvision's n
 class InceptionFeatures(nn.Module):
     """The Inception-v3 of FID and KID: pooled features `(B, 2048)`.
 
-    It is TensorFlow's network of 2015 as pytorch-fid ported it: the layers are the classes that clean-fid carries, the weights pytorch-fid's
-    file of plain tensors. clean-fid's own default is the same network as a TorchScript file, which is code and therefore not read. The
-    preprocessing is that of clean-fid's mode `clean`: each channel resized to 299 x 299 whatever the proportions, with Pillow's antialiased
-    bicubic filter and without rounding, clipped to [0, 255], minus 128, over 128.
+    It is TensorFlow's network of 2015 as pytorch-fid ported it: the layers are the classes that clean-fid carries, the weights come from
+    pytorch-fid's file of plain tensors. clean-fid's own default is the same network as a TorchScript file, which is code and therefore not
+    read. The preprocessing is that of clean-fid's mode `clean`: each channel resized to 299 x 299 whatever the proportions, with Pillow's
+    antialiased bicubic filter and without rounding, clipped to [0, 255], minus 128, over 128.
     """
 
     def __init__(self) -> None:

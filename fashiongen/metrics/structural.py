@@ -32,8 +32,9 @@ Channels = Literal["rgb", "luma"]
 class SSIM(PairMetric):
     """Structural similarity; range [-1, 1], higher is better; no extractor.
 
-    Source: Wang et al. 2004, equation (13), with a Gaussian window of 11 pixels and sigma 1.5. `whole` is its mean over pixels and channels; `foreground` the mean of the same map inside the mask of
-    the true garment (windows at its edge look beyond it). The two are different metrics: name which one is reported.
+    Source: Wang et al. 2004, equation (13), with a Gaussian window of 11 pixels and sigma 1.5. `whole` is the mean over pixels and
+    channels; `foreground` the mean of the same map inside the mask of the true garment (windows at its edge look beyond it). The two are
+    different metrics: name which one is reported.
 
     Degenerate input: with `foreground` a sample with an empty mask has no value, is left out of the mean and counted; a non-finite picture
     scores NaN. Two constant pictures are compared by their luminance alone.
