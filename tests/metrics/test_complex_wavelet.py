@@ -78,7 +78,8 @@ def cwssim_index(picture_1, picture_2, levels, orientations):
 def pictures(height, width, count=2):
     generator = torch.Generator().manual_seed(0)
     target = interpolate(torch.rand(count, 3, 8, 6, generator=generator), (height, width), mode="bicubic").clamp(0, 1)
-    return (target + 0.15 * torch.randn(target.shape, generator=generator)).clamp(0, 1), target
+    other = (target + target.flip(3)) / 2 + 0.15 * torch.randn(target.shape, generator=generator)
+    return other.clamp(0, 1), target
 
 
 def grey(pictures):
