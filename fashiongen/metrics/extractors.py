@@ -12,13 +12,12 @@ from typing import Any, Self
 
 import torch
 import torchvision
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.functional.image import dists
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
-from transformers import CLIPVisionModelWithProjection, Dinov2Model
-from transformers import logging as transformers_logging
 
 from fashiongen.checkpoints import load_state, read_state
 from fashiongen.errors import UserError
@@ -27,8 +26,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 # What a transformers folder must hold to be reported under the name.
-ARCHITECTURES: dict[str, dict[str, int]] = {
-    "clip-vit-b-32": {"hidden_size": 768, "num_hidden_layers": 12, "patch_size": 32, "image_size": 224, "projection_dim": 512},
+ARCHITECTURES: dict[str, dict[str, int | str]] = {
+    # OpenAI's: those of OpenCLIP have another activation.
+    "clip-vit-b-32": {"hidden_size": 768, "num_hidden_layers": 12, "patch_size": 32, "projection_dim": 512, "hidden_act": "quick_gelu"},
     "dinov2-small": {"hidden_size": 384, "num_hidden_layers": 12, "patch_size": 14},
     "dinov2-base": {"hidden_size": 768, "num_hidden_layers": 12, "patch_size": 14},
     "dinov2-large": {"hidden_size": 1024, "num_hidden_layers": 24, "patch_size": 14},
@@ -149,15 +149,15 @@ class CLIPFeatures(nn.Module):
     cut out (an upright picture loses its top and bottom), CLIP's mean and deviation. In float32; clean-fid on a GPU takes float16.
     """
 
-    def __init__(self, model: CLIPVisionModelWithProjection) -> None:
-        """Wrap a model."""
+    def __init__(self, model: Any) -> None:  # noqa: ANN401  naming transformers' classes here would import them with every command
+        """Wrap a CLIPVisionModelWithProjection."""
         super().__init__()
         self.model = model
 
     @classmethod
     def from_pretrained(cls, name: str, folder: Path) -> Self:
         """Load a folder in transformers' format that holds the architecture `name`, alone or with the text tower."""
-        return cls(_transformers(CLIPVisionModelWithProjection, name, folder))
+        return cls(_transformers("CLIPVisionModelWithProjection", name, folder))
 
     def features(self, pictures: Tensor) -> Tensor:
         """Return the embeddings of pictures `(B, 3, H, W)` in [0, 1], any size."""
@@ -174,15 +174,15 @@ class DINOFeatures(nn.Module):
     the middle 224 x 224 cut out, ImageNet's mean and deviation.
     """
 
-    def __init__(self, model: Dinov2Model) -> None:
-        """Wrap a model."""
+    def __init__(self, model: Any) -> None:  # noqa: ANN401  as above
+        """Wrap a Dinov2Model."""
         super().__init__()
         self.model = model
 
     @classmethod
     def from_pretrained(cls, name: str, folder: Path) -> Self:
         """Load a folder in transformers' format that holds the architecture `name`."""
-        return cls(_transformers(Dinov2Model, name, folder))
+        return cls(_transformers("Dinov2Model", name, folder))
 
     def features(self, pictures: Tensor, resize: int = 256, crop: int = 224) -> Tensor:
         """Return the class tokens of pictures `(B, 3, H, W)` in [0, 1], any size."""
@@ -208,23 +208,25 @@ def middle_square(pictures: Tensor, resize: int, crop: int) -> Tensor:
     return torch.stack(squares).to(pictures.device).float() / 255
 
 
-def _transformers(kind: Any, name: str, folder: Path) -> Any:  # noqa: ANN401  transformers' classes
+def _transformers(kind: str, name: str, folder: Path) -> Any:  # noqa: ANN401  the class of transformers that `kind` names
     """Load a model of transformers in float32 if the folder holds all of it and its architecture is the one that `name` promises."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # loading one tower of a CLIP pair would list the other's weights as left over
-    transformers_logging.disable_progress_bar()
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # loading one tower of a CLIP pair would list the other's weights as left over
+    transformers.logging.disable_progress_bar()
     try:
         # Of safetensors and pytorch_model.bin the first is preferred; the second is read with weights_only=True.
-        model, info = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+        model, info = getattr(transformers, kind).from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"{name}: cannot load a {kind.__name__} from {folder} ({reason})") from error
+        raise UserError(f"{name}: cannot load a {kind} from {folder} ({reason})") from error
     finally:
-        transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
     if missing := sorted(info["missing_keys"]):  # transformers fills these with random numbers
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UserError(f"{name}: {folder} lacks weights of a {kind.__name__}: {', '.join(missing[:3])}{more}")
+        raise UserError(f"{name}: {folder} lacks weights of a {kind}: {', '.join(missing[:3])}{more}")
     found = {key: getattr(model.config, key, None) for key in ARCHITECTURES[name]}
     if found != ARCHITECTURES[name]:
         differing = ", ".join(f"{key} {found[key]} for {wanted}" for key, wanted in ARCHITECTURES[name].items() if found[key] != wanted)
