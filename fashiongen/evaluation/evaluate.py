@@ -129,17 +129,17 @@ class Evaluate(Callback):
                 if prepare := getattr(metric, "prepare", None):
                     prepare()
 
-    def _check_truth(self, data: L.LightningDataModule) -> None:
-        truth, name = TRUTH[self.task][0], data.name  # type: ignore[attr-defined]
+    def _check_truth(self, data: Any) -> None:  # noqa: ANN401  a data module with a name and offers
+        truth = TRUTH[self.task][0]
         for key, module in (("data", data), ("evaluate.reference.data", self.reference and self.reference.data)):
             size = tuple(getattr(module, "size", None) or self.size or ())
             if self.size is not None and size != self.size:
                 wanted, found = (list(side) for side in (self.size, size))
                 raise UserError(f"protocol {self.protocol} judges at {wanted}, {key}.init_args.size is {found}: set --{key}.init_args.size")
         if self.reference is None:
-            if truth not in data.offers:  # type: ignore[attr-defined]
+            if truth not in data.offers:
                 raise UserError(
-                    f"{self.task} is judged by the true {truth}, which {name} does not offer here; use `predict` instead, or a protocol "
+                    f"{self.task} is judged by the true {truth}, which {data.name} does not offer here; use `predict` instead, or a protocol "
                     "whose evaluate.reference is another data set's"
                 )
             return
@@ -264,15 +264,9 @@ class Evaluate(Callback):
         _print_table(record, None if self.out is None else str(self.out))
 
     def _described(self, data: Any) -> dict[str, str]:  # noqa: ANN401  a data module with a name, a split and a fingerprint
-        reference = self.reference or Reference(data=data, split=data.split, field=TRUTH[self.task][0])
-        found = reference.data
-        return {
-            "dataset": found.name,
-            "split": reference.split,
-            "field": reference.field,
-            "fingerprint": found.fingerprint(),
-            **_size(found),
-        }  # type: ignore[attr-defined]
+        own, reference = TRUTH[self.task][0], self.reference
+        found, split, field = (data, data.split, own) if reference is None else (reference.data, reference.split, reference.field)
+        return {"dataset": found.name, "split": split, "field": field, "fingerprint": found.fingerprint(), **_size(found)}
 
     def _write_pictures(self, out: Path) -> str | None:
         """Write the chosen predictions to a new folder that takes the place of an old one, and the grid."""

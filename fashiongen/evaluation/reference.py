@@ -37,12 +37,11 @@ class Reference:
         Raises:
             UserError: if the data set is not there or does not offer the field.
         """
-        self.data.prepare_data()
-        self.data.setup(STAGES[self.split])
-        offers: frozenset[str] = self.data.offers  # type: ignore[attr-defined]
-        if self.field not in offers:
-            listed = ", ".join(sorted(offers))
-            raise UserError(f"evaluate.reference: {self.data.name} does not offer {self.field} here; it offers {listed}")  # type: ignore[attr-defined]
+        data: Any = self.data  # Lightning's class knows neither `offers` nor `name`
+        data.prepare_data()
+        data.setup(STAGES[self.split])
+        if self.field not in data.offers:
+            raise UserError(f"evaluate.reference: {data.name} does not offer {self.field} here; it offers {', '.join(sorted(data.offers))}")
 
     def batches(self, trainer: L.Trainer, device: torch.device) -> Iterator[Tensor]:
         """Give this process's share of the pictures, (B, 3, H, W) in [0, 1] on `device`."""

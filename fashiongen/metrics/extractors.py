@@ -34,6 +34,9 @@ ARCHITECTURES: dict[str, dict[str, int | str]] = {
     "dinov2-large": {"hidden_size": 1024, "num_hidden_layers": 24, "patch_size": 14},
 }
 
+# Channels of DISTS's layers: the picture, then the end of each stage of VGG16.
+CHANNELS = (3, 64, 128, 256, 512, 512)
+
 # torchvision's network under each LPIPS.
 TRUNKS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 
@@ -68,11 +71,11 @@ class DISTSNetwork(dists.DISTSNetwork):
         for number, (first, last) in enumerate(itertools.pairwise((0, 4, 9, 16, 23, 30)), start=1):
             stage = nn.Sequential(*features[first:last])
             if number > 1:
-                stage[0] = dists.L2pooling(channels=features[first - 2].out_channels)
+                stage[0] = dists.L2pooling(channels=CHANNELS[number - 1])
             setattr(self, f"stage{number}", stage)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
-        self.chns = [3, 64, 128, 256, 512, 512]
+        self.chns = list(CHANNELS)
         weights = read_state(Path(dists.__file__).parent / "dists_models" / "weights.pt")
         self.alpha, self.beta = nn.Parameter(weights["alpha"]), nn.Parameter(weights["beta"])
 
@@ -152,7 +155,7 @@ class CLIPFeatures(nn.Module):
     def __init__(self, model: Any) -> None:  # noqa: ANN401  naming transformers' classes here would import them with every command
         """Wrap a CLIPVisionModelWithProjection."""
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
     @classmethod
     def from_pretrained(cls, name: str, folder: Path) -> Self:
@@ -161,7 +164,7 @@ class CLIPFeatures(nn.Module):
 
     def features(self, pictures: Tensor) -> Tensor:
         """Return the embeddings of pictures `(B, 3, H, W)` in [0, 1], any size."""
-        side = self.model.config.image_size
+        side: int = self.model.config.image_size
         square = transforms.normalize(middle_square(pictures, side, side), list(CLIP_MEAN), list(CLIP_STD))
         features: Tensor = self.model(pixel_values=square).image_embeds
         return features
@@ -177,7 +180,7 @@ class DINOFeatures(nn.Module):
     def __init__(self, model: Any) -> None:  # noqa: ANN401  as above
         """Wrap a Dinov2Model."""
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
     @classmethod
     def from_pretrained(cls, name: str, folder: Path) -> Self:

@@ -135,8 +135,8 @@ class DINOSimilarity(PairMetric):
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Return the cosine `(B,)`."""
         network = self._network.on(prediction.device)
-        tokens = (network.features(pictures, resize=self.resize, crop=self.crop) for pictures in (prediction, target))
-        return functional.cosine_similarity(*tokens, dim=1)
+        predicted, true = (network.features(pictures, resize=self.resize, crop=self.crop) for pictures in (prediction, target))
+        return functional.cosine_similarity(predicted, true, dim=1)
 
 
 def lpips(maps_1: list[Tensor], maps_2: list[Tensor]) -> Tensor:
