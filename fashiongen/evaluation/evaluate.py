@@ -139,8 +139,8 @@ class Evaluate(Callback):
         if self.reference is None:
             if truth not in data.offers:
                 raise UserError(
-                    f"{self.task} is judged by the true {truth}, which {data.name} does not offer here; use `predict` instead, or a protocol "
-                    "whose evaluate.reference is another data set's"
+                    f"{self.task} is judged by the true {truth}, which {data.name} does not offer here; use `predict` instead, "
+                    "or a protocol whose evaluate.reference is another data set's"
                 )
             return
         if paired := [key for key, metric in self.metrics.items() if getattr(metric, "pairs", True)]:
