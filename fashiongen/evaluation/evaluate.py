@@ -265,7 +265,8 @@ class Evaluate(Callback):
 
     def _described(self, data: Any) -> dict[str, str]:  # noqa: ANN401  a data module with a name, a split and a fingerprint
         own, reference = TRUTH[self.task][0], self.reference
-        found, split, field = (data, data.split, own) if reference is None else (reference.data, reference.split, reference.field)
+        found: Any = data if reference is None else reference.data
+        split, field = (data.split, own) if reference is None else (reference.split, reference.field)
         return {"dataset": found.name, "split": split, "field": field, "fingerprint": found.fingerprint(), **_size(found)}
 
     def _write_pictures(self, out: Path) -> str | None:
