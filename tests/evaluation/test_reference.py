@@ -34,6 +34,13 @@ class MeanGap(SetMetric):
         return (predictions.mean(dim=0) - targets.mean(dim=0)).norm()
 
 
+class Count(MeanGap):
+    """How many true pictures there were."""
+
+    def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return torch.tensor(float(len(targets)))
+
+
 class Copier(Painter):
     """Says that the person is the garment."""
 
@@ -114,9 +121,11 @@ def test_a_second_test_does_not_count_the_reference_twice(tmp_path):
 def test_two_processes_share_the_reference(tmp_path):
     for folder, options in (("one", {}), ("two", {"devices": 2, "strategy": "ddp_fork"})):
         (tmp_path / folder).mkdir()
-        judge(tmp_path / folder, Street(5), trainer_options=options, reference=Reference(data=Shop(9)), pictures=2)
+        metrics = {"gap": MeanGap(), "count": Count()}
+        judge(tmp_path / folder, Street(5), trainer_options=options, metrics=metrics, reference=Reference(data=Shop(9)), pictures=2)
     one, two = (json.loads((tmp_path / folder / "out.json").read_text()) for folder in ("one", "two"))
     assert two["metrics"]["gap"]["value"] == pytest.approx(one["metrics"]["gap"]["value"], rel=1e-5)
+    assert one["metrics"]["count"]["value"] == two["metrics"]["count"]["value"] == 9
     assert (one["n_samples"], two["n_samples"]) == (5, 5)
 
 
