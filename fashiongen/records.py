@@ -34,7 +34,9 @@ def write_atomically(path: str | Path, text: str) -> None:
 class Record:
     """What one test of one method showed, and what one needs to trust and repeat it.
 
-    `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set.
+    `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set. `extractors` maps the
+    names of those that have one to `{weights, sha256}`. `reference` tells what set of true pictures they were held against:
+    `{dataset, split, field, fingerprint}`.
     Times are in seconds, memory in bytes.
     """
 
@@ -50,7 +52,9 @@ class Record:
     overlays: list[str] = field(default_factory=list)
     parents: dict[str, str] = field(default_factory=dict)
     seed: int | None = None
+    reference: dict[str, str] | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    extractors: dict[str, dict[str, str]] = field(default_factory=dict)
     per_sample: str | None = None
     pictures: str | None = None
     log: str | None = None

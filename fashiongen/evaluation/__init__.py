@@ -2,5 +2,6 @@
 
 from fashiongen.evaluation.evaluate import Evaluate
 from fashiongen.evaluation.predictions import WritePredictions
+from fashiongen.evaluation.reference import Reference
 
-__all__ = ["Evaluate", "WritePredictions"]
+__all__ = ["Evaluate", "Reference", "WritePredictions"]

@@ -26,7 +26,8 @@ from fashiongen.batches import Batch
 from fashiongen.errors import UserError
 from fashiongen.evaluation.pictures import Shown, as_written, checked, grid, picture_name, shown, write_png
 from fashiongen.evaluation.provenance import checkpoint, device_name, now, parameters, peak_memory, source_sha256, versions
-from fashiongen.metrics.base import PairMetric
+from fashiongen.evaluation.reference import Reference
+from fashiongen.metrics.base import PairMetric, SetMetric
 from fashiongen.records import Record, write_atomically
 
 # For each task the batch's fields that hold the true picture and its foreground.
@@ -63,6 +64,8 @@ class Evaluate(Callback):
         task: str = "vtoff",
         protocol: str = "",
         metrics: dict[str, Metric] | None = None,
+        size: tuple[int, int] | None = None,
+        reference: Reference | None = None,
         out: str | None = None,
         pictures: int = 16,
         validation_pictures: int = 8,
@@ -73,6 +76,8 @@ class Evaluate(Callback):
             task: name of the task, see `fashiongen.tasks.TASKS`.
             protocol: name of the protocol that the metrics follow, for the record.
             metrics: by name; a metric with an extractor is reported as `name[extractor]`.
+            size: the height and width that the protocol judges at; data of another size are refused. By default any.
+            reference: the true pictures for the metrics of sets, where they are another data set's; metrics of pairs are then refused.
             out: JSON file of the record; beside it go the values per sample, the pictures and a grid of them.
             pictures: how many predictions are written as PNG, the first in the order of ids.
             validation_pictures: how many validation samples are shown in TensorBoard.
@@ -80,6 +85,8 @@ class Evaluate(Callback):
         self.task = task
         self.protocol = protocol
         self.metrics = metrics or {}
+        self.size = None if size is None else tuple(size)
+        self.reference = reference
         self.out = None if out is None else Path(out).expanduser()
         self.pictures = pictures
         self.validation_pictures = validation_pictures
@@ -100,8 +107,8 @@ class Evaluate(Callback):
         """Refuse, before any work, what cannot end well.
 
         Raises:
-            UserError: if the task is unknown or not one of the method's, the data lack what the method needs or what it is judged by, or
-                a metric's weights are missing.
+            UserError: if the task is unknown or not one of the method's, the data lack what the method needs or what it is judged by, are
+                of another size than the protocol's, or a metric's weights are missing.
         """
         name = type(pl_module).__name__
         if self.task not in tasks.TASKS:
@@ -116,20 +123,40 @@ class Evaluate(Callback):
         if lacking := sorted(needs - set(data.offers)):
             raise UserError(f"{name} needs {', '.join(lacking)}, which {data.name} does not offer here (it offers {_listed(data.offers)})")
         if stage == "test":
-            truth, _ = TRUTH[self.task]
-            if truth not in data.offers:
-                raise UserError(f"{self.task} is judged by the true {truth}, which {data.name} does not offer here; use `predict` instead")
+            self._check_truth(data)
             for metric in self.metrics.values():
                 # Metrics load their networks late; here is the time to learn that weights are missing.
                 if prepare := getattr(metric, "prepare", None):
                     prepare()
 
+    def _check_truth(self, data: Any) -> None:  # noqa: ANN401  a data module with a name and offers
+        truth = TRUTH[self.task][0]
+        for key, module in (("data", data), ("evaluate.reference.data", self.reference and self.reference.data)):
+            size = tuple(getattr(module, "size", None) or self.size or ())
+            if self.size is not None and size != self.size:
+                wanted, found = (list(side) for side in (self.size, size))
+                raise UserError(f"protocol {self.protocol} judges at {wanted}, {key}.init_args.size is {found}: set --{key}.init_args.size")
+        if self.reference is None:
+            if truth not in data.offers:
+                raise UserError(
+                    f"{self.task} is judged by the true {truth}, which {data.name} does not offer here; use `predict` instead, "
+                    "or a protocol whose evaluate.reference is another data set's"
+                )
+            return
+        if paired := [key for key, metric in self.metrics.items() if getattr(metric, "pairs", True)]:
+            judged = f"evaluate.metrics: {', '.join(paired)}: judge each picture by its own truth"
+            raise UserError(f"{judged}, and evaluate.reference is only a set of pictures: leave one or the other out")
+        self.reference.setup()
+
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Move the metrics to the module's device (it is not there yet in `setup`) and start anew."""
+        """Move the metrics to the module's device (it is not there yet in `setup`), start anew and show them the reference."""
         for metric in self.metrics.values():
             metric.to(pl_module.device)
             metric.reset()
         self.results, self._ids, self._shown, self._not_finite, self._seconds, self._memory = {}, [], [], 0, 0.0, 0
+        if self.reference is not None:
+            sets = [metric for metric in self.metrics.values() if isinstance(metric, SetMetric)]
+            self.reference.fill(sets, trainer, pl_module.device)
 
     def on_test_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -147,7 +174,8 @@ class Evaluate(Callback):
         self._memory = max(self._memory, peak_memory(pl_module.device))
         prediction = checked(pl_module, outputs, batch)
         truth, foreground = (getattr(batch, field) for field in TRUTH[self.task])
-        written, target = as_written(prediction), truth.float() / 255.0
+        # With a reference there may be truths, but they are not what the protocol judges by.
+        written, target = as_written(prediction), None if self.reference is not None else truth.float() / 255.0
         for metric in self.metrics.values():
             metric.update(written, target, foreground)
         self._not_finite += int((~prediction.isfinite().flatten(1).all(dim=1)).sum())
@@ -198,7 +226,10 @@ class Evaluate(Callback):
                 logger.experiment.add_image("test/pictures", grid(self._shown), trainer.global_step)
         data = trainer.datamodule  # type: ignore[attr-defined]
         not_finite, repeated = sum(part["not_finite"] for part in parts), len(ids) - len(set(ids))
-        doubts = ((not_finite, "predictions are not finite"), (repeated, "samples were judged more than once"))
+        counted = ((not_finite, "predictions are not finite"), (repeated, "samples were judged more than once"))
+        doubts = [f"{count} of {len(ids)} {what}" for count, what in counted if count]
+        doubts += [doubt for metric in self.metrics.values() if (doubt := _told(metric, "doubt"))]
+        extractors = {_reported(name, metric): _told(metric, "provenance") for name, metric in self.metrics.items()}
         record = Record(
             node=self.out.stem if self.out else "",
             method=getattr(pl_module, "name", "") or type(pl_module).__name__.lower(),
@@ -206,19 +237,21 @@ class Evaluate(Callback):
             dataset=data.name,
             split=data.split,
             protocol=self.protocol,
-            reason="; ".join(f"{count} of {len(ids)} {what}" for count, what in doubts if count) or None,
+            reason="; ".join(dict.fromkeys(doubts)) or None,
             recipe=self.recipe,
             overlays=self.overlays,
             parents=self.parents,
             seed=getattr(pl_module, "seed", None),
+            reference=self._described(data),
             metrics=self.results,
+            extractors={name: found for name, found in extractors.items() if found},
             command=shlex.join(sys.argv),
             n_samples=len(ids),
             parameters=parameters(pl_module),
             seconds_per_sample=sum(part["seconds"] for part in parts) / len(ids) if ids else None,
             peak_memory_bytes=max(part["memory"] for part in parts),
             checkpoint=checkpoint(trainer.ckpt_path),
-            data={"fingerprint": data.fingerprint()},
+            data={"fingerprint": data.fingerprint(), **_size(data)},
             config_sha256=self.config_sha256,
             source_sha256=source_sha256(),
             versions=versions(),
@@ -229,6 +262,12 @@ class Evaluate(Callback):
             record.per_sample = self._write_per_sample(self.out, ids, per_sample)
             record.write(self.out)
         _print_table(record, None if self.out is None else str(self.out))
+
+    def _described(self, data: Any) -> dict[str, str]:  # noqa: ANN401  a data module with a name, a split and a fingerprint
+        own, reference = TRUTH[self.task][0], self.reference
+        found: Any = data if reference is None else reference.data
+        split, field = (data.split, own) if reference is None else (reference.split, reference.field)
+        return {"dataset": found.name, "split": split, "field": field, "fingerprint": found.fingerprint(), **_size(found)}
 
     def _write_pictures(self, out: Path) -> str | None:
         """Write the chosen predictions to a new folder that takes the place of an old one, and the grid."""
@@ -281,7 +320,7 @@ class Evaluate(Callback):
             for batch in self._validation:
                 truth = getattr(batch, TRUTH[self.task][0])
                 prediction = checked(pl_module, tasks.run(pl_module, batch), batch)
-                samples += shown(batch, prediction, prediction if truth is None else truth, range(len(batch)))
+                samples += shown(batch, prediction, truth, range(len(batch)))
         self._validation = []
         if trainer.is_global_zero:
             for logger in loggers:
@@ -291,6 +330,17 @@ class Evaluate(Callback):
 def _reported(name: str, metric: Metric) -> str:
     extractor = getattr(metric, "extractor", None)
     return f"{name}[{extractor}]" if extractor else name
+
+
+def _told(metric: Metric, what: str) -> Any:  # noqa: ANN401  what a metric tells of its extractor, None where it has none
+    tell = getattr(metric, what, None)
+    return tell() if tell is not None else None
+
+
+def _size(data: object) -> dict[str, str]:
+    """Return the size of a data module's pictures for the record, where it has one."""
+    size = getattr(data, "size", None)
+    return {} if size is None else {"size": f"{size[0]}x{size[1]}"}
 
 
 def _gathered(mine: Any) -> list[Any]:  # noqa: ANN401  any picklable object

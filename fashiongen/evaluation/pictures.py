@@ -79,12 +79,13 @@ class Shown:
     truth: Tensor
 
 
-def shown(batch: Batch, prediction: Tensor, truth: Tensor, indices: Sequence[int]) -> list[Shown]:
-    """Take the samples at `indices` out of a batch, a prediction (B, 3, H, W) in [-1, 1] and the uint8 truth (B, 3, H, W)."""
+def shown(batch: Batch, prediction: Tensor, truth: Tensor | None, indices: Sequence[int]) -> list[Shown]:
+    """Take the samples at `indices` out of a batch, a prediction (B, 3, H, W) in [-1, 1] and the uint8 truth (B, 3, H, W), grey if None."""
     if not isinstance(batch, TryOffBatch):
         raise TypeError(f"do not know how to show a {type(batch).__name__}")
-    masked = torch.where(batch.mask, torch.full_like(batch.person, 128), batch.person)
-    pictures = (batch.person, masked, to_uint8(prediction.nan_to_num()), truth)
+    grey = torch.full_like(batch.person, 128)
+    masked = torch.where(batch.mask, grey, batch.person)
+    pictures = (batch.person, masked, to_uint8(prediction.nan_to_num()), grey if truth is None else truth)
     return [
         Shown(id=batch.ids[index], **{name: picture[index].cpu() for name, picture in zip(GRID_COLUMNS, pictures, strict=True)})
         for index in indices

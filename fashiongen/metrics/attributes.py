@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fashiongen.errors import UserError
 from fashiongen.metrics.base import PairMetric, SetMetric
-from fashiongen.metrics.features import INJECTED, FrozenNetwork
+from fashiongen.metrics.features import INJECTED, TINY, FrozenNetwork
 from fashiongen.nn.classifier import AttributeClassifier
 
 Judge = Callable[[Tensor], dict[str, Tensor]]
@@ -45,7 +45,7 @@ class AttributeAgreement(PairMetric):
         if judge is not None and network is not None:
             raise UserError("AttributeAgreement takes a judge or a network, not both: leave one out")
         self.attribute = attribute
-        self._network = None if judge is not None else FrozenNetwork(extractor, network)
+        self._network = None if judge is not None else FrozenNetwork(extractor, network, choices=TINY)
         # In a partial, a judge that is an nn.Module does not become a submodule.
         self._judge = None if judge is None else partial(judge)
         self.extractor = INJECTED if self._network is None else self._network.name
@@ -62,7 +62,8 @@ class AttributeAgreement(PairMetric):
         if self._judge is not None:
             return self._judge(pictures)
         assert self._network is not None
-        return self._network.on(pictures.device).read(pictures)
+        read: dict[str, Tensor] = self._network.on(pictures.device).read(pictures)
+        return read
 
 
 class AgreementByChance(SetMetric):
@@ -75,11 +76,12 @@ class AgreementByChance(SetMetric):
     """
 
     higher_is_better = True
+    pairs = True
 
     def __init__(self, extractor: str = "tiny-classifier", network: AttributeClassifier | None = None) -> None:
         """Compare what the classifier named `extractor` reads; a `network` stands in for it."""
         super().__init__()
-        self._network = FrozenNetwork(extractor, network)
+        self._network = FrozenNetwork(extractor, network, choices=TINY)
         self.extractor = self._network.name
 
     def features(self, pictures: Tensor) -> Tensor:

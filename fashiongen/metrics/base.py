@@ -34,6 +34,8 @@ class _Judged(Metric, ABC):
     full_state_update = False
     extractor: str | None = None
     """Name of the feature extractor, a part of the metric's reported name."""
+    pairs: bool = True
+    """Whether predictions and targets must belong together, sample by sample."""
 
     def prepare(self) -> None:
         """Load the feature extractor now, so that missing weights are told before any work.
@@ -44,6 +46,16 @@ class _Judged(Metric, ABC):
         network = getattr(self, "_network", None)
         if network is not None:
             network.on(self.device)
+
+    def provenance(self) -> dict[str, str] | None:
+        """Return `{weights, sha256}` of the feature extractor, for the record; None without one."""
+        network = getattr(self, "_network", None)
+        return None if network is None else network.provenance()
+
+    def doubt(self) -> str | None:
+        """Return what speaks against the metric's name: the extractor's weights are not the published ones."""
+        network = getattr(self, "_network", None)
+        return None if network is None else network.doubt()
 
 
 class PairMetric(_Judged):
@@ -80,7 +92,9 @@ class PairMetric(_Judged):
         Raises:
             UserError: if the metric judges the foreground and there is no mask.
         """
-        prediction, target = _checked(self, prediction, target)
+        if prediction.shape != target.shape:
+            raise ValueError(f"{type(self).__name__} takes pairs of pictures, got {tuple(prediction.shape)} and {tuple(target.shape)}")
+        prediction, target = _checked(self, "prediction", prediction), _checked(self, "target", target)
         if mask is not None and mask.shape != (len(target), 1, *target.shape[2:]):
             raise ValueError(f"{type(self).__name__} takes a mask (B, 1, H, W) that fits the pictures, got {tuple(mask.shape)}")
         if mask is None and self.region == "foreground":
@@ -110,11 +124,17 @@ class PairMetric(_Judged):
 
 
 class SetMetric(_Judged):
-    """Distance between the set of all predictions and the set of all targets, in the space of a network's features."""
+    """Distance between the set of all predictions and the set of all targets, in the space of a network's features.
+
+    The sets may differ in size, and their pictures in theirs.
+    """
+
+    pairs = False
 
     prediction_features: list[Tensor]
     target_features: list[Tensor]
-    n_samples: Tensor
+    n_predictions: Tensor
+    n_targets: Tensor
 
     def __init__(self) -> None:
         """Start with no samples."""
@@ -122,7 +142,8 @@ class SetMetric(_Judged):
         # Features are kept flat: a process without samples contributes an empty one-dimensional tensor to the concatenation.
         self.add_state("prediction_features", default=[], dist_reduce_fx="cat")
         self.add_state("target_features", default=[], dist_reduce_fx="cat")
-        self.add_state("n_samples", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("n_predictions", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("n_targets", default=torch.tensor(0), dist_reduce_fx="sum")
 
     @abstractmethod
     def features(self, pictures: Tensor) -> Tensor:
@@ -130,31 +151,37 @@ class SetMetric(_Judged):
 
     @abstractmethod
     def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """Return the scalar distance between two sets of features, each `(N, F)` float64, finite and on the CPU."""
+        """Return the scalar distance between two sets of features, `(N, F)` and `(M, F)`, float64, finite and on the CPU."""
 
-    def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
+    def update(self, prediction: Tensor | None, target: Tensor | None, mask: Tensor | None = None) -> None:
         """Keep the features of a batch.
 
         Args:
-            prediction: `(B, 3, H, W)` floats in [0, 1].
-            target: the truth, likewise.
+            prediction: `(B, 3, H, W)` floats in [0, 1]; None adds to the targets alone.
+            target: the truth, likewise; None adds to the predictions alone.
             mask: not used, so that every metric is called alike.
         """
-        prediction, target = _checked(self, prediction, target)
-        with exact_arithmetic(prediction.device):
-            for pictures, state in ((prediction, self.prediction_features), (target, self.target_features)):
-                features = torch.where(_finite_samples(pictures)[:, None], self.features(pictures).float(), torch.nan)
-                state.append(features.flatten())
-        self.n_samples += len(prediction)
+        if prediction is not None and target is not None and prediction.shape != target.shape:
+            raise ValueError(f"{type(self).__name__} takes pairs of pictures, got {tuple(prediction.shape)} and {tuple(target.shape)}")
+        if prediction is not None:
+            self.prediction_features.append(self._kept(_checked(self, "prediction", prediction)))
+            self.n_predictions += len(prediction)
+        if target is not None:
+            self.target_features.append(self._kept(_checked(self, "target", target)))
+            self.n_targets += len(target)
+
+    def _kept(self, pictures: Tensor) -> Tensor:
+        with exact_arithmetic(pictures.device):
+            return torch.where(_finite_samples(pictures)[:, None], self.features(pictures).float(), torch.nan).flatten()
 
     def compute(self) -> Tensor:
-        """Return the distance, a scalar; NaN where any picture was not finite or there are fewer than two samples."""
-        n_samples = int(self.n_samples)
+        """Return the distance, a scalar; NaN where any picture was not finite or either set has fewer than two samples."""
+        counts = int(self.n_predictions), int(self.n_targets)
         undefined = torch.tensor(torch.nan, device=self.device)
-        if n_samples < 2:
+        if min(counts) < 2:
             return undefined
-        states = (self.prediction_features, self.target_features)
-        predictions, targets = (_concatenate(state, self.device).reshape(n_samples, -1).cpu().double() for state in states)
+        states = zip((self.prediction_features, self.target_features), counts, strict=True)
+        predictions, targets = (_concatenate(state, self.device).reshape(count, -1).cpu().double() for state, count in states)
         if not (predictions.isfinite().all() and targets.isfinite().all()):
             return undefined
         return self.distance(predictions, targets).float().to(self.device)
@@ -176,18 +203,17 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0).sum(dim=(1, 2)) / mask.sum(dim=(1, 2))
 
 
-def _checked(metric: Metric, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both pictures as float32 after refusing another shape, dtype or range."""
+def _checked(metric: Metric, role: str, pictures: Tensor) -> Tensor:
+    """Return pictures as float32 after refusing another shape, dtype or range."""
     name = type(metric).__name__
-    if prediction.shape != target.shape or prediction.ndim != 4 or prediction.shape[1] != 3:
-        raise ValueError(f"{name} takes pairs of pictures (B, 3, H, W), got {tuple(prediction.shape)} and {tuple(target.shape)}")
-    for role, pictures in (("prediction", prediction), ("target", target)):
-        if not pictures.is_floating_point():
-            raise TypeError(f"{name} takes floats in [0, 1], the {role} is {pictures.dtype}")
-        outside = ((pictures < -RANGE_TOLERANCE) | (pictures > 1 + RANGE_TOLERANCE)) & pictures.isfinite()
-        if outside.any():
-            raise ValueError(f"{name} takes pictures in [0, 1], the {role} has the value {pictures[outside][0].item():.4g}")
-    return prediction.float(), target.float()
+    if pictures.ndim != 4 or pictures.shape[1] != 3:
+        raise ValueError(f"{name} takes pairs of pictures (B, 3, H, W), the {role} is {tuple(pictures.shape)}")
+    if not pictures.is_floating_point():
+        raise TypeError(f"{name} takes floats in [0, 1], the {role} is {pictures.dtype}")
+    outside = ((pictures < -RANGE_TOLERANCE) | (pictures > 1 + RANGE_TOLERANCE)) & pictures.isfinite()
+    if outside.any():
+        raise ValueError(f"{name} takes pictures in [0, 1], the {role} has the value {pictures[outside][0].item():.4g}")
+    return pictures.float()
 
 
 def _finite_samples(pictures: Tensor) -> Tensor:

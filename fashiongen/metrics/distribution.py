@@ -3,18 +3,18 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fashiongen.metrics.base import SetMetric
-from fashiongen.metrics.features import FrozenNetwork
-from fashiongen.nn.classifier import AttributeClassifier
+from fashiongen.metrics.features import SET_EXTRACTORS, FrozenNetwork
 
 
 class FID(SetMetric):
     """Frechet distance between Gaussians fitted to both sets; range [0, inf), lower is better; the extractor is part of its name.
 
     Source: Heusel et al. 2017, equation (6), in float64 with unbiased covariances: equal to clean-fid's `frechet_distance` on the same
-    features. It is biased upwards for small sets (Binkowski et al. 2018), so only numbers from equal counts compare.
+    features. It is biased upwards for small sets (Binkowski et al. 2018), so only numbers from equal counts compare. With `inception-v3`
+    this is clean-fid's FID, with `clip-vit-b-32` its CLIP-FID (Kynkaanniemi et al. 2022); see `extractors` for their preprocessing.
 
     Degenerate input: fewer than two samples, or a non-finite picture anywhere, gives NaN; two sets of one constant picture each differ by
     the squared distance of their features.
@@ -22,15 +22,22 @@ class FID(SetMetric):
 
     higher_is_better = False
 
-    def __init__(self, extractor: str = "tiny-classifier", network: AttributeClassifier | None = None) -> None:
-        """Measure in the features of the named extractor, or of `network`, then reported as `custom` or under a name of its own."""
+    def __init__(self, extractor: str = "tiny-classifier", network: nn.Module | None = None, weights: str | None = None) -> None:
+        """Measure in the features of the named extractor.
+
+        Args:
+            extractor: one of `fashiongen.metrics.features.SET_EXTRACTORS`.
+            network: instead, a module with `features(pictures)`, reported as `custom` or under an `extractor` name of its own.
+            weights: the extractor's file or folder, by default where its published weights are kept.
+        """
         super().__init__()
-        self._network = FrozenNetwork(extractor, network)
+        self._network = FrozenNetwork(extractor, network, weights, SET_EXTRACTORS)
         self.extractor = self._network.name
 
     def features(self, pictures: Tensor) -> Tensor:
         """Return the pooled features `(B, F)`."""
-        return self._network.on(pictures.device).features(pictures)
+        features: Tensor = self._network.on(pictures.device).features(pictures)
+        return features
 
     def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Return the Frechet distance of two sets of features `(N, F)`."""
@@ -41,8 +48,8 @@ class KID(SetMetric):
     """Kernel distance: the unbiased squared MMD; may be slightly negative, 0 in expectation for equal distributions, lower is better.
 
     Source: Binkowski et al. 2018, section 4 with the kernel `(x.y / F + 1)^3`; the mean over `subsets` random subsets of each set, drawn
-    without replacement. The value is reported as it is: the Dress Code paper prints it times 100, CatVTON times 1000. The extractor is part
-    of its name.
+    without replacement. The value is reported times `scale`: the Dress Code paper prints it times 100, CatVTON and IGR times 1000; a scale
+    other than 1 belongs in the metric's name (`kid_x1e3`). The extractor is part of its name.
 
     Subsets hold `subset_size` samples, or all of the smaller set where it has fewer. They are drawn with `seed` from the features in an
     order of their own, so the value depends on neither batch order nor number of processes.
@@ -58,25 +65,39 @@ class KID(SetMetric):
         subsets: int = 100,
         subset_size: int = 1000,
         seed: int = 0,
-        network: AttributeClassifier | None = None,
+        scale: float = 1.0,
+        network: nn.Module | None = None,
+        weights: str | None = None,
     ) -> None:
-        """Measure in the features of the named extractor, or of `network`, then reported as `custom` or under a name of its own."""
+        """Measure in the features of the named extractor.
+
+        Args:
+            extractor: one of `fashiongen.metrics.features.SET_EXTRACTORS`.
+            subsets: number of random subsets.
+            subset_size: samples in each; where a set has fewer, as many as that.
+            seed: of the subsets.
+            scale: what the value is multiplied with.
+            network: instead, a module with `features(pictures)`, reported as `custom` or under an `extractor` name of its own.
+            weights: the extractor's file or folder, by default where its published weights are kept.
+        """
         super().__init__()
-        self._network = FrozenNetwork(extractor, network)
+        self._network = FrozenNetwork(extractor, network, weights, SET_EXTRACTORS)
         self.extractor = self._network.name
+        self.scale = scale
         self.subsets = subsets
         self.subset_size = subset_size
         self.seed = seed
 
     def features(self, pictures: Tensor) -> Tensor:
         """Return the pooled features `(B, F)`."""
-        return self._network.on(pictures.device).features(pictures)
+        features: Tensor = self._network.on(pictures.device).features(pictures)
+        return features
 
     def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Return the mean kernel distance over subsets of two sets of features `(N, F)`."""
         size = min(self.subset_size, len(predictions), len(targets))
         if size == len(predictions) == len(targets):
-            return squared_mmd(predictions, targets)  # every subset is the whole set
+            return self.scale * squared_mmd(predictions, targets)  # every subset is the whole set
         generator = torch.Generator().manual_seed(self.seed)
         direction = torch.randn(predictions.shape[1], generator=generator, dtype=torch.float64)
         predictions, targets = (features[torch.argsort(features @ direction)] for features in (predictions, targets))
@@ -84,7 +105,7 @@ class KID(SetMetric):
             squared_mmd(*(features[torch.randperm(len(features), generator=generator)[:size]] for features in (predictions, targets)))
             for _ in range(self.subsets)
         ]
-        return torch.stack(draws).mean()
+        return self.scale * torch.stack(draws).mean()
 
 
 def frechet_distance(features_1: Tensor, features_2: Tensor) -> Tensor:

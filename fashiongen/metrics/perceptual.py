@@ -1,63 +1,142 @@
-"""Distances between pictures in the feature maps of a network: LPIPS and DISTS."""
+"""Distances between pictures in the feature maps of a network: LPIPS and DISTS, and likeness in DINOv2's class token."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from fashiongen.errors import UserError
 from fashiongen.metrics.base import PairMetric
 from fashiongen.metrics.features import FrozenNetwork
 from fashiongen.nn.classifier import AttributeClassifier
+
+Size = tuple[int, int]
 
 # The constants c1 and c2 of DISTS.
 STABILISER = 1e-6
 
 
 class LPIPS(PairMetric):
-    """Perceptual distance; range [0, 2 x layers], 0 for equal pictures, lower is better; the extractor is part of its name.
+    """Perceptual distance; 0 for equal pictures, lower is better; the extractor is part of its name.
 
-    Source: Zhang et al. 2018, equation (1), with all channel weights 1 for `tiny`: that network has no weights fitted to human judgement,
-    so `lpips[tiny]` is no published LPIPS. Its layers are all stages of the tiny attribute classifier: stage1 to stage4.
+    `alex`, `vgg`, `squeeze`: Zhang et al. 2018, equation (1), as the authors' library `lpips` computes it, version 0.1, with its bundled
+    channel weights, at the pictures' own size. torchmetrics gives the same number.
+
+    `tiny`: the same equation with all channel weights 1: that network has no weights fitted to human judgement, so `lpips[tiny]` is no
+    published LPIPS; range [0, 8]. Its layers are all stages of the tiny attribute classifier: stage1 to stage4.
 
     Degenerate input: a non-finite picture scores NaN. A position where no channel is active has no direction: its distance is 0 to another
-    such position and 1 to any other.
+    such position and at most 1 times the channel weights to any other.
     """
 
     higher_is_better = False
 
-    def __init__(self, extractor: str = "tiny", network: AttributeClassifier | None = None) -> None:
-        """Measure in the stages of the named extractor, or of `network`, then reported as `custom` or under a name of its own."""
+    def __init__(self, extractor: str = "tiny", network: nn.Module | None = None, weights: str | None = None) -> None:
+        """Measure in the named extractor.
+
+        Args:
+            extractor: `tiny`, `alex`, `vgg` or `squeeze`.
+            network: instead, an attribute classifier or a `lpips.LPIPS`, reported as `custom` or under an `extractor` name of its own.
+            weights: torchvision's file for that network, by default where torchvision keeps it.
+        """
         super().__init__()
-        self._network = FrozenNetwork(extractor, network)
+        self._network = FrozenNetwork(extractor, network, weights, ("tiny", "alex", "vgg", "squeeze"))
         self.extractor = self._network.name
 
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Return the distance `(B,)`."""
-        stages = self._network.on(prediction.device).stages
-        return lpips(stages(prediction), stages(target))
+        network = self._network.on(prediction.device)
+        if isinstance(network, AttributeClassifier):
+            return lpips(network.stages(prediction), network.stages(target))
+        distances: Tensor = network(prediction, target, normalize=True)
+        return distances.flatten()
 
 
 class DISTS(PairMetric):
-    """Distance of structure and texture; range [0, 1.5], 0 for equal pictures, lower is better; the extractor is part of its name.
+    """Distance of structure and texture; 0 for equal pictures, lower is better; the extractor is part of its name.
 
-    Source: Ding et al. 2020, its sum of texture and structure terms, with alpha = beta = 1 / (2 x channels) for `tiny`: that network has no
-    weights fitted to human judgement, so `dists[tiny]` is no published DISTS. Its layers are the picture itself and all stages of the tiny
-    attribute classifier.
+    `vgg16`: Ding et al. 2020, as torchmetrics computes it with the authors' weights alpha and beta. It does not resize: the authors' code
+    takes the shorter side to 256 pixels before, so give the `size` that the protocol says.
+
+    `tiny`: the same sum with alpha = beta = 1 / (2 x channels): that network has no weights fitted to human judgement, so `dists[tiny]` is
+    no published DISTS; range [0, 1.5]. Its layers are the picture itself and all stages of the tiny attribute classifier.
 
     Degenerate input: a non-finite picture scores NaN. Two constant feature maps have equal texture by the constants c1 = c2 = 1e-6.
     """
 
     higher_is_better = False
 
-    def __init__(self, extractor: str = "tiny", network: AttributeClassifier | None = None) -> None:
-        """Measure in the stages of the named extractor, or of `network`, then reported as `custom` or under a name of its own."""
+    def __init__(
+        self, extractor: str = "tiny", size: Size | None = None, network: nn.Module | None = None, weights: str | None = None
+    ) -> None:
+        """Measure in the named extractor.
+
+        Args:
+            extractor: `tiny` or `vgg16`.
+            size: height and width that both pictures are resized to before, antialiased bilinear; by default they are not.
+            network: instead, an attribute classifier or torchmetrics' `DISTSNetwork`, reported as `custom` or under an `extractor` name of
+                its own.
+            weights: torchvision's file of VGG16, by default where torchvision keeps it.
+        """
         super().__init__()
-        self._network = FrozenNetwork(extractor, network)
+        self._network = FrozenNetwork(extractor, network, weights, ("tiny", "vgg16"))
         self.extractor = self._network.name
+        self.size = None if size is None else tuple(size)
 
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Return the distance `(B,)`."""
-        stages = self._network.on(prediction.device).stages
-        return dists([prediction, *stages(prediction)], [target, *stages(target)])
+        if self.size is not None:
+            prediction, target = (
+                functional.interpolate(pictures, size=self.size, mode="bilinear", antialias=True) for pictures in (prediction, target)
+            )
+        network = self._network.on(prediction.device)
+        if isinstance(network, AttributeClassifier):
+            return dists([prediction, *network.stages(prediction)], [target, *network.stages(target)])
+        distances: Tensor = network(prediction, target)
+        return distances.reshape(len(prediction))  # it squeezes a batch of one away
+
+
+class DINOSimilarity(PairMetric):
+    """Cosine between DINOv2's class tokens of prediction and truth; range [-1, 1], 1 for equal pictures, higher is better.
+
+    The papers that report a "DINO similarity" do not define it; this is our own definition. The model is part of the metric's name; resize
+    and crop are those of DINOv2's own evaluation (Oquab et al. 2023: shorter side 256, middle 224 x 224, bicubic) unless a protocol says
+    otherwise. With them an upright picture loses its top and bottom.
+
+    Degenerate input: a non-finite picture scores NaN.
+    """
+
+    higher_is_better = True
+
+    def __init__(
+        self,
+        extractor: str = "dinov2-base",
+        resize: int = 256,
+        crop: int = 224,
+        network: nn.Module | None = None,
+        weights: str | None = None,
+    ) -> None:
+        """Compare what the named model sees.
+
+        Args:
+            extractor: `dinov2-small`, `dinov2-base` or `dinov2-large`.
+            resize: pixels that the shorter side is resized to.
+            crop: side of the square that is then cut out of the middle.
+            network: instead, a `fashiongen.metrics.extractors.DINOFeatures`, reported as `custom` or under an `extractor` name of its own.
+            weights: the model's folder in transformers' format, or another hub id; by default `facebook/NAME` in the hub's cache.
+        """
+        super().__init__()
+        if crop > resize:
+            raise UserError(f"DINOSimilarity(resize={resize}, crop={crop}): the crop must not be larger than what it is cut from")
+        self._network = FrozenNetwork(extractor, network, weights, ("dinov2-small", "dinov2-base", "dinov2-large"))
+        self.extractor = self._network.name
+        self.resize = resize
+        self.crop = crop
+
+    def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the cosine `(B,)`."""
+        network = self._network.on(prediction.device)
+        predicted, true = (network.features(pictures, resize=self.resize, crop=self.crop) for pictures in (prediction, target))
+        return functional.cosine_similarity(predicted, true, dim=1)
 
 
 def lpips(maps_1: list[Tensor], maps_2: list[Tensor]) -> Tensor:

@@ -3,14 +3,39 @@
 import copy
 import math
 import pickle
+from functools import cache
 
+import lpips as lpips_library
 import pytest
 import torch
 from jsonargparse import ArgumentParser
 from torchmetrics import Metric
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
 
 from fashiongen.errors import UserError
-from fashiongen.metrics import DISTS, FID, KID, LPIPS, MSSSIM, SSIM, AttributeAgreement, ColourError
+from fashiongen.metrics import CWSSIM, DISTS, FID, KID, LPIPS, MSSSIM, SSIM, AttributeAgreement, ColourError, DINOSimilarity
+from fashiongen.metrics.extractors import CLIPFeatures, DINOFeatures
+
+
+@cache
+def library_network():
+    torch.manual_seed(0)
+    return lpips_library.LPIPS(net="alex", pnet_rand=True, verbose=False)
+
+
+@cache
+def dino():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return DINOFeatures(Dinov2Model(Dinov2Config(**sizes, image_size=28, patch_size=14, initializer_range=0.5)))
+
+
+@cache
+def clip():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return CLIPFeatures(CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, image_size=16, patch_size=8, projection_dim=8)))
+
 
 PAIR = {
     "ssim": lambda network: SSIM(),
@@ -18,6 +43,11 @@ PAIR = {
     "ms-ssim": lambda network: MSSSIM(),
     "lpips": lambda network: LPIPS(network=network),
     "dists": lambda network: DISTS(network=network),
+    "ssim-luma": lambda network: SSIM(channels="luma"),
+    "ms-ssim-luma": lambda network: MSSSIM(channels="luma"),
+    "cw-ssim": lambda network: CWSSIM(levels=2),
+    "lpips-library": lambda network: LPIPS(network=library_network()),
+    "dino": lambda network: DINOSimilarity(resize=28, crop=28, network=dino()),
     "colour": lambda network: ColourError(),
     "colour-mean": lambda network: ColourError(reduction="mean"),
     "colour-whole": lambda network: ColourError(region="whole"),
@@ -26,6 +56,7 @@ PAIR = {
 SET = {
     "fid": lambda network: FID(network=network),
     "kid": lambda network: KID(subsets=10, subset_size=4, network=network),
+    "clip-fid": lambda network: FID(network=clip()),
 }
 FOREGROUND = ("ssim-foreground", "colour", "colour-mean")
 ALL = PAIR | SET
@@ -58,8 +89,12 @@ def test_perfect_prediction_is_best_and_worse_is_worse(key, network, pictures):
     if key != "kid":  # an unbiased estimate, never exactly 0
         assert perfect.compute().item() == pytest.approx(1.0 if perfect.higher_is_better else 0.0, abs=1e-4)
     sign = 1 if perfect.higher_is_better else -1
-    assert sign * perfect.compute() >= sign * noisy.compute() >= sign * inverted.compute()
+    if key == "cw-ssim":  # which does not see that a picture is inverted
+        assert perfect.compute() > noisy.compute()
+        return
     assert sign * perfect.compute() > sign * inverted.compute()
+    if key not in ("dino", "clip-fid"):  # in random features noise may be worse than a negative
+        assert sign * perfect.compute() >= sign * noisy.compute() >= sign * inverted.compute()
 
 
 @pytest.mark.parametrize("key", ALL)
@@ -139,7 +174,7 @@ def test_constant_pictures(key, network, pictures):
     different.update(grey, white, mask)
     assert same.compute().item() == pytest.approx(1.0 if same.higher_is_better else 0.0, abs=1e-4)
     assert different.compute().isfinite()
-    if key != "agreement":
+    if key not in ("agreement", "cw-ssim"):
         assert abs(different.compute() - same.compute()) > 1e-3
 
 
@@ -214,6 +249,12 @@ def test_autocast_does_not_change_the_result(key, network, pictures):
         ("SSIM", {"region": "foreground"}),
         ("MSSSIM", {"betas": [0.5, 0.5]}),
         ("LPIPS", {"extractor": "tiny"}),
+        ("LPIPS", {"extractor": "alex"}),
+        ("DISTS", {"extractor": "vgg16", "size": [341, 256]}),
+        ("CWSSIM", {"levels": 3, "orientations": 6}),
+        ("DINOSimilarity", {"extractor": "dinov2-large", "resize": 224, "crop": 224}),
+        ("FID", {"extractor": "clip-vit-b-32"}),
+        ("KID", {"extractor": "inception-v3", "scale": 1000.0}),
         ("DISTS", {"extractor": "tiny"}),
         ("FID", {"extractor": "tiny-classifier"}),
         ("KID", {"extractor": "tiny-classifier", "subsets": 3, "subset_size": 5, "seed": 1}),

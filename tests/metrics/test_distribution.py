@@ -129,5 +129,51 @@ def test_kid_leaves_the_global_generator_alone():
 
 @pytest.mark.parametrize("metric_class", [FID, KID])
 def test_unknown_extractor_is_refused_with_the_list(metric_class):
-    with pytest.raises(UserError, match=r"'inception-v3'.*tiny-classifier"):
-        metric_class(extractor="inception-v3")
+    with pytest.raises(UserError, match=r"'alex'.*tiny-classifier, inception-v3, clip-vit-b-32"):
+        metric_class(extractor="alex")
+
+
+def test_kid_with_subsets_equals_a_plain_loop_over_the_same_subsets():
+    """The subsets are recovered from the generator; what is done with them is written out."""
+    first, second = features(14, 5, 0), features(11, 5, 1, shift=0.5)
+    generator = torch.Generator().manual_seed(7)
+    direction = torch.randn(5, generator=generator, dtype=torch.float64)
+    first, second = (
+        sorted(part.tolist(), key=lambda row: sum(a * b for a, b in zip(row, direction.tolist(), strict=True))) for part in (first, second)
+    )
+    total = 0.0
+    for _ in range(6):
+        drawn = [[part[index] for index in torch.randperm(len(part), generator=generator)[:4]] for part in (first, second)]
+        total += plain_mmd(*drawn) / 6
+    metric = KID(subsets=6, subset_size=4, seed=7, scale=1000)
+    value = metric.distance(torch.tensor(first, dtype=torch.float64).flip(0), torch.tensor(second, dtype=torch.float64)).item()
+    assert value == pytest.approx(1000 * total, rel=1e-6)
+
+
+def test_the_scale_of_kid_multiplies_it(network, pictures):
+    plain, scaled = KID(network=network), KID(network=network, scale=1000)
+    for metric in (plain, scaled):
+        metric.update(*pictures)
+    assert scaled.compute().item() == pytest.approx(1000 * plain.compute().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("metric_class", [FID, KID])
+def test_sets_may_be_filled_apart_and_differ_in_size(metric_class, network, pictures):
+    prediction, target, mask = pictures
+    together, apart, larger = (metric_class(network=network) for _ in range(3))
+    together.update(prediction, target, mask)
+    apart.update(None, target[:3])
+    apart.update(prediction[:5], None)
+    apart.update(prediction[5:], target[3:5])
+    apart.update(None, target[5:])
+    torch.testing.assert_close(apart.compute(), together.compute(), rtol=1e-4, atol=1e-6)
+    larger.update(prediction[:4], None)
+    larger.update(None, target[:, :, :40])  # of another size
+    assert larger.compute().isfinite() and larger.compute() != together.compute()
+    (small := metric_class(network=network)).update(None, target)
+    small.update(prediction[:1], None)
+    assert small.compute().isnan()
+    with pytest.raises(ValueError, match="the target is"):
+        small.update(None, target[0])
+    with pytest.raises(ValueError, match=r"the target has the value 2"):
+        small.update(None, target * 0 + 2)

@@ -6,7 +6,7 @@ import torch
 from fashiongen.errors import UserError
 from fashiongen.metrics import DISTS, FID, KID, LPIPS, SSIM, AttributeAgreement, ColourError
 from fashiongen.metrics import features as module
-from fashiongen.metrics.features import FrozenNetwork, extractor
+from fashiongen.metrics.features import FrozenNetwork, extractor, find
 
 
 @pytest.fixture
@@ -21,10 +21,10 @@ def weights(tmp_path, monkeypatch, network):
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-classifier"])
 def test_extractor_is_frozen_and_loaded_once(weights, name):
-    network = extractor(name)
+    network = extractor(name, find(name))
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())
-    assert extractor(name) is network
+    assert extractor(name, find(name)) is network
 
 
 @pytest.mark.parametrize("metric_class", [LPIPS, DISTS, FID, KID, AttributeAgreement])
@@ -68,8 +68,8 @@ def test_injected_network_is_copied_and_left_alone(network, pictures):
 
 
 def test_unknown_name_is_refused_with_the_list():
-    with pytest.raises(UserError, match=r"'vgg'.*tiny, tiny-classifier"):
-        extractor("vgg")
+    with pytest.raises(UserError, match=r"'vgg19'.*tiny, tiny-classifier, alex"):
+        FrozenNetwork("vgg19")
 
 
 @pytest.mark.parametrize("metric_class", [LPIPS, DISTS, FID, KID, AttributeAgreement])

@@ -1,10 +1,12 @@
+import numpy as np
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, StructuralSimilarityIndexMeasure
 
 from fashiongen.errors import UserError
 from fashiongen.metrics import MSSSIM, SSIM
-from fashiongen.metrics.structural import BETAS, SHORTEST_SIDES, betas_for
+from fashiongen.metrics.structural import BETAS, SHORTEST_SIDES, betas_for, luma, luma_ssim
 
 
 def noisy_pair(height, width, samples=3):
@@ -85,3 +87,56 @@ def test_ms_ssim_of_an_inverted_picture_is_zero():
     metric = MSSSIM()
     metric.update(1 - target, target)
     assert metric.compute() == 0
+
+
+def by_skimage(prediction, target):
+    """SSIM of the luma in 256 levels, windows inside the picture, as scikit-image computes it with the paper's settings."""
+    luma = [np.rint(np.tensordot(picture.double().numpy(), [0.299, 0.587, 0.114], axes=(0, 0)) * 255) for picture in (prediction, target)]
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    return structural_similarity(*luma, **settings)
+
+
+def smooth_pair(height, width, samples=2):
+    """Pictures whose windows all correlate, so that no structure term is negative."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.nn.functional.interpolate(torch.rand(samples, 3, 5, 4, generator=generator), (height, width), mode="bilinear")
+    return 0.2 + 0.7 * target, target
+
+
+def test_ssim_of_the_luma_equals_scikit_image():
+    prediction, target = smooth_pair(64, 48)
+    metric = SSIM(channels="luma")
+    metric.update(prediction, target)
+    expected = [by_skimage(*pair) for pair in zip(prediction, target, strict=True)]
+    assert metric.values().tolist() == pytest.approx(expected, abs=1e-6)
+    assert max(expected) < 0.99
+
+
+def test_ssim_of_the_luma_sets_negative_structure_to_zero_as_pyiqa_does():
+    target = noisy_pair(64, 48)[1]
+    luma, rgb = SSIM(channels="luma"), SSIM()
+    for metric in (luma, rgb):
+        metric.update(1 - target, target)
+    assert rgb.compute() < -0.5 and 0 <= luma.compute() < 0.05
+
+
+def test_ms_ssim_of_the_luma_is_the_product_over_scales():
+    prediction, target = smooth_pair(96, 66)
+    one, three = MSSSIM(channels="luma", betas=[1.0]), MSSSIM(channels="luma", betas=[0.2, 0.3, 0.5])
+    plain = SSIM(channels="luma")
+    for metric in (one, three, plain):
+        metric.update(prediction, target)
+    torch.testing.assert_close(one.values(), plain.values())
+    maps = [luma(picture) for picture in (prediction, target)]
+    expected = 1.0
+    for beta in (0.2, 0.3, 0.5):
+        similarity, structure = luma_ssim(*maps)
+        expected = expected * (similarity if beta == 0.5 else structure) ** beta
+        # 96x66, 48x33, then 24x17 with a border of zeros, as pyiqa pools odd sizes.
+        maps = [torch.nn.functional.avg_pool2d(torch.nn.functional.pad(m, [m.shape[3] % 2] * 2 + [m.shape[2] % 2] * 2), 2) for m in maps]
+    torch.testing.assert_close(three.values().double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_ssim_of_the_luma_has_no_foreground():
+    with pytest.raises(UserError, match="whole pictures"):
+        SSIM(region="foreground", channels="luma")

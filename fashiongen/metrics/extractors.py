@@ -1,0 +1,237 @@
+"""The published networks under the metrics, each with exactly the preprocessing of its reference implementation.
+
+Networks that take pictures take them as floats `(B, 3, H, W)` in [0, 1]. They are first rounded to the 256 levels of a picture file, which
+is what the reference implementations read.
+"""
+
+import itertools
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torchvision
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics.functional.image import dists
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from fashiongen.checkpoints import load_state, read_state
+from fashiongen.errors import UserError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+# What a transformers folder must hold to be reported under the name.
+ARCHITECTURES: dict[str, dict[str, int | str]] = {
+    # OpenAI's: those of OpenCLIP have another activation.
+    "clip-vit-b-32": {"hidden_size": 768, "num_hidden_layers": 12, "patch_size": 32, "projection_dim": 512, "hidden_act": "quick_gelu"},
+    "dinov2-small": {"hidden_size": 384, "num_hidden_layers": 12, "patch_size": 14},
+    "dinov2-base": {"hidden_size": 768, "num_hidden_layers": 12, "patch_size": 14},
+    "dinov2-large": {"hidden_size": 1024, "num_hidden_layers": 24, "patch_size": 14},
+}
+
+# Channels of DISTS's layers: the picture, then the end of each stage of VGG16.
+CHANNELS = (3, 64, 128, 256, 512, 512)
+
+# torchvision's network under each LPIPS.
+TRUNKS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
+
+
+def load_lpips(net: str, file: Path) -> nn.Module:
+    """Return the network of the library `lpips`, version 0.1, on torchvision's weights in `file`.
+
+    It takes two batches in [-1, 1] (`normalize=True`: in [0, 1]) and returns distances `(B, 1, 1, 1)`. The library would unpickle the file
+    without `weights_only`, so it is told to make its trunk at random, and the trunk gets the file's weights after.
+    """
+    import lpips
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torchvision, about the way in which lpips calls it
+        network: Any = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
+    features = _torchvision(TRUNKS[net], file).state_dict()
+    # The trunk's slices keep the numbers of the layers that they took out of `features`.
+    state = {key: features[f"features.{key.partition('.')[2]}"] for key in network.net.state_dict()}
+    load_state(network.net, state, source=str(file))
+    return network  # type: ignore[no-any-return]
+
+
+class DISTSNetwork(dists.DISTSNetwork):
+    """torchmetrics' network of DISTS on a VGG16 that was read safely; its own constructor would unpickle the file without `weights_only`.
+
+    It takes two batches in [0, 1] and returns distances `(B,)`.
+    """
+
+    def __init__(self, features: nn.Sequential) -> None:
+        """Cut the layers of VGG16 into five stages, each but the first led by an L2 pooling in place of the maximum pooling."""
+        nn.Module.__init__(self)
+        for number, (first, last) in enumerate(itertools.pairwise((0, 4, 9, 16, 23, 30)), start=1):
+            stage = nn.Sequential(*features[first:last])
+            if number > 1:
+                stage[0] = dists.L2pooling(channels=CHANNELS[number - 1])
+            setattr(self, f"stage{number}", stage)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        self.chns = list(CHANNELS)
+        weights = read_state(Path(dists.__file__).parent / "dists_models" / "weights.pt")
+        self.alpha, self.beta = nn.Parameter(weights["alpha"]), nn.Parameter(weights["beta"])
+
+
+def load_dists(file: Path) -> nn.Module:
+    """Return the network of DISTS on torchvision's weights of VGG16 in `file`."""
+    return DISTSNetwork(_torchvision("vgg16", file).features)
+
+
+def _torchvision(name: str, file: Path) -> Any:  # noqa: ANN401  torchvision's networks share no type
+    with torch.device("meta"):  # no random weights, which take seconds
+        network = getattr(torchvision.models, name)(weights=None)
+    network = network.to_empty(device="cpu")
+    load_state(network, read_state(file), source=str(file))
+    return network.eval()
+
+
+class InceptionFeatures(nn.Module):
+    """The Inception-v3 of FID and KID: pooled features `(B, 2048)`.
+
+    It is TensorFlow's network of 2015 as pytorch-fid ported it: the layers are the classes that clean-fid carries, the weights come from
+    pytorch-fid's file of plain tensors. clean-fid's own default is the same network as a TorchScript file, which is code and therefore not
+    read. The preprocessing is that of clean-fid's mode `clean`: each channel resized to 299 x 299 whatever the proportions, with Pillow's
+    antialiased bicubic filter and without rounding, clipped to [0, 255], minus 128, over 128.
+    """
+
+    def __init__(self) -> None:
+        """Build the network, without weights."""
+        super().__init__()
+        from cleanfid import inception_pytorch as published
+
+        with torch.device("meta"):
+            network = torchvision.models.inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
+            network.Mixed_5b = published.FIDInceptionA(192, pool_features=32)
+            network.Mixed_5c = published.FIDInceptionA(256, pool_features=64)
+            network.Mixed_5d = published.FIDInceptionA(288, pool_features=64)
+            network.Mixed_6b = published.FIDInceptionC(768, channels_7x7=128)
+            network.Mixed_6c = published.FIDInceptionC(768, channels_7x7=160)
+            network.Mixed_6d = published.FIDInceptionC(768, channels_7x7=160)
+            network.Mixed_6e = published.FIDInceptionC(768, channels_7x7=192)
+            network.Mixed_7b = published.FIDInceptionE_1(1280)
+            network.Mixed_7c = published.FIDInceptionE_2(2048)
+        self.network = network.to_empty(device="cpu")
+
+    @classmethod
+    def from_pretrained(cls, file: Path) -> Self:
+        """Build the network with the weights of pytorch-fid's file."""
+        features = cls()
+        # Files of old versions of PyTorch lack these counters, which nothing uses.
+        counters = {key: value.zero_() for key, value in features.network.state_dict().items() if key.endswith("num_batches_tracked")}
+        load_state(features.network, counters | read_state(file), source=str(file))
+        features.network.fc = nn.Identity()
+        return features
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """Return the pooled features `(B, 2048)` of pictures `(B, 3, H, W)` in [0, 1], any size."""
+        features: Tensor = self.network((resized_for_inception(pictures) - 128) / 128)
+        return features
+
+
+def resized_for_inception(pictures: Tensor) -> Tensor:
+    """Resize pictures `(B, 3, H, W)` in [0, 1] to `(B, 3, 299, 299)` in [0, 255] as clean-fid does.
+
+    torch's antialiased filter is Pillow's; in float64, since Pillow weighs pixels in that.
+    """
+    resized = functional.interpolate(in_steps(pictures).double(), size=(299, 299), mode="bicubic", antialias=True)
+    return resized.clamp(0, 255).float()
+
+
+class CLIPFeatures(nn.Module):
+    """The image tower of CLIP: projected embeddings `(B, 512)` of ViT-B/32, not normalised, as clean-fid's `clip_vit_b_32` takes them.
+
+    The preprocessing is clean-fid's: the shorter side resized to 224 with Pillow's bicubic filter to whole grey levels, the middle square
+    cut out (an upright picture loses its top and bottom), CLIP's mean and deviation. In float32; clean-fid on a GPU takes float16.
+    """
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401  naming transformers' classes here would import them with every command
+        """Wrap a CLIPVisionModelWithProjection."""
+        super().__init__()
+        self.model: Any = model
+
+    @classmethod
+    def from_pretrained(cls, name: str, folder: Path) -> Self:
+        """Load a folder in transformers' format that holds the architecture `name`, alone or with the text tower."""
+        return cls(_transformers("CLIPVisionModelWithProjection", name, folder))
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """Return the embeddings of pictures `(B, 3, H, W)` in [0, 1], any size."""
+        side: int = self.model.config.image_size
+        square = transforms.normalize(middle_square(pictures, side, side), list(CLIP_MEAN), list(CLIP_STD))
+        features: Tensor = self.model(pixel_values=square).image_embeds
+        return features
+
+
+class DINOFeatures(nn.Module):
+    """DINOv2: the class token after the last norm, `(B, C)`.
+
+    The preprocessing is that of DINOv2's own evaluation: the shorter side resized to 256 with Pillow's bicubic filter to whole grey levels,
+    the middle 224 x 224 cut out, ImageNet's mean and deviation.
+    """
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401  as above
+        """Wrap a Dinov2Model."""
+        super().__init__()
+        self.model: Any = model
+
+    @classmethod
+    def from_pretrained(cls, name: str, folder: Path) -> Self:
+        """Load a folder in transformers' format that holds the architecture `name`."""
+        return cls(_transformers("Dinov2Model", name, folder))
+
+    def features(self, pictures: Tensor, resize: int = 256, crop: int = 224) -> Tensor:
+        """Return the class tokens of pictures `(B, 3, H, W)` in [0, 1], any size."""
+        square = transforms.normalize(middle_square(pictures, resize, crop), list(IMAGENET_MEAN), list(IMAGENET_STD))
+        features: Tensor = self.model(pixel_values=square).last_hidden_state[:, 0]
+        return features
+
+
+def in_steps(pictures: Tensor) -> Tensor:
+    """Return pictures in [0, 1] in the 256 levels of a file, as floats in [0, 255]; what is not finite becomes a number."""
+    return (pictures.nan_to_num(0.0, 1.0, 0.0).clamp(0, 1) * 255).round()
+
+
+def middle_square(pictures: Tensor, resize: int, crop: int) -> Tensor:
+    """Resize the shorter side with Pillow's bicubic filter and cut out the middle: `(B, 3, crop, crop)` in [0, 1], 256 levels.
+
+    torchvision's transforms of Pillow pictures, which the reference implementations are written in, one picture after the other.
+    """
+    squares = []
+    for picture in in_steps(pictures).to(torch.uint8).cpu():
+        resized = transforms.resize(transforms.to_pil_image(picture), [resize], interpolation=InterpolationMode.BICUBIC)
+        squares.append(transforms.pil_to_tensor(transforms.center_crop(resized, [crop, crop])))
+    return torch.stack(squares).to(pictures.device).float() / 255
+
+
+def _transformers(kind: str, name: str, folder: Path) -> Any:  # noqa: ANN401  the class of transformers that `kind` names
+    """Load a model of transformers in float32 if the folder holds all of it and its architecture is the one that `name` promises."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # loading one tower of a CLIP pair would list the other's weights as left over
+    transformers.logging.disable_progress_bar()
+    try:
+        # Of safetensors and pytorch_model.bin the first is preferred; the second is read with weights_only=True.
+        model, info = getattr(transformers, kind).from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"{name}: cannot load a {kind} from {folder} ({reason})") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
+    if missing := sorted(info["missing_keys"]):  # transformers fills these with random numbers
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UserError(f"{name}: {folder} lacks weights of a {kind}: {', '.join(missing[:3])}{more}")
+    found = {key: getattr(model.config, key, None) for key in ARCHITECTURES[name]}
+    if found != ARCHITECTURES[name]:
+        differing = ", ".join(f"{key} {found[key]} for {wanted}" for key, wanted in ARCHITECTURES[name].items() if found[key] != wanted)
+        raise UserError(f"{name}: {folder} holds another architecture ({differing}), whose numbers must not carry that name")
+    return model

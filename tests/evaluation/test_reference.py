@@ -1,0 +1,195 @@
+"""Sets judged against the true pictures of another data set, the size of a protocol, and what the record says of both."""
+
+import json
+import shutil
+
+import lightning.pytorch as L
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from toy import Gallery, Painter
+
+from fashiongen.batches import TryOffBatch, to_float
+from fashiongen.data import VITONHD
+from fashiongen.data.loading import Loader, ShardSampler, share
+from fashiongen.errors import UserError
+from fashiongen.evaluation import Evaluate, Reference
+from fashiongen.metrics import FID, SSIM, AgreementByChance
+from fashiongen.metrics.base import SetMetric
+from fashiongen.wardrobe import write_viton_hd
+
+SIZE = (64, 48)
+
+
+class MeanGap(SetMetric):
+    """Distance of the mean colours."""
+
+    higher_is_better = False
+
+    def features(self, pictures: Tensor) -> Tensor:
+        return pictures.mean(dim=(2, 3))
+
+    def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return (predictions.mean(dim=0) - targets.mean(dim=0)).norm()
+
+
+class Count(MeanGap):
+    """How many true pictures there were."""
+
+    def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return torch.tensor(float(len(targets)))
+
+
+class Copier(Painter):
+    """Says that the person is the garment."""
+
+    def take_off(self, batch: TryOffBatch) -> Tensor:
+        return to_float(batch.person)
+
+
+class Street(Gallery):
+    """People without garments."""
+
+    name = "street"
+    offers = frozenset({"mask"})
+
+    def __init__(self, count=5, size=None):
+        super().__init__(count)
+        if size is not None:
+            self.size = size
+
+    def test_dataloader(self):
+        def bare(samples):
+            return TryOffBatch.collate(samples).without_target()
+
+        return DataLoader(self.pictures, batch_size=2, collate_fn=bare, sampler=ShardSampler(self.pictures, **share(self.trainer)))
+
+
+class Shop(Gallery):
+    """Garments, dealt out to the processes."""
+
+    name = "shop"
+
+    def test_dataloader(self):
+        return Loader(self.pictures, batch_size=3, sampler=ShardSampler(self.pictures, **share(self.trainer)))
+
+    val_dataloader = test_dataloader
+
+
+def judge(tmp_path, data, method=None, trainer_options=None, **options):
+    evaluate = Evaluate(**{"protocol": "toy", "metrics": {"gap": MeanGap()}, "out": str(tmp_path / "out.json"), **options})
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = L.Trainer(accelerator="cpu", default_root_dir=tmp_path, callbacks=[evaluate], **quiet, **(trainer_options or {}))
+    trainer.test(method or Copier(), datamodule=data, verbose=False)
+    return evaluate, json.loads((tmp_path / "out.json").read_text())
+
+
+def mean_colour(pictures, field):
+    return torch.cat([getattr(pictures[index], field) for index in range(len(pictures))]).double().mean(dim=(0, 2, 3)) / 255
+
+
+def test_predictions_are_held_against_the_other_set(tmp_path):
+    street, shop = Street(5), Shop(9)
+    _, record = judge(tmp_path, street, reference=Reference(data=shop))
+    expected = (mean_colour(street.pictures, "person") - mean_colour(shop.pictures, "garment")).norm().item()
+    assert record["metrics"]["gap"]["value"] == pytest.approx(expected, rel=1e-4)
+    assert record["reference"] == {"dataset": "shop", "split": "test", "field": "garment", "fingerprint": "noise"}
+    assert (record["dataset"], record["n_samples"], record["reason"]) == ("street", 5, None)
+
+
+def test_the_data_s_own_truth_is_not_mixed_in(tmp_path):
+    own, shop = Gallery(4), Shop(9)
+    evaluate, record = judge(tmp_path, own, reference=Reference(data=shop))
+    expected = (mean_colour(own.pictures, "person") - mean_colour(shop.pictures, "garment")).norm().item()
+    assert record["metrics"]["gap"]["value"] == pytest.approx(expected, rel=1e-4)
+    assert int(evaluate.metrics["gap"].n_targets) == 9
+
+
+def test_without_a_reference_the_record_names_the_data_s_own_truth(tmp_path):
+    _, record = judge(tmp_path, Gallery(4))
+    assert record["reference"] == {"dataset": "gallery", "split": "test", "field": "garment", "fingerprint": "noise"}
+
+
+def test_a_second_test_does_not_count_the_reference_twice(tmp_path):
+    evaluate, first = judge(tmp_path, Street(5), reference=Reference(data=Shop(9)))
+    _, second = judge(tmp_path, Street(5), metrics=evaluate.metrics, reference=evaluate.reference)
+    assert int(evaluate.metrics["gap"].n_targets) == 9
+    assert first["metrics"] == second["metrics"]
+
+
+def test_two_processes_share_the_reference(tmp_path):
+    for folder, options in (("one", {}), ("two", {"devices": 2, "strategy": "ddp_fork"})):
+        (tmp_path / folder).mkdir()
+        metrics = {"gap": MeanGap(), "count": Count()}
+        judge(tmp_path / folder, Street(5), trainer_options=options, metrics=metrics, reference=Reference(data=Shop(9)), pictures=2)
+    one, two = (json.loads((tmp_path / folder / "out.json").read_text()) for folder in ("one", "two"))
+    assert two["metrics"]["gap"]["value"] == pytest.approx(one["metrics"]["gap"]["value"], rel=1e-5)
+    assert one["metrics"]["count"]["value"] == two["metrics"]["count"]["value"] == 9
+    assert (one["n_samples"], two["n_samples"]) == (5, 5)
+
+
+class Unwilling(Copier):
+    def take_off(self, batch):
+        raise AssertionError("sampled before it was refused")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (lambda: {"metrics": {"ssim": SSIM(), "gap": MeanGap()}}, "evaluate.metrics: ssim: judge each picture by its own truth"),
+        (lambda: {"metrics": {"chance": AgreementByChance()}}, "evaluate.metrics: chance: judge each picture by its own truth"),
+        (lambda: {"reference": Reference(data=Street(3))}, "evaluate.reference: street does not offer garment here; it offers mask"),
+        (lambda: {"reference": None}, "which street does not offer here; use `predict` instead, or a protocol whose evaluate.reference"),
+        (
+            lambda: {"size": (512, 384)},
+            r"protocol toy judges at \[512, 384\], data.init_args.size is \[64, 48\]: set --data.init_args.size",
+        ),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_sampling(options, words, tmp_path):
+    with pytest.raises(UserError, match=words) as error:
+        judge(tmp_path, Street(5, size=SIZE), Unwilling(), **{"reference": Reference(data=Shop(9)), **options()})
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_the_reference_has_the_protocol_s_size_too(tmp_path):
+    shop = Shop(9)
+    shop.size = (32, 24)
+    with pytest.raises(UserError, match=r"evaluate.reference.data.init_args.size is \[32, 24\]"):
+        judge(tmp_path, Street(5, size=SIZE), Unwilling(), size=SIZE, reference=Reference(data=shop))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of people whose test garments are absent, as in StreetTryOn, and a whole one of other people."""
+    root = tmp_path_factory.mktemp("reference")
+    for name, seed in (("street", 0), ("shop", 1)):
+        write_viton_hd(root / name, people=12, size=SIZE, seed=seed, test_fraction=0.5, workers=1)
+    shutil.rmtree(root / "street" / "test" / "cloth")
+    shutil.rmtree(root / "street" / "test" / "cloth-mask")
+    return root
+
+
+def test_fid_of_a_folder_without_garments_against_another_s(folders, tmp_path):
+    settings = {"size": SIZE, "num_workers": 0, "validation": 2}
+    street = VITONHD(root=str(folders / "street"), eval_batch_size=3, **settings)
+    shop = VITONHD(root=str(folders / "shop"), eval_batch_size=2, **settings)
+    _, record = judge(tmp_path, street, metrics={"fid": FID()}, size=SIZE, reference=Reference(data=shop), pictures=2)
+    by_hand = FID()
+    for dataset, field in ((street.datasets["test"], "person"), (shop.datasets["test"], "garment")):
+        pictures = torch.cat([getattr(dataset[index], field) for index in range(len(dataset))]).float() / 255
+        by_hand.update(*((pictures, None) if field == "person" else (None, pictures)))
+    assert record["metrics"]["fid[tiny-classifier]"]["value"] == pytest.approx(by_hand.compute().item(), rel=1e-4)
+    assert record["reference"] == {
+        "dataset": "viton_hd",
+        "split": "test",
+        "field": "garment",
+        "fingerprint": shop.fingerprint(),
+        "size": "64x48",
+    }
+    assert record["data"] == {"fingerprint": street.fingerprint(), "size": "64x48"}
+    extractor = record["extractors"]["fid[tiny-classifier]"]
+    assert extractor["weights"] == "model.safetensors" and len(extractor["sha256"]) == 64
+    assert len(list((tmp_path / "out.pictures").iterdir())) == 2 and (tmp_path / "out.grid.png").is_file()
