@@ -258,9 +258,10 @@ def find_photos(root: Path, category: str) -> list[Photo]:
         photos.append(Photo(id=path.stem, path=path, category=told or category, box=box, mask=mask))
     if bare := [photo for photo in photos if photo.box is None and photo.mask is None]:
         first = bare[0].path.name
+        header = f"name,{','.join(BOX)},category"
         raise UserError(
             f"photos: {len(bare)} of {len(photos)} photos of {root} have neither a box nor a mask, first {first}: add a line such as "
-            f"`{first},LEFT,TOP,RIGHT,BOTTOM,{category}` to {root / BOXES} (header: name,{','.join(BOX)},category), or a mask {bare[0].id}{MASK}"
+            f"`{first},LEFT,TOP,RIGHT,BOTTOM,{category}` to {root / BOXES} (header: {header}), or a mask {bare[0].id}{MASK}"
         )
     return photos
 
@@ -318,4 +319,6 @@ def _check_proportion(mask: Path, photo: Path) -> None:
     """Refuse a mask that was made for another photo; one that is larger or smaller is scaled."""
     (height, width), (rows, columns) = picture_size(photo), picture_size(mask)
     if abs(height * columns - width * rows) > max(height, width, rows, columns):  # off by more than a rounded pixel
-        raise UserError(f"{mask} is {columns}x{rows}, of another proportion than {photo.name} ({width}x{height}): it belongs to another photo")
+        raise UserError(
+            f"{mask} is {columns}x{rows}, of another proportion than {photo.name} ({width}x{height}): it belongs to another photo"
+        )
