@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import logging
+import os
 import pickle
 import re
 import sys
@@ -17,8 +18,10 @@ import lightning.pytorch as L
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from fashiongen.errors import UserError
@@ -81,6 +84,30 @@ class _SaveRecipe(SaveConfigCallback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.loggers:
             super().setup(trainer, pl_module, stage)
+
+
+class _WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it, so that a kill or a full disk leaves the old one or the new one.
+
+    Lightning's own goes through memory and the system's folder for temporary files, from where it is copied over the old one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:  # noqa: ANN401  as in Lightning
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name(f".{place.name}.{os.getpid()}.part")
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, place)
+        except OSError as error:
+            raise UserError(f"cannot write {place}: {error.strerror or error}; what was there before is kept") from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 class FashionCLI(LightningCLI):
@@ -183,6 +210,8 @@ class FashionCLI(LightningCLI):
             raise UserError(
                 "DeepSpeed needs a CUDA GPU and this run has none: leave the zero2 overlay out, or use recipes/overlays/ddp.yaml"
             )
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = _WholeCheckpoints()
         if self.subcommand == "predict":
             trainer.callbacks.append(WritePredictions(self.options.out))  # type: ignore[attr-defined]  # Lightning does not declare it
         return trainer
