@@ -394,7 +394,7 @@ def test_one_step_of_training_at_full_size(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "published", FULL)
-    write_viton_hd(tmp_path / "viton", people=8, size=(64, 64), seed=0, workers=1)
+    write_viton_hd(tmp_path / "viton", people=4, size=(64, 64), seed=0, test_fraction=0.5, workers=1)
     arguments = {
         "model.init_args.pretrained": "published/sd",
         "model.init_args.image_encoder": "published/ip",
