@@ -339,6 +339,11 @@ def run(args: list[str]) -> None:
         if isinstance(error, MisconfigurationException):
             raise UserError(str(error)) from error
         raise
+    except ValueError as error:  # jsonargparse's, of many lines, around what the constructor of a method, data set or metric raises
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError | OSError):
+            cause = cause.__cause__
+        raise cause or error from None
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
             raise KeyboardInterrupt from None
