@@ -54,7 +54,8 @@ examples:
     "predict": """Write what a checkpoint makes of every sample, as PNG files named after the samples' ids.
 
 examples:
-  fashiongen predict --config recipes/tiny/igr.yaml --ckpt_path logs/igr/last.ckpt --out pictures""",
+  fashiongen predict --config recipes/tiny/igr.yaml --ckpt_path logs/igr/last.ckpt --out pictures
+  fashiongen predict --config recipes/igr.yaml --ckpt_path igr.ckpt --data fashiongen.data.Photos --data.root MY_PHOTOS --out pictures""",
 }
 USAGE = "fashiongen {} --config RECIPE [--config OVERLAY ...] [--KEY VALUE ...]"
 RESUMES = ("last", "hpc")  # what Lightning resolves to a file by itself
@@ -343,7 +344,9 @@ def run(args: list[str]) -> None:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, UserError | OSError):
             cause = cause.__cause__
-        raise cause or error from None
+        if cause is None:
+            raise
+        raise cause from None
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
             raise KeyboardInterrupt from None
