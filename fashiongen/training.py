@@ -72,6 +72,10 @@ KNOWN = (  # parts of Lightning's messages, and what to tell the user instead
         "restore optimizer state",
         "--ckpt_path holds weights alone, without the optimizer's state: it can be tested, but training cannot go on from it",
     ),
+    (
+        "pytorch-lightning_version",
+        "--ckpt_path: a torch file, but none that `fashiongen fit` wrote; published weights come in by the keys of `model`",
+    ),
 )
 
 
@@ -256,6 +260,18 @@ def with_protocol(args: list[str]) -> list[str]:
     return [args[0], "--config", str(file), *args[1:]]
 
 
+def _check_recipes(recipes: list[str]) -> None:
+    for recipe in recipes:
+        try:
+            content = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{recipe}: not a text in UTF-8; save it as such") from error
+        except (OSError, yaml.YAMLError):
+            continue  # the parser says what is wrong with it
+        if not isinstance(content, dict):
+            raise UserError(f"{recipe}: holds no keys; a recipe is a YAML file with keys such as `model:` and `data:`")
+
+
 def _check_checkpoint(path: str | None, trust: bool) -> None:
     if path is None or path in RESUMES or "://" in path:
         return
@@ -327,6 +343,7 @@ def _broken(recipes: list[str]) -> str:
 def run(args: list[str]) -> None:
     """Run `fit`, `validate`, `test` or `predict` with its arguments; what a user can mend is raised as UserError."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_without_advertisements)
+    _check_recipes(config_paths(args))
     try:
         FashionCLI(with_protocol(args), config_paths(args))
     except argparse.ArgumentError as error:

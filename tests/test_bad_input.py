@@ -463,11 +463,19 @@ KINDS = [
     ),
     Kind("a recipe that is not there", lambda w: None, ["fit", "--config", "lost.yaml"], r"lost\.yaml: no such file"),
     Kind("a recipe that is a folder", lambda w: None, ["fit", "--config", "viton"], r"viton"),
-    Kind("a recipe that is a list", lambda w: Path("bad.yaml").write_text("- a\n- b\n"), ["fit", "--config", "bad.yaml"], r"bad\.yaml"),
     Kind(
-        "a recipe that is not UTF-8", lambda w: Path("bad.yaml").write_bytes(b"a: \xff\n"), ["test", "--config", "bad.yaml"], r"bad\.yaml"
+        "a recipe that is a list",
+        lambda w: Path("bad.yaml").write_text("- a\n- b\n"),
+        ["fit", "--config", "bad.yaml"],
+        r"bad\.yaml: holds no keys",
     ),
-    Kind("an empty recipe", lambda w: Path("bad.yaml").write_text(""), ["fit", "--config", "bad.yaml"], r"model|data"),
+    Kind(
+        "a recipe that is not UTF-8",
+        lambda w: Path("bad.yaml").write_bytes(b"a: \xff\n"),
+        ["test", "--config", "bad.yaml"],
+        r"bad\.yaml: not a text in UTF-8",
+    ),
+    Kind("an empty recipe", lambda w: Path("bad.yaml").write_text(""), ["fit", "--config", "bad.yaml"], r"bad\.yaml: holds no keys"),
     Kind("no recipe at all", lambda w: None, ["fit"], r"fit needs a recipe: `fashiongen fit --config recipes/NAME\.yaml`"),
     Kind("an unknown task", lambda w: None, [*TEST, "--evaluate.task=vtof"], r"evaluate\.task=vtof: unknown task; choose one of .*vtoff"),
     Kind(
