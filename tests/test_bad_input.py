@@ -422,7 +422,10 @@ KINDS = [
         r"pickled objects that could run code",
     ),
     Kind(
-        "a checkpoint of weights alone", lambda w: torch.save({"a": torch.zeros(1)}, "a.ckpt"), [*PREDICT, "--ckpt_path=a.ckpt"], r"a\.ckpt"
+        "a checkpoint of weights alone",
+        lambda w: torch.save({"a": torch.zeros(1)}, "a.ckpt"),
+        [*PREDICT, "--ckpt_path=a.ckpt"],
+        r"--ckpt_path: a torch file, but none",
     ),
     Kind(
         "a DeepSpeed folder",
