@@ -172,8 +172,20 @@ def load_codec(folder: str) -> LatentCodec:
 
 
 def load_prompt_encoder(folder: str) -> PromptEncoder:
-    """Load the `tokenizer` and `text_encoder` of a Stable-Diffusion-style folder."""
-    return PromptEncoder(load_part(CLIPTokenizer, folder, "tokenizer"), load_part(CLIPTextModel, folder, "text_encoder"))
+    """Load the `tokenizer` and `text_encoder` of a Stable-Diffusion-style folder.
+
+    Raises:
+        UserError: as `load_part`; or if the tokenizer's vocabulary is missing, or is not the text encoder's.
+    """
+    tokenizer, text_encoder = load_part(CLIPTokenizer, folder, "tokenizer"), load_part(CLIPTextModel, folder, "text_encoder")
+    place = f"pretrained: {folder}/tokenizer"
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes an empty one of a folder that lacks the files
+        raise UserError(f"{place}: cannot load a CLIPTokenizer from there (no word in it: vocab.json and merges.txt are missing)")
+    known, positions = text_encoder.config.vocab_size, text_encoder.config.max_position_embeddings
+    if len(tokenizer) > known or tokenizer.model_max_length > positions:
+        sizes = f"{len(tokenizer)} words and {tokenizer.model_max_length} places, the text encoder {known} and {positions}"
+        raise UserError(f"{place}: belongs to another text encoder (it has {sizes})")
+    return PromptEncoder(tokenizer, text_encoder)
 
 
 def load_unet(folder: str) -> UNet2DConditionModel:
