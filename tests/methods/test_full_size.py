@@ -377,15 +377,16 @@ def test_the_recipes_networks_have_the_published_numbers_of_parameters(monkeypat
     assert counts["image_projection"] == 1024 * 3072 + 3072 + 2 * 768 == 3_150_336
 
 
-GIGABYTES_NEEDED = 14
+GIGABYTES_NEEDED = 16
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_one_step_of_training_at_full_size(tmp_path, monkeypatch):
     """Stable Diffusion 1.5's shapes with random weights, the recipe's data path, 64 x 64 pixels.
 
     Weights in bfloat16 and SGD instead of AdamW: AdamW in float32 would take 16 bytes for each of 1.74e9 trained weights, 28 GB, to which
-    the frozen parts add 3.4 GB. So it is 10 GB while loading (float32) and 9 GB while training.
+    the frozen parts add 3.4 GB. So it took 10.8 GB while loading (float32), 13.6 GB in the step, and four minutes of one core.
     """
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     if available < GIGABYTES_NEEDED:
