@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -77,7 +78,8 @@ def locate_file(value: str, tiny: str) -> Path:
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from a `.safetensors` file, or from a torch file with `weights_only=True`.
 
-    A Lightning checkpoint gives its `state_dict`.
+    A Lightning checkpoint gives its `state_dict`. Mappings inside of mappings, as in IP-Adapter's `.bin` files, are joined by dots:
+    `{"image_proj": {"norm.bias": ...}}` becomes `{"image_proj.norm.bias": ...}`.
 
     Raises:
         UserError: if the file is absent, is no weights file, or holds a pickle that could run code.
@@ -90,16 +92,32 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on pickles of another making, which it then reads or refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, *UNREADABLE) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path}: not a weights file that can be read safely ({reason}); give safetensors or a torch file of plain tensors"
         ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    state = _flat(content.get("state_dict", content)) if isinstance(content, dict) else None
+    if state is None:
         raise UserError(f"{path}: holds no state dict (a mapping of names to tensors)")
     return state
+
+
+def _flat(content: object, prefix: str = "") -> dict[str, Tensor] | None:
+    """Join the names of nested mappings by dots; None if anything else than named tensors is there."""
+    if not isinstance(content, dict):
+        return None
+    flat: dict[str, Tensor] = {}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        inner = {name: value} if isinstance(value, Tensor) else _flat(value, f"{name}.")
+        if inner is None or not isinstance(key, str):
+            return None
+        flat |= inner
+    return flat
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], *, source: str, may_miss: tuple[str, ...] = ()) -> None:
@@ -128,11 +146,12 @@ def check_fit(own: dict[str, Tensor], state: dict[str, Tensor], *, source: str, 
         if key in own and value.shape != own[key].shape
     ]
     problems = [
-        f"{what}: {_some(keys)}" for what, keys in (("missing", missing), ("left over", left_over), ("of another shape", misshapen)) if keys
+        f"{what}: {some(keys)}" for what, keys in (("missing", missing), ("left over", left_over), ("of another shape", misshapen)) if keys
     ]
     if problems:
         raise UserError(f"{source} does not fit {name}: " + "; ".join(problems))
 
 
-def _some(keys: list[str], most: int = 4) -> str:
+def some(keys: list[str], most: int = 4) -> str:
+    """List the first few keys, and say how many more there are."""
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")

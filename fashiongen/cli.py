@@ -4,6 +4,7 @@ This file imports nothing heavy, so that `--help` and `--version` answer at once
 """
 
 import argparse
+import errno
 import sys
 import traceback
 from pathlib import Path
@@ -154,6 +155,8 @@ def main(args: list[str] | None = None) -> None:
             message = _message(error)
         elif error.filename is not None:
             message = f"{error.filename}: {error.strerror}"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):  # met while writing, where no name is known
+            message = f"{error.strerror}: mend that and run again; what was written before is kept"
         else:  # no file that a user could have named
             raise
         if debug:

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import logging
+import os
 import pickle
 import re
 import sys
@@ -17,8 +18,10 @@ import lightning.pytorch as L
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from fashiongen.errors import UserError
@@ -51,7 +54,8 @@ examples:
     "predict": """Write what a checkpoint makes of every sample, as PNG files named after the samples' ids.
 
 examples:
-  fashiongen predict --config recipes/tiny/igr.yaml --ckpt_path logs/igr/last.ckpt --out pictures""",
+  fashiongen predict --config recipes/tiny/igr.yaml --ckpt_path logs/igr/last.ckpt --out pictures
+  fashiongen predict --config recipes/igr.yaml --ckpt_path igr.ckpt --data fashiongen.data.Photos --data.root MY_PHOTOS --out pictures""",
 }
 USAGE = "fashiongen {} --config RECIPE [--config OVERLAY ...] [--KEY VALUE ...]"
 RESUMES = ("last", "hpc")  # what Lightning resolves to a file by itself
@@ -68,6 +72,10 @@ KNOWN = (  # parts of Lightning's messages, and what to tell the user instead
         "restore optimizer state",
         "--ckpt_path holds weights alone, without the optimizer's state: it can be tested, but training cannot go on from it",
     ),
+    (
+        "pytorch-lightning_version",
+        "--ckpt_path: a torch file, but none that `fashiongen fit` wrote; published weights come in by the keys of `model`",
+    ),
 )
 
 
@@ -81,6 +89,30 @@ class _SaveRecipe(SaveConfigCallback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.loggers:
             super().setup(trainer, pl_module, stage)
+
+
+class _WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it, so that a kill or a full disk leaves the old one or the new one.
+
+    Lightning's own goes through memory and the system's folder for temporary files, from where it is copied over the old one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:  # noqa: ANN401  as in Lightning
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name(f".{place.name}.{os.getpid()}.part")
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, place)
+        except OSError as error:
+            raise UserError(f"cannot write {place}: {error.strerror or error}; what was there before is kept") from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 class FashionCLI(LightningCLI):
@@ -183,6 +215,8 @@ class FashionCLI(LightningCLI):
             raise UserError(
                 "DeepSpeed needs a CUDA GPU and this run has none: leave the zero2 overlay out, or use recipes/overlays/ddp.yaml"
             )
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = _WholeCheckpoints()
         if self.subcommand == "predict":
             trainer.callbacks.append(WritePredictions(self.options.out))  # type: ignore[attr-defined]  # Lightning does not declare it
         return trainer
@@ -224,6 +258,18 @@ def with_protocol(args: list[str]) -> list[str]:
     if file is None:
         raise UserError(f"{recipes[0]}: evaluate.protocol: {protocol}: there is no {places[0]}; name a file of recipes/tasks")
     return [args[0], "--config", str(file), *args[1:]]
+
+
+def _check_recipes(recipes: list[str]) -> None:
+    for recipe in recipes:
+        try:
+            content = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{recipe}: not a text in UTF-8; save it as such") from error
+        except (OSError, yaml.YAMLError):
+            continue  # the parser says what is wrong with it
+        if not isinstance(content, dict):
+            raise UserError(f"{recipe}: holds no keys; a recipe is a YAML file with keys such as `model:` and `data:`")
 
 
 def _check_checkpoint(path: str | None, trust: bool) -> None:
@@ -297,6 +343,7 @@ def _broken(recipes: list[str]) -> str:
 def run(args: list[str]) -> None:
     """Run `fit`, `validate`, `test` or `predict` with its arguments; what a user can mend is raised as UserError."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_without_advertisements)
+    _check_recipes(config_paths(args))
     try:
         FashionCLI(with_protocol(args), config_paths(args))
     except argparse.ArgumentError as error:
@@ -310,6 +357,13 @@ def run(args: list[str]) -> None:
         if isinstance(error, MisconfigurationException):
             raise UserError(str(error)) from error
         raise
+    except ValueError as error:  # jsonargparse's, of many lines, around what the constructor of a method, data set or metric raises
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError | OSError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
             raise KeyboardInterrupt from None

@@ -1,7 +1,8 @@
 """Data sets: one file reads one public layout."""
 
 from fashiongen.data.dresscode import DressCode
+from fashiongen.data.photos import Photos
 from fashiongen.data.streettryon import StreetTryOn
 from fashiongen.data.vitonhd import VITONHD
 
-__all__ = ["VITONHD", "DressCode", "StreetTryOn"]
+__all__ = ["VITONHD", "DressCode", "Photos", "StreetTryOn"]

@@ -215,7 +215,7 @@ def open_picture(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
+            upright = _in_bytes(ImageOps.exif_transpose(image))
             if "A" in upright.getbands() or "transparency" in upright.info:
                 upright = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
@@ -261,7 +261,7 @@ def read_mask(path: Path, size: Size) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            grey = image.convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST)
+            grey = _in_bytes(image).convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST)
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
     return torch.from_numpy(np.array(grey, dtype=np.uint8) >= 128)[None]
@@ -305,9 +305,24 @@ def read_openpose(path: Path, count: int, source: Size, size: Size) -> Tensor:
         people = json.loads(path.read_text(encoding="utf-8"))["people"]
         flat = people[0]["pose_keypoints_2d"] if people else [0.0] * (3 * count)
         points = torch.tensor(flat, dtype=torch.float32).reshape(count, 3)
+        if not points.isfinite().all():
+            raise ValueError("JSON as Python reads it may hold NaN")
     except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
         raise UserError(f"{path}: no OpenPose file with people[0].pose_keypoints_2d of {count} points ({type(error).__name__})") from error
     return points * torch.tensor([size[1] / source[1], size[0] / source[0], 1.0])
+
+
+def _in_bytes(image: Image.Image) -> Image.Image:
+    """Bring a grey picture of 16 bits to 8, which Pillow would cut off at 255; other pictures pass unchanged.
+
+    Raises:
+        ValueError: if the values are floats, whose range no one knows.
+    """
+    if image.mode == "F":
+        raise ValueError("its values are floats: save it with 8 bits a channel")
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
 
 
 def _unreadable(path: Path, error: BaseException) -> UserError:

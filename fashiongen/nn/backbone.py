@@ -2,53 +2,108 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from fashiongen.checkpoints import some
 from fashiongen.errors import UserError
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 PIXELS_AT_ONCE = 2**22
 
+# What `from_pretrained` raises on files that are absent, damaged, of another model, or whose settings are nonsense.
+UNLOADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    SafetensorError,
+    StrictDataclassError,
+)
+
+# What files of a whole CLIP pair hold besides the half that is loaded.
+OTHER_HALF = {
+    "CLIPTextModel": ("vision_model.", "visual_projection.", "text_projection.", "logit_scale"),
+    "CLIPVisionModelWithProjection": ("text_model.", "text_projection.", "logit_scale"),
+}
+
 
 def load_part(kind: Any, folder: str, subfolder: str | None = None, **options: Any) -> Any:  # noqa: ANN401  any class with from_pretrained
-    """Load one part by its `from_pretrained`, weights in float32; a missing, unfit or incomplete file gives one line.
+    """Load one part by its `from_pretrained`, weights in float32.
 
     Args:
         kind: the diffusers or transformers class.
         folder: a local folder or hub id, as `checkpoints.locate` returns it.
         subfolder: the part's folder inside it.
         **options: handed on.
+
+    Raises:
+        UserError: one line, if a file is missing or unfit, or a key too many, too few or of another shape.
     """
     if subfolder is not None:
         options["subfolder"] = subfolder
     is_module = issubclass(kind, nn.Module)
     if is_module:
         options |= {"use_safetensors": True, "output_loading_info": True}
+        if issubclass(kind, transformers.PreTrainedModel):
+            options["ignore_mismatched_sizes"] = True  # which it then tells; its own error does not name them
     place = f"{folder}/{subfolder}" if subfolder else folder
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # loading one tower of a CLIP pair would list the other's weights as left over
-    transformers.logging.disable_progress_bar()
     try:
-        loaded = kind.from_pretrained(folder, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        with _silenced():
+            loaded = kind.from_pretrained(folder, **options)
+    except UNLOADABLE as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = reason.partition(". If you want")[0]  # diffusers goes on with advice for programmers
         raise UserError(f"pretrained: {place}: cannot load a {kind.__name__} from there ({reason})") from error
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        transformers.logging.enable_progress_bar()
     if not is_module:
         return loaded
     part, info = loaded
-    if missing := sorted(info["missing_keys"]):  # the libraries would fill these with random numbers
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UserError(f"pretrained: {place}: lacks weights of a {kind.__name__}: {', '.join(missing[:3])}{more}")
+    # The libraries fill what is missing or misshapen with random numbers, and pass over what is left over.
+    problems = {
+        "lacks weights": sorted(info["missing_keys"]),
+        "has weights of another shape than those": sorted(
+            f"{key} {tuple(found)} for {tuple(wanted)}" for key, found, wanted in info["mismatched_keys"]
+        ),
+        "has weights that are none": sorted(key for key in info["unexpected_keys"] if not _is_no_weight(key, kind)),
+    }
+    for what, keys in problems.items():
+        if keys:
+            raise UserError(f"pretrained: {place}: {what} of a {kind.__name__}: {some(keys)}")
     return part.float()
+
+
+def _is_no_weight(key: str, kind: type) -> bool:
+    """Tell whether a key may be left over: the other half of a CLIP pair, or the counted positions that older files hold."""
+    return key.endswith("position_ids") or key.startswith(OTHER_HALF.get(kind.__name__, ()))
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep the libraries' reports and progress bars off the screen: what matters of them is told by `load_part`, in one line."""
+    logs = (transformers.logging, diffusers.utils.logging)
+    verbosity = [log.get_verbosity() for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, verbosity, strict=True):
+            log.set_verbosity(level)
+        transformers.logging.enable_progress_bar()
 
 
 def freeze(module: AnyModule) -> AnyModule:
@@ -117,8 +172,20 @@ def load_codec(folder: str) -> LatentCodec:
 
 
 def load_prompt_encoder(folder: str) -> PromptEncoder:
-    """Load the `tokenizer` and `text_encoder` of a Stable-Diffusion-style folder."""
-    return PromptEncoder(load_part(CLIPTokenizer, folder, "tokenizer"), load_part(CLIPTextModel, folder, "text_encoder"))
+    """Load the `tokenizer` and `text_encoder` of a Stable-Diffusion-style folder.
+
+    Raises:
+        UserError: as `load_part`; or if the tokenizer's vocabulary is missing, or is not the text encoder's.
+    """
+    tokenizer, text_encoder = load_part(CLIPTokenizer, folder, "tokenizer"), load_part(CLIPTextModel, folder, "text_encoder")
+    place = f"pretrained: {folder}/tokenizer"
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes an empty one of a folder that lacks the files
+        raise UserError(f"{place}: cannot load a CLIPTokenizer from there (no word in it: vocab.json and merges.txt are missing)")
+    known, positions = text_encoder.config.vocab_size, text_encoder.config.max_position_embeddings
+    if len(tokenizer) > known or tokenizer.model_max_length > positions:
+        sizes = f"{len(tokenizer)} words and {tokenizer.model_max_length} places, the text encoder {known} and {positions}"
+        raise UserError(f"{place}: belongs to another text encoder (it has {sizes})")
+    return PromptEncoder(tokenizer, text_encoder)
 
 
 def load_unet(folder: str) -> UNet2DConditionModel:

@@ -1,0 +1,324 @@
+"""One's own photos, each with a box drawn around the garment, or with a mask.
+
+    ROOT/anna.jpg        a dressed person: any size, any proportion, any format that Pillow reads
+         bert.png
+         bert_mask.png   white where the garment may be, black elsewhere: instead of a box
+         boxes.csv       name,left,top,right,bottom,category
+                         anna.jpg,310,420,890,1400,upper
+
+A box is in pixels of the photo as a viewer shows it, that is, turned upright. `category` is upper, lower or full; upper where it is left
+out. A line of a photo with a mask may leave the box empty and give the category alone.
+"""
+
+import csv
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as L
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from fashiongen.batches import TryOffBatch
+from fashiongen.data.loading import Loader, ShardSampler, share
+from fashiongen.data.tryon import Size, leaves_root, open_picture, picture_size, picture_to_tensor, read_mask
+from fashiongen.errors import UserError
+
+BOXES = "boxes.csv"
+BOX = ("left", "top", "right", "bottom")
+MASK = "_mask.png"
+CATEGORIES = ("upper", "lower", "full")
+# What cameras, phones and the web write. One that Pillow lacks the decoder for is named as unreadable instead of passed over.
+ENDINGS = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"})
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels of an upright photo; `right` and `bottom` lie just outside of it."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Photo:
+    """One photo, and where the garment is on it: a box or a mask.
+
+    Attributes:
+        id: the stem of the photo's name.
+        path: the photo.
+        category: upper, lower or full.
+        box: the box, inside the photo.
+        mask: the mask's file, obeyed where there is no box.
+    """
+
+    id: str
+    path: Path
+    category: str
+    box: Box | None = None
+    mask: Path | None = None
+
+
+class PhotoDataset(Dataset[TryOffBatch]):
+    """Photos as batches of one, framed to one size without distortion."""
+
+    def __init__(self, photos: Sequence[Photo], size: Size, garment_share: float | None = None) -> None:
+        """Read `photos` at `size` (height, width); `garment_share` as in `Photos`."""
+        self.photos = list(photos)
+        self.size = size
+        self.garment_share = garment_share
+
+    def __len__(self) -> int:
+        """Return the number of photos."""
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> TryOffBatch:
+        """Return one photo: `person` (1, 3, H, W) uint8 and `mask` (1, 1, H, W) bool, what is outside of the photo white and unmasked.
+
+        Raises:
+            UserError: if a file is damaged or a mask is empty.
+        """
+        photo = self.photos[index]
+        picture = open_picture(photo.path)
+        if photo.box is not None:
+            mask = Image.new("L", picture.size)
+            mask.paste(255, photo.box)
+        else:
+            assert photo.mask is not None
+            mask = Image.fromarray(read_mask(photo.mask, (picture.height, picture.width))[0].numpy()).convert("L")
+        garment = mask.getbbox()
+        if garment is None:
+            raise UserError(f"{photo.mask} is black all over: paint white where the garment of {photo.path.name} may be")
+        frame = framed(Box(*garment), (picture.height, picture.width), self.size, self.garment_share)
+        person = _cut(picture, frame, "white")
+        placed = _cut(mask, frame, 0).resize((self.size[1], self.size[0]), Image.Resampling.NEAREST)
+        return TryOffBatch(
+            ids=[photo.id],
+            person=picture_to_tensor(person, self.size)[None],
+            mask=(torch.frombuffer(bytearray(placed.tobytes()), dtype=torch.uint8) >= 128).view(1, 1, *self.size),
+            category=[photo.category],
+        )
+
+
+def framed(garment: Box, source: Size, size: Size, garment_share: float | None) -> Box:
+    """Return the part of a photo, in its pixels, that has the proportion of `size`; it may reach beyond the photo.
+
+    Args:
+        garment: the garment's bounding box.
+        source: height and width of the photo.
+        size: height and width that the part is resized to.
+        garment_share: share of the part's height that the garment takes, or less where the whole of it would not fit otherwise; None
+            takes the smallest part that holds the whole photo.
+    """
+    if garment_share is None:
+        height = max(source[0], source[1] * size[0] / size[1])
+    else:
+        height = max((garment.bottom - garment.top) / garment_share, (garment.right - garment.left) * size[0] / size[1])
+    rows, columns = max(1, round(height)), max(1, round(height * size[1] / size[0]))
+    top = _start((garment.top + garment.bottom) / 2, rows, source[0])
+    left = _start((garment.left + garment.right) / 2, columns, source[1])
+    return Box(left, top, left + columns, top + rows)
+
+
+def _start(middle: float, length: int, whole: int) -> int:
+    """Return where `length` pixels about `middle` begin: within the `whole` where they fit, else with the whole in their middle."""
+    return min(max(round(middle - length / 2), 0), whole - length) if length <= whole else (whole - length) // 2
+
+
+def _cut(picture: Image.Image, frame: Box, fill: str | int) -> Image.Image:
+    """Cut a frame out of a picture, filled where it reaches beyond."""
+    cut = Image.new(picture.mode, (frame.right - frame.left, frame.bottom - frame.top), fill)
+    cut.paste(picture, (-frame.left, -frame.top))
+    return cut
+
+
+class Photos(L.LightningDataModule):
+    """A folder of one's own photos, for `fashiongen predict`; there is no truth to train on or to judge by.
+
+    A photo of another proportion than `size` is padded with white, never squeezed. Subfolders and hidden files are passed over. A sample's
+    id is the stem of its photo.
+
+    Attributes:
+        name: what records call it.
+        split: always predict.
+        offers: the mask.
+    """
+
+    name = "photos"
+    split = "predict"
+    offers: frozenset[str] = frozenset({"mask"})
+
+    def __init__(
+        self,
+        root: str,
+        size: tuple[int, int] = (1024, 768),
+        garment_share: float | None = None,
+        category: str = "upper",
+        batch_size: int = 1,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        """Say what to read; nothing is read before `setup`.
+
+        Args:
+            root: folder with the photos and `boxes.csv`.
+            size: height and width that photos are brought to.
+            garment_share: crops or pads each photo about its garment, so that this share of the frame's height is the garment, such as
+                0.5; for photos that show much more, or less, of a person than the pictures that the method was trained on.
+            category: upper, lower or full, of photos whose category `boxes.csv` does not tell.
+            batch_size: photos per process and step.
+            eval_batch_size: the same, and wins: recipes name both.
+            num_workers: worker processes.
+        """
+        super().__init__()
+        if min(size) < 1 or batch_size < 1 or (eval_batch_size or 1) < 1:
+            raise UserError("photos: size, batch_size and eval_batch_size must be at least 1")
+        if garment_share is not None and not 0 < garment_share <= 1:
+            raise UserError(f"photos: garment_share={garment_share} must be above 0 and at most 1")
+        if category not in CATEGORIES:
+            raise UserError(f"photos: category={category}: unknown; choose among {', '.join(CATEGORIES)}")
+        self.root = Path(root).expanduser()
+        self.size = size
+        self.garment_share = garment_share
+        self.category = category
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.num_workers = num_workers
+        self.datasets: dict[str, PhotoDataset] = {}
+        # Fewer photos than processes leave some without one.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the photos with their boxes or masks.
+
+        Raises:
+            UserError: if the stage is another than predict, there is no photo, or a photo's box or mask is missing or unfit.
+        """
+        if stage not in (None, "predict"):
+            raise UserError(f"photos: {self.root} holds no truth to train on or to judge by: `fashiongen predict` is what they are for")
+        self.datasets["predict"] = PhotoDataset(find_photos(self.root, self.category), self.size, self.garment_share)
+
+    def predict_dataloader(self) -> Loader:
+        """Give the photos in the order of their names, each once."""
+        dataset = self.datasets["predict"]
+        return Loader(
+            dataset,
+            sampler=ShardSampler(dataset, **share(self.trainer)),
+            batch_size=self.eval_batch_size,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def fingerprint(self) -> str:
+        """Return a sha256 over the names and sizes of the files that are read and the content of `boxes.csv`."""
+        boxes = self.root / BOXES
+        digest = hashlib.sha256(boxes.read_bytes() if boxes.is_file() else b"")
+        for photo in self.datasets["predict"].photos:
+            for file in (photo.path, photo.mask):
+                if file is not None:
+                    digest.update(f"\0{file.name}\0{file.stat().st_size}".encode())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is read, for a log: name, root, size, number of photos and the parts offered."""
+        counts = {split: len(dataset) for split, dataset in self.datasets.items()}
+        return {"name": self.name, "root": str(self.root), "size": list(self.size), "samples": counts, "offers": sorted(self.offers)}
+
+
+def find_photos(root: Path, category: str) -> list[Photo]:
+    """Return the photos of a folder, by name.
+
+    Raises:
+        UserError: if there is none, two would have the same id, a photo has neither box nor mask, or a box or mask does not fit its photo.
+    """
+    if not root.is_dir():
+        raise UserError(f"photos: {root}: no such folder; data.root must be a folder of photos")
+    images = sorted(path for path in root.iterdir() if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file())
+    masks = {path.name: path for path in images if path.name.endswith(MASK)}
+    paths = [path for path in images if path.name not in masks]
+    if not paths:
+        raise UserError(f"photos: {root} holds no photo (a file that ends in {', '.join(sorted(ENDINGS))})")
+    stems = [path.stem for path in paths]
+    if repeated := [path.name for path in paths if stems.count(path.stem) > 1]:
+        raise UserError(f"photos: {root}: {', '.join(repeated[:2])} would share a name in the output: rename one")
+    lines = read_boxes(root / BOXES, {path.name for path in paths})
+    photos = []
+    for path in paths:
+        box, told = lines.get(path.name, (None, None))
+        mask = None if box is not None else masks.get(f"{path.stem}{MASK}")
+        size = picture_size(path)
+        if box is not None:
+            box = _inside(box, size, f"{root / BOXES}: the box of {path.name}")
+        elif mask is not None:
+            _check_proportion(mask, path)
+        photos.append(Photo(id=path.stem, path=path, category=told or category, box=box, mask=mask))
+    if bare := [photo for photo in photos if photo.box is None and photo.mask is None]:
+        first = bare[0].path.name
+        header = f"name,{','.join(BOX)},category"
+        raise UserError(
+            f"photos: {len(bare)} of {len(photos)} photos of {root} have neither a box nor a mask, first {first}: add a line such as "
+            f"`{first},LEFT,TOP,RIGHT,BOTTOM,{category}` to {root / BOXES} (header: {header}), or a mask {bare[0].id}{MASK}"
+        )
+    return photos
+
+
+def read_boxes(path: Path, names: set[str]) -> dict[str, tuple[Box | None, str | None]]:
+    """Read `boxes.csv`: the box and the category of each photo, None where its line leaves them out; nothing if there is no such file.
+
+    Raises:
+        UserError: if the file is not such a table, or a line is of no photo among `names`.
+    """
+    if not path.exists():
+        return {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            if missing := [column for column in ("name", *BOX) if column not in (reader.fieldnames or ())]:
+                raise UserError(f"{path}: has no column {', '.join(missing)}; its first line must be name,{','.join(BOX)},category")
+            lines = [(reader.line_num, {key: value.strip() for key, value in line.items() if key and value}) for line in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a table of commas in UTF-8 ({error}); save it as such") from error
+    found: dict[str, tuple[Box | None, str | None]] = {}
+    for number, line in lines:
+        name, category = line.get("name", ""), line.get("category") or None
+        if leaves_root(name) or name not in names:
+            raise UserError(f"{path}, line {number}: no photo {name!r} in this folder; mend the name or take the line out")
+        if name in found:
+            raise UserError(f"{path}, line {number}: a second line of {name}; take one out")
+        if category not in (None, *CATEGORIES):
+            raise UserError(f"{path}, line {number}: category {category!r}: unknown; choose among {', '.join(CATEGORIES)}")
+        found[name] = (_box([line.get(side, "") for side in BOX], f"{path}, line {number}"), category)
+    return found
+
+
+def _box(values: list[str], place: str) -> Box | None:
+    if not any(values):
+        return None
+    try:
+        left, top, right, bottom = (float(value) for value in values)
+        return Box(math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
+    except (ValueError, OverflowError) as error:  # no number; NaN; infinity
+        raise UserError(f"{place}: {', '.join(BOX)} must be numbers of pixels, not {', '.join(values)}") from error
+
+
+def _inside(box: Box, size: Size, what: str) -> Box:
+    """Clip a box to the photo."""
+    if box.left >= box.right or box.top >= box.bottom:
+        raise UserError(f"{what} is empty ({', '.join(map(str, box))}): left must be less than right, top less than bottom")
+    clipped = Box(max(box.left, 0), max(box.top, 0), min(box.right, size[1]), min(box.bottom, size[0]))
+    if clipped.left >= clipped.right or clipped.top >= clipped.bottom:
+        raise UserError(f"{what} ({', '.join(map(str, box))}) lies outside of the photo, which is {size[1]} wide and {size[0]} high")
+    return clipped
+
+
+def _check_proportion(mask: Path, photo: Path) -> None:
+    """Refuse a mask that was made for another photo; one that is larger or smaller is scaled."""
+    (height, width), (rows, columns) = picture_size(photo), picture_size(mask)
+    if abs(height * columns - width * rows) > max(height, width, rows, columns):  # off by more than a rounded pixel
+        raise UserError(
+            f"{mask} is {columns}x{rows}, of another proportion than {photo.name} ({width}x{height}): it belongs to another photo"
+        )
