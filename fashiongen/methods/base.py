@@ -30,6 +30,7 @@ class Method(L.LightningModule):
         name: what records and tables call the method; its recipes carry the same name.
         needs: what a DataModule must offer for the method to run, such as "mask".
         frozen: names of children that are never trained: they come from `pretrained` and are left out of checkpoints.
+        kept: where a method sets it, what its frozen encoders make of training samples stays in memory (see `encoded`).
     """
 
     name: ClassVar[str] = ""
