@@ -3,7 +3,8 @@
     python benchmarks/speed/cache.py OUT.json [--items 20000] [--picture 64x48] [--dtype float32|float16] [--folder DIR]
 
 The tiny encoders are timed on a few samples. For all the others a stand-in gives numbers of the same shapes at no cost, so that what is
-measured is the cache. Runs on one core of the CPU. Seconds are those of the processor, which a busy machine changes less, except where it says wall.
+measured is the cache. Runs on one core of the CPU. Seconds are those of the processor, which a busy machine changes less, except where it
+says wall.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def main() -> None:
         print(f"{name}: {result[f'{name}, s']} s", file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
-        cache, wall = Path(scratch) / "cache", time.monotonic()
+        cache = Path(scratch) / "cache"
         started = time.process_time()
         for index in range(0, options.items, 100):
             samples[index]
@@ -79,6 +80,7 @@ def main() -> None:
         started = time.process_time()
         encode(Loader(few, batch_size=ENCODED), tiny, cache.with_name("few"), dtype=DTYPES[options.dtype])
         result["tiny encoders, cache included, ms a sample"] = round((time.process_time() - started) / ENCODED * 1e3, 3)
+        wall = time.monotonic()
         for name, added in (("encode by the stand-in", options.items), ("encode again, when all is there", 0)):
             started = time.process_time()
             counts = encode(Loader(samples, batch_size=100), encodings, cache, dtype=DTYPES[options.dtype])
