@@ -248,7 +248,7 @@ class _EncodeCLI(FashionCLI):
         data: Any = self.datamodule
         data.prepare_data()
         data.setup("fit")
-        samples = ConcatDataset([data.datasets[split] for split in self.splits if len(data.datasets[split])])
+        samples: ConcatDataset[Any] = ConcatDataset([data.datasets[split] for split in self.splits if len(data.datasets[split])])
         loader = Loader(samples, batch_size=data.eval_batch_size, num_workers=data.num_workers)
         device = self.trainer.strategy.root_device
         added = encode(loader, encodings, self.out, device=device, dtype=DTYPES[self.dtype])

@@ -65,7 +65,7 @@ def _encoder_sha256(encoder: nn.Module) -> str:
 
 def as_bytes(tensor: Tensor) -> memoryview:
     """Return a tensor's numbers as bytes, of any dtype, in its own order."""
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 class Kept:
