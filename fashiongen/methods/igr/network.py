@@ -86,7 +86,7 @@ class IGRNetwork(nn.Module):
 
     def memory(self, conditions: Conditions) -> dict[str, Memory]:
         """Project the conditions to each layer's keys and values: once a sample, for all denoising steps."""
-        image_tokens = self.image_projection(conditions.image.to(self.denoiser.dtype))
+        image_tokens = self.image_projection(conditions.image)
         memory = {}
         if conditions.garment:
             memory = {name: Memory(project(attn, conditions.garment[name])) for name, attn in self._self_attention.items()}
