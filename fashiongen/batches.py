@@ -27,11 +27,18 @@ def to_uint8(pictures: Tensor) -> Tensor:
 
 @dataclass(kw_only=True)
 class Batch:
-    """Base of all batches: `B` samples, each with an id that is unique in its data set."""
+    """Base of all batches: `B` samples, each with an id that is unique in its data set.
+
+    Attributes:
+        ids: the samples' ids.
+        encoded: (B, ...) floats by kind, what the method's frozen encoders make of the samples, where a cache was read
+            (see `fashiongen.data.latents`). It may hold what is made of the target, so that what is judged never gets it.
+    """
 
     TARGETS: ClassVar[tuple[str, ...]] = ()
 
     ids: list[str]
+    encoded: dict[str, Tensor] | None = None
 
     def __len__(self) -> int:
         """Return the number of samples, B."""
@@ -49,26 +56,30 @@ class Batch:
 
     def select(self, indices: Sequence[int]) -> Self:
         """Return the batch of the samples at `indices`, in that order."""
-        picked: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+
+        def pick(value: Any) -> Any:  # noqa: ANN401  any field's value
             if isinstance(value, Tensor):
-                picked[field.name] = value[torch.as_tensor(indices, device=value.device)]
-            elif value is not None:
-                picked[field.name] = [value[index] for index in indices]
-        return replace(self, **picked)
+                return value[torch.as_tensor(indices, device=value.device)]
+            if isinstance(value, dict):
+                return {key: pick(entry) for key, entry in value.items()}
+            return None if value is None else [value[index] for index in indices]
+
+        return replace(self, **{field.name: pick(getattr(self, field.name)) for field in fields(self)})
 
     def pin_memory(self) -> Self:
         """Return the batch with its tensors in page-locked memory (called by the DataLoader)."""
-        pinned: dict[str, Any] = {
-            field.name: value.pin_memory() for field in fields(self) if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **pinned)
+
+        def pin(value: Any) -> Any:  # noqa: ANN401  any field's value
+            if isinstance(value, dict):
+                return {key: pin(entry) for key, entry in value.items()}
+            return value.pin_memory() if isinstance(value, Tensor) else value
+
+        return replace(self, **{field.name: pin(getattr(self, field.name)) for field in fields(self)})
 
     def without_target(self) -> Self:
-        """Return the batch as a method may see it when it is judged: every target is None."""
+        """Return the batch as a method may see it when it is judged: every target is None, and nothing is encoded ahead."""
         hidden: dict[str, Any] = dict.fromkeys(self.TARGETS)
-        return replace(self, **hidden)
+        return replace(self, encoded=None, **hidden)
 
 
 def _concatenate(name: str, values: list[object]) -> object:
@@ -76,6 +87,10 @@ def _concatenate(name: str, values: list[object]) -> object:
         return torch.cat([value for value in values if isinstance(value, Tensor)])
     if all(isinstance(value, list) for value in values):
         return [entry for value in values if isinstance(value, list) for entry in value]
+    if all(isinstance(value, dict) for value in values):
+        dictionaries = [value for value in values if isinstance(value, dict)]
+        keys = list(dict.fromkeys(key for value in dictionaries for key in value))
+        return {key: _concatenate(f"{name}[{key}]", [value.get(key) for value in dictionaries]) for key in keys}
     if all(value is None for value in values):
         return None
     raise ValueError(f"field {name!r} is present in some samples of the batch and absent in others")

@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--size", type=_size, default=(512, 384), metavar="HxW", help="height and width in pixels (default: 512x384)")
     render.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same world (default: %(default)s)")
 
-    data = commands.add_parser("data", help="look after data sets", description="Look after data sets.")
+    data = commands.add_parser(
+        "data", help="check a data set, or encode it ahead", description="Check a data set, or encode it ahead of training."
+    )
     data_actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
     check = data_actions.add_parser(
         "check",
@@ -79,6 +81,24 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("root", metavar="ROOT", type=Path, help="the data set's folder")
     check.add_argument("--strict", action="store_true", help="exit status 1 if anything at all is found")
     check.add_argument("--json", type=Path, metavar="F", help="also write what was found to this file")
+    encode = data_actions.add_parser(
+        "encode",
+        help="fill the latent and feature cache",
+        description=(
+            "Run the frozen encoders of a recipe's method over its data, once, and keep what they make of each sample in a folder.\n"
+            "Training with `--cache DIR` then runs no frozen encoder. What is there already is not computed again, whenever it was\n"
+            "stopped. Any further key of the recipe may be given, as with `fashiongen fit`."
+        ),
+        epilog="example: fashiongen data encode --config recipes/tiny/igr.yaml --out cache/igr",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    encode.add_argument("--config", action="append", required=True, metavar="RECIPE", help="the recipe, then its overlays")
+    encode.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to fill; several processes may do so at a time")
+    encode.add_argument(
+        "--split", nargs="+", choices=["train", "val"], default=["train", "val"], help="what to encode (default: both; tests use no cache)"
+    )
+    encode.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="float16 halves the folder (default: float32)")
 
     tiny = commands.add_parser(
         "tiny", help="the tiny checkpoints that come with the package", description="The tiny checkpoints that come with the package."
@@ -109,6 +129,12 @@ def _dispatch(args: list[str]) -> None:
         return run(args)
     if args and args[0].partition("=")[0] in ("-c", "--config"):
         raise UserError("--config comes after the command: `fashiongen fit --config RECIPE`")
+    if args[:2] == ["data", "encode"]:
+        options, keys = _parser().parse_known_args(args)
+        from fashiongen.training import encode_data
+
+        recipes = [arg for recipe in options.config for arg in ("--config", recipe)]
+        return encode_data([*recipes, *keys], options.out, options.split, options.dtype)
     options = _parser().parse_args(args)
     if options.command == "wardrobe":
         from fashiongen import wardrobe

@@ -10,6 +10,7 @@ import re
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,14 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from torch.utils.data import ConcatDataset
 
+from fashiongen.data.latents import DTYPES, EncodedDataset, encode
+from fashiongen.data.loading import Loader
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
 from fashiongen.methods.base import Method
+from fashiongen.nn.keep import Encoding
 
 DESCRIPTIONS = {
     "fit": """Train the method of a recipe.
@@ -115,6 +120,27 @@ class _WholeCheckpoints(TorchCheckpointIO):
             temporary.unlink(missing_ok=True)
 
 
+class _ReadCache(L.Callback):
+    """Has the samples of training and validation bring what `fashiongen data encode` kept of them."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder).expanduser()
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Wrap the data sets: Lightning has set up the data, and has not yet asked for loaders."""
+        datasets = trainer.datamodule.datasets  # type: ignore[attr-defined]  # Lightning does not declare it
+        encodings = _encodings(pl_module)
+        for split in {"fit": ("train", "val"), "validate": ("val",)}[stage]:
+            datasets[split] = EncodedDataset(datasets[split], self.folder, encodings)
+
+
+def _encodings(method: L.LightningModule) -> dict[str, Encoding]:
+    encodings = method.encodings() if isinstance(method, Method) else {}
+    if not encodings:
+        raise UserError(f"{type(method).__name__} has no frozen encoder, so that there is nothing to keep in a cache: leave the cache out")
+    return encodings
+
+
 class FashionCLI(LightningCLI):
     """LightningCLI for one method, one data set and one trainer."""
 
@@ -162,6 +188,12 @@ class FashionCLI(LightningCLI):
             help="Earlier stages by role: a recipe's name, or with fit the path of a checkpoint.",
         )
         parser.add_argument(
+            "--cache",
+            type=str | None,
+            default=None,
+            help="Folder that `fashiongen data encode` filled: fit and validate then run no frozen encoder on a sample.",
+        )
+        parser.add_argument(
             "--trust", action="store_true", help="Read a DeepSpeed checkpoint (a folder): its pickles can run code, so only if you made it."
         )
 
@@ -202,7 +234,9 @@ class FashionCLI(LightningCLI):
 
     def _config_sha256(self) -> str:
         self._dump_config()
-        settings = {key: value for key, value in self.config_dump.items() if key not in ("config", "ckpt_path", "out", "verbose", "trust")}
+        settings = {
+            key: value for key, value in self.config_dump.items() if key not in ("config", "ckpt_path", "out", "verbose", "trust", "cache")
+        }
         settings["evaluate"] = {key: value for key, value in settings["evaluate"].items() if key != "out"}
         return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -219,6 +253,8 @@ class FashionCLI(LightningCLI):
             trainer.strategy.checkpoint_io = _WholeCheckpoints()
         if self.subcommand == "predict":
             trainer.callbacks.append(WritePredictions(self.options.out))  # type: ignore[attr-defined]  # Lightning does not declare it
+        if self.options.cache is not None and self.subcommand in ("fit", "validate"):
+            trainer.callbacks.append(_ReadCache(self.options.cache))  # type: ignore[attr-defined]
         return trainer
 
     def before_fit(self) -> None:
@@ -229,6 +265,31 @@ class FashionCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
         return {**arguments, "return_predictions": False} if subcommand == "predict" else arguments
+
+
+class _EncodeCLI(FashionCLI):
+    """Builds what `fit` would train, and runs its frozen encoders over the data instead."""
+
+    def __init__(self, args: list[str], recipes: list[str], out: Path, splits: list[str], dtype: str) -> None:
+        self.out, self.splits, self.dtype = out, splits, dtype
+        super().__init__(args, recipes)
+
+    def _parse_ckpt_path(self) -> None:
+        """Frozen encoders depend on no checkpoint and no parent."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        encodings = _encodings(self.model)
+        data: Any = self.datamodule
+        data.prepare_data()
+        data.setup("fit")
+        samples: ConcatDataset[Any] = ConcatDataset([data.datasets[split] for split in self.splits if len(data.datasets[split])])
+        loader = Loader(samples, batch_size=data.eval_batch_size, num_workers=data.num_workers)
+        device = self.trainer.strategy.root_device
+        added = encode(loader, encodings, self.out, device=device, dtype=DTYPES[self.dtype])
+        for kind, count in added.items():
+            print(f"{kind}: {count} encoded, {len(samples) - count} were there")
+        size = sum(part.stat().st_size for part in self.out.rglob("*.safetensors"))
+        print(f"{self.out} holds {size / 1e6:.1f} MB; train with --cache {self.out}")
 
 
 def config_paths(args: list[str]) -> list[str]:
@@ -340,12 +401,12 @@ def _broken(recipes: list[str]) -> str:
     return "a value on the command line"
 
 
-def run(args: list[str]) -> None:
+def run(args: list[str], cli: Callable[[list[str], list[str]], FashionCLI] = FashionCLI) -> None:
     """Run `fit`, `validate`, `test` or `predict` with its arguments; what a user can mend is raised as UserError."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_without_advertisements)
     _check_recipes(config_paths(args))
     try:
-        FashionCLI(with_protocol(args), config_paths(args))
+        cli(with_protocol(args), config_paths(args))
     except argparse.ArgumentError as error:
         raise UserError(explain(str(error), args)) from error
     except pickle.UnpicklingError as error:
@@ -368,6 +429,11 @@ def run(args: list[str]) -> None:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit status 1
             raise KeyboardInterrupt from None
         raise
+
+
+def encode_data(args: list[str], out: Path, splits: list[str], dtype: str) -> None:
+    """Fill the cache `out` for the recipe and keys in `args`, which are those of `fit`."""
+    run(["fit", *args], lambda args, recipes: _EncodeCLI(args, recipes, out.expanduser(), splits, dtype))
 
 
 def _without_advertisements(record: logging.LogRecord) -> bool:

@@ -36,8 +36,22 @@ def test_without_target_hides_every_target():
     assert hidden.person is not None
 
 
+def test_what_is_encoded_goes_with_its_sample_and_is_hidden_from_what_is_judged():
+    kinds = [{"one": torch.full((1, 2), float(index)), "two": torch.zeros(1, 3)} for index in range(3)]
+    batch = TryOffBatch.collate([sample(str(index), encoded=encoded) for index, encoded in enumerate(kinds)])
+    assert torch.equal(batch.encoded["one"], torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]))
+    assert batch.encoded["two"].shape == (3, 3)
+    assert torch.equal(batch.select([2, 0]).encoded["one"][:, 0], torch.tensor([2.0, 0.0]))
+    assert batch.without_target().encoded is None
+    with pytest.raises(ValueError, match=r"'encoded\[two\]' is present in some"):
+        TryOffBatch.collate([sample("a", encoded=kinds[0]), sample("b", encoded={"one": kinds[1]["one"]})])
+    with pytest.raises(ValueError, match="'encoded' is present in some"):
+        TryOffBatch.collate([sample("a", encoded=kinds[0]), sample("b")])
+
+
 def test_lightning_can_move_it():
-    moved = move_data_to_device(sample("a"), torch.device("meta"))
+    moved = move_data_to_device(sample("a", encoded={"one": torch.zeros(1, 2)}), torch.device("meta"))
+    assert moved.encoded["one"].device.type == "meta"
     assert isinstance(moved, TryOffBatch)
     assert moved.person.device.type == "meta"
     assert moved.ids == ["a"]

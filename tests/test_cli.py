@@ -16,7 +16,7 @@ from fashiongen import __version__
 from fashiongen.cli import main
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["fit", "validate", "test", "predict", "wardrobe", "tiny", "consolidate"]
+COMMANDS = ["fit", "validate", "test", "predict", "wardrobe", "data", "tiny", "consolidate"]
 
 
 def parsed(capsys, *args):
@@ -79,7 +79,7 @@ def test_help_names_every_command(capsys):
     assert [name for name in COMMANDS if f"    {name}" not in text] == []
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "wardrobe render", "tiny build"])
+@pytest.mark.parametrize("command", [*COMMANDS, "wardrobe render", "data encode", "tiny build"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command.split(), "--help"])

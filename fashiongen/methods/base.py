@@ -17,6 +17,7 @@ from fashiongen import tasks
 from fashiongen.batches import Batch
 from fashiongen.checkpoints import load_state
 from fashiongen.errors import UserError
+from fashiongen.nn.keep import Encoding, Kept
 
 
 class Method(L.LightningModule):
@@ -29,6 +30,7 @@ class Method(L.LightningModule):
         name: what records and tables call the method; its recipes carry the same name.
         needs: what a DataModule must offer for the method to run, such as "mask".
         frozen: names of children that are never trained: they come from `pretrained` and are left out of checkpoints.
+        kept: where a method sets it, what its frozen encoders make of training samples stays in memory (see `encoded`).
     """
 
     name: ClassVar[str] = ""
@@ -40,11 +42,28 @@ class Method(L.LightningModule):
         super().__init__()
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.kept: Kept | None = None
 
     @property
     def seed(self) -> int:
         """The run's seed (`--seed_everything`), from which every draw of noise is derived."""
         return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    def encodings(self) -> dict[str, Encoding]:
+        """Return, by kind, what the method's frozen encoders make of a sample: what `data encode` computes ahead of training."""
+        return {}
+
+    def encoded(self, kind: str, batch: Batch) -> Tensor:
+        """Return what a frozen encoder makes of the batch, (B, ...): from the batch where a cache was read, else encoded now.
+
+        In training it is also kept in memory if the method has set `kept`. In what is judged it is always encoded now.
+        """
+        if batch.encoded is not None:
+            return batch.encoded[kind].float()
+        encoding = self.encodings()[kind]
+        if self.kept is not None and self.training:
+            return self.kept(kind, batch.ids, lambda: encoding(batch))
+        return encoding(batch)
 
     def load_parents(self, parents: dict[str, Path]) -> None:
         """Start from the checkpoints of earlier stages, by role; a method without stages has none."""

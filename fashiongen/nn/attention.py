@@ -32,10 +32,11 @@ class Memory(NamedTuple):
 class RecordingAttention(AttnProcessor2_0):  # type: ignore[misc]
     """Plain attention that leaves its input, (B, N, C) before self-attention, in `record` under the layer's name."""
 
-    def __init__(self, name: str) -> None:
-        """Record under `name`."""
+    def __init__(self, name: str, *, attend: bool = True) -> None:
+        """Record under `name`; unless `attend`, hand the input on as it is: for a layer behind which nothing is wanted."""
         super().__init__()
         self.name = name
+        self.attend = attend
 
     def __call__(  # noqa: D102  diffusers' processor protocol
         self,
@@ -48,6 +49,8 @@ class RecordingAttention(AttnProcessor2_0):  # type: ignore[misc]
     ) -> Tensor:
         if record is not None and encoder_hidden_states is None:
             record[self.name] = hidden_states
+        if not self.attend:
+            return hidden_states
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)  # type: ignore[no-any-return]
 
 

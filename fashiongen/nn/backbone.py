@@ -126,10 +126,18 @@ class LatentCodec(nn.Module):
         self.scaling: float = vae.config.scaling_factor
 
     @torch.no_grad()
+    def moments(self, pictures: Tensor) -> Tensor:
+        """Return mean and log-variance of the latents' distribution, unscaled, (B, 8, ...): float32 in any precision."""
+        parts = pictures.to(self.vae.dtype).split(self._at_once(*pictures.shape[-2:]))
+        return torch.cat([self.vae.encode(part).latent_dist.parameters.float() for part in parts])
+
+    def mode(self, moments: Tensor) -> Tensor:
+        """Return the scaled latents that are likeliest under moments, (B, 4, ...)."""
+        return moments.chunk(2, dim=1)[0] * self.scaling
+
     def encode(self, pictures: Tensor) -> Tensor:
         """Return the scaled mode of the latents' distribution (not a sample, so that it can be kept), float32 in any precision."""
-        parts = pictures.to(self.vae.dtype).split(self._at_once(*pictures.shape[-2:]))
-        return torch.cat([self.vae.encode(part).latent_dist.mode().float() for part in parts]) * self.scaling
+        return self.mode(self.moments(pictures))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -1,11 +1,71 @@
-"""Keeping what frozen networks make of a sample, from epoch to epoch."""
+"""What frozen encoders make of a sample: declared once, so that it can be kept in memory or computed ahead of training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from fashiongen.batches import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """One thing that a frozen encoder makes of a sample.
+
+    Attributes:
+        reads: the fields of the batch, all tensors, that it is made of; `compute` gets these and nothing else.
+        compute: takes the fields, (B, ...) each, returns (B, ...) floats.
+        encoder: the frozen network; its weights and its `config`, if it has one, identify the encoding.
+        preprocessing: what is done to the fields before the encoder and to its output after, in words and numbers. It identifies the
+            encoding too: change it whenever `compute` changes, so that what was kept before is not taken for the new.
+    """
+
+    reads: tuple[str, ...]
+    compute: Callable[..., Tensor]
+    encoder: nn.Module
+    preprocessing: str
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Tensor:
+        """Encode the batch: (B, ...)."""
+        return self.compute(*(getattr(batch, name) for name in self.reads))
+
+
+def identities(encodings: Mapping[str, Encoding]) -> dict[str, str]:
+    """Return for each kind a sha256 of everything that decides its values: weights, config and preprocessing.
+
+    Where the weights came from does not count, nor which library wrote their config.
+    """
+    of_encoder: dict[nn.Module, str] = {}
+    for encoding in encodings.values():
+        if encoding.encoder not in of_encoder:
+            of_encoder[encoding.encoder] = _encoder_sha256(encoding.encoder)
+    return {
+        kind: hashlib.sha256(f"{of_encoder[encoding.encoder]}\0{encoding.reads}\0{encoding.preprocessing}".encode()).hexdigest()
+        for kind, encoding in encodings.items()
+    }
+
+
+def _encoder_sha256(encoder: nn.Module) -> str:
+    config: Any = getattr(encoder, "config", {})
+    settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    told = {key: value for key, value in settings.items() if not key.startswith("_") and key not in ("transformers_version", "dtype")}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(as_bytes(tensor))
+    return digest.hexdigest()
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """Return a tensor's numbers as bytes, of any dtype, in its own order."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 class Kept:

@@ -169,6 +169,20 @@ def test_garmnet_starts_as_the_denoiser_with_a_silent_mask_channel(igr, people):
         assert torch.equal(features, without[name])
 
 
+@torch.no_grad()
+def test_garmnet_leaves_out_attention_behind_its_last_feature(igr, people):
+    expected = igr.conditions(people).garment
+    layers = attention_layers(igr.network.garmnet, "attn1") | attention_layers(igr.network.garmnet, "attn2")
+    left_out = [attn for attn in layers.values() if not attn.processor.attend]
+    assert len(left_out) == 2
+    for attn in left_out:
+        attn.processor.attend = True
+    whole = igr.conditions(people).garment
+    assert whole.keys() == expected.keys() == attention_layers(igr.network.denoiser, "attn1").keys()
+    for name, features in whole.items():
+        assert torch.equal(features, expected[name]), name
+
+
 def test_exactly_the_trained_parameters_get_gradients(igr, people):
     igr.train()
     igr.network.garmnet.conv_in.weight.data[:, 4] = 0.1
@@ -308,8 +322,8 @@ def test_kept_encodings_change_nothing_but_the_work(people, monkeypatch):
     for keep in (False, True):
         torch.manual_seed(0)
         igr = IGR(keep_encoded=keep).train()
-        encode = igr.codec.encode
-        monkeypatch.setattr(igr.codec, "encode", lambda pictures, encode=encode: (calls.append(len(pictures)), encode(pictures))[1])
+        moments = igr.codec.moments
+        monkeypatch.setattr(igr.codec, "moments", lambda pictures, moments=moments: (calls.append(len(pictures)), moments(pictures))[1])
         shuffled = people.select([3, 1, 5, 0, 2, 4])
         losses.append([igr.denoising_loss(batch, ("train", step), 0.1) for step, batch in enumerate((people, shuffled))])
     torch.testing.assert_close(losses[0], losses[1])

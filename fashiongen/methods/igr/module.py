@@ -5,7 +5,6 @@ Equations are the paper's; what it leaves open is a parameter, and the folder's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -25,7 +24,7 @@ from fashiongen.nn.attention import Memory
 from fashiongen.nn.backbone import ddim, freeze, load_codec, load_noise_schedule, load_part, load_prompt_encoder, load_unet
 from fashiongen.nn.crop import bounding_boxes, crop_and_resize
 from fashiongen.nn.guidance import guide, kept
-from fashiongen.nn.keep import Kept
+from fashiongen.nn.keep import Encoding, Kept
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -79,7 +78,7 @@ class IGR(Method):
             guidance_scale: s of eq. 2; at 1.0 the unconditional half is not computed.
             steps: DDIM steps.
             keep_encoded: keep what the frozen encoders make of each training sample in memory, instead of encoding it in every epoch;
-                a sample takes 0.4 MB at 1024x768 (by calculation). Only for data without augmentation.
+                a sample takes 0.8 MB at 1024x768 (by calculation). Only for data without augmentation.
             gradient_checkpointing: recompute activations in the backward pass to save memory.
             optimizer: gets the trainable parameters.
             lr_scheduler: gets the optimizer; stepped once a training step.
@@ -122,7 +121,7 @@ class IGR(Method):
             if self.network.garmnet is not None:
                 self.network.garmnet.enable_gradient_checkpointing()
         self._text: dict[str, Tensor] = {}
-        self._kept = Kept() if keep_encoded else None
+        self.kept = Kept() if keep_encoded else None
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401  nn.Module's own signature
         """Forget encoded prompts when the module goes to another device or precision."""
@@ -156,8 +155,7 @@ class IGR(Method):
         """Eq. 1: || eps - eps_theta(z_t; c, t) ||^2, mean over all elements; every draw belongs to (seed, *names, id)."""
         if batch.garment is None:
             raise ValueError("training needs the garments")
-        garment = batch.garment
-        latents = self.encoded("garment", batch, lambda: self.codec.encode(to_float(garment)))
+        latents = self.codec.mode(self.encoded("garment", batch))
         steps = self.schedule.config.num_train_timesteps
         epsilon = noise.normal(noise.keys(batch.ids, self.seed, *names, "noise"), latents.shape[1:], latents.device)
         timestep = noise.integers(noise.keys(batch.ids, self.seed, *names, "timestep"), 0, steps, latents.device)
@@ -171,16 +169,28 @@ class IGR(Method):
 
     def conditions(self, batch: TryOffBatch) -> Conditions:
         """Compute the three conditions of a batch: prompt by category, image prompt of the cropped garment, GarmNet's features."""
-        person = to_float(batch.person)
         text = self.text([self.prompts[category] for category in batch.category])
-        image = self.encoded("image", batch, lambda: self.image_encoder(self.garment_crop(person, batch.mask)).image_embeds)
-        latents = self.encoded("person", batch, lambda: self.codec.encode(person))
+        image = self.encoded("image", batch)
+        latents = self.codec.mode(self.encoded("person", batch))
         resized_mask = interpolate(batch.mask.to(latents), size=latents.shape[-2:], mode="nearest")
         return Conditions(text, image, self.network.garment_features(latents, resized_mask, text))
 
-    def encoded(self, kind: str, batch: TryOffBatch, compute: Callable[[], Tensor]) -> Tensor:
-        """Return what a frozen encoder makes of the batch, which is kept in training if `keep_encoded`."""
-        return self._kept(kind, batch.ids, compute) if self._kept is not None and self.training else compute()
+    def encodings(self) -> dict[str, Encoding]:
+        """Return E of the garment and of the person (moments, (B, 8, h, w)) and the image encoder's embedding of p_g, (B, D)."""
+
+        def moments(pictures: Tensor) -> Tensor:
+            return self.codec.moments(to_float(pictures))
+
+        def embedding(person: Tensor, mask: Tensor) -> Tensor:
+            embeds: Tensor = self.image_encoder(self.garment_crop(to_float(person), mask)).image_embeds
+            return embeds
+
+        latents, crop = "moments of RGB in [-1, 1]", f"person in [0, 1] times mask, its box stretched, less {CLIP_MEAN}, over {CLIP_STD}"
+        return {
+            "garment": Encoding(reads=("garment",), compute=moments, encoder=self.codec.vae, preprocessing=latents),
+            "person": Encoding(reads=("person",), compute=moments, encoder=self.codec.vae, preprocessing=latents),
+            "image": Encoding(reads=("person", "mask"), compute=embedding, encoder=self.image_encoder, preprocessing=crop),
+        }
 
     def garment_crop(self, person: Tensor, mask: Tensor) -> Tensor:
         """p_g = Resize(Crop(p * m)), normalised for the image encoder: (B, 3, S, S).

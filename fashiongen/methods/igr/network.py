@@ -107,7 +107,7 @@ class IGRNetwork(nn.Module):
 def build_garmnet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """Copy the denoiser, widen its input by a mask channel whose weights are zero, and record before each self-attention.
 
-    What follows the last recorded place gets no gradient and is frozen.
+    What follows the last recorded place gets no gradient and is frozen; its attention, at the highest resolution, is not computed at all.
     """
     garmnet = copy.deepcopy(unet)
     old = garmnet.conv_in
@@ -120,9 +120,10 @@ def build_garmnet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
         new.weight[:, : old.in_channels] = old.weight
     garmnet.conv_in = new
     garmnet.register_to_config(in_channels=old.in_channels + 1)
+    tail = modules_after_last_self_attention_input(garmnet)
     for name, attn in (attention_layers(garmnet, "attn1") | attention_layers(garmnet, "attn2")).items():
-        attn.set_processor(RecordingAttention(name))
-    for module in modules_after_last_self_attention_input(garmnet):
+        attn.set_processor(RecordingAttention(name, attend=attn not in tail))
+    for module in tail:
         module.requires_grad_(False)
     return garmnet
 
