@@ -528,6 +528,8 @@ class TryOnData(L.LightningDataModule):
                 )
             if split != "test" and any(row.garment is None for row in self.datasets[split].rows):
                 raise UserError(f"{self.layout}: {self.lacks_garments(HALVES[split])}: training needs the shop pictures")
+        if not any(len(self.datasets[split]) for split in splits):
+            raise UserError(f"{self.layout}: {self.root}: no sample for {' or '.join(splits)}; set data.validation above 0 to validate")
         self.split = splits[0]
         self.offers = frozenset.intersection(*(_offered(self.datasets[split]) for split in splits if len(self.datasets[split])))
 

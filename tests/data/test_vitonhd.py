@@ -328,3 +328,8 @@ def test_the_embedded_wardrobe_is_rendered_once_and_read_like_the_real_one(cache
             shop = batch.garment[index][:, batch.garment_mask[index, 0]].float().mean(dim=1)
             assert (worn - shop).abs().max() < 60
     assert VITONHD("wardrobe", **settings, world_seed=1).root != module.root != VITONHD("wardrobe", **{**settings, "people": 25}).root
+
+
+def test_validation_without_validation_samples_says_so(drawn):
+    with pytest.raises(UserError, match=r"no sample for val; set data\.validation above 0"):
+        VITONHD(str(drawn), size=SIZE, validation=0).setup("validate")

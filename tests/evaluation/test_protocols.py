@@ -38,9 +38,16 @@ def test_names_carry_the_extractor_and_the_scale(protocol):
     metrics = parser.instantiate(parser.parse_object({"metrics": evaluate["metrics"]})).metrics
     assert {_reported(name, metric) for name, metric in metrics.items()} == REPORTED[protocol]
     assert metrics["kid_x1e3"].scale == 1000
-    if "reference" in evaluate:
+    if evaluate["reference"] is not None:
         assert not [name for name, metric in metrics.items() if metric.pairs]
         assert evaluate["reference"]["data"]["init_args"]["size"] == evaluate["size"]
+
+
+@pytest.mark.parametrize("protocol", [file.stem for file in TASKS.glob("*.yaml")])
+def test_a_protocol_leaves_nothing_to_the_one_before(protocol):
+    """Files on the command line are merged key by key: what a protocol does not state it would take over from the recipe's own."""
+    _, evaluate = read(protocol)
+    assert set(evaluate) == {"task", "protocol", "size", "reference", "metrics"}
 
 
 @pytest.mark.parametrize("protocol", REPORTED)
