@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
@@ -23,7 +24,7 @@ RUFFLE, BOW = 2.2, 2.6
 
 def path_data(points: Points, closed: bool = True) -> str:
     """The SVG path of points `(N, 2)`, to a hundredth of a canvas unit."""
-    text = " ".join(f"{x:.2f},{y:.2f}" for x, y in points.tolist())
+    text = " ".join(["%.2f,%.2f"] * len(points)) % tuple(points.ravel().tolist())
     return f"M{text}Z" if closed else f"M{text}"
 
 
@@ -109,6 +110,7 @@ def silhouette_elements(layers: Sequence[Layer], figure: Figure, rgb: RGB, grow:
     return texts
 
 
+@lru_cache(maxsize=16)  # one garment's picture, mask and wearer follow one another
 def shop_figure(item: Item) -> Figure:
     """The flat figure that shows an item as large as the canvas allows, in its middle."""
     points = _reach(item)
@@ -132,9 +134,10 @@ def _reach(item: Item) -> Points:
     return np.concatenate([flat.place(frames[name], points) for name, points in reached])
 
 
-def item_layers(item: Item) -> list[Layer]:
-    """The layers of an item with textures as bold as in its shop picture."""
-    return layers_of(item, 1.0 / shop_figure(item).scale)
+@lru_cache(maxsize=16)
+def item_layers(item: Item) -> tuple[Layer, ...]:
+    """The layers of an item with textures as bold as in its shop picture; shared by all who ask, so not to be changed."""
+    return tuple(layers_of(item, 1.0 / shop_figure(item).scale))
 
 
 def render_item(item: Item, height: int, width: int) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 """A person in the garment of a shop picture, with everything that datasets store beside the photo."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +89,7 @@ class Scene:
         self.picture.append(element(path, rgb, mix(rgb, (30, 10, 10), 0.35), line))
         self.labels.append(element(path, (code * LABEL_STEP,) * 3))
 
-    def cloth(self, item: Item, layers: list[Layer], code: int) -> None:
+    def cloth(self, item: Item, layers: Sequence[Layer], code: int) -> None:
         """Layers of an item as the figure carries them, with shadows and folds."""
         figure = self.person.figure
         for layer in layers:

@@ -3,7 +3,7 @@
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fashiongen.errors import UserError
@@ -98,7 +98,7 @@ class Item:
 
     id: str
     category: str
-    attributes: dict[str, str]
+    attributes: dict[str, str] = field(hash=False)
     jitter: tuple[float, float, float]
     second: float
     sleeve: float
