@@ -1,5 +1,6 @@
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -116,6 +117,22 @@ def test_training_noise_belongs_to_the_sample(igr, people):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_several_draws_are_several_samples_that_share_one_pass_of_garmnet(igr, people, monkeypatch, dropout):
+    rows = []
+    garmnet = igr.network.garment_features
+    monkeypatch.setattr(igr.network, "garment_features", lambda person, *rest: rows.append(len(person)) or garmnet(person, *rest))
+
+    def loss(ids):
+        return igr.denoising_loss(replace(people, ids=ids), ("train", 7), dropout).item()
+
+    apart = [loss(people.ids), loss([f"{id_}/1" for id_ in people.ids])]
+    assert abs(apart[0] - apart[1]) > 1e-4
+    igr.draws = 2
+    assert loss(people.ids) == pytest.approx(sum(apart) / 2, abs=1e-5)
+    assert rows == [6, 6, 6]
+
+
 def test_guidance_of_one_skips_the_unconditional_half(igr, people, monkeypatch):
     sizes = []
     forward = igr.network.denoiser.forward

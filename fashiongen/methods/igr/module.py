@@ -18,7 +18,7 @@ from fashiongen.batches import TryOffBatch, to_float
 from fashiongen.checkpoints import load_state, locate, locate_file, read_state
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
-from fashiongen.methods.igr.network import Conditions, IGRNetwork, drop, join
+from fashiongen.methods.igr.network import Conditions, IGRNetwork, drop, join, repeat
 from fashiongen.nn import noise
 from fashiongen.nn.attention import Memory
 from fashiongen.nn.backbone import ddim, freeze, load_codec, load_noise_schedule, load_part, load_prompt_encoder, load_unet
@@ -53,6 +53,7 @@ class IGR(Method):
         garmnet: bool = True,
         garmnet_timestep: int = 0,
         image_tokens: int = 4,
+        draws: int = 1,
         condition_dropout: float = 0.1,
         dropped: tuple[str, ...] = CONDITIONS,
         guidance_scale: float = 1.5,
@@ -73,6 +74,7 @@ class IGR(Method):
             garmnet: False leaves GarmNet out (the paper's ablation).
             garmnet_timestep: the timestep at which GarmNet runs, once per sample.
             image_tokens: tokens per image prompt.
+            draws: noises and timesteps a training sample gets in one step. GarmNet, a half of the work, runs once for all of them.
             condition_dropout: how often the conditions of a training sample are dropped, in [0, 1].
             dropped: which conditions are dropped, together: any of "text", "image", "garment" (eq. 2 drops all).
             guidance_scale: s of eq. 2; at 1.0 the unconditional half is not computed.
@@ -92,8 +94,10 @@ class IGR(Method):
                 raise UserError(f"IGR: {what}: {', '.join(sorted(unknown))}: unknown; choose among {', '.join(known)}")
         if not 0.0 <= condition_dropout <= 1.0:
             raise UserError(f"IGR: condition_dropout: {condition_dropout}: must lie in [0, 1]")
-        if image_tokens < 1:
-            raise UserError(f"IGR: image_tokens: {image_tokens}: must be at least 1")
+        for what, count in (("image_tokens", image_tokens), ("draws", draws)):
+            if count < 1:
+                raise UserError(f"IGR: {what}: {count}: must be at least 1")
+        self.draws = draws
         self.condition_dropout = condition_dropout
         self.dropped = frozenset(dropped)
         self.guidance_scale = guidance_scale
@@ -152,18 +156,20 @@ class IGR(Method):
         self.log("val/loss", self.denoising_loss(batch, ("val",), 0.0), prog_bar=True, batch_size=len(batch), sync_dist=True)
 
     def denoising_loss(self, batch: TryOffBatch, names: tuple[str | int, ...], dropout: float) -> Tensor:
-        """Eq. 1: || eps - eps_theta(z_t; c, t) ||^2, mean over all elements; every draw belongs to (seed, *names, id)."""
+        """Eq. 1: || eps - eps_theta(z_t; c, t) ||^2, mean over all elements; every draw belongs to (seed, *names, id, draw)."""
         if batch.garment is None:
             raise ValueError("training needs the garments")
-        latents = self.codec.mode(self.encoded("garment", batch))
+        # All the first draws, then all the second ones, and so on.
+        ids = [id_ if draw == 0 else f"{id_}/{draw}" for draw in range(self.draws) for id_ in batch.ids]
+        latents = self.codec.mode(self.encoded("garment", batch)).repeat(self.draws, 1, 1, 1)
         steps = self.schedule.config.num_train_timesteps
-        epsilon = noise.normal(noise.keys(batch.ids, self.seed, *names, "noise"), latents.shape[1:], latents.device)
-        timestep = noise.integers(noise.keys(batch.ids, self.seed, *names, "timestep"), 0, steps, latents.device)
+        epsilon = noise.normal(noise.keys(ids, self.seed, *names, "noise"), latents.shape[1:], latents.device)
+        timestep = noise.integers(noise.keys(ids, self.seed, *names, "timestep"), 0, steps, latents.device)
         noisy = self.schedule.add_noise(latents, epsilon, timestep)
 
-        conditions = self.conditions(batch)
+        conditions = repeat(self.conditions(batch), self.draws)
         if dropout > 0:
-            conditions = drop(conditions, kept(batch.ids, dropout, self.seed, *names, "dropout"), self.text([""]), self.dropped)
+            conditions = drop(conditions, kept(ids, dropout, self.seed, *names, "dropout"), self.text([""]), self.dropped)
         predicted = self.network(noisy, timestep, self.network.memory(conditions), conditions.text)
         return mse_loss(predicted, epsilon)
 

@@ -165,6 +165,14 @@ def drop(conditions: Conditions, kept: Tensor, null_text: Tensor, dropped: froze
     return Conditions(text, image, garment)
 
 
+def repeat(conditions: Conditions, times: int) -> Conditions:
+    """Stack the conditions of B samples `times` times along the batch."""
+    if times == 1:
+        return conditions
+    garment = {name: features.repeat(times, 1, 1) for name, features in conditions.garment.items()}
+    return Conditions(conditions.text.repeat(times, 1, 1), conditions.image.repeat(times, 1), garment)
+
+
 def join(first: dict[str, Memory], second: dict[str, Memory]) -> dict[str, Memory]:
     """Stack two memories along the batch, for guidance in one pass; a first of batch one serves all samples."""
 
