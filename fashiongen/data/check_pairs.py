@@ -74,8 +74,8 @@ class Report:
             lines += [*messages[:SHOWN], *([f"{kind}: and {count - SHOWN} more"] if count > SHOWN else [])]
         for name, split in self.splits.items():
             lines.append(
-                f"{name}: {split.rows} pairs, {split.tops} tops, {split.bottoms} bottoms, {split.readable} readable; "
-                f"{split.repeated} repeated, {split.repeated_negatives} with a negative twice, {split.false_negatives} with a false negative; "
+                f"{name}: {split.rows} pairs, {split.tops} tops, {split.bottoms} bottoms, {split.readable} readable, "
+                f"{split.repeated} repeated, {split.repeated_negatives} with a negative twice, {split.false_negatives} with a false one; "
                 f"{split.tops_of_training} tops and {split.bottoms_of_training} bottoms of training"
             )
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
