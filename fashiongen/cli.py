@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     render.add_argument("layout", metavar="LAYOUT", help="name of the layout, such as viton_hd")
     render.add_argument("root", metavar="ROOT", type=Path, help="folder to write")
-    render.add_argument("--people", type=int, default=40, metavar="N", help="people to draw (default: %(default)s)")
+    render.add_argument("--people", type=int, default=40, metavar="N", help="people, or pairs of items, to draw (default: %(default)s)")
     render.add_argument("--size", type=_size, default=(512, 384), metavar="HxW", help="height and width in pixels (default: 512x384)")
     render.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same world (default: %(default)s)")
 
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "count what is usable. Exit status 0 if the folder is usable, 1 if not.",
         epilog="example: fashiongen data check viton_hd /data/zalando-hd-resized --json check.json",
     )
-    check.add_argument("layout", metavar="LAYOUT", help="viton_hd, dress_code or street_tryon")
+    check.add_argument("layout", metavar="LAYOUT", help="viton_hd, dress_code, street_tryon, fashion_vc, exp_reduced or fashion_taobao_tb")
     check.add_argument("root", metavar="ROOT", type=Path, help="the data set's folder")
     check.add_argument("--strict", action="store_true", help="exit status 1 if anything at all is found")
     check.add_argument("--json", type=Path, metavar="F", help="also write what was found to this file")
@@ -145,8 +145,9 @@ def _dispatch(args: list[str]) -> None:
         writers[options.layout](options.root, people=options.people, size=options.size, seed=options.seed)
     elif options.command == "data":
         if options.action == "check":
-            from fashiongen.data.check import run as run_check
+            from fashiongen.data import check, check_pairs
 
+            run_check = check_pairs.run if options.layout in check_pairs.LAYOUTS else check.run
             if not run_check(options.layout, options.root, strict=options.strict, json_file=options.json):
                 sys.exit(1)
     elif options.command == "tiny":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from fashiongen.batches import Batch, TryOffBatch
+from fashiongen.batches import Batch, CandidateBatch, QueryBatch, TryOffBatch
 
 
 @runtime_checkable
@@ -17,6 +17,26 @@ class TakesOff(Protocol):
 
     def take_off(self, batch: TryOffBatch) -> Tensor:
         """Restore the garments that the people wear: (B, 3, H, W) in [-1, 1], in the order of `batch.ids`."""
+
+
+@runtime_checkable
+class RanksBottoms(Protocol):
+    """Top-bottom retrieval: each top and each bottom is embedded once, then all pairs are scored in blocks.
+
+    Attributes:
+        inner_product: whether `score` is the matrix product of the embeddings, so that an index of nearest neighbours may serve it.
+    """
+
+    inner_product: ClassVar[bool]
+
+    def embed_query(self, batch: QueryBatch) -> Tensor:
+        """Embed tops: (B, D), in the order of `batch.ids`."""
+
+    def embed_candidate(self, batch: CandidateBatch) -> Tensor:
+        """Embed bottoms: (C, E), in the order of `batch.ids`."""
+
+    def score(self, query: Tensor, candidate: Tensor) -> Tensor:
+        """Score all pairs of embeddings (B, D) and (C, E): (B, C), higher is better."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +49,10 @@ class Task:
     verb: str
 
 
-TASKS = {task.name: task for task in [Task("vtoff", TryOffBatch, TakesOff, "take_off")]}
+TASKS = {
+    task.name: task
+    for task in [Task("vtoff", TryOffBatch, TakesOff, "take_off"), Task("retrieval", QueryBatch, RanksBottoms, "embed_query")]
+}
 
 
 def supported(method: type | object) -> list[str]:

@@ -26,12 +26,14 @@ from fashiongen.batches import Batch
 from fashiongen.errors import UserError
 from fashiongen.evaluation.pictures import Shown, as_written, checked, grid, picture_name, shown, write_png
 from fashiongen.evaluation.provenance import checkpoint, device_name, now, parameters, peak_memory, source_sha256, versions
+from fashiongen.evaluation.ranking import Catalogue, encode_catalogue
 from fashiongen.evaluation.reference import Reference
-from fashiongen.metrics.base import PairMetric, SetMetric
+from fashiongen.metrics.base import PerSample, SetMetric
 from fashiongen.records import Record, write_atomically
 
-# For each task the batch's fields that hold the true picture and its foreground.
+# For each task that makes pictures the batch's fields that hold the true picture and its foreground.
 TRUTH = {"vtoff": ("garment", "garment_mask")}
+RETRIEVAL = "retrieval"
 
 RESAMPLES, RESAMPLES_AT_ONCE = 1000, 100
 
@@ -96,6 +98,7 @@ class Evaluate(Callback):
         self.config_sha256: str | None = None
         self.results: dict[str, dict[str, Any]] = {}
         self._ids: list[str] = []
+        self._catalogue: Catalogue | None = None
         self._shown: list[Shown] = []
         self._not_finite = 0
         self._seconds = 0.0
@@ -130,6 +133,10 @@ class Evaluate(Callback):
                     prepare()
 
     def _check_truth(self, data: Any) -> None:  # noqa: ANN401  a data module with a name and offers
+        if self.task == RETRIEVAL:
+            if not hasattr(data, "catalogue_dataloader"):
+                raise UserError(f"{self.task} needs a catalogue to rank, which {data.name} has not; use a data set of tops and bottoms")
+            return
         truth = TRUTH[self.task][0]
         for key, module in (("data", data), ("evaluate.reference.data", self.reference and self.reference.data)):
             size = tuple(getattr(module, "size", None) or self.size or ())
@@ -154,7 +161,10 @@ class Evaluate(Callback):
             metric.to(pl_module.device)
             metric.reset()
         self.results, self._ids, self._shown, self._not_finite, self._seconds, self._memory = {}, [], [], 0, 0.0, 0
-        if self.reference is not None:
+        self._catalogue = None
+        if self.task == RETRIEVAL:
+            self._catalogue = encode_catalogue(trainer, pl_module)
+        elif self.reference is not None:
             sets = [metric for metric in self.metrics.values() if isinstance(metric, SetMetric)]
             self.reference.fill(sets, trainer, pl_module.device)
 
@@ -172,6 +182,16 @@ class Evaluate(Callback):
         """Stop the clock and update the metrics with a prediction (B, 3, H, W) in [-1, 1] and the batch's truth."""
         self._seconds += now(pl_module.device) - self._started
         self._memory = max(self._memory, peak_memory(pl_module.device))
+        self._ids += batch.ids
+        if self._catalogue is not None:
+            ranked = self._catalogue.rank(pl_module, outputs, batch)
+            self._not_finite += int((~ranked.scores.isfinite().all(dim=1)).sum())
+            for metric in self.metrics.values():
+                metric.update(ranked)
+        else:
+            self._judge_pictures(pl_module, outputs, batch)
+
+    def _judge_pictures(self, pl_module: L.LightningModule, outputs: object, batch: Batch) -> None:
         prediction = checked(pl_module, outputs, batch)
         truth, foreground = (getattr(batch, field) for field in TRUTH[self.task])
         # With a reference there may be truths, but they are not what the protocol judges by.
@@ -179,7 +199,6 @@ class Evaluate(Callback):
         for metric in self.metrics.values():
             metric.update(written, target, foreground)
         self._not_finite += int((~prediction.isfinite().flatten(1).all(dim=1)).sum())
-        self._ids += batch.ids
         kept = sorted([*(sample.id for sample in self._shown), *batch.ids])[: self.pictures]
         fresh = shown(batch, prediction, truth, [index for index, id_ in enumerate(batch.ids) if id_ in kept])
         self._shown = sorted([*(sample for sample in self._shown if sample.id in kept), *fresh], key=lambda sample: sample.id)
@@ -189,8 +208,8 @@ class Evaluate(Callback):
         reported = {_reported(name, metric): metric for name, metric in self.metrics.items()}
         mine: dict[str, Any] = {
             "ids": self._ids,
-            "values": {name: metric.values().double().tolist() for name, metric in reported.items() if isinstance(metric, PairMetric)},
-            "undefined": {name: metric.n_undefined for name, metric in reported.items() if isinstance(metric, PairMetric)},
+            "values": {name: metric.values().double().tolist() for name, metric in reported.items() if isinstance(metric, PerSample)},
+            "undefined": {name: metric.n_undefined for name, metric in reported.items() if isinstance(metric, PerSample)},
             "not_finite": self._not_finite,
             "seconds": self._seconds,
             "memory": self._memory,
@@ -264,6 +283,9 @@ class Evaluate(Callback):
         _print_table(record, None if self.out is None else str(self.out))
 
     def _described(self, data: Any) -> dict[str, str]:  # noqa: ANN401  a data module with a name, a split and a fingerprint
+        if self.task == RETRIEVAL:
+            size = str(len(self._catalogue or ()))
+            return {"dataset": data.name, "split": data.split, "field": "bottom", "catalogue": size, "fingerprint": data.fingerprint()}
         own, reference = TRUTH[self.task][0], self.reference
         found: Any = data if reference is None else reference.data
         split, field = (data.split, own) if reference is None else (reference.split, reference.field)
@@ -303,7 +325,7 @@ class Evaluate(Callback):
     ) -> None:
         """Remember the first validation samples."""
         wanted = self.validation_pictures - sum(len(seen) for seen in self._validation)
-        if wanted > 0 and dataloader_idx == 0 and isinstance(batch, tasks.TASKS[self.task].batch):
+        if self.task in TRUTH and wanted > 0 and dataloader_idx == 0 and isinstance(batch, tasks.TASKS[self.task].batch):
             self._validation.append(batch.select(range(min(wanted, len(batch)))))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

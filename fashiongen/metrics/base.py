@@ -58,11 +58,8 @@ class _Judged(Metric, ABC):
         return None if network is None else network.doubt()
 
 
-class PairMetric(_Judged):
-    """Mean over samples of a score between each prediction and its target."""
-
-    region: Region = "whole"
-    """`foreground`: judge inside the true garment's mask only."""
+class PerSample(_Judged):
+    """Mean over samples of a value that each sample has."""
 
     scores: list[Tensor]
     defined: list[Tensor]
@@ -73,6 +70,29 @@ class PairMetric(_Judged):
         self.add_state("scores", default=[], dist_reduce_fx="cat")
         # Float, as a process without samples contributes an empty float tensor to the concatenation.
         self.add_state("defined", default=[], dist_reduce_fx="cat")
+
+    def compute(self) -> Tensor:
+        """Return the mean over all samples whose value is defined, a scalar; NaN where there is none."""
+        return self.values()[_concatenate(self.defined, self.device) == 1].double().mean().float()
+
+    def values(self) -> Tensor:
+        """Return the value of each sample `(N,)`, in the order of the updates, NaN where it is not defined.
+
+        These are this process's samples; inside `sync_context()` those of all processes, rank after rank.
+        """
+        return _concatenate(self.scores, self.device)
+
+    @property
+    def n_undefined(self) -> int:
+        """Number of samples that have no value and are left out of the mean."""
+        return int((_concatenate(self.defined, self.device) == 0).sum())
+
+
+class PairMetric(PerSample):
+    """Mean over samples of a score between each prediction and its target."""
+
+    region: Region = "whole"
+    """`foreground`: judge inside the true garment's mask only."""
 
     @abstractmethod
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
@@ -105,22 +125,6 @@ class PairMetric(_Judged):
         defined = torch.ones_like(finite) if self.region == "whole" or mask is None else mask.flatten(1).any(dim=1)
         self.scores.append(torch.where(finite & defined, scores.float(), torch.nan))
         self.defined.append(defined.float())
-
-    def compute(self) -> Tensor:
-        """Return the mean over all samples whose value is defined, a scalar; NaN where there is none."""
-        return self.values()[_concatenate(self.defined, self.device) == 1].double().mean().float()
-
-    def values(self) -> Tensor:
-        """Return the value of each sample `(N,)`, in the order of the updates, NaN where it is not defined.
-
-        These are this process's samples; inside `sync_context()` those of all processes, rank after rank.
-        """
-        return _concatenate(self.scores, self.device)
-
-    @property
-    def n_undefined(self) -> int:
-        """Number of samples that have no value and are left out of the mean."""
-        return int((_concatenate(self.defined, self.device) == 0).sum())
 
 
 class SetMetric(_Judged):

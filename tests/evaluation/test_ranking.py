@@ -1,0 +1,135 @@
+import json
+import math
+from typing import ClassVar
+
+import lightning.pytorch as L
+import pytest
+import torch
+
+from fashiongen.batches import to_float
+from fashiongen.data import FashionTaobaoTB
+from fashiongen.errors import UserError
+from fashiongen.evaluation import Evaluate
+from fashiongen.evaluation.ranking import Catalogue
+from fashiongen.methods.base import Method
+from fashiongen.metrics import AUC, MRR, Recall
+from fashiongen.wardrobe import write_fashion_taobao_tb
+
+SIZE = (8, 8)
+METRICS = {
+    "auc_all": (AUC, {"candidates": "negatives:1", "leave_out_others": False}),
+    "mrr_all": (MRR, {"candidates": "positives", "leave_out_others": False}),
+    "auc": (AUC, {"candidates": "catalogue"}),
+    "recall": (Recall, {"candidates": "catalogue", "k": 10}),
+}
+
+
+class Colours(Method):
+    """Likes bottoms whose mean colour is the top's; counts how often it has embedded which bottom."""
+
+    inner_product: ClassVar[bool] = False
+
+    def __init__(self):
+        super().__init__()
+        self.embedded = []
+
+    def embed_query(self, batch):
+        assert batch.positive is batch.negatives is batch.others is None
+        return to_float(batch.top).mean(dim=(2, 3))
+
+    def embed_candidate(self, batch):
+        self.embedded += batch.ids
+        return to_float(batch.bottom).mean(dim=(2, 3))
+
+    def score(self, query, candidate):
+        return -torch.cdist(query, candidate, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_fashion_taobao_tb(tmp_path_factory.mktemp("world") / "copy", people=200, size=SIZE, seed=0, workers=1)
+
+
+def judged(method, root, out=None, batch_size=7):
+    data = FashionTaobaoTB(root=str(root), size=SIZE, batch_size=batch_size, num_workers=0)
+    evaluate = Evaluate("retrieval", "toy", {name: make(**options) for name, (make, options) in METRICS.items()}, out=out)
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    L.Trainer(callbacks=[evaluate], **options).test(method, datamodule=data, verbose=False)
+    return {name: result["value"] for name, result in evaluate.results.items()}, data
+
+
+def plain(method, data):
+    """The same by the loop over pairs that one would write first."""
+
+    def embed(dataset, index, verb):
+        return verb(dataset[index].without_target())
+
+    catalogue, queries = data.catalogue(), data.test_dataloader().dataset
+    found = {name: [] for name in METRICS}
+    for index in range(len(queries)):
+        query, row = embed(queries, index, method.embed_query), queries[index]
+        scores = {
+            id_: method.score(query, embed(catalogue, place, method.embed_candidate)).item() for place, id_ in enumerate(catalogue.ids)
+        }
+        own = scores[row.positive[0]]
+        wrong = [score for id_, score in scores.items() if id_ != row.positive[0] and id_ not in row.others[0]]
+        listed = [scores[id_] for id_ in catalogue.ids[: catalogue.n_positives] if id_ != row.positive[0]]
+        first = scores[row.negatives[0][0]]
+        found["auc_all"].append(float(own > first) + 0.5 * float(own == first))
+        found["mrr_all"].append(1 / (1 + sum(score > own for score in listed)))
+        found["auc"].append(sum((own > score) + 0.5 * (own == score) for score in wrong) / len(wrong))
+        found["recall"].append(float(sum(score > own for score in wrong) < 10))
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+def test_a_test_equals_the_plain_loop_over_pairs_and_embeds_each_bottom_once(root, tmp_path):
+    method = Colours()
+    values, data = judged(method, root, out=str(tmp_path / "record.json"))
+    assert sorted(method.embedded) == sorted(data.catalogue().ids)
+    assert values == pytest.approx(plain(method, data), abs=1e-6)
+    assert not math.isclose(values["auc"], 0.5, abs_tol=0.01)
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert (record["task"], record["protocol"], record["n_samples"]) == ("retrieval", "toy", 30)
+    assert record["reference"]["catalogue"] == str(len(data.catalogue()))
+    assert record["metrics"]["auc"]["ci95"][0] < values["auc"] < record["metrics"]["auc"]["ci95"][1]
+    rows = [json.loads(line) for line in (tmp_path / record["per_sample"]).read_text().splitlines()]
+    assert len(rows) == 30
+    assert sum(row["recall"] for row in rows) / 30 == pytest.approx(values["recall"], abs=1e-6)
+
+
+def test_the_result_does_not_depend_on_the_batch_size(root):
+    assert judged(Colours(), root, batch_size=1)[0] == judged(Colours(), root, batch_size=30)[0]
+
+
+def test_blocks_of_candidates_give_the_scores_of_all_at_once():
+    draw = torch.Generator().manual_seed(0)
+    queries, candidates = torch.randn(5, 3, generator=draw), torch.randn(23, 3, generator=draw)
+    catalogue = Catalogue([str(number) for number in range(23)], candidates, 23)
+    assert torch.equal(catalogue.scores(Colours(), queries, block=4), catalogue.scores(Colours(), queries))
+
+
+class Broken(Colours):
+    def score(self, query, candidate):
+        return torch.full((len(query), len(candidate)), torch.nan)
+
+
+class Shapeless(Colours):
+    def score(self, query, candidate):
+        return query.sum(dim=1)
+
+
+def test_what_a_method_does_wrong_is_never_hidden(root):
+    values, _ = judged(Broken(), root)
+    assert all(math.isnan(value) for value in values.values())
+    with pytest.raises(TypeError, match=r"score must return \(B, C\)"):
+        judged(Shapeless(), root)
+
+
+class NoRanker(Method):
+    def take_off(self, batch):
+        return batch.person
+
+
+def test_a_method_that_cannot_rank_is_told_what_it_can_do(root):
+    with pytest.raises(UserError, match=r"NoRanker cannot do it; it can do: vtoff"):
+        judged(NoRanker(), root)
