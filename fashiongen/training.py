@@ -26,7 +26,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch.utils.data import ConcatDataset
 
-from fashiongen.data.latents import DTYPES, EncodedDataset, encode
+from fashiongen.data.latents import DTYPES, EncodedDataset, encode, open_entries
 from fashiongen.data.loading import Loader
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
@@ -130,8 +130,9 @@ class _ReadCache(L.Callback):
         """Wrap the data sets: Lightning has set up the data, and has not yet asked for loaders."""
         datasets = trainer.datamodule.datasets  # type: ignore[attr-defined]  # Lightning does not declare it
         encodings = _encodings(pl_module)
+        entries = open_entries(self.folder, encodings)
         for split in {"fit": ("train", "val"), "validate": ("val",)}[stage]:
-            datasets[split] = EncodedDataset(datasets[split], self.folder, encodings)
+            datasets[split] = EncodedDataset(datasets[split], self.folder, encodings, entries)
 
 
 def _encodings(method: L.LightningModule) -> dict[str, Encoding]:
