@@ -28,6 +28,7 @@ from fashiongen.evaluation.pictures import Shown, as_written, checked, grid, pic
 from fashiongen.evaluation.provenance import checkpoint, device_name, now, parameters, peak_memory, source_sha256, versions
 from fashiongen.evaluation.reference import Reference
 from fashiongen.metrics.base import PairMetric, SetMetric
+from fashiongen.metrics.distribution import shared_features
 from fashiongen.records import Record, write_atomically
 
 # For each task the batch's fields that hold the true picture and its foreground.
@@ -156,7 +157,8 @@ class Evaluate(Callback):
         self.results, self._ids, self._shown, self._not_finite, self._seconds, self._memory = {}, [], [], 0, 0.0, 0
         if self.reference is not None:
             sets = [metric for metric in self.metrics.values() if isinstance(metric, SetMetric)]
-            self.reference.fill(sets, trainer, pl_module.device)
+            with shared_features():
+                self.reference.fill(sets, trainer, pl_module.device)
 
     def on_test_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -176,8 +178,9 @@ class Evaluate(Callback):
         truth, foreground = (getattr(batch, field) for field in TRUTH[self.task])
         # With a reference there may be truths, but they are not what the protocol judges by.
         written, target = as_written(prediction), None if self.reference is not None else truth.float() / 255.0
-        for metric in self.metrics.values():
-            metric.update(written, target, foreground)
+        with shared_features():
+            for metric in self.metrics.values():
+                metric.update(written, target, foreground)
         self._not_finite += int((~prediction.isfinite().flatten(1).all(dim=1)).sum())
         self._ids += batch.ids
         kept = sorted([*(sample.id for sample in self._shown), *batch.ids])[: self.pictures]
