@@ -1,6 +1,7 @@
 """The commands `fit`, `validate`, `test` and `predict`: LightningCLI, with recipes, parents and errors of one line."""
 
 import argparse
+import glob
 import hashlib
 import json
 import logging
@@ -108,16 +109,34 @@ class _WholeCheckpoints(TorchCheckpointIO):
         place = Path(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = place.with_name(f".{place.name}.{os.getpid()}.part")
+        _sweep(place)
         try:
             with open(temporary, "wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, place)
-        except OSError as error:
-            raise UserError(f"cannot write {place}: {error.strerror or error}; what was there before is kept") from error
+        except (OSError, RuntimeError) as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):  # torch's writer wraps it, at some moments, in a RuntimeError
+                cause = cause.__context__
+            if cause is None:
+                raise
+            raise UserError(f"cannot write {place}: {cause.strerror or cause}; what was there before is kept") from error
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _sweep(place: Path) -> None:
+    """Delete what killed processes left of a checkpoint of this name."""
+    for left in place.parent.glob(f".{glob.escape(place.name)}.*.part"):
+        owner = left.name.split(".")[-2]
+        try:
+            os.kill(int(owner), 0)  # asks whether the process is there, and does nothing to it
+        except ProcessLookupError:
+            left.unlink(missing_ok=True)
+        except (ValueError, OverflowError, PermissionError):  # no process's number, or another user's process
+            continue
 
 
 class _ReadCache(L.Callback):

@@ -243,8 +243,8 @@ class EncodedDataset(Dataset[AnyBatch]):
         self.entries = open_entries(cache, encodings) if entries is None else entries
         if not cache.is_dir():
             raise UserError(f"the cache {cache} is not there; {refill(cache)}")
-        for kind, entries in self.entries.items():
-            ids = entries.ids()
+        for kind, known in self.entries.items():
+            ids = known.ids()
             if not ids and any(cache.glob(f"{kind}-*/[!.]*.safetensors")):
                 why = f"its {kind} is of another encoder (weights, config or preprocessing differ)"
                 raise UserError(f"the cache {cache} is stale: {why}; {refill(cache)}")

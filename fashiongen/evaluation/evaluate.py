@@ -1,5 +1,6 @@
 """The callback that judges a method: metrics, intervals, pictures and the record of a test."""
 
+import errno
 import json
 import math
 import shlex
@@ -109,7 +110,7 @@ class Evaluate(Callback):
 
         Raises:
             UserError: if the task is unknown or not one of the method's, the data lack what the method needs or what it is judged by, are
-                of another size than the protocol's, or a metric's weights are missing.
+                of another size than the protocol's, a metric's weights are missing, or the record cannot be written.
         """
         name = type(pl_module).__name__
         if self.task not in tasks.TASKS:
@@ -124,6 +125,8 @@ class Evaluate(Callback):
         if lacking := sorted(needs - set(data.offers)):
             raise UserError(f"{name} needs {', '.join(lacking)}, which {data.name} does not offer here (it offers {_listed(data.offers)})")
         if stage == "test":
+            if self.out is not None and trainer.is_global_zero:
+                _check_writable(self.out)
             self._check_truth(data)
             for metric in self.metrics.values():
                 # Metrics load their networks late; here is the time to learn that weights are missing.
@@ -328,6 +331,22 @@ class Evaluate(Callback):
         if trainer.is_global_zero:
             for logger in loggers:
                 logger.experiment.add_image("val/pictures", grid(samples), trainer.global_step)
+
+
+def _check_writable(out: Path) -> None:
+    """Refuse a record whose file, or one of those that go beside it, could not be written; leaves nothing but its folder."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+        for file in (out, out.with_name(f"{out.stem}.per_sample.jsonl"), out.with_name(f"{out.stem}.grid.png")):
+            if file.is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{file} is a folder")
+        pictures = out.with_name(f"{out.stem}.pictures")
+        if pictures.exists() and not pictures.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{pictures} is no folder")
+    except OSError as error:
+        raise UserError(f"evaluate.out: cannot write {out}: {error.strerror}; choose another --evaluate.out") from error
 
 
 def _reported(name: str, metric: Metric) -> str:

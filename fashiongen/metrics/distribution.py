@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fashiongen.metrics.base import SetMetric
 from fashiongen.metrics.features import SET_EXTRACTORS, FrozenNetwork
 
-
 # Inside `shared_features()`, for each network: the last two batches that it was shown, predictions and targets, with their features.
 _shown: ContextVar[dict[nn.Module, deque[tuple[Tensor, Tensor]]] | None] = ContextVar("shown", default=None)
 

@@ -97,7 +97,9 @@ def test_the_command_line_encodes_ahead_and_trains_from_it(tmp_path, cache, monk
         with monkeypatch.context() as patch:
             if more:
                 patch.setattr(LatentCodec, "moments", None)  # to call it is an error
-                patch.setattr(keep, "_encoder_sha256", lambda encoder, real=keep._encoder_sha256: (hashed.append(encoder), real(encoder))[1])
+                patch.setattr(
+                    keep, "_encoder_sha256", lambda encoder, real=keep._encoder_sha256: (hashed.append(encoder), real(encoder))[1]
+                )
             assert main(["fit", *common, "--trainer.callbacks.dirpath", name, *more]) is None
         weights.append(torch.load(f"{name}/last.ckpt", weights_only=True)["state_dict"])
     assert len(hashed) == len({*map(id, hashed)}) == 2, "each encoder's weights are hashed once, for both splits"
