@@ -346,3 +346,32 @@ def test_two_writers_killed_at_ten_random_moments_leave_right_entries_alone(tmp_
     for index in range(len(people)):
         for kind, encoding in made.items():
             torch.testing.assert_close(read[index].encoded[kind], encoding(people[index]))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_is_read_while_two_writers_are_at_work_is_whole(tmp_path, monkeypatch):
+    """Two processes fill the cache with the same samples in parts of some 200 kB, while this one reads whatever it finds."""
+    monkeypatch.setattr(latents, "PART_BYTES", 200_000)
+    eye = encodings()["whole"]
+    made = {"whole": replace(eye, compute=lambda x: eye.compute(x).repeat(1, 500, 1, 1))}
+    reads, identity, context = {"whole": ("person",)}, identities(made)["whole"], multiprocessing.get_context("fork")
+    writers = [context.Process(target=encode, args=(itertools.islice(endless(start), 150), made, tmp_path)) for start in (0, 1)]
+    for writer in writers:
+        writer.start()
+    known, meanwhile, at_work = set(), 0, True
+    try:
+        while at_work:
+            at_work = any(writer.is_alive() for writer in writers)
+            entries = Entries(tmp_path, "whole", identity)
+            for id_ in entries.ids() - known:
+                sample = person(int(id_.removeprefix("person-")))
+                value = entries.read(id_, fingerprints(sample, reads)["whole"], shapes(sample, reads["whole"]))
+                torch.testing.assert_close(value, made["whole"](sample))
+            meanwhile += at_work and entries.ids() > known
+            known = entries.ids()
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.join()
+    assert meanwhile >= 3, "nothing was read while the writers wrote"
+    assert [writer.exitcode for writer in writers] == [0, 0] and len(known) == 301
