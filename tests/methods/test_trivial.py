@@ -57,9 +57,9 @@ def test_the_mean_garment_is_the_mean_by_category(photos):
 
 @pytest.mark.parametrize(("method", "state"), [(MeanGarment(size=(16, 12)), "count"), (NearestGarment(feature_size=(8, 6)), "features")])
 def test_garments_are_gathered_in_the_first_epoch_alone(photos, monkeypatch, method, state):
-    for epoch in (0, 1):
+    for epoch, shown in enumerate((photos, photos.select([0]))):
         monkeypatch.setattr(type(method), "current_epoch", epoch)
-        method.training_step(photos, 0)
+        method.training_step(shown, 0)
         method.on_train_epoch_end()
         seen = getattr(method, state)
         assert len(photos) == (len(seen) if state == "features" else seen.sum())
