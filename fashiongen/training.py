@@ -1,6 +1,7 @@
 """The commands `fit`, `validate`, `test` and `predict`: LightningCLI, with recipes, parents and errors of one line."""
 
 import argparse
+import glob
 import hashlib
 import json
 import logging
@@ -26,7 +27,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch.utils.data import ConcatDataset
 
-from fashiongen.data.latents import DTYPES, EncodedDataset, encode
+from fashiongen.data.latents import DTYPES, EncodedDataset, encode, open_entries
 from fashiongen.data.loading import Loader
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
@@ -108,16 +109,34 @@ class _WholeCheckpoints(TorchCheckpointIO):
         place = Path(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = place.with_name(f".{place.name}.{os.getpid()}.part")
+        _sweep(place)
         try:
             with open(temporary, "wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, place)
-        except OSError as error:
-            raise UserError(f"cannot write {place}: {error.strerror or error}; what was there before is kept") from error
+        except (OSError, RuntimeError) as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):  # torch's writer wraps it, at some moments, in a RuntimeError
+                cause = cause.__context__
+            if cause is None:
+                raise
+            raise UserError(f"cannot write {place}: {cause.strerror or cause}; what was there before is kept") from error
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _sweep(place: Path) -> None:
+    """Delete what killed processes left of a checkpoint of this name."""
+    for left in place.parent.glob(f".{glob.escape(place.name)}.*.part"):
+        owner = left.name.split(".")[-2]
+        try:
+            os.kill(int(owner), 0)  # asks whether the process is there, and does nothing to it
+        except ProcessLookupError:
+            left.unlink(missing_ok=True)
+        except (ValueError, OverflowError, PermissionError):  # no process's number, or another user's process
+            continue
 
 
 class _ReadCache(L.Callback):
@@ -130,8 +149,9 @@ class _ReadCache(L.Callback):
         """Wrap the data sets: Lightning has set up the data, and has not yet asked for loaders."""
         datasets = trainer.datamodule.datasets  # type: ignore[attr-defined]  # Lightning does not declare it
         encodings = _encodings(pl_module)
+        entries = open_entries(self.folder, encodings)
         for split in {"fit": ("train", "val"), "validate": ("val",)}[stage]:
-            datasets[split] = EncodedDataset(datasets[split], self.folder, encodings)
+            datasets[split] = EncodedDataset(datasets[split], self.folder, encodings, entries)
 
 
 def _encodings(method: L.LightningModule) -> dict[str, Encoding]:

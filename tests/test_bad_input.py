@@ -500,7 +500,12 @@ KINDS = [
         "a folder for pictures inside a file", lambda w: Path("out").write_text(""), [*PREDICT[:-1], "out/here"], r"cannot make the folder"
     ),
     Kind("a file in the place of the pictures", lambda w: Path("out").write_text(""), PREDICT, r"cannot make the folder out"),
-    Kind("a record inside a file", lambda w: Path("a").write_text(""), [*TEST[:-1], "a/record.json"], r"a.*(File exists|Not a directory)"),
+    Kind(
+        "a record inside a file",
+        lambda w: Path("a").write_text(""),
+        [*TEST[:-1], "a/record.json"],
+        r"evaluate\.out: cannot write a/record\.json: (File exists|Not a directory); choose another --evaluate\.out",
+    ),
 ]
 
 

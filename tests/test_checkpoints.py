@@ -10,8 +10,13 @@ from fashiongen.errors import UserError
 
 
 class Opens:
+    """What an attacker puts in a pickle: it makes a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
     def __reduce__(self):
-        return (open, ("/tmp/should-not-exist", "w"))
+        return (open, (str(self.path), "w"))
 
 
 def test_locating(tmp_path):
@@ -42,12 +47,14 @@ def test_reading_states(tmp_path, name):
 def test_what_is_no_state_is_refused(tmp_path):
     (tmp_path / "text.safetensors").write_text("hello")
     (tmp_path / "text.pt").write_text("hello")
-    (tmp_path / "code.pt").write_bytes(pickle.dumps(Opens()))
+    (tmp_path / "code.pt").write_bytes(pickle.dumps(Opens(tmp_path / "ran")))
+    torch.save({"weight": torch.zeros(1), "code": Opens(tmp_path / "ran")}, tmp_path / "hidden.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    for name in ("text.safetensors", "text.pt", "code.pt", "list.pt", "absent.pt", "."):
+    for name in ("text.safetensors", "text.pt", "code.pt", "hidden.pt", "list.pt", "absent.pt", "."):
         with pytest.raises(UserError) as error:
             checkpoints.read_state(tmp_path / name)
         assert "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists(), "code in the file was run"
 
 
 def test_every_unfit_key_is_named():

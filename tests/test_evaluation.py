@@ -1,7 +1,10 @@
 """Evaluate and WritePredictions around a toy method: what is judged, what is written, what is refused."""
 
+import errno
 import json
 import math
+import os
+from pathlib import Path
 
 import lightning.pytorch as L
 import numpy as np
@@ -21,7 +24,9 @@ from fashiongen.evaluation import Evaluate, WritePredictions
 from fashiongen.evaluation.evaluate import bootstrap_interval
 from fashiongen.evaluation.pictures import as_written, grid, picture_name, shown
 from fashiongen.methods.base import Method
+from fashiongen.metrics import FID, KID
 from fashiongen.metrics.base import PairMetric, SetMetric
+from fashiongen.nn.classifier import AttributeClassifier
 
 N, SIZE = 7, (12, 8)
 
@@ -63,9 +68,10 @@ class Copier(Method):
         super().__init__()
         self.shade = nn.Parameter(torch.tensor(0.9))
         self.frozen_part = nn.Parameter(torch.zeros(5), requires_grad=False)
-        self.saw_target, self.devices, self.random = False, [], []
+        self.saw_target, self.sampled, self.devices, self.random = False, False, [], []
 
     def take_off(self, batch) -> Tensor:
+        self.sampled = True
         self.saw_target |= batch.garment is not None or batch.garment_mask is not None
         torch.rand(3)
         return to_float(batch.person) * self.shade
@@ -169,6 +175,58 @@ def test_the_record_tells_what_was_measured_and_how(tmp_path, monkeypatch):
     assert set(record["versions"]) == {"fashiongen", "torch", "lightning", "diffusers"}
     assert not method.saw_target
     assert evaluate.results == record["metrics"]
+
+
+def test_metrics_of_one_extractor_see_a_batch_once(tmp_path, monkeypatch):
+    seen, real = [], AttributeClassifier.features
+    monkeypatch.setattr(AttributeClassifier, "features", lambda self, x: (seen.append(len(x)), real(self, x))[1])
+    judged = {"fid": FID(), "kid": KID(subset_size=4)}
+    evaluate, _ = judge(tmp_path, metrics=judged)
+    assert seen == [3, 3, 3, 3, 1, 1], "predictions and truths of batches of 3, 3 and 1"
+    for name, metric in judged.items():
+        alone = judge(tmp_path, metrics={name: metric})[0]
+        assert alone.results[f"{name}[tiny-classifier]"] == evaluate.results[f"{name}[tiny-classifier]"]
+
+
+def make_folder(path):
+    path.mkdir(parents=True)
+
+
+UNWRITABLE = {
+    "a folder": ("out.json", "out.json", make_folder, "out.json is a folder"),
+    "in a file": ("file/out.json", "file", Path.touch, "File exists|Not a directory"),
+    "a folder in the place of the values": ("out.json", "out.per_sample.jsonl", make_folder, "out.per_sample.jsonl is a folder"),
+    "a folder in the place of the grid": ("out.json", "out.grid.png", make_folder, "out.grid.png is a folder"),
+    "a file in the place of the pictures": ("out.json", "out.pictures", Path.touch, "out.pictures is no folder"),
+}
+
+
+@pytest.mark.parametrize("case", UNWRITABLE)
+def test_a_record_that_cannot_be_written_is_told_before_any_sampling(tmp_path, case):
+    out, place, make, words = UNWRITABLE[case]
+    make(tmp_path / place)
+    method = Copier()
+    with pytest.raises(UserError, match=rf"evaluate.out: cannot write {tmp_path / out}: .*({words}).*; choose another --evaluate.out"):
+        judge(tmp_path, method, out=str(tmp_path / out))
+    assert not method.sampled
+    assert [path.name for path in tmp_path.iterdir()] == [place]
+
+
+def test_a_folder_without_the_right_to_write_is_told_before_any_sampling(tmp_path, monkeypatch):
+    def denied(*args, **options):  # the superuser, who may run the tests, is denied nothing
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    with pytest.raises(UserError, match=r"cannot write .*out.json: Permission denied; choose another --evaluate.out"):
+        judge(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checking_the_place_of_the_record_leaves_nothing_behind(tmp_path):
+    data = Gallery(offers=("mask",))
+    with pytest.raises(UserError, match="judged by the true garment"):
+        judge(tmp_path, data=data, out=str(tmp_path / "new" / "out.json"))
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_pictures_are_the_first_by_id_and_exactly_what_was_judged(tmp_path):

@@ -39,6 +39,7 @@ from fashiongen.nn.keep import Encoding, as_bytes, identities
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
+NAMES = {"F32": "float32", "F16": "float16"}  # by what safetensors calls them
 
 # A part is closed when it is this large or this old: a kill costs no more work than that.
 PART_BYTES = 64 * 2**20
@@ -69,6 +70,7 @@ class Entries:
         self.cache = cache
         self.kind = kind
         self.folder = cache / f"{kind}-{identity[:16]}"
+        self.dtypes: set[str] = set()
         self._places: dict[tuple[str, str], Place] = {}
         self._open: dict[Path, Any] = {}
         for part in sorted(self.folder.glob("[!.]*.safetensors")):
@@ -158,12 +160,14 @@ class Entries:
 
     def _index(self, part: Path) -> None:
         try:
-            index = json.loads(_open(part).metadata()["index"])
+            content = _open(part)
+            index = json.loads(content.metadata()["index"])
+            self.dtypes.add(NAMES[content.get_slice("values").get_dtype()])
             source = tuple(tuple(shape) for shape in index["source"])
             entries = zip(index["ids"], index["fingerprints"], index["checksums"], strict=True)
             for row, (id_, fingerprint, checksum) in enumerate(entries):
                 self._places.setdefault((id_, fingerprint), Place(part, row, source, checksum))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise _damaged(part) from error
 
     def _why_not(self, id_: str, source: tuple[tuple[int, ...], ...]) -> str:
@@ -178,6 +182,15 @@ class Entries:
             f"the cache {self.cache} does not fit sample {id_}: its pictures are not those that its {self.kind} was made of "
             f"(changed, reframed or augmented); {refill(self.cache)}, or leave the cache out where each epoch changes the pictures"
         )
+
+
+def open_entries(cache: Path, encodings: Mapping[str, Encoding]) -> dict[str, Entries]:
+    """Return for each kind the entries of `cache` by just this encoder, none at all where there are none.
+
+    Raises:
+        UserError: if a part is damaged.
+    """
+    return {kind: Entries(cache, kind, identity) for kind, identity in identities(encodings).items()}
 
 
 def refill(cache: Path) -> str:
@@ -211,19 +224,27 @@ def _tensor(sample: Batch, name: str) -> Tensor:
 class EncodedDataset(Dataset[AnyBatch]):
     """A data set whose samples bring what frozen encoders made of them (`Batch.encoded`), as it was written."""
 
-    def __init__(self, dataset: Dataset[AnyBatch], cache: Path, encodings: Mapping[str, Encoding]) -> None:
+    def __init__(
+        self, dataset: Dataset[AnyBatch], cache: Path, encodings: Mapping[str, Encoding], entries: dict[str, Entries] | None = None
+    ) -> None:
         """Read the samples of `dataset`, which are batches of one, with their entries of `cache`.
+
+        Args:
+            dataset: the samples.
+            cache: the folder.
+            encodings: what to read.
+            entries: the same as `open_entries` gives them, for several data sets: to open them, all encoders' weights are hashed.
 
         Raises:
             UserError: if the cache lacks samples, is of another encoder, or does not fit the first sample.
         """
         self.dataset = dataset
         self.reads = {kind: encoding.reads for kind, encoding in encodings.items()}
-        self.entries = {kind: Entries(cache, kind, identity) for kind, identity in identities(encodings).items()}
+        self.entries = open_entries(cache, encodings) if entries is None else entries
         if not cache.is_dir():
             raise UserError(f"the cache {cache} is not there; {refill(cache)}")
-        for kind, entries in self.entries.items():
-            ids = entries.ids()
+        for kind, known in self.entries.items():
+            ids = known.ids()
             if not ids and any(cache.glob(f"{kind}-*/[!.]*.safetensors")):
                 why = f"its {kind} is of another encoder (weights, config or preprocessing differ)"
                 raise UserError(f"the cache {cache} is stale: {why}; {refill(cache)}")
@@ -282,16 +303,20 @@ def encode(
         encodings: what to make of them.
         cache: the folder.
         device: where the encoders run.
-        dtype: of the values on the disk: float32 keeps them as they are, float16 to 2**-11 of each in half the room.
+        dtype: of the values on the disk, all of an encoder's alike: float32 keeps them as they are, float16 to 2**-11 of each in half
+            the room.
 
     Returns:
         for each kind how many entries were added.
 
     Raises:
-        UserError: if the cache cannot be written to or is damaged, or a value does not fit into `dtype`.
+        UserError: if the cache cannot be written to or is damaged, holds values of another type, or a value does not fit into `dtype`.
     """
     reads = {kind: encoding.reads for kind, encoding in encodings.items()}
-    entries = {kind: Entries(cache, kind, identity) for kind, identity in identities(encodings).items()}
+    entries = open_entries(cache, encodings)
+    for kind, known in entries.items():
+        for other in known.dtypes - {_name(dtype)}:
+            raise UserError(f"the cache {cache} holds its {kind} as {other}: add --dtype {other}, or choose another --out")
     parts = {kind: _Part() for kind in encodings}
     added = dict.fromkeys(encodings, 0)
 
@@ -336,9 +361,13 @@ def _values(kind: str, encoding: Encoding, batch: Batch, device: torch.device | 
     finite = stored.isfinite().flatten(1).all(dim=1)
     if not finite.all():
         first = batch.ids[int((~finite).int().argmax())]
-        cause = "its encoder gives numbers that are not finite" if not values.isfinite().all() else "add --dtype float32"
-        raise UserError(f"the {kind} of sample {first} cannot be kept as {str(dtype).removeprefix('torch.')}: {cause}")
+        cause = "its encoder gives numbers that are not finite" if not values.isfinite().all() else "add --dtype float32, with a new --out"
+        raise UserError(f"the {kind} of sample {first} cannot be kept as {_name(dtype)}: {cause}")
     return stored
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _open(part: Path) -> Any:  # noqa: ANN401  safetensors has no type for it

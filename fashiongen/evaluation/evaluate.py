@@ -1,5 +1,6 @@
 """The callback that judges a method: metrics, intervals, pictures and the record of a test."""
 
+import errno
 import json
 import math
 import shlex
@@ -29,6 +30,7 @@ from fashiongen.evaluation.provenance import checkpoint, device_name, now, param
 from fashiongen.evaluation.ranking import Catalogue, encode_catalogue
 from fashiongen.evaluation.reference import Reference
 from fashiongen.metrics.base import PerSample, SetMetric
+from fashiongen.metrics.distribution import shared_features
 from fashiongen.records import Record, write_atomically
 
 # For each task that makes pictures the batch's fields that hold the true picture and its foreground.
@@ -111,7 +113,7 @@ class Evaluate(Callback):
 
         Raises:
             UserError: if the task is unknown or not one of the method's, the data lack what the method needs or what it is judged by, are
-                of another size than the protocol's, or a metric's weights are missing.
+                of another size than the protocol's, a metric's weights are missing, or the record cannot be written.
         """
         name = type(pl_module).__name__
         if self.task not in tasks.TASKS:
@@ -126,6 +128,8 @@ class Evaluate(Callback):
         if lacking := sorted(needs - set(data.offers)):
             raise UserError(f"{name} needs {', '.join(lacking)}, which {data.name} does not offer here (it offers {_listed(data.offers)})")
         if stage == "test":
+            if self.out is not None and trainer.is_global_zero:
+                _check_writable(self.out)
             self._check_truth(data)
             for metric in self.metrics.values():
                 # Metrics load their networks late; here is the time to learn that weights are missing.
@@ -166,7 +170,8 @@ class Evaluate(Callback):
             self._catalogue = encode_catalogue(trainer, pl_module)
         elif self.reference is not None:
             sets = [metric for metric in self.metrics.values() if isinstance(metric, SetMetric)]
-            self.reference.fill(sets, trainer, pl_module.device)
+            with shared_features():
+                self.reference.fill(sets, trainer, pl_module.device)
 
     def on_test_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -196,8 +201,9 @@ class Evaluate(Callback):
         truth, foreground = (getattr(batch, field) for field in TRUTH[self.task])
         # With a reference there may be truths, but they are not what the protocol judges by.
         written, target = as_written(prediction), None if self.reference is not None else truth.float() / 255.0
-        for metric in self.metrics.values():
-            metric.update(written, target, foreground)
+        with shared_features():
+            for metric in self.metrics.values():
+                metric.update(written, target, foreground)
         self._not_finite += int((~prediction.isfinite().flatten(1).all(dim=1)).sum())
         kept = sorted([*(sample.id for sample in self._shown), *batch.ids])[: self.pictures]
         fresh = shown(batch, prediction, truth, [index for index, id_ in enumerate(batch.ids) if id_ in kept])
@@ -347,6 +353,22 @@ class Evaluate(Callback):
         if trainer.is_global_zero:
             for logger in loggers:
                 logger.experiment.add_image("val/pictures", grid(samples), trainer.global_step)
+
+
+def _check_writable(out: Path) -> None:
+    """Refuse a record whose file, or one of those that go beside it, could not be written; leaves nothing but its folder."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+        for file in (out, out.with_name(f"{out.stem}.per_sample.jsonl"), out.with_name(f"{out.stem}.grid.png")):
+            if file.is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{file} is a folder")
+        pictures = out.with_name(f"{out.stem}.pictures")
+        if pictures.exists() and not pictures.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{pictures} is no folder")
+    except OSError as error:
+        raise UserError(f"evaluate.out: cannot write {out}: {error.strerror}; choose another --evaluate.out") from error
 
 
 def _reported(name: str, metric: Metric) -> str:

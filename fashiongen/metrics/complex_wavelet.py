@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from fashiongen.errors import UserError
 from fashiongen.metrics.base import PairMetric
+from fashiongen.metrics.structural import luma
 
 WINDOW = 7
 # On coefficients of pictures in [0, 255]: far below what any structure gives, it makes two pictures without any structure equal.
@@ -42,10 +43,8 @@ class CWSSIM(PairMetric):
             raise UserError(
                 f"CWSSIM(levels={self.levels}) needs pictures of at least {least} pixels a side: give fewer levels, or leave it out"
             )
-        weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=target.device).view(1, 3, 1, 1)
         bands_1, bands_2 = (
-            complex_bands((pictures.nan_to_num().double() * weights).sum(dim=1) * 255, self.levels, self.orientations)
-            for pictures in (prediction, target)
+            complex_bands(luma(pictures.nan_to_num())[:, 0], self.levels, self.orientations) for pictures in (prediction, target)
         )
         product = bands_1 * bands_2.conj()
         energy = bands_1.abs() ** 2 + bands_2.abs() ** 2

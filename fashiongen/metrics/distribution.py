@@ -1,6 +1,10 @@
 """Distances between sets of pictures: FID and KID, reduced once in float64 on the CPU."""
 
 import math
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
@@ -8,19 +12,25 @@ from torch import Tensor, nn
 from fashiongen.metrics.base import SetMetric
 from fashiongen.metrics.features import SET_EXTRACTORS, FrozenNetwork
 
+# Inside `shared_features()`, for each network: the last two batches that it was shown, predictions and targets, with their features.
+_shown: ContextVar[dict[nn.Module, deque[tuple[Tensor, Tensor]]] | None] = ContextVar("shown", default=None)
 
-class FID(SetMetric):
-    """Frechet distance between Gaussians fitted to both sets; range [0, inf), lower is better; the extractor is part of its name.
 
-    Source: Heusel et al. 2017, equation (6), in float64 with unbiased covariances: equal to clean-fid's `frechet_distance` on the same
-    features. It is biased upwards for small sets (Binkowski et al. 2018), so only numbers from equal counts compare. With `inception-v3`
-    this is clean-fid's FID, with `clip-vit-b-32` its CLIP-FID (Kynkaanniemi et al. 2022); see `extractors` for their preprocessing.
+@contextmanager
+def shared_features() -> Iterator[None]:
+    """Have metrics of one extractor run it once over a batch that all of them are shown; nothing is kept after.
 
-    Degenerate input: fewer than two samples, or a non-finite picture anywhere, gives NaN; two sets of one constant picture each differ by
-    the squared distance of their features.
+    A batch is known by its tensor: inside, pictures must not be changed in place.
     """
+    token = _shown.set({})
+    try:
+        yield
+    finally:
+        _shown.reset(token)
 
-    higher_is_better = False
+
+class _FeatureDistance(SetMetric):
+    """Distance between sets of pooled features of a named extractor."""
 
     def __init__(self, extractor: str = "tiny-classifier", network: nn.Module | None = None, weights: str | None = None) -> None:
         """Measure in the features of the named extractor.
@@ -36,15 +46,35 @@ class FID(SetMetric):
 
     def features(self, pictures: Tensor) -> Tensor:
         """Return the pooled features `(B, F)`."""
-        features: Tensor = self._network.on(pictures.device).features(pictures)
+        network, shown = self._network.on(pictures.device), _shown.get()
+        batches: deque[tuple[Tensor, Tensor]] = deque() if shown is None else shown.setdefault(network, deque(maxlen=2))
+        for batch, known in batches:
+            if batch is pictures:
+                return known
+        features: Tensor = network.features(pictures)
+        batches.append((pictures, features))
         return features
+
+
+class FID(_FeatureDistance):
+    """Frechet distance between Gaussians fitted to both sets; range [0, inf), lower is better; the extractor is part of its name.
+
+    Source: Heusel et al. 2017, equation (6), in float64 with unbiased covariances: equal to clean-fid's `frechet_distance` on the same
+    features. It is biased upwards for small sets (Binkowski et al. 2018), so only numbers from equal counts compare. With `inception-v3`
+    this is clean-fid's FID, with `clip-vit-b-32` its CLIP-FID (Kynkaanniemi et al. 2022); see `extractors` for their preprocessing.
+
+    Degenerate input: fewer than two samples, or a non-finite picture anywhere, gives NaN; two sets of one constant picture each differ by
+    the squared distance of their features.
+    """
+
+    higher_is_better = False
 
     def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Return the Frechet distance of two sets of features `(N, F)`."""
         return frechet_distance(predictions, targets)
 
 
-class KID(SetMetric):
+class KID(_FeatureDistance):
     """Kernel distance: the unbiased squared MMD; may be slightly negative, 0 in expectation for equal distributions, lower is better.
 
     Source: Binkowski et al. 2018, section 4 with the kernel `(x.y / F + 1)^3`; the mean over `subsets` random subsets of each set, drawn
@@ -52,7 +82,8 @@ class KID(SetMetric):
     other than 1 belongs in the metric's name (`kid_x1e3`). The extractor is part of its name.
 
     Subsets hold `subset_size` samples, or all of the smaller set where it has fewer. They are drawn with `seed` from the features in an
-    order of their own, so the value depends on neither batch order nor number of processes.
+    order of their own, so the value depends on neither batch order nor number of processes; only where the rounding of another batch size
+    makes two neighbours in that order change places does it move, by a small part of what another seed would.
 
     Degenerate input: fewer than two samples, or a non-finite picture anywhere, gives NaN.
     """
@@ -80,18 +111,11 @@ class KID(SetMetric):
             network: instead, a module with `features(pictures)`, reported as `custom` or under an `extractor` name of its own.
             weights: the extractor's file or folder, by default where its published weights are kept.
         """
-        super().__init__()
-        self._network = FrozenNetwork(extractor, network, weights, SET_EXTRACTORS)
-        self.extractor = self._network.name
+        super().__init__(extractor, network, weights)
         self.scale = scale
         self.subsets = subsets
         self.subset_size = subset_size
         self.seed = seed
-
-    def features(self, pictures: Tensor) -> Tensor:
-        """Return the pooled features `(B, F)`."""
-        features: Tensor = self._network.on(pictures.device).features(pictures)
-        return features
 
     def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Return the mean kernel distance over subsets of two sets of features `(N, F)`."""

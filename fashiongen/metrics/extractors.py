@@ -18,12 +18,12 @@ from torch.nn import functional
 from torchmetrics.functional.image import dists
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from fashiongen.checkpoints import load_state, read_state
 from fashiongen.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 # What a transformers folder must hold to be reported under the name.
 ARCHITECTURES: dict[str, dict[str, int | str]] = {
@@ -165,7 +165,7 @@ class CLIPFeatures(nn.Module):
     def features(self, pictures: Tensor) -> Tensor:
         """Return the embeddings of pictures `(B, 3, H, W)` in [0, 1], any size."""
         side: int = self.model.config.image_size
-        square = transforms.normalize(middle_square(pictures, side, side), list(CLIP_MEAN), list(CLIP_STD))
+        square = transforms.normalize(middle_square(pictures, side, side), OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
         features: Tensor = self.model(pixel_values=square).image_embeds
         return features
 

@@ -58,7 +58,7 @@ class SSIM(PairMetric):
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Return the similarity `(B,)` of pictures with at least 6 pixels a side (`luma`: 11)."""
         if self.channels == "luma":
-            return luma_ssim(luma(prediction), luma(target))[0]
+            return luma_ssim(luma(prediction).round(), luma(target).round())[0]
         _, similarity = structural_similarity_index_measure(prediction, target, data_range=1.0, reduction="none", return_full_image=True)
         if self.region == "foreground" and mask is not None:
             return masked_mean(similarity.mean(dim=1), mask[:, 0])
@@ -97,14 +97,14 @@ class MSSSIM(PairMetric):
         if side < SHORTEST_SIDES[min(len(betas), len(SHORTEST_SIDES)) - 1]:
             raise UserError(f"MSSSIM(betas={list(betas)}) needs a shorter side of more than {side} pixels: leave betas out, or give fewer")
         if self.channels == "luma":
-            return luma_ms_ssim(luma(prediction), luma(target), betas)
+            return luma_ms_ssim(luma(prediction).round(), luma(target).round(), betas)
         return multiscale_structural_similarity_index_measure(prediction, target, data_range=1.0, reduction="none", betas=betas)
 
 
 def luma(pictures: Tensor) -> Tensor:
-    """Return the luma of BT.601 of pictures `(B, 3, H, W)` in [0, 1]: `(B, 1, H, W)` float64, whole numbers in [0, 255]."""
+    """Return the luma of BT.601 of pictures `(B, 3, H, W)` in [0, 1]: `(B, 1, H, W)` float64 in [0, 255], not rounded."""
     weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=pictures.device).view(1, 3, 1, 1)
-    return ((pictures.double() * weights).sum(dim=1, keepdim=True) * 255).round()
+    return (pictures.double() * weights).sum(dim=1, keepdim=True) * 255
 
 
 def luma_ssim(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

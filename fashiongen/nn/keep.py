@@ -18,6 +18,10 @@ from fashiongen.batches import Batch
 class Encoding:
     """One thing that a frozen encoder makes of a sample.
 
+    It is made outside autocast, whatever the precision of training, so that it is the same whether it is made in the step, ahead of
+    training by `fashiongen data encode`, or in a test: bfloat16 is coarser than grey levels. Only where all weights are of another type
+    (DeepSpeed with bf16, `bf16-true`) is the encoder computed in that, while a cache holds what its float32 weights make.
+
     Attributes:
         reads: the fields of the batch, all tensors, that it is made of; `compute` gets these and nothing else.
         compute: takes the fields, (B, ...) each, returns (B, ...) floats.
@@ -33,8 +37,10 @@ class Encoding:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
-        """Encode the batch: (B, ...)."""
-        return self.compute(*(getattr(batch, name) for name in self.reads))
+        """Encode the batch: (B, ...) float32."""
+        fields = [getattr(batch, name) for name in self.reads]
+        with torch.autocast(fields[0].device.type, enabled=False):
+            return self.compute(*fields).float()
 
 
 def identities(encodings: Mapping[str, Encoding]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, l1_loss, mse_loss, pad
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from fashiongen.batches import to_float
 from fashiongen.nn.attention import (
@@ -30,8 +31,6 @@ from fashiongen.nn.guidance import guide
 from fashiongen.tiny.pictures import SIZE, Pictures, heads
 from fashiongen.tiny.training import AnyModule, pick, train
 
-CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
-CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
 CLIP_SIZE = 48
 PROMPT_LENGTH = 24
 LATENT_SCALE_SAMPLES = 512
@@ -111,7 +110,8 @@ def garment_crops(pictures: Pictures, chosen: Tensor) -> Tensor:
     """Cut what the mask shows out of pictures, black outside of it, normalised for CLIP: (B, 3, S, S)."""
     masks = pictures.masks[chosen]
     crop = crop_and_resize(pictures.images[chosen].float() / 255 * masks, bounding_boxes(masks), (CLIP_SIZE, CLIP_SIZE))
-    return (crop - CLIP_MEAN) / CLIP_STD
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return (crop - mean) / std
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:

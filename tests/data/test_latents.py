@@ -90,6 +90,29 @@ def test_what_is_read_is_what_the_encoder_makes(tmp_path, dtype, tolerance):
     assert not torch.equal(batch.encoded["whole"], batch.encoded["masked"])
 
 
+def test_autocast_changes_nothing(tmp_path):
+    """Training under bf16-mixed without a cache sees what it would read from one, which is filled outside of any trainer's context."""
+    people, made = People(), encodings()
+    fill(tmp_path, people, made)
+    batch = TryOffBatch.collate([EncodedDataset(people, tmp_path, made)[index] for index in range(4)])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for kind, encoding in made.items():
+            assert encoding(batch).dtype == torch.float32
+            assert torch.equal(encoding(batch), batch.encoded[kind])
+
+
+@pytest.mark.parametrize(("first", "second"), [("float32", "float16"), ("float16", "float32")])
+def test_entries_of_another_type_are_refused(tmp_path, first, second):
+    people, made = People(), encodings()
+    fill(tmp_path, people, made, dtype=latents.DTYPES[first])
+    calls = []
+    with pytest.raises(UserError, match=f"cache {tmp_path} holds its whole as {first}: add --dtype {first}, or choose another --out"):
+        fill(tmp_path, People(count=12), counting(made, calls), dtype=latents.DTYPES[second])
+    assert calls == []
+    assert fill(tmp_path, people, encodings(seed=1), dtype=latents.DTYPES[second])["whole"] == 10, "another encoder's entries do not count"
+    assert fill(tmp_path, People(count=12), made, dtype=latents.DTYPES[first]) == {"whole": 2, "masked": 2}
+
+
 def test_only_what_is_not_there_is_encoded(tmp_path):
     people, made, calls = People(), encodings(), []
     fill(tmp_path, people, made)
@@ -213,7 +236,7 @@ def test_a_damaged_part_is_never_taken_for_right(tmp_path, wrong):
 
 def test_numbers_too_large_for_float16_are_refused(tmp_path):
     made = encodings(scale=1e7)
-    with pytest.raises(UserError, match="the whole of sample person-0 cannot be kept as float16: add --dtype float32"):
+    with pytest.raises(UserError, match="the whole of sample person-0 cannot be kept as float16: add --dtype float32, with a new --out"):
         fill(tmp_path, People(), made, dtype=torch.float16)
     assert fill(tmp_path, People(), made) == {"whole": 10, "masked": 10}
 
@@ -323,3 +346,32 @@ def test_two_writers_killed_at_ten_random_moments_leave_right_entries_alone(tmp_
     for index in range(len(people)):
         for kind, encoding in made.items():
             torch.testing.assert_close(read[index].encoded[kind], encoding(people[index]))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_is_read_while_two_writers_are_at_work_is_whole(tmp_path, monkeypatch):
+    """Two processes fill the cache with the same samples in parts of some 200 kB, while this one reads whatever it finds."""
+    monkeypatch.setattr(latents, "PART_BYTES", 200_000)
+    eye = encodings()["whole"]
+    made = {"whole": replace(eye, compute=lambda x: eye.compute(x).repeat(1, 500, 1, 1))}
+    reads, identity, context = {"whole": ("person",)}, identities(made)["whole"], multiprocessing.get_context("fork")
+    writers = [context.Process(target=encode, args=(itertools.islice(endless(start), 150), made, tmp_path)) for start in (0, 1)]
+    for writer in writers:
+        writer.start()
+    known, meanwhile, at_work = set(), 0, True
+    try:
+        while at_work:
+            at_work = any(writer.is_alive() for writer in writers)
+            entries = Entries(tmp_path, "whole", identity)
+            for id_ in entries.ids() - known:
+                sample = person(int(id_.removeprefix("person-")))
+                value = entries.read(id_, fingerprints(sample, reads)["whole"], shapes(sample, reads["whole"]))
+                torch.testing.assert_close(value, made["whole"](sample))
+            meanwhile += at_work and entries.ids() > known
+            known = entries.ids()
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.join()
+    assert meanwhile >= 3, "nothing was read while the writers wrote"
+    assert [writer.exitcode for writer in writers] == [0, 0] and len(known) == 301

@@ -133,6 +133,18 @@ def test_several_draws_are_several_samples_that_share_one_pass_of_garmnet(igr, p
     assert rows == [6, 6, 6]
 
 
+@torch.no_grad()
+def test_every_sample_draws_a_noise_and_a_timestep_of_its_own(igr, people, monkeypatch):
+    drawn, add_noise = [], igr.schedule.add_noise
+    monkeypatch.setattr(igr.schedule, "add_noise", lambda *args: (drawn.append(args[1:]), add_noise(*args))[1])
+    for batch in (people, people.select([4, 2])):
+        igr.denoising_loss(batch, ("train", 7), 0.5)
+    (epsilon, timestep), (epsilon_again, timestep_again) = drawn
+    assert len(torch.unique(epsilon.flatten(1), dim=0)) == len(people) and len(torch.unique(timestep)) > 1
+    assert torch.equal(epsilon_again, epsilon[[4, 2]]) and torch.equal(timestep_again, timestep[[4, 2]])
+
+
+@torch.no_grad()
 def test_guidance_of_one_skips_the_unconditional_half(igr, people, monkeypatch):
     sizes = []
     forward = igr.network.denoiser.forward

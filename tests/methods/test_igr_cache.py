@@ -13,6 +13,7 @@ from fashiongen.cli import main
 from fashiongen.data.latents import EncodedDataset, encode
 from fashiongen.data.loading import Loader
 from fashiongen.methods.igr import IGR
+from fashiongen.nn import keep
 from fashiongen.nn.backbone import LatentCodec
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "tiny"
@@ -51,6 +52,15 @@ def test_a_step_on_kept_encodings_has_the_same_loss_and_runs_no_frozen_encoder(i
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=0)
 
 
+def test_a_step_in_mixed_precision_sees_what_was_kept(igr, world, tmp_path):
+    plain, kept = batches(igr, world, tmp_path)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for kind in ("garment", "person", "image"):
+            now = igr.encoded(kind, plain)
+            # The batches differ in size, and with that the last bits; bfloat16 would differ in the third digit.
+            torch.testing.assert_close(now, igr.encoded(kind, kept), rtol=1e-4, atol=1e-4)
+
+
 @torch.no_grad()
 def test_what_is_judged_takes_nothing_from_the_cache(igr, world, tmp_path):
     plain, kept = batches(igr, world, tmp_path)
@@ -82,13 +92,17 @@ def test_the_command_line_encodes_ahead_and_trains_from_it(tmp_path, cache, monk
     common = [*recipe, "--trainer.max_steps", "3", "--trainer.val_check_interval", "3", "--trainer.logger", "false"]
     common += ["--model.init_args.keep_encoded", "false", "--trainer.enable_model_summary", "false"]
     common += ["--trainer.callbacks.every_n_train_steps", "3"]
-    weights = []
+    weights, hashed = [], []
     for name, more in (("plain", []), ("kept", ["--cache", "kept"])):
         with monkeypatch.context() as patch:
             if more:
                 patch.setattr(LatentCodec, "moments", None)  # to call it is an error
+                patch.setattr(
+                    keep, "_encoder_sha256", lambda encoder, real=keep._encoder_sha256: (hashed.append(encoder), real(encoder))[1]
+                )
             assert main(["fit", *common, "--trainer.callbacks.dirpath", name, *more]) is None
         weights.append(torch.load(f"{name}/last.ckpt", weights_only=True)["state_dict"])
+    assert len(hashed) == len({*map(id, hashed)}) == 2, "each encoder's weights are hashed once, for both splits"
     for key, weight in weights[0].items():
         torch.testing.assert_close(weights[1][key], weight, rtol=0, atol=1e-5, msg=key)
 

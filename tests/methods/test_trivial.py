@@ -55,6 +55,16 @@ def test_the_mean_garment_is_the_mean_by_category(photos):
     assert (method.take_off(full) == 1).all()
 
 
+@pytest.mark.parametrize(("method", "state"), [(MeanGarment(size=(16, 12)), "count"), (NearestGarment(feature_size=(8, 6)), "features")])
+def test_garments_are_gathered_in_the_first_epoch_alone(photos, monkeypatch, method, state):
+    for epoch, shown in enumerate((photos, photos.select([0]))):
+        monkeypatch.setattr(type(method), "current_epoch", epoch)
+        method.training_step(shown, 0)
+        method.on_train_epoch_end()
+        seen = getattr(method, state)
+        assert len(photos) == (len(seen) if state == "features" else seen.sum())
+
+
 def test_the_nearest_garment_is_that_of_the_same_photo(photos):
     method = NearestGarment(feature_size=(8, 6))
     with pytest.raises(UserError, match="run `fit` first"):

@@ -1,3 +1,6 @@
+import copy
+import weakref
+
 import numpy as np
 import pytest
 import scipy
@@ -6,7 +9,8 @@ from cleanfid import fid as cleanfid
 
 from fashiongen.errors import UserError
 from fashiongen.metrics import FID, KID
-from fashiongen.metrics.distribution import frechet_distance, squared_mmd
+from fashiongen.metrics.distribution import frechet_distance, shared_features, squared_mmd
+from fashiongen.nn.classifier import AttributeClassifier
 
 
 def features(samples, width, seed, shift=0.0):
@@ -125,6 +129,57 @@ def test_kid_leaves_the_global_generator_alone():
     torch.manual_seed(0)
     KID(subsets=5, subset_size=20).distance(features(60, 8, 0), features(50, 8, 1))
     assert torch.rand(1) == expected
+
+
+def test_near_ties_move_kid_less_than_another_seed_would():
+    first, second = features(300, 8, 0) / 4, features(300, 8, 1) / 4
+
+    def kid(seed, first, second):
+        return KID(subsets=10, subset_size=60, seed=seed).distance(first, second)
+
+    spread = torch.stack([kid(seed, first, second) for seed in range(10)]).std()
+    direction = torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for seed in range(10):
+        noise = torch.randn(2, 300, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        moved = [part * (1 + 1e-3 * change) for part, change in zip((first, second), noise, strict=True)]
+        assert (torch.argsort(moved[0] @ direction) != torch.argsort(first @ direction)).any(), "no neighbours changed places"
+        assert (kid(0, *moved) - kid(0, first, second)).abs() < spread
+
+
+def test_metrics_of_one_extractor_run_it_once_over_a_batch(pictures, monkeypatch):
+    """FID and KID of the same pictures; what they say is what they say apart, and no picture outlives its step."""
+    seen = []
+    monkeypatch.setattr(
+        AttributeClassifier, "features", lambda self, x, real=AttributeClassifier.features: (seen.append(len(x)), real(self, x))[1]
+    )
+    together, apart, gone = (FID(), KID(subset_size=4)), (FID(), KID(subset_size=4)), []
+    for sizes in ((0, 3), (3, 7)):
+        prediction, target = (part[slice(*sizes)].clone() for part in pictures[:2])
+        with shared_features():
+            for metric in together:
+                metric.update(prediction, target)
+            for metric in together:
+                metric.update(None, target[:1])  # another tensor, of the same memory
+        gone += [weakref.ref(prediction), weakref.ref(target)]
+    assert seen == [3, 3, 1, 1, 4, 4, 1, 1]
+    del prediction, target
+    assert [ref() for ref in gone] == [None] * 4
+    for sizes in ((0, 3), (3, 7)):
+        for metric in apart:
+            metric.update(*(part[slice(*sizes)] for part in pictures[:2]))
+            metric.update(None, pictures[1][slice(*sizes)][:1])
+    assert [metric.compute() for metric in together] == [metric.compute() for metric in apart]
+
+
+def test_features_are_not_shared_between_networks(network, pictures):
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        next(other.parameters()).mul_(-1)
+    metrics = FID(network=network), FID(network=other)
+    with shared_features():
+        for metric in metrics:
+            metric.update(*pictures)
+    assert metrics[0].compute() != metrics[1].compute()
 
 
 @pytest.mark.parametrize("metric_class", [FID, KID])

@@ -15,6 +15,7 @@ from cleanfid.resize import build_resizer
 from PIL import Image
 from torchmetrics.functional.image import dists as torchmetrics_dists
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from fashiongen.errors import UserError
 from fashiongen.metrics import DISTS, FID, KID, LPIPS, SSIM, DINOSimilarity, extractors
@@ -182,7 +183,7 @@ def test_clip_fid_on_a_checkpoint_of_the_real_class(file, tmp_path, tiny_names):
     metric = FID("clip-vit-b-32", weights=str(tmp_path))
     metric.prepare()
     metric.update(prediction, target)
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (extractors.CLIP_MEAN, extractors.CLIP_STD))
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
     with torch.no_grad():
         embeddings = [
             model(pixel_values=torch.stack([(by_hand(picture, 32, 32) - mean) / std for picture in pictures])).image_embeds

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, mse_loss
 from transformers import CLIPVisionModelWithProjection
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from fashiongen.batches import TryOffBatch, to_float
 from fashiongen.checkpoints import load_state, locate, locate_file, read_state
@@ -26,8 +27,6 @@ from fashiongen.nn.crop import bounding_boxes, crop_and_resize
 from fashiongen.nn.guidance import guide, kept
 from fashiongen.nn.keep import Encoding, Kept
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PROMPTS = {
     "upper": "a photo of an upper body garment",
     "lower": "a photo of a lower body garment",
@@ -191,7 +190,8 @@ class IGR(Method):
             embeds: Tensor = self.image_encoder(self.garment_crop(to_float(person), mask)).image_embeds
             return embeds
 
-        latents, crop = "moments of RGB in [-1, 1]", f"person in [0, 1] times mask, its box stretched, less {CLIP_MEAN}, over {CLIP_STD}"
+        mean, std = tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD)
+        latents, crop = "moments of RGB in [-1, 1]", f"person in [0, 1] times mask, its box stretched, less {mean}, over {std}"
         return {
             "garment": Encoding(reads=("garment",), compute=moments, encoder=self.codec.vae, preprocessing=latents),
             "person": Encoding(reads=("person",), compute=moments, encoder=self.codec.vae, preprocessing=latents),
@@ -206,7 +206,7 @@ class IGR(Method):
         size = self.image_encoder.config.image_size
         pixels = (person + 1.0) / 2.0 * mask
         crop = crop_and_resize(pixels, bounding_boxes(mask), (size, size))
-        mean, std = crop.new_tensor(CLIP_MEAN).view(3, 1, 1), crop.new_tensor(CLIP_STD).view(3, 1, 1)
+        mean, std = (crop.new_tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         return (crop - mean) / std
 
     def text(self, prompts: list[str]) -> Tensor:
