@@ -18,7 +18,7 @@ from torch.nn import functional
 from torchmetrics.functional.image import dists
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from fashiongen.checkpoints import load_state, read_state
 from fashiongen.errors import UserError

@@ -15,7 +15,7 @@ from cleanfid.resize import build_resizer
 from PIL import Image
 from torchmetrics.functional.image import dists as torchmetrics_dists
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from fashiongen.errors import UserError
 from fashiongen.metrics import DISTS, FID, KID, LPIPS, SSIM, DINOSimilarity, extractors
