@@ -12,6 +12,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,8 @@ def _sweep(place: Path) -> None:
         try:
             os.kill(int(owner), 0)  # asks whether the process is there, and does nothing to it
         except ProcessLookupError:
-            left.unlink(missing_ok=True)
+            with suppress(OSError):  # what cannot be deleted is in nobody's way
+                left.unlink()
         except (ValueError, OverflowError, PermissionError):  # no process's number, or another user's process
             continue
 

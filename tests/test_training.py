@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -12,27 +13,25 @@ from fashiongen.errors import UserError
 from fashiongen.training import _WholeCheckpoints
 
 
-@pytest.fixture
-def small_disk():
-    """Let no file grow beyond a limit, as on a full disk: the kernel refuses to write on."""
+@contextmanager
+def small_disk(size):
+    """Let no file grow beyond a limit, as on a full disk: the kernel refuses to write on. Over before pytest writes its own output."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # Where torch's writer is when the disk is full decides what it raises: OSError, or RuntimeError.
 @pytest.mark.parametrize("size", [10, 50_000, 500_000, 1_700_000, 2_400_000])
-def test_a_disk_that_fills_up_at_any_moment_ends_in_one_line_and_loses_nothing(tmp_path, small_disk, size):
+def test_a_disk_that_fills_up_at_any_moment_ends_in_one_line_and_loses_nothing(tmp_path, size):
     place = tmp_path / "last.ckpt"
     before = {"state_dict": {"weight": torch.arange(3.0)}}
     _WholeCheckpoints().save_checkpoint(before, place)
     checkpoint = {"state_dict": {f"weight{index}": torch.rand(100_000) for index in range(6)}}
-    small_disk(size)
-    with pytest.raises(UserError, match=rf"cannot write {place}: File too large; what was there before is kept"):
+    with small_disk(size), pytest.raises(UserError, match=rf"cannot write {place}: File too large; what was there before is kept"):
         _WholeCheckpoints().save_checkpoint(checkpoint, place)
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert torch.equal(torch.load(place, weights_only=True)["state_dict"]["weight"], torch.arange(3.0))
