@@ -18,20 +18,10 @@ from rich.console import Console
 from rich.progress import track
 
 from fashiongen.data.dresscode import DressCode
+from fashiongen.data.listing import Listing, NotListed, TryOnRow, locate, mask_origin
+from fashiongen.data.pictures import Size, open_picture, read_labels, read_mask
 from fashiongen.data.streettryon import StreetTryOn, read_box, read_densepose
-from fashiongen.data.tryon import (
-    Listing,
-    NotListed,
-    Size,
-    TryOnData,
-    TryOnDataset,
-    TryOnRow,
-    locate,
-    mask_origin,
-    open_picture,
-    read_labels,
-    read_mask,
-)
+from fashiongen.data.tryon import TryOnData, TryOnDataset
 from fashiongen.data.vitonhd import VITONHD
 from fashiongen.errors import UserError
 from fashiongen.records import write_atomically

@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fashiongen.data import masks
-from fashiongen.data.tryon import Listing, NotListed, Size, TryOnData, TryOnDataset, TryOnRow, find, read_labels, read_mask, read_pairs
+from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, read_pairs
+from fashiongen.data.pictures import Size, read_labels, read_mask
+from fashiongen.data.tryon import TryOnData, TryOnDataset
 from fashiongen.errors import UserError
 
 KEYPOINTS = 18

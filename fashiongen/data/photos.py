@@ -24,8 +24,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from fashiongen.batches import TryOffBatch
+from fashiongen.data.listing import leaves_root
 from fashiongen.data.loading import Loader, ShardSampler, share
-from fashiongen.data.tryon import Size, leaves_root, open_picture, picture_size, picture_to_tensor, read_mask
+from fashiongen.data.pictures import Size, open_picture, picture_size, picture_to_tensor, read_mask
 from fashiongen.errors import UserError
 
 BOXES = "boxes.csv"

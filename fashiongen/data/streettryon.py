@@ -21,24 +21,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from fashiongen.data import masks
-from fashiongen.data.tryon import (
-    UNREADABLE,
-    Listing,
-    NotListed,
-    Size,
-    TryOnData,
-    TryOnDataset,
-    TryOnRow,
-    find,
-    open_picture,
-    read_labels,
-    read_lines,
-    refuse_leaving,
-)
+from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, read_lines, refuse_leaving
+from fashiongen.data.pictures import UNREADABLE, Size, open_picture, read_labels, unreadable
+from fashiongen.data.tryon import TryOnData, TryOnDataset
 from fashiongen.errors import UserError
 
 FOLDERS = {"train": "train", "test": "validation"}
@@ -257,12 +246,13 @@ def read_densepose(path: Path, size: Size) -> NDArray[np.uint8]:
         UserError: if the file is missing, cut off, no picture, or holds other numbers.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
             # OpenCV wrote part, U and V as blue, green and red; some copies hold the parts alone.
             parts = image if image.mode in ("L", "P") else image.convert("RGB").getchannel("B")
             labels = np.array(parts.resize((size[1], size[0]), Image.Resampling.NEAREST), dtype=np.uint8)
     except UNREADABLE as error:
-        raise UserError(f"{path} is missing, cut off, damaged or no picture; replace the file or take its line out of the list") from error
+        raise unreadable(path, error) from error
     if labels.max(initial=0) > 24:
         raise UserError(f"{path}: holds {labels.max()} where DensePose's part numbers end at 24; is it a rendering instead of the map?")
     return labels

@@ -1,10 +1,9 @@
 """The try-on reader: what VITON-HD, Dress Code and StreetTryOn share.
 
-Pair files; the one way in which a picture, a mask, labels or key points are read; the search for a part under the folder names of a data
-set's many copies; the Dataset of try-off samples and the LightningDataModule. A data set's own file holds its names, its pair files and its
-masks.
+The Dataset of try-off samples and the LightningDataModule. A data set's own file holds its names, its pair files and its masks; how pair
+files are read stands in `listing.py`, how pictures are read in `pictures.py`.
 
-Sizes are (height, width) throughout. A picture whose proportions differ from the wanted size is squeezed, as the data sets' own code does.
+Sizes are (height, width) throughout.
 """
 
 import hashlib
@@ -12,281 +11,30 @@ import json
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning.pytorch as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from fashiongen.batches import TryOffBatch
 from fashiongen.data import masks
 from fashiongen.data.cache import EMBEDDED, embedded_folder, render_once
+from fashiongen.data.listing import Listing, TryOnRow, locate, mask_origin
 from fashiongen.data.loading import EpochSampler, Loader, ResumableLoader, ShardSampler, share
+from fashiongen.data.pictures import Size, mask_to_tensor, open_picture, picture_to_tensor, read_labels, read_mask, read_picture
 from fashiongen.errors import UserError
-
-Size = tuple[int, int]
-
-# What Pillow raises for a file that is cut off, damaged, huge, or no picture at all.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 # Each split of ours, and the half of the data set that it is taken from.
 HALVES = {"train": "train", "val": "train", "test": "test"}
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 # The optional parts of a batch that a folder may or may not hold.
 PARTS = ("garment", "garment_mask", "parse", "pose")
-
-
-class NotListed(UserError):
-    """A half of a data set has no pair file: it was not downloaded, or the folder is not in the layout."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TryOnRow:
-    """Where the parts of one sample lie; None for a part that the folder does not offer.
-
-    Attributes:
-        id: the sample's id, unique in its split.
-        person: the dressed person.
-        category: upper, lower or full; None if the parse tells it.
-        garment: the shop picture of the garment that the person wears.
-        other: the shop picture, or another person's photo, of the garment that an unpaired test puts on the person.
-        garment_mask: the foreground of `garment`.
-        mask: the agnostic mask of the person.
-        agnostic: the person with the agnostic region painted grey; named only where it stands in for the mask.
-        parse: the human-parse labels.
-        pose: the key points.
-        densepose: DensePose's map.
-        box: where `person`, an uncut photo, is to be cut.
-    """
-
-    id: str
-    person: Path
-    category: str | None = None
-    garment: Path | None = None
-    other: Path | None = None
-    garment_mask: Path | None = None
-    mask: Path | None = None
-    agnostic: Path | None = None
-    parse: Path | None = None
-    pose: Path | None = None
-    densepose: Path | None = None
-    box: Path | None = None
-
-    def files(self) -> list[Path]:
-        """Return the files that a try-off sample is read from, which `other` is not."""
-        parts = (self.person, self.garment, self.garment_mask, self.mask, self.agnostic, self.parse, self.pose, self.densepose, self.box)
-        return [part for part in parts if part is not None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """What one half of a data set lists, whether or not every file is there.
-
-    Attributes:
-        half: train or test.
-        sources: the files that list the samples.
-        rows: the samples, in the order of the files.
-        absent: for each part that the folder offers, the named files that are not there.
-        repeated: ids that are listed more than once.
-    """
-
-    half: str
-    sources: tuple[Path, ...]
-    rows: list[TryOnRow]
-    absent: dict[str, list[Path]] = field(default_factory=dict)
-    repeated: list[str] = field(default_factory=list)
-
-    @property
-    def lists(self) -> str:
-        """The sources' names, for a message."""
-        return " and ".join(str(source) for source in self.sources)
-
-
-# For a part, the folders and the endings (after the stem; "" keeps the name as it is) under which copies of a data set hold it.
-Places = Sequence[tuple[str, str]]
-
-
-def find(folder: Path, places: Places, names: Sequence[str], stems: Sequence[str]) -> tuple[list[Path], list[Path]] | None:
-    """Find one file a sample in the place that holds most of them.
-
-    Args:
-        folder: where the places lie.
-        places: folders and endings, the preferred ones first.
-        names: a file name a sample, used where the ending is "".
-        stems: what an ending is put after.
-
-    Returns:
-        A path a sample and those of them that are not there; None if no place holds any.
-    """
-    best: tuple[int, list[Path], list[Path]] | None = None
-    for place, ending in places:
-        here = folder / place
-        present = set(os.listdir(here)) if here.is_dir() else set()
-        files = [stem + ending for stem in stems] if ending else list(names)
-        absent = [here / file for file in files if file not in present]
-        count = len(files) - len(absent)
-        if count and (best is None or count > best[0]):
-            best = (count, [here / file for file in files], absent)
-    return None if best is None else best[1:]
-
-
-def locate(root: Path, markers: Sequence[str]) -> Path:
-    """Return `root` if it holds one of `markers`, else the one folder in it that does: archives differ in the name of their top folder.
-
-    Raises:
-        UserError: if several folders in it do.
-    """
-    if not root.is_dir() or any((root / marker).exists() for marker in markers):
-        return root
-    inner = sorted(folder for folder in root.iterdir() if folder.is_dir() and any((folder / marker).exists() for marker in markers))
-    if len(inner) > 1:
-        raise UserError(
-            f"{root} holds several copies of the data set ({', '.join(folder.name for folder in inner)}); name one of them as root"
-        )
-    return inner[0] if inner else root
-
-
-def read_pairs(path: Path, columns: Sequence[int] = (2,)) -> list[tuple[str, ...]]:
-    """Read a pair file: one sample a line, names between blanks or tabs; blank lines are skipped.
-
-    Args:
-        path: the file.
-        columns: the numbers of columns that are accepted, the same in all lines.
-
-    Raises:
-        UserError: if the file is missing or not text, a line has another number of columns, or a name would leave the data set's root.
-    """
-    pairs: list[tuple[str, ...]] = []
-    for number, line in enumerate(read_lines(path), start=1):
-        names = tuple(line.split())
-        if not names:
-            continue
-        wanted = (len(pairs[0]),) if pairs else columns
-        if len(names) not in wanted:
-            some = " or ".join(str(count) for count in wanted)
-            raise UserError(f"{path}, line {number}: has {len(names)} columns where {some} are wanted: {line.strip()!r}")
-        refuse_leaving(path, number, names)
-        pairs.append(names)
-    return pairs
-
-
-def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file of any system.
-
-    Raises:
-        UserError: if the file is missing or not text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a pair file: {error}") from error
-
-
-def refuse_leaving(path: Path, number: int, names: Sequence[str]) -> None:
-    """Refuse names of line `number` of `path` that lead out of the data set's folder.
-
-    Raises:
-        UserError: if one does.
-    """
-    for name in names:
-        if leaves_root(name):
-            raise UserError(f"{path}, line {number}: {name!r} leads out of the data set's folder; take the line out")
-
-
-def leaves_root(name: str) -> bool:
-    """Tell whether a file name from a data file is absolute or climbs out of the folder that it is meant for."""
-    parts = PurePosixPath(name.replace("\\", "/"))
-    return parts.is_absolute() or ".." in parts.parts or ":" in name or "\0" in name
-
-
-def open_picture(path: Path) -> Image.Image:
-    """Decode a picture to RGB, turned upright by its EXIF orientation; what is transparent is put on white.
-
-    Raises:
-        UserError: if the file is missing, cut off or no picture.
-    """
-    try:
-        with Image.open(path) as image:
-            upright = _in_bytes(ImageOps.exif_transpose(image))
-            if "A" in upright.getbands() or "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-            return upright.convert("RGB")
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def picture_size(path: Path) -> Size:
-    """Return the size of a picture as `open_picture` would give it, from its header alone.
-
-    Raises:
-        UserError: if the file is missing or no picture.
-    """
-    try:
-        with Image.open(path) as image:
-            lies_down = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return (image.width, image.height) if lies_down else (image.height, image.width)
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def picture_to_tensor(picture: Image.Image, size: Size) -> Tensor:
-    """Resize an RGB picture with Pillow's antialiased bilinear filter; returns uint8 (3, H, W)."""
-    resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized, dtype=np.uint8)).permute(2, 0, 1).contiguous()
-
-
-def read_picture(path: Path, size: Size) -> Tensor:
-    """Read a picture at `size`: uint8 (3, H, W), RGB, antialiased bilinear.
-
-    Raises:
-        UserError: if the file is missing, cut off or no picture.
-    """
-    return picture_to_tensor(open_picture(path), size)
-
-
-def read_mask(path: Path, size: Size) -> Tensor:
-    """Read a mask at `size`: bool (1, H, W), nearest neighbour, True where the grey value is at least 128.
-
-    Raises:
-        UserError: if the file is missing, cut off or no picture.
-    """
-    try:
-        with Image.open(path) as image:
-            grey = _in_bytes(image).convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST)
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-    return torch.from_numpy(np.array(grey, dtype=np.uint8) >= 128)[None]
-
-
-def mask_to_tensor(mask: NDArray[np.bool_], size: Size) -> Tensor:
-    """Resize a mask (H, W) as `read_mask` does: bool (1, H, W), nearest neighbour."""
-    resized = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
-    return torch.from_numpy(np.array(resized, dtype=bool))[None]
-
-
-def read_labels(path: Path, size: Size) -> Tensor:
-    """Read a label map at `size`: uint8 (H, W), nearest neighbour, the palette's indices.
-
-    Raises:
-        UserError: if the file is missing, cut off, no picture, or a colour picture without indices.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise UserError(f"{path}: label maps hold one index per pixel (palette or grey), this one is {image.mode}")
-            labels = np.array(image.resize((size[1], size[0]), Image.Resampling.NEAREST), dtype=np.uint8)
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-    return torch.from_numpy(labels)
 
 
 def read_openpose(path: Path, count: int, source: Size, size: Size) -> Tensor:
@@ -310,26 +58,6 @@ def read_openpose(path: Path, count: int, source: Size, size: Size) -> Tensor:
     except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
         raise UserError(f"{path}: no OpenPose file with people[0].pose_keypoints_2d of {count} points ({type(error).__name__})") from error
     return points * torch.tensor([size[1] / source[1], size[0] / source[0], 1.0])
-
-
-def _in_bytes(image: Image.Image) -> Image.Image:
-    """Bring a grey picture of 16 bits to 8, which Pillow would cut off at 255; other pictures pass unchanged.
-
-    Raises:
-        ValueError: if the values are floats, whose range no one knows.
-    """
-    if image.mode == "F":
-        raise ValueError("its values are floats: save it with 8 bits a channel")
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-
-
-def _unreadable(path: Path, error: BaseException) -> UserError:
-    if isinstance(error, FileNotFoundError):
-        return UserError(f"{path} is missing; restore the file or take its line out of the pair file")
-    detail = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"{path} is cut off, damaged or no picture ({detail}); replace the file or take its line out of the pair file")
 
 
 class TryOnDataset(Dataset[TryOffBatch]):
@@ -644,16 +372,6 @@ class TryOnData(L.LightningDataModule):
             "masks": origins,
             "offers": sorted(self.offers),
         }
-
-
-def mask_origin(row: TryOnRow) -> str:
-    """Say where the agnostic mask of a row comes from: a file, or that which it is made from."""
-    if row.mask is not None:
-        return "file"
-    if row.agnostic is not None:
-        return "painted picture"
-    sources = {"parse": row.parse, "key points": row.pose, "DensePose": row.densepose}
-    return " and ".join(name for name, path in sources.items() if path is not None) or "none"
 
 
 def _offered(dataset: TryOnDataset) -> frozenset[str]:

@@ -29,20 +29,11 @@ from torch import Tensor
 
 from fashiongen.batches import TryOffBatch
 from fashiongen.data import masks
+from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, read_pairs
+from fashiongen.data.pictures import Size, read_labels
 from fashiongen.data.quality import QualityFilter
 from fashiongen.data.reframe import reframe
-from fashiongen.data.tryon import (
-    Listing,
-    NotListed,
-    Size,
-    TryOnData,
-    TryOnDataset,
-    TryOnRow,
-    find,
-    read_labels,
-    read_openpose,
-    read_pairs,
-)
+from fashiongen.data.tryon import TryOnData, TryOnDataset, read_openpose
 from fashiongen.errors import UserError
 
 KEYPOINTS = 25
