@@ -82,7 +82,7 @@ class PhotoDataset(Dataset[TryOffBatch]):
         """Return one photo: `person` (1, 3, H, W) uint8 and `mask` (1, 1, H, W) bool, what is outside of the photo white and unmasked.
 
         Raises:
-            UserError: if a file is damaged or a mask is empty.
+            UserError: if a file is damaged, or a mask is empty or too small to be seen at this size.
         """
         photo = self.photos[index]
         picture = open_picture(photo.path)
@@ -98,6 +98,9 @@ class PhotoDataset(Dataset[TryOffBatch]):
         frame = framed(Box(*garment), (picture.height, picture.width), self.size, self.garment_share)
         person = _cut(picture, frame, "white")
         placed = _cut(mask, frame, 0).resize((self.size[1], self.size[0]), Image.Resampling.NEAREST)
+        if placed.getbbox() is None:
+            where = photo.mask or f"the box of {photo.path}"
+            raise UserError(f"{where} marks less than a pixel at {self.size[0]}x{self.size[1]}: enlarge it, or set data.garment_share")
         return TryOffBatch(
             ids=[photo.id],
             person=picture_to_tensor(person, self.size)[None],

@@ -60,6 +60,10 @@ def read_openpose(path: Path, count: int, source: Size, size: Size) -> Tensor:
     return points * torch.tensor([size[1] / source[1], size[0] / source[0], 1.0])
 
 
+class NothingMarked(UserError):
+    """An agnostic mask is empty."""
+
+
 class TryOnDataset(Dataset[TryOffBatch]):
     """Samples as batches of one, at one size; a data set's own class reads its key points and makes masks that the folder lacks."""
 
@@ -119,19 +123,31 @@ class TryOnDataset(Dataset[TryOffBatch]):
         return read_mask(path, self.size)
 
     def read_agnostic_mask(self, row: TryOnRow, picture: Image.Image) -> Tensor:
-        """Read the agnostic mask, or make it from what else there is: bool (1, H, W).
+        """Read the agnostic mask, or make it from what else there is: bool (1, H, W), some of it True, perhaps all.
 
         Args:
             row: the sample.
             picture: its photo.
+
+        Raises:
+            UserError: if a file is missing or damaged.
+            NothingMarked: if the mask is empty: what a method made of it would be no garment, and nobody would know.
         """
         if row.mask is not None:
-            return read_mask(row.mask, self.size)
-        if row.agnostic is not None:
+            mask = read_mask(row.mask, self.size)
+        elif row.agnostic is not None:
             painted = open_picture(row.agnostic)
             photo = picture if picture.size == painted.size else picture.resize(painted.size, Image.Resampling.BILINEAR)
-            return mask_to_tensor(masks.from_painted(np.asarray(painted), np.asarray(photo)), self.size)
-        return mask_to_tensor(self.make_mask(row, (picture.height, picture.width)), self.size)
+            mask = mask_to_tensor(masks.from_painted(np.asarray(painted), np.asarray(photo)), self.size)
+        else:
+            mask = mask_to_tensor(self.make_mask(row, (picture.height, picture.width)), self.size)
+        if not mask.any():
+            what = row.mask or f"the mask that is made from its {mask_origin(row)} ({row.agnostic or row.parse})"
+            raise NothingMarked(
+                f"sample {row.id}: {what} marks nothing at {self.size[0]}x{self.size[1]}: it must be white where the garment may be; "
+                "mend it or leave the sample out of the data"
+            )
+        return mask
 
     def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
         """Make an agnostic mask (h, w) of any size from the labels and points of a photo of size `source`."""

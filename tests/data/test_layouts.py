@@ -614,3 +614,40 @@ def test_the_embedded_wardrobe_comes_in_every_layout(layout, cache):
     batches = list(module.test_dataloader())
     assert sum(len(batch) for batch in batches) == len(module.datasets["test"]) == 6
     assert all(batch.person.shape[1:] == (3, 64, 48) and batch.mask.dtype == torch.bool for batch in batches)
+
+
+def blank_mask(root):
+    Image.new("L", SIZE[::-1]).save(root / "test" / "agnostic-mask" / "00015_00_mask.png")
+
+
+def blank_paint(root):
+    no_masks(root)
+    shutil.copy(root / "test" / "image" / "00015_00.jpg", root / "test" / "agnostic-v3.2" / "00015_00.jpg")
+
+
+def blank_labels(root):
+    number = "000015"
+    Image.new("L", SIZE[::-1]).save(root / "validation" / "segm_atr_labels" / f"{number}.png")
+    Image.new("RGB", SIZE[::-1]).save(root / "validation" / "densepose" / f"{number}_densepose.png")
+
+
+@pytest.mark.parametrize(
+    ("layout", "spoil", "words"),
+    [
+        ("viton_hd", blank_mask, r"sample 00015_00: \S+00015_00_mask\.png marks nothing at 128x96"),
+        ("viton_hd", blank_paint, r"sample 00015_00: the mask that is made from its painted picture \(\S+00015_00\.jpg\) marks nothing"),
+        (
+            "street_tryon",
+            blank_labels,
+            r"sample 000015: the mask that is made from its parse and DensePose .* marks nothing",
+        ),
+    ],
+)
+def test_a_mask_that_marks_nothing_is_refused_not_taken_for_the_whole_picture(layout, spoil, words, copied):
+    root = copied(layout)
+    spoil(root)
+    dataset = data(layout, root).datasets["test"]
+    with pytest.raises(UserError, match=words) as error:
+        list(dataset)
+    assert "\n" not in str(error.value)
+    assert dataset[0].mask.any()

@@ -121,6 +121,14 @@ def test_a_box_that_reaches_out_is_clipped(tmp_path):
     assert samples(tmp_path)[0].mask[0, 0].nonzero().amax(dim=0).tolist() == [9, 47]
 
 
+def test_a_box_too_small_to_be_seen_is_told(tmp_path):
+    photo(tmp_path / "a.png", 960, 1280)
+    boxes(tmp_path, "a.png,9,9,10,10,")
+    with pytest.raises(UserError, match=r"the box of \S*a\.png marks less than a pixel at 64x48: enlarge it"):
+        samples(tmp_path)
+    assert samples(tmp_path, garment_share=0.5)[0].mask.any()
+
+
 MISTAKES = {
     "no box": ([], r"1 of 1 photos of .* have neither a box nor a mask, first a\.png: add a line such as `a\.png,LEFT"),
     "blank box": (["a.png,,,,,upper"], "neither a box nor a mask"),
