@@ -17,7 +17,6 @@ agnostic masks in the data set itself: they are made from labels and key points.
 
 import json
 from collections import Counter, defaultdict
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fashiongen.data import masks
-from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, read_pairs
+from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
 from fashiongen.data.pictures import Size, read_labels, read_mask
 from fashiongen.data.tryon import TryOnData, TryOnDataset
 from fashiongen.errors import UserError
@@ -106,20 +105,22 @@ class DressCode(TryOnData):
         if len(self.categories) < len(CATEGORIES):
             self.name = f"{self.layout}-{'-'.join(self.categories)}"
 
-    def listing(self, half: str) -> Listing:
-        """List the pairs of a half, train or test.
+    def listing(self, half: str, part: str = "person") -> Listing:
+        """List the pairs of a half, train or test, of which each category's folder must hold some `part`, person or garment.
 
         The test half lists each person once, with its own garment from the paired file (or else the picture of its number) and the other
         one from the unpaired file.
 
         Raises:
-            UserError: if a pair file is missing or damaged, or the folder holds none of its people.
+            UserError: if a pair file is missing or damaged, all are empty, or the folder holds none of its people (or garments).
         """
         files = {name: self._pairs(name) for name in PAIR_FILES[half]}
         sources = [source for found, _ in files.values() for source in found]
         if not sources:
             some = " and ".join(PAIR_FILES[half])
             raise NotListed(f"{self.layout}: {self.root} has no {some}: data.root must be a folder in the Dress Code layout, or `wardrobe`")
+        if not any(pairs for _, pairs in files.values()):
+            raise lists_nobody(sources, " or ".join(self.categories))
         repeated = []
         for _, pairs in files.values():
             counts = Counter((pair.folder, pair.person) for pair in pairs)
@@ -129,8 +130,7 @@ class DressCode(TryOnData):
         own = {(pair.folder, pair.person): pair.garment for pair in paired}
         wanted = own | {key: f"{_number(key[1])}_1{PurePosixPath(key[1]).suffix}" for key in others if key not in own}
         rows: list[TryOnRow] = []
-        gaps: dict[str, list[Path]] = defaultdict(list)
-        offered: list[set[str]] = []
+        absent: dict[str, list[Path]] = defaultdict(list)
         for folder in self.categories:
             people = [person for where, person in wanted if where == folder]
             if not people:
@@ -138,12 +138,12 @@ class DressCode(TryOnData):
             numbers = [_number(person) for person in people]
             found = {part: find(self.root / folder, places, people, numbers) for part, places in PLACES.items()}
             found["garment"] = find(self.root / folder, PLACES["person"], [wanted[folder, person] for person in people], numbers)
-            if found["person"] is None:
-                raise UserError(f"{self.layout}: {self.root / folder / 'images'} is missing or holds none of the people of its pair files")
-            kept = {part: both for part, both in found.items() if both is not None}
-            offered.append(set(kept))
-            for part, (_, gone) in kept.items():
-                gaps[part] += gone
+            if found[part] is None:
+                whose = {"person": "people", "garment": "garments"}[part]
+                raise UserError(f"{self.layout}: {self.root / folder / 'images'} is missing or holds none of the {whose} of its pair files")
+            kept = {name: both for name, both in found.items() if both is not None}
+            for name, (_, gone) in kept.items():
+                absent[name] += gone
             for index, person in enumerate(people):
                 other = others.get((folder, person))
                 rows.append(
@@ -151,15 +151,13 @@ class DressCode(TryOnData):
                         id=f"{folder}_{PurePosixPath(person).stem}",
                         category=CATEGORIES[folder],
                         other=None if other is None else self.root / folder / "images" / other,
-                        **{part: paths[index] for part, (paths, _) in kept.items()},
+                        **{
+                            "person": self.root / folder / "images" / person,
+                            **{name: paths[index] for name, (paths, _) in kept.items()},
+                        },
                     )
                 )
-        # A batch mixes categories: but for masks, which can be made, it has only what all of them offer.
-        everywhere = {"garment", *PLACES}.intersection(*offered) | {"mask"}
-        uneven: dict[str, Any] = dict.fromkeys(part for parts in offered for part in parts - everywhere)
-        rows = [replace(row, **uneven) for row in rows]
-        absent = {part: gone for part, gone in gaps.items() if part not in uneven}
-        return Listing(half=half, sources=tuple(sources), rows=rows, absent=absent, repeated=repeated)
+        return Listing(half=half, sources=tuple(sources), rows=rows, absent=dict(absent), repeated=repeated)
 
     def _pairs(self, name: str) -> tuple[list[Path], list[_Pair]]:
         """Read the pair file of the root, or else those of the categories; returns the files too."""

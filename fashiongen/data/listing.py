@@ -3,9 +3,10 @@
 A part of a sample (its person, its garment, its mask, ...) lies under folder names in which the copies of a data set differ.
 """
 
+import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 
 from fashiongen.errors import UserError
@@ -47,10 +48,13 @@ class TryOnRow:
     densepose: Path | None = None
     box: Path | None = None
 
+    def parts(self) -> dict[str, Path]:
+        """Return the files of the sample, by the part that each holds; there or not."""
+        return {entry.name: value for entry in fields(self) if isinstance(value := getattr(self, entry.name), Path)}
+
     def files(self) -> list[Path]:
         """Return the files that a try-off sample is read from, which `other` is not."""
-        parts = (self.person, self.garment, self.garment_mask, self.mask, self.agnostic, self.parse, self.pose, self.densepose, self.box)
-        return [part for part in parts if part is not None]
+        return [path for part, path in self.parts().items() if part != "other"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +78,13 @@ class Listing:
     @property
     def lists(self) -> str:
         """The sources' names, for a message."""
-        return " and ".join(str(source) for source in self.sources)
+        return " and ".join(map(str, self.sources))
+
+
+def lists_nobody(sources: Sequence[Path], what: str = "") -> UserError:
+    """Say that `sources` list no sample at all, or none of `what`."""
+    listed = f"no sample of {what}" if what else "no sample"
+    return UserError(f"{' and '.join(map(str, sources))}: {listed} is listed there; restore the file: one sample a line")
 
 
 def mask_origin(row: TryOnRow) -> str:
@@ -85,6 +95,16 @@ def mask_origin(row: TryOnRow) -> str:
         return "painted picture"
     sources = {"parse": row.parse, "key points": row.pose, "DensePose": row.densepose}
     return " and ".join(name for name, path in sources.items() if path is not None) or "none"
+
+
+def fingerprint(sources: Iterable[Path], files: Iterable[Path], root: Path) -> str:
+    """Return a sha256 over the content of what lists the samples and the names (from `root` on) and sizes of their files."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.read_bytes())
+    for line in sorted(f"\0{Path(os.path.relpath(file, root)).as_posix()}\0{file.stat().st_size}" for file in files):
+        digest.update(line.encode())
+    return digest.hexdigest()
 
 
 # For a part, the folders and the endings (after the stem; "" keeps the name as it is) under which copies of a data set hold it.

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from fashiongen.batches import TryOffBatch
 from fashiongen.data.listing import leaves_root
-from fashiongen.data.loading import Loader, ShardSampler, share
+from fashiongen.data.loading import Loader, ShardSampler, require_at_least_one, share
 from fashiongen.data.pictures import Size, open_picture, picture_size, picture_to_tensor, read_mask
 from fashiongen.errors import UserError
 
@@ -180,8 +180,7 @@ class Photos(L.LightningDataModule):
             num_workers: worker processes.
         """
         super().__init__()
-        if min(size) < 1 or batch_size < 1 or (eval_batch_size or 1) < 1:
-            raise UserError("photos: size, batch_size and eval_batch_size must be at least 1")
+        require_at_least_one(self.name, size=size, batch_size=batch_size, eval_batch_size=eval_batch_size)
         if garment_share is not None and not 0 < garment_share <= 1:
             raise UserError(f"photos: garment_share={garment_share} must be above 0 and at most 1")
         if category not in CATEGORIES:

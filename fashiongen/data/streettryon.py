@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from fashiongen.data import masks
-from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, read_lines, refuse_leaving
+from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_lines, refuse_leaving
 from fashiongen.data.pictures import UNREADABLE, Size, open_picture, read_labels, unreadable
 from fashiongen.data.tryon import TryOnData, TryOnDataset
 from fashiongen.errors import UserError
@@ -53,10 +53,7 @@ class StreetTryOnDataset(TryOnDataset):
         picture = open_picture(row.person)
         if row.box is None:
             return picture
-        top, bottom, left, right = read_box(row.box)
-        if not (0 <= top < bottom <= picture.height and 0 <= left < right <= picture.width):
-            size = f"{picture.height} rows and {picture.width} columns"
-            raise UserError(f"{row.box}: rows {top} to {bottom} and columns {left} to {right} do not lie in {row.person} of {size}")
+        top, bottom, left, right = clip_box(row.box, read_box(row.box), (picture.height, picture.width))
         return picture.crop((left, top, right, bottom))
 
     def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
@@ -105,12 +102,14 @@ class StreetTryOn(TryOnData):
         if pairs is not None:
             self.name = f"{self.layout}-{PurePosixPath(pairs).stem.replace('_test_pairs', '')}"
 
-    def listing(self, half: str) -> Listing:
-        """List the people of a half, train or test.
+    def listing(self, half: str, part: str = "person") -> Listing:
+        """List the people of a half, train or test; there is no other `part` that could be asked for.
 
         Raises:
-            UserError: if a list is missing or damaged, or the folder holds none of its people.
+            UserError: if a list is missing, damaged or empty, the folder holds none of its people, or the garments are asked for.
         """
+        if part != "person":
+            raise UserError(f"{self.layout}: {self.lacks_garments(half)}")
         folder = self.root / FOLDERS[half]
         if half == "test" and self.pairs is not None:
             source = self._pair_file(self.pairs)
@@ -119,6 +118,8 @@ class StreetTryOn(TryOnData):
         else:
             source = self.root / "annotations" / f"{FOLDERS[half]}_image_list.txt"
             names, pairs = self._names(source), []
+        if not names:
+            raise lists_nobody([source])
         stems = [PurePosixPath(name).stem for name in names]
         found = {part: find(folder, places, names, stems) for part, places in PLACES.items()}
         if found["person"] is not None:
@@ -134,7 +135,8 @@ class StreetTryOn(TryOnData):
             if found["box"] is None:
                 raise UserError(f"{self.layout}: {folder / 'raw_bbox'} is missing: the photos of {found['person'][0][0].parent} are uncut")
         kept = {part: both for part, both in found.items() if both is not None}
-        categories = self._categories()
+        # The numbers of the photos begin anew in each half: the pair files tell of the test half alone.
+        categories = self._categories() if half == "test" else {}
         others = self._others(source, [garment for garment, _ in pairs])
         ids = [f"{stem}_{PurePosixPath(garment).stem}" for stem, (garment, _) in zip(stems, pairs, strict=True)] if pairs else stems
         rows = [
@@ -236,6 +238,24 @@ def read_box(path: Path) -> tuple[int, int, int, int]:
         top, bottom, left, right = (int(value) for value in json.loads(path.read_text(encoding="utf-8"))["human_bbox"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: no file with human_bbox of four numbers ({type(error).__name__})") from error
+    return top, bottom, left, right
+
+
+def clip_box(path: Path, box: tuple[int, int, int, int], size: Size) -> tuple[int, int, int, int]:
+    """Clip a box to its photo, which is what slicing an array by it does, as the data set's own script cuts.
+
+    Args:
+        path: the box's file, for the message.
+        box: top, bottom, left and right.
+        size: of the photo.
+
+    Raises:
+        UserError: if nothing of the photo is left.
+    """
+    top, bottom, left, right = max(box[0], 0), min(box[1], size[0]), max(box[2], 0), min(box[3], size[1])
+    if top >= bottom or left >= right:
+        told = f"rows {box[0]} to {box[1]} and columns {box[2]} to {box[3]}"
+        raise UserError(f"{path}: {told} hold nothing of the photo, which has {size[0]} rows and {size[1]} columns; restore the file")
     return top, bottom, left, right
 
 

@@ -8,9 +8,9 @@ Sizes are (height, width) throughout.
 
 import hashlib
 import json
-import os
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,16 +25,16 @@ from torch.utils.data import Dataset
 from fashiongen.batches import TryOffBatch
 from fashiongen.data import masks
 from fashiongen.data.cache import EMBEDDED, embedded_folder, render_once
-from fashiongen.data.listing import Listing, TryOnRow, locate, mask_origin
-from fashiongen.data.loading import EpochSampler, Loader, ResumableLoader, ShardSampler, share
+from fashiongen.data.listing import Listing, TryOnRow, fingerprint, locate, mask_origin
+from fashiongen.data.loading import EpochSampler, Loader, ResumableLoader, ShardSampler, require_at_least_one, share
 from fashiongen.data.pictures import Size, mask_to_tensor, open_picture, picture_to_tensor, read_labels, read_mask, read_picture
 from fashiongen.errors import UserError
 
 # Each split of ours, and the half of the data set that it is taken from.
 HALVES = {"train": "train", "val": "train", "test": "test"}
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
-# The optional parts of a batch that a folder may or may not hold.
-PARTS = ("garment", "garment_mask", "parse", "pose")
+# The fields of a batch that a folder may or may not fill.
+OPTIONAL = ("garment", "garment_mask", "parse", "pose")
 
 
 def read_openpose(path: Path, count: int, source: Size, size: Size) -> Tensor:
@@ -65,18 +65,25 @@ class NothingMarked(UserError):
 
 
 class TryOnDataset(Dataset[TryOffBatch]):
-    """Samples as batches of one, at one size; a data set's own class reads its key points and makes masks that the folder lacks."""
+    """Samples as batches of one, at one size; a data set's own class reads its key points and makes masks that the folder lacks.
+
+    Attributes:
+        rows: the samples.
+        size: height and width.
+        offers: the parts that are given, which all samples have, so that any of them can share a batch.
+    """
 
     def __init__(self, rows: Sequence[TryOnRow], size: Size, *, in_memory: bool = False) -> None:
         """Read `rows` at `size` (height, width).
 
         Args:
-            rows: the samples; all of them offer the same parts.
+            rows: the samples.
             size: height and width.
             in_memory: keep each sample once it is decoded.
         """
         self.rows = list(rows)
         self.size = size
+        self.offers = offered(self.rows)
         self._kept: dict[int, TryOffBatch] | None = {} if in_memory else None
 
     def __len__(self) -> int:
@@ -99,11 +106,11 @@ class TryOnDataset(Dataset[TryOffBatch]):
         """Read one sample.
 
         Raises:
-            UserError: if a file is missing or damaged.
+            UserError: if a file is missing or damaged, or the mask is empty.
         """
         picture = self.open_person(row)
         parse = read_labels(row.parse, self.size) if row.parse else None
-        return TryOffBatch(
+        sample = TryOffBatch(
             ids=[row.id],
             person=picture_to_tensor(picture, self.size)[None],
             mask=self.read_agnostic_mask(row, picture)[None],
@@ -113,6 +120,8 @@ class TryOnDataset(Dataset[TryOffBatch]):
             garment=_with_batch(read_picture(row.garment, self.size) if row.garment else None),
             garment_mask=_with_batch(self.read_garment_mask(row.garment_mask) if row.garment_mask else None),
         )
+        withheld: dict[str, Any] = dict.fromkeys(set(OPTIONAL) - self.offers)
+        return replace(sample, **withheld)
 
     def open_person(self, row: TryOnRow) -> Image.Image:
         """Decode the photo of a sample."""
@@ -166,6 +175,34 @@ def _with_batch(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor[None]
 
 
+class PictureDataset(Dataset[Tensor]):
+    """One picture of each sample of a split, uint8 (3, H, W): the person or the garment."""
+
+    def __init__(self, dataset: TryOnDataset, part: str, listing: Listing, root: Path) -> None:
+        """Read the `part` of each sample of `dataset`, which `listing` lists, under `root`."""
+        self.dataset = dataset
+        self.part = part
+        self.listing = listing
+        self.root = root
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return one picture.
+
+        Raises:
+            UserError: if its file is missing or damaged.
+        """
+        row, size = self.dataset.rows[index], self.dataset.size
+        return picture_to_tensor(self.dataset.open_person(row) if self.part == "person" else open_picture(getattr(row, self.part)), size)
+
+    def fingerprint(self) -> str:
+        """Return a sha256 over the names and sizes of the pictures and the content of what lists them."""
+        return fingerprint(self.listing.sources, [getattr(row, self.part) for row in self.dataset.rows], self.root)
+
+
 class TryOnData(L.LightningDataModule):
     """A try-on data set for garment restoration (`TryOffBatch`): each person with the garment that it wears.
 
@@ -211,8 +248,9 @@ class TryOnData(L.LightningDataModule):
             in_memory: keeps the decoded samples in memory, in the main process (no workers).
         """
         super().__init__()
-        if min(size) < 1 or batch_size < 1 or (eval_batch_size or 1) < 1 or validation < 0:
-            raise UserError(f"{self.layout}: size, batch_size and eval_batch_size must be at least 1, validation at least 0")
+        require_at_least_one(self.layout, size=size, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        if validation < 0:
+            raise UserError(f"{self.layout}: data.validation={validation} must be at least 0")
         self.name = self.layout
         self.root = embedded_folder(self.layout, people, size, world_seed) if root == EMBEDDED else Path(root).expanduser()
         self.embedded = root == EMBEDDED
@@ -241,12 +279,16 @@ class TryOnData(L.LightningDataModule):
             render_once(self.root, lambda folder: write(folder, people=self.people, size=self.size, seed=self.world_seed))
 
     @abstractmethod
-    def listing(self, half: str) -> Listing:
+    def listing(self, half: str, part: str = "person") -> Listing:
         """List the samples of a half, train or test, whether or not every file is there.
+
+        Args:
+            half: train or test.
+            part: person or garment: that which the folder must hold of some sample at least.
 
         Raises:
             NotListed: if what lists them is missing.
-            UserError: if it is damaged, or the folder holds none of the photos.
+            UserError: if it is damaged or empty, or the folder holds no sample's `part`.
         """
 
     def setup(self, stage: str | None = None) -> None:
@@ -262,6 +304,9 @@ class TryOnData(L.LightningDataModule):
         for half in dict.fromkeys(HALVES[split] for split in splits):
             listing = self.listing(half)
             self._require(listing)
+            for row in listing.rows:
+                if row.mask is None and row.agnostic is None and (problem := self.unmaskable(row, listing)):
+                    raise UserError(f"{self.layout}: {problem}")
             self._listings[half] = listing
             rows |= self._split(listing)
         for split in splits:
@@ -275,7 +320,30 @@ class TryOnData(L.LightningDataModule):
         if not any(len(self.datasets[split]) for split in splits):
             raise UserError(f"{self.layout}: {self.root}: no sample for {' or '.join(splits)}; set data.validation above 0 to validate")
         self.split = splits[0]
-        self.offers = frozenset.intersection(*(_offered(self.datasets[split]) for split in splits if len(self.datasets[split])))
+        self.offers = offered([row for split in splits for row in self.datasets[split].rows])
+        for split in splits:
+            self.datasets[split].offers = self.offers
+
+    def pictures_of(self, split: str, part: str) -> PictureDataset:
+        """Find one picture of each sample of a split, such as its shop picture, whatever else of the samples the folder lacks.
+
+        Args:
+            split: train, val or test.
+            part: person or garment.
+
+        Raises:
+            UserError: if another part is asked for, what lists the samples is missing or damaged, or a picture is missing.
+        """
+        if part not in ("person", "garment"):
+            raise UserError(f"{self.layout}: {part!r} is no picture of a sample; choose garment or person")
+        self.prepare_data()
+        self.root = locate(self.root, self.markers)
+        listing = self.listing(HALVES[split], part)
+        self._require(listing, part)
+        dataset = self.dataset(split, self._split(listing))
+        if not len(dataset):
+            raise UserError(f"{self.layout}: {listing.lists}: no sample for {split}; set data.validation above 0 for val")
+        return PictureDataset(dataset, part, listing, self.root)
 
     def dataset(self, split: str, rows: dict[str, list[TryOnRow]]) -> TryOnDataset:
         """Build the Dataset of a split out of the rows of all splits that are set up together."""
@@ -285,8 +353,8 @@ class TryOnData(L.LightningDataModule):
         """Say that there are no shop pictures."""
         return f"{self.root} has no shop pictures"
 
-    def _require(self, listing: Listing) -> None:
-        """Refuse a half that is not whole.
+    def _require(self, listing: Listing, only: str | None = None) -> None:
+        """Refuse a half that is not whole; `only` is the one part that is to be read, all but `other` if None.
 
         Raises:
             UserError: naming the first file that is not there, or the first id that is listed twice.
@@ -296,15 +364,12 @@ class TryOnData(L.LightningDataModule):
                 f"{listing.lists}: the person {listing.repeated[0]} is listed more than once; ids must be unique, take the repeats out"
             )
         for part, absent in listing.absent.items():
-            if absent and part != "other":
+            if absent and part == only if only else absent and part != "other":
                 where = absent[0].parents[1]
                 raise UserError(
                     f"{self.layout}: {len(absent)} of {len(listing.rows)} samples of {where} lack their {part}, first {absent[0]}; "
                     f"restore the files or take their lines out of {listing.lists}"
                 )
-        for row in listing.rows:
-            if row.mask is None and row.agnostic is None and (problem := self.unmaskable(row, listing)):
-                raise UserError(f"{self.layout}: {problem}")
 
     @abstractmethod
     def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:
@@ -359,13 +424,8 @@ class TryOnData(L.LightningDataModule):
 
     def fingerprint(self) -> str:
         """Return a sha256 over the names and sizes of the current split's files and the content of what lists them."""
-        digest = hashlib.sha256()
-        for source in self._listings[HALVES[self.split]].sources:
-            digest.update(source.read_bytes())
         files = [file for row in self.datasets[self.split].rows for file in row.files()]
-        for line in sorted(f"\0{Path(os.path.relpath(file, self.root)).as_posix()}\0{file.stat().st_size}" for file in files):
-            digest.update(line.encode())
-        return digest.hexdigest()
+        return fingerprint(self._listings[HALVES[self.split]].sources, files, self.root)
 
     def describe(self) -> dict[str, Any]:
         """Return what is read, for a log.
@@ -390,6 +450,6 @@ class TryOnData(L.LightningDataModule):
         }
 
 
-def _offered(dataset: TryOnDataset) -> frozenset[str]:
-    """Return the parts beside the person that a split holds; rows of one split hold the same ones."""
-    return frozenset(["mask", *(part for part in PARTS if getattr(dataset.rows[0], part) is not None)])
+def offered(rows: Sequence[TryOnRow]) -> frozenset[str]:
+    """Return the parts beside the person that all rows have, the mask always: one without is refused."""
+    return frozenset(["mask", *(part for part in OPTIONAL if all(getattr(row, part) is not None for row in rows))])
