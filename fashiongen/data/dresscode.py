@@ -77,6 +77,11 @@ class DressCode(TryOnData):
     """Dress Code for garment restoration (`TryOffBatch`), paired in training and test alike.
 
     A sample's id is its folder and the stem of its person picture, such as `upper_body_013563_0`, since a person can be in several folders.
+    A part that a category's folder lacks is withheld from all batches, since they mix categories; masks are made from what each has.
+
+    The tree to which TryOffDiff's script rewrites the data set (`{train,test}/{image,cloth}/`, in VITON-HD's manner) is not read: it holds
+    people and shop pictures alone, nothing to make masks from, and the pair files that are wanted of it are never written. Name the folder
+    that was downloaded.
     """
 
     layout: ClassVar[str] = "dress_code"

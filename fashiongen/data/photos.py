@@ -7,7 +7,8 @@
                          anna.jpg,310,420,890,1400,upper
 
 A box is in pixels of the photo as a viewer shows it, that is, turned upright. `category` is upper, lower or full; upper where it is left
-out. A line of a photo with a mask may leave the box empty and give the category alone.
+out. A line of a photo with a mask may leave the box empty and give the category alone. A mask is turned upright as its photo is, and its
+name may end in capitals (`bert_MASK.PNG`); one without a photo is refused.
 """
 
 import csv
@@ -241,18 +242,28 @@ def find_photos(root: Path, category: str) -> list[Photo]:
     if not root.is_dir():
         raise UserError(f"photos: {root}: no such folder; data.root must be a folder of photos")
     images = sorted(path for path in root.iterdir() if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file())
-    masks = {path.name: path for path in images if path.name.endswith(MASK)}
-    paths = [path for path in images if path.name not in masks]
+    # By the photo's stem; a file system that tells capitals apart may hold two for one photo.
+    masks: dict[str, Path] = {}
+    for path in images:
+        if path.name.lower().endswith(MASK) and masks.setdefault(path.name[: -len(MASK)], path) != path:
+            raise UserError(f"photos: {root}: {masks[path.name[: -len(MASK)]].name} and {path.name} are masks of one photo: take one out")
+    paths = [path for path in images if path not in masks.values()]
     if not paths:
         raise UserError(f"photos: {root} holds no photo (a file that ends in {', '.join(sorted(ENDINGS))})")
     stems = [path.stem for path in paths]
     if repeated := [path.name for path in paths if stems.count(path.stem) > 1]:
         raise UserError(f"photos: {root}: {', '.join(repeated[:2])} would share a name in the output: rename one")
+    if lone := [path.name for stem, path in masks.items() if stem not in stems]:
+        more = f" and {len(lone) - 1} more" if len(lone) > 1 else ""
+        raise UserError(
+            f"photos: {root}: {lone[0]}{more}: there is no photo {lone[0][: -len(MASK)]} that it could be the mask of; put it there, or "
+            "rename the file (if it is a photo itself) or take it out"
+        )
     lines = read_boxes(root / BOXES, {path.name for path in paths})
     photos = []
     for path in paths:
         box, told = lines.get(path.name, (None, None))
-        mask = None if box is not None else masks.get(f"{path.stem}{MASK}")
+        mask = None if box is not None else masks.get(path.stem)
         size = picture_size(path)
         if box is not None:
             box = _inside(box, size, f"{root / BOXES}: the box of {path.name}")

@@ -76,6 +76,9 @@ class StreetTryOn(TryOnData):
     """StreetTryOn for garment restoration (`TryOffBatch`): it has no shop pictures, so that it serves prediction and unpaired metrics.
 
     Without `pairs` the test half is every person of `validation`, each once, and a sample's id is the stem of its picture.
+
+    `pose` is never offered: the data set has no key points, and none are derived, since from labels and DensePose joints could only be
+    guessed, by a rule that no published number rests on. A method that needs them is refused, which names what is lacking.
     """
 
     layout: ClassVar[str] = "street_tryon"
