@@ -98,6 +98,7 @@ class Gallery(L.LightningDataModule):
 
     def __init__(self, count: int = 8, num_workers: int = 0, broken: int | None = None) -> None:
         super().__init__()
+        self.eval_batch_size = 2
         self.pictures = Pictures(count, broken)
         self.num_workers = num_workers
 
@@ -108,3 +109,24 @@ class Gallery(L.LightningDataModule):
 
     def fingerprint(self) -> str:
         return "noise"
+
+    def pictures_of(self, split: str, part: str) -> "Part":
+        if part not in self.offers:
+            raise UserError(f"{self.name} has no {part}")
+        return Part(self.pictures, part)
+
+
+class Part(Dataset):
+    """One of the pictures of each sample."""
+
+    def __init__(self, pictures: Pictures, part: str) -> None:
+        self.pictures, self.part = pictures, part
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return getattr(self.pictures[index], self.part)[0]
+
+    def fingerprint(self) -> str:
+        return f"{self.part}s of noise"

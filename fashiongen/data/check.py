@@ -1,13 +1,14 @@
 """`fashiongen data check`: reads a try-on folder as its reader will, and names everything that is wrong with it at once.
 
-A reader stops at the first file that it cannot use; this goes through all of them. Nothing is changed.
+A reader stops at the first file that it cannot use; this goes through all of them, and tells for each half what the reader would say:
+a folder is usable if its reader reads it through. Nothing is changed.
 """
 
 import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -18,20 +19,10 @@ from rich.console import Console
 from rich.progress import track
 
 from fashiongen.data.dresscode import DressCode
-from fashiongen.data.streettryon import StreetTryOn, read_box, read_densepose
-from fashiongen.data.tryon import (
-    Listing,
-    NotListed,
-    Size,
-    TryOnData,
-    TryOnDataset,
-    TryOnRow,
-    locate,
-    mask_origin,
-    open_picture,
-    read_labels,
-    read_mask,
-)
+from fashiongen.data.listing import Listing, NotListed, TryOnRow, locate, mask_origin
+from fashiongen.data.pictures import Size, open_picture, read_labels, read_mask
+from fashiongen.data.streettryon import StreetTryOn, clip_box, read_box, read_densepose
+from fashiongen.data.tryon import TryOnData, TryOnDataset
 from fashiongen.data.vitonhd import VITONHD
 from fashiongen.errors import UserError
 from fashiongen.records import write_atomically
@@ -39,8 +30,9 @@ from fashiongen.records import write_atomically
 LAYOUTS: dict[str, type[TryOnData]] = {cls.layout: cls for cls in (VITONHD, DressCode, StreetTryOn)}
 # The parts that lie pixel on pixel on the person's picture, so that they should have its size.
 ON_PERSON = ("mask", "agnostic", "parse", "densepose")
-PARTS = ("person", "garment", "other", "garment_mask", *ON_PERSON, "pose", "box")
-# Whatever is checked for its content is read at this size: what counts is that it can be read.
+# What each half is read for.
+STAGES = {"train": "fit", "test": "test"}
+# What need only be decoded is read at this size; masks are looked at as the reader sees them.
 LOOKED_AT: Size = (16, 16)
 
 
@@ -48,8 +40,8 @@ LOOKED_AT: Size = (16, 16)
 class Finding:
     """Something that is wrong.
 
-    `kind` is one of missing, unreadable, mis-sized, duplicate, list (a pair file that cannot be used) and absent (a part that no sample
-    has).
+    `kind` is one of missing, unreadable, mis-sized, duplicate, empty (a mask that marks nothing), outside (a box that holds nothing of its
+    photo), list (a pair file that cannot be used) and absent (a part that no sample has).
     """
 
     kind: str
@@ -64,11 +56,13 @@ class Half:
 
     Attributes:
         listed: samples that the pair files list.
-        people: those whose photo can be read.
+        people: those whose photo can be read, and cut where it is to be cut.
         paired: people whose own shop picture can be read.
         unpaired: people for whom another garment is listed and can be read.
-        masked: people whose agnostic mask can be read, or made from what can be read.
+        masked: people whose agnostic mask can be read, or made from what can be read, and marks something.
         masks: where masks come from.
+        refused: what the reader says when it refuses the half (the training half for `fit`, the test half for `test`) or stops in it;
+            empty where it reads all of it.
     """
 
     listed: int = 0
@@ -77,21 +71,27 @@ class Half:
     unpaired: int = 0
     masked: int = 0
     masks: str = "none"
+    refused: str = ""
 
 
 @dataclass
 class Report:
-    """What `check` found; `halves` by name."""
+    """What `check` found.
+
+    Attributes:
+        layout: the layout.
+        root: the folder.
+        usable: whether some half is listed, and every one that is can be read through by the reader. StreetTryOn's training half, which
+            has no shop pictures by nature, does not count.
+        halves: by name.
+        findings: what is wrong.
+    """
 
     layout: str
     root: str
+    usable: bool = False
     halves: dict[str, Half] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def usable(self) -> bool:
-        """Whether some half is listed, and every half that is has a person who can be read."""
-        return bool(self.halves) and all(half.people for half in self.halves.values())
 
     def lines(self) -> list[str]:
         """Return the report as text: the findings, the counts, and the verdict."""
@@ -101,22 +101,38 @@ class Report:
                 f"{name}: {half.listed} listed, {half.people} people readable; {half.paired} paired (with their own garment), "
                 f"{half.unpaired} unpaired (with another garment), {half.masked} with a mask (from: {half.masks})"
             )
+        lines += [f"{name}: the reader stops: {half.refused}" for name, half in self.halves.items() if half.refused]
         kinds = Counter(finding.kind for finding in self.findings)
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
         return [*lines, f"findings: {counted}", f"{self.layout} at {self.root}: {'usable' if self.usable else 'not usable'}"]
 
     def as_json(self) -> str:
         """Return the report as JSON."""
-        return json.dumps({"usable": self.usable, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What one file looks like: its size where it is a picture, the digest of its bytes, or what is wrong."""
+    """What one file looks like: its size where it is a picture, the digest of its bytes, the box that it holds, or what is wrong."""
 
     size: Size | None = None
     digest: str = ""
+    box: tuple[int, int, int, int] | None = None
     problem: str = ""
+    kind: str = "unreadable"
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """What is wrong with a sample though each of its files can be read."""
+
+    part: str
+    kind: str
+    path: Path
+    problem: str
+
+
+_Looks = dict[tuple[str, Path], _Look]
 
 
 def run(layout: str, root: str | Path, *, strict: bool = False, json_file: str | Path | None = None) -> bool:
@@ -154,7 +170,7 @@ def check(layout: str, root: str | Path, **options: Any) -> Report:  # noqa: ANN
         raise UserError(f"no reader of layout {layout!r}; there are: {', '.join(LAYOUTS)}")
     if not Path(root).expanduser().is_dir():
         raise UserError(f"{root} is no folder; name the folder of a data set in the layout {layout}")
-    module = LAYOUTS[layout](str(root), **options)
+    module = LAYOUTS[layout](str(root), **{"validation": 0, **options})
     module.root = locate(module.root, module.markers)
     report = Report(layout, str(module.root))
     listings = []
@@ -164,24 +180,24 @@ def check(layout: str, root: str | Path, **options: Any) -> Report:  # noqa: ANN
         except UserError as error:
             report.findings.append(Finding("list", half, str(module.root), f"{half}: {error}"))
             if not isinstance(error, NotListed):
-                report.halves[half] = Half()
+                report.halves[half] = Half(refused=str(error))
     looks = _look_at(module, listings)
     for listing in listings:
-        report.halves[listing.half] = _count(module, listing, looks)
-        report.findings += _findings(module, listing, looks)
+        faults = _faults(module, listing, looks)
+        counted = _count(module, listing, looks, faults)
+        counted.refused = _refused(module, listing, looks, faults)
+        report.halves[listing.half] = counted
+        report.findings += _findings(module, listing, looks, faults)
     report.findings += _duplicates(listings, looks)
+    serving = [half for name, half in report.halves.items() if name == "test" or layout != StreetTryOn.layout]
+    report.usable = bool(serving) and not any(half.refused for half in serving)
     return report
 
 
-def _named(row: TryOnRow) -> Iterable[tuple[str, Path]]:
-    """Give the parts of a row that are named, with their files."""
-    return ((part, path) for part in PARTS if (path := getattr(row, part)) is not None)
-
-
-def _look_at(module: TryOnData, listings: Sequence[Listing]) -> dict[tuple[str, Path], _Look]:
+def _look_at(module: TryOnData, listings: Sequence[Listing]) -> _Looks:
     """Read every file once for each way in which it is read; a shop picture can be one's own garment and another's other one."""
-    wanted = dict.fromkeys((_reading(part), path) for listing in listings for row in listing.rows for part, path in _named(row))
-    dataset = module.dataset_class([], LOOKED_AT)
+    wanted = dict.fromkeys((_reading(part), path) for listing in listings for row in listing.rows for part, path in row.parts().items())
+    dataset = module.dataset_class([], module.size)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         looks = pool.map(partial(_look, dataset), wanted)
         shown = track(looks, "reading", total=len(wanted), console=Console(stderr=True), transient=True)
@@ -200,27 +216,81 @@ def _look(dataset: TryOnDataset, wanted: tuple[str, Path]) -> _Look:
             dataset.read_pose(path, LOOKED_AT, LOOKED_AT)
             return _Look()
         if reading == "box":
-            read_box(path)
-            return _Look()
+            return _Look(box=read_box(path))
         picture = open_picture(path)
         if reading == "parse":
             read_labels(path, LOOKED_AT)
         elif reading == "densepose":
             read_densepose(path, LOOKED_AT)
-        elif reading in ("mask", "garment_mask"):
+        elif reading == "garment_mask":
             read_mask(path, LOOKED_AT)
+        elif reading == "mask" and not read_mask(path, dataset.size).any():
+            return _Look(size=(picture.height, picture.width), problem=f"{path} marks nothing", kind="empty")
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if reading == "picture" else ""
         return _Look(size=(picture.height, picture.width), digest=digest)
     except (UserError, OSError) as error:
         return _Look(problem=str(error))
 
 
-def _count(module: TryOnData, listing: Listing, looks: dict[tuple[str, Path], _Look]) -> Half:
+def _good(row: TryOnRow, looks: _Looks) -> set[str]:
+    """Return the parts of a row with which nothing is wrong."""
+    return {part for part, path in row.parts().items() if not looks[_reading(part), path].problem}
+
+
+def _faults(module: TryOnData, listing: Listing, looks: _Looks) -> dict[str, _Fault]:
+    """Cut uncut photos and make the masks that are not there, as the reader will; return what is wrong then, by the samples' ids."""
+    faults: dict[str, _Fault] = {}
+    makeable: list[TryOnRow] = []
+    for row in listing.rows:
+        good = _good(row, looks)
+        box, size = looks["box", row.box].box if row.box else None, looks["picture", row.person].size
+        if row.box and box and size:
+            try:
+                clip_box(row.box, box, size)
+            except UserError as error:
+                faults[row.id] = _Fault("box", "outside", row.box, str(error))
+                continue
+        made = row.mask is None and (row.agnostic is not None or module.unmaskable(row, listing) is None)
+        if made and good >= row.parts().keys() & {"person", "box", "agnostic", "parse", "pose", "densepose"}:
+            makeable.append(row)
+    dataset = module.dataset_class([], module.size)
+
+    def make(row: TryOnRow) -> str:
+        try:
+            dataset.read_agnostic_mask(row, dataset.open_person(row))
+        except UserError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        problems = pool.map(make, makeable)
+        shown = track(problems, f"making {listing.half} masks", total=len(makeable), console=Console(stderr=True), transient=True)
+        for row, problem in zip(makeable, shown, strict=True):
+            if problem:
+                faults[row.id] = _Fault("mask", "empty", row.agnostic or row.parse or row.person, problem)
+    return faults
+
+
+def _refused(module: TryOnData, listing: Listing, looks: _Looks, faults: dict[str, _Fault]) -> str:
+    """Set the reader up, and return its refusal, or else what it would stop at when it reads; empty if it reads the half through."""
+    try:
+        module.setup(STAGES[listing.half])
+    except UserError as error:
+        return str(error)
+    for row in listing.rows:
+        problems = [looks[_reading(part), path].problem for part, path in row.parts().items() if part != "other"]
+        problems += [faults[row.id].problem] if row.id in faults else []
+        if problem := next(filter(None, problems), ""):
+            return problem
+    return ""
+
+
+def _count(module: TryOnData, listing: Listing, looks: _Looks, faults: dict[str, _Fault]) -> Half:
     half = Half(listed=len(listing.rows))
     origins: Counter[str] = Counter()
     for row in listing.rows:
-        good = {part for part, path in _named(row) if not looks[_reading(part), path].problem}
-        if "person" not in good:
+        good, fault = _good(row, looks), faults.get(row.id)
+        if "person" not in good or (row.box and "box" not in good) or (fault and fault.part == "box"):
             continue
         half.people += 1
         half.paired += "garment" in good
@@ -229,24 +299,25 @@ def _count(module: TryOnData, listing: Listing, looks: dict[tuple[str, Path], _L
         if origin == "file":
             masked = "mask" in good
         elif origin == "painted picture":
-            masked = "agnostic" in good
+            masked = "agnostic" in good and fault is None
         else:
-            masked = module.unmaskable(row, listing) is None and good >= {part for part, _ in _named(row)} & {"parse", "pose", "densepose"}
+            sources = row.parts().keys() & {"parse", "pose", "densepose"}
+            masked = module.unmaskable(row, listing) is None and good >= sources and fault is None
         half.masked += masked
         origins[origin] += masked
     half.masks = ", ".join(sorted(+origins)) or "none"
     return half
 
 
-def _findings(module: TryOnData, listing: Listing, looks: dict[tuple[str, Path], _Look]) -> list[Finding]:
-    """Name what is missing, cannot be read, has another size than it should, or is listed twice."""
+def _findings(module: TryOnData, listing: Listing, looks: _Looks, faults: dict[str, _Fault]) -> list[Finding]:
+    """Name what is missing, cannot be read or used, has another size than it should, or is listed twice."""
     half, found = listing.half, []
     for id_ in listing.repeated:
         found.append(Finding("duplicate", half, listing.lists, f"{half}: {id_} is listed more than once in {listing.lists}"))
     told: set[Path] = set()
     sizes: dict[str, Counter[Size]] = defaultdict(Counter)
     # What a sample wears is told before what another sample borrows from it.
-    named = [(row, part, path) for row in listing.rows for part, path in _named(row)]
+    named = [(row, part, path) for row in listing.rows for part, path in row.parts().items()]
     for row, part, path in sorted(named, key=lambda entry: entry[1] == "other"):
         look = looks[_reading(part), path]
         if look.size and part in ("person", "garment"):
@@ -255,7 +326,8 @@ def _findings(module: TryOnData, listing: Listing, looks: dict[tuple[str, Path],
             told.add(path)
             missing = not path.exists()
             words = f"{path} is missing" if missing else look.problem
-            found.append(Finding("missing" if missing else "unreadable", half, str(path), f"{half}: the {part} of {row.id}: {words}"))
+            found.append(Finding("missing" if missing else look.kind, half, str(path), f"{half}: the {part} of {row.id}: {words}"))
+    found += [Finding(fault.kind, half, str(fault.path), f"{half}: {fault.problem}") for fault in faults.values()]
     told.clear()
     usual = {part: counter.most_common(1)[0][0] for part, counter in sizes.items()}
     for row in listing.rows:
@@ -265,7 +337,7 @@ def _findings(module: TryOnData, listing: Listing, looks: dict[tuple[str, Path],
         wanted["garment_mask"] = garment
         if module.layout != StreetTryOn.layout:
             wanted |= usual
-        for part, path in _named(row):
+        for part, path in row.parts().items():
             size = looks[_reading(part), path].size
             if size and (other := wanted.get(part)) and size != other and path not in told:
                 told.add(path)
@@ -275,12 +347,14 @@ def _findings(module: TryOnData, listing: Listing, looks: dict[tuple[str, Path],
     rows = listing.rows
     if rows and all(row.garment is None for row in rows) and module.layout != StreetTryOn.layout:
         found.append(Finding("absent", half, module.lacks_garments(half), f"{half}: {module.lacks_garments(half)}"))
-    if rows and rows[0].mask is None and rows[0].agnostic is None and (problem := module.unmaskable(rows[0], listing)):
+    # Of Dress Code's folders some may lack what others have.
+    unmaskable = (module.unmaskable(row, listing) for row in rows if row.mask is None and row.agnostic is None)
+    for problem in dict.fromkeys(filter(None, unmaskable)):
         found.append(Finding("absent", half, str(module.root), f"{half}: {problem}"))
     return found
 
 
-def _duplicates(listings: Sequence[Listing], looks: dict[tuple[str, Path], _Look]) -> list[Finding]:
+def _duplicates(listings: Sequence[Listing], looks: _Looks) -> list[Finding]:
     """Name photos and shop pictures whose bytes are those of another, within a half or from the training to the test half."""
     first: dict[tuple[str, str], tuple[str, Path]] = {}
     found: dict[Path, Finding] = {}

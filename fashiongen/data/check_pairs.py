@@ -13,8 +13,9 @@ from rich.progress import track
 from fashiongen.data.expreduced import ExpReduced
 from fashiongen.data.fashiontaobaotb import FashionTaobaoTB
 from fashiongen.data.fashionvc import FashionVC
+from fashiongen.data.listing import locate
 from fashiongen.data.pairs import PICTURES, PairRow, TopBottomData, find_pictures, positives_of, read_rows
-from fashiongen.data.tryon import locate, open_picture
+from fashiongen.data.pictures import open_picture
 from fashiongen.errors import UserError
 from fashiongen.records import write_atomically
 

@@ -17,7 +17,6 @@ agnostic masks in the data set itself: they are made from labels and key points.
 
 import json
 from collections import Counter, defaultdict
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
@@ -27,7 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fashiongen.data import masks
-from fashiongen.data.tryon import Listing, NotListed, Size, TryOnData, TryOnDataset, TryOnRow, find, read_labels, read_mask, read_pairs
+from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
+from fashiongen.data.pictures import Size, read_labels, read_mask
+from fashiongen.data.tryon import TryOnData, TryOnDataset
 from fashiongen.errors import UserError
 
 KEYPOINTS = 18
@@ -76,6 +77,11 @@ class DressCode(TryOnData):
     """Dress Code for garment restoration (`TryOffBatch`), paired in training and test alike.
 
     A sample's id is its folder and the stem of its person picture, such as `upper_body_013563_0`, since a person can be in several folders.
+    A part that a category's folder lacks is withheld from all batches, since they mix categories; masks are made from what each has.
+
+    The tree to which TryOffDiff's script rewrites the data set (`{train,test}/{image,cloth}/`, in VITON-HD's manner) is not read: it holds
+    people and shop pictures alone, nothing to make masks from, and the pair files that are wanted of it are never written. Name the folder
+    that was downloaded.
     """
 
     layout: ClassVar[str] = "dress_code"
@@ -104,20 +110,22 @@ class DressCode(TryOnData):
         if len(self.categories) < len(CATEGORIES):
             self.name = f"{self.layout}-{'-'.join(self.categories)}"
 
-    def listing(self, half: str) -> Listing:
-        """List the pairs of a half, train or test.
+    def listing(self, half: str, part: str = "person") -> Listing:
+        """List the pairs of a half, train or test, of which each category's folder must hold some `part`, person or garment.
 
         The test half lists each person once, with its own garment from the paired file (or else the picture of its number) and the other
         one from the unpaired file.
 
         Raises:
-            UserError: if a pair file is missing or damaged, or the folder holds none of its people.
+            UserError: if a pair file is missing or damaged, all are empty, or the folder holds none of its people (or garments).
         """
         files = {name: self._pairs(name) for name in PAIR_FILES[half]}
         sources = [source for found, _ in files.values() for source in found]
         if not sources:
             some = " and ".join(PAIR_FILES[half])
             raise NotListed(f"{self.layout}: {self.root} has no {some}: data.root must be a folder in the Dress Code layout, or `wardrobe`")
+        if not any(pairs for _, pairs in files.values()):
+            raise lists_nobody(sources, " or ".join(self.categories))
         repeated = []
         for _, pairs in files.values():
             counts = Counter((pair.folder, pair.person) for pair in pairs)
@@ -127,8 +135,7 @@ class DressCode(TryOnData):
         own = {(pair.folder, pair.person): pair.garment for pair in paired}
         wanted = own | {key: f"{_number(key[1])}_1{PurePosixPath(key[1]).suffix}" for key in others if key not in own}
         rows: list[TryOnRow] = []
-        gaps: dict[str, list[Path]] = defaultdict(list)
-        offered: list[set[str]] = []
+        absent: dict[str, list[Path]] = defaultdict(list)
         for folder in self.categories:
             people = [person for where, person in wanted if where == folder]
             if not people:
@@ -136,12 +143,12 @@ class DressCode(TryOnData):
             numbers = [_number(person) for person in people]
             found = {part: find(self.root / folder, places, people, numbers) for part, places in PLACES.items()}
             found["garment"] = find(self.root / folder, PLACES["person"], [wanted[folder, person] for person in people], numbers)
-            if found["person"] is None:
-                raise UserError(f"{self.layout}: {self.root / folder / 'images'} is missing or holds none of the people of its pair files")
-            kept = {part: both for part, both in found.items() if both is not None}
-            offered.append(set(kept))
-            for part, (_, gone) in kept.items():
-                gaps[part] += gone
+            if found[part] is None:
+                whose = {"person": "people", "garment": "garments"}[part]
+                raise UserError(f"{self.layout}: {self.root / folder / 'images'} is missing or holds none of the {whose} of its pair files")
+            kept = {name: both for name, both in found.items() if both is not None}
+            for name, (_, gone) in kept.items():
+                absent[name] += gone
             for index, person in enumerate(people):
                 other = others.get((folder, person))
                 rows.append(
@@ -149,15 +156,13 @@ class DressCode(TryOnData):
                         id=f"{folder}_{PurePosixPath(person).stem}",
                         category=CATEGORIES[folder],
                         other=None if other is None else self.root / folder / "images" / other,
-                        **{part: paths[index] for part, (paths, _) in kept.items()},
+                        **{
+                            "person": self.root / folder / "images" / person,
+                            **{name: paths[index] for name, (paths, _) in kept.items()},
+                        },
                     )
                 )
-        # A batch mixes categories: but for masks, which can be made, it has only what all of them offer.
-        everywhere = {"garment", *PLACES}.intersection(*offered) | {"mask"}
-        uneven: dict[str, Any] = dict.fromkeys(part for parts in offered for part in parts - everywhere)
-        rows = [replace(row, **uneven) for row in rows]
-        absent = {part: gone for part, gone in gaps.items() if part not in uneven}
-        return Listing(half=half, sources=tuple(sources), rows=rows, absent=absent, repeated=repeated)
+        return Listing(half=half, sources=tuple(sources), rows=rows, absent=dict(absent), repeated=repeated)
 
     def _pairs(self, name: str) -> tuple[list[Path], list[_Pair]]:
         """Read the pair file of the root, or else those of the categories; returns the files too."""

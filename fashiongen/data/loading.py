@@ -74,6 +74,17 @@ def share(trainer: L.Trainer | None) -> dict[str, int]:
     return {"num_replicas": own["num_replicas"], "rank": own["rank"]} if own else {"num_replicas": 1, "rank": 0}
 
 
+def require_at_least_one(owner: str, **settings: int | Sequence[int] | None) -> None:
+    """Refuse settings of a data module, such as sizes of batches and pictures, that are below 1; one that is None is not set.
+
+    Raises:
+        UserError: naming the first that is.
+    """
+    for name, value in settings.items():
+        if value is not None and min(value if isinstance(value, Sequence) else (value,)) < 1:
+            raise UserError(f"{owner}: data.{name}={value} must be at least 1")
+
+
 def collate(samples: Sequence[AnyBatch]) -> AnyBatch:
     """Concatenate batches of one into a batch."""
     return type(samples[0]).collate(samples)

@@ -22,8 +22,9 @@ from torch.utils.data import Dataset
 
 from fashiongen.batches import Batch, CandidateBatch, PairBatch, QueryBatch
 from fashiongen.data.cache import EMBEDDED, embedded_folder, render_once
+from fashiongen.data.listing import leaves_root, locate, read_lines
 from fashiongen.data.loading import EpochSampler, Loader, ResumableLoader, ShardSampler, collate, share
-from fashiongen.data.tryon import leaves_root, locate, read_lines, read_picture
+from fashiongen.data.pictures import read_picture
 from fashiongen.errors import UserError
 from fashiongen.wardrobe.layouts import TRUTH
 

@@ -7,7 +7,8 @@
                          anna.jpg,310,420,890,1400,upper
 
 A box is in pixels of the photo as a viewer shows it, that is, turned upright. `category` is upper, lower or full; upper where it is left
-out. A line of a photo with a mask may leave the box empty and give the category alone.
+out. A line of a photo with a mask may leave the box empty and give the category alone. A mask is turned upright as its photo is, and its
+name may end in capitals (`bert_MASK.PNG`); one without a photo is refused.
 """
 
 import csv
@@ -24,8 +25,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from fashiongen.batches import TryOffBatch
-from fashiongen.data.loading import Loader, ShardSampler, share
-from fashiongen.data.tryon import Size, leaves_root, open_picture, picture_size, picture_to_tensor, read_mask
+from fashiongen.data.listing import leaves_root
+from fashiongen.data.loading import Loader, ShardSampler, require_at_least_one, share
+from fashiongen.data.pictures import Size, open_picture, picture_size, picture_to_tensor, read_mask
 from fashiongen.errors import UserError
 
 BOXES = "boxes.csv"
@@ -81,7 +83,7 @@ class PhotoDataset(Dataset[TryOffBatch]):
         """Return one photo: `person` (1, 3, H, W) uint8 and `mask` (1, 1, H, W) bool, what is outside of the photo white and unmasked.
 
         Raises:
-            UserError: if a file is damaged or a mask is empty.
+            UserError: if a file is damaged, or a mask is empty or too small to be seen at this size.
         """
         photo = self.photos[index]
         picture = open_picture(photo.path)
@@ -97,6 +99,9 @@ class PhotoDataset(Dataset[TryOffBatch]):
         frame = framed(Box(*garment), (picture.height, picture.width), self.size, self.garment_share)
         person = _cut(picture, frame, "white")
         placed = _cut(mask, frame, 0).resize((self.size[1], self.size[0]), Image.Resampling.NEAREST)
+        if placed.getbbox() is None:
+            where = photo.mask or f"the box of {photo.path}"
+            raise UserError(f"{where} marks less than a pixel at {self.size[0]}x{self.size[1]}: enlarge it, or set data.garment_share")
         return TryOffBatch(
             ids=[photo.id],
             person=picture_to_tensor(person, self.size)[None],
@@ -176,8 +181,7 @@ class Photos(L.LightningDataModule):
             num_workers: worker processes.
         """
         super().__init__()
-        if min(size) < 1 or batch_size < 1 or (eval_batch_size or 1) < 1:
-            raise UserError("photos: size, batch_size and eval_batch_size must be at least 1")
+        require_at_least_one(self.name, size=size, batch_size=batch_size, eval_batch_size=eval_batch_size)
         if garment_share is not None and not 0 < garment_share <= 1:
             raise UserError(f"photos: garment_share={garment_share} must be above 0 and at most 1")
         if category not in CATEGORIES:
@@ -238,18 +242,28 @@ def find_photos(root: Path, category: str) -> list[Photo]:
     if not root.is_dir():
         raise UserError(f"photos: {root}: no such folder; data.root must be a folder of photos")
     images = sorted(path for path in root.iterdir() if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file())
-    masks = {path.name: path for path in images if path.name.endswith(MASK)}
-    paths = [path for path in images if path.name not in masks]
+    # By the photo's stem; a file system that tells capitals apart may hold two for one photo.
+    masks: dict[str, Path] = {}
+    for path in images:
+        if path.name.lower().endswith(MASK) and masks.setdefault(path.name[: -len(MASK)], path) != path:
+            raise UserError(f"photos: {root}: {masks[path.name[: -len(MASK)]].name} and {path.name} are masks of one photo: take one out")
+    paths = [path for path in images if path not in masks.values()]
     if not paths:
         raise UserError(f"photos: {root} holds no photo (a file that ends in {', '.join(sorted(ENDINGS))})")
     stems = [path.stem for path in paths]
     if repeated := [path.name for path in paths if stems.count(path.stem) > 1]:
         raise UserError(f"photos: {root}: {', '.join(repeated[:2])} would share a name in the output: rename one")
+    if lone := [path.name for stem, path in masks.items() if stem not in stems]:
+        more = f" and {len(lone) - 1} more" if len(lone) > 1 else ""
+        raise UserError(
+            f"photos: {root}: {lone[0]}{more}: there is no photo {lone[0][: -len(MASK)]} that it could be the mask of; put it there, or "
+            "rename the file (if it is a photo itself) or take it out"
+        )
     lines = read_boxes(root / BOXES, {path.name for path in paths})
     photos = []
     for path in paths:
         box, told = lines.get(path.name, (None, None))
-        mask = None if box is not None else masks.get(f"{path.stem}{MASK}")
+        mask = None if box is not None else masks.get(path.stem)
         size = picture_size(path)
         if box is not None:
             box = _inside(box, size, f"{root / BOXES}: the box of {path.name}")

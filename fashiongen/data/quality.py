@@ -23,7 +23,9 @@ from rich.console import Console
 from rich.progress import track
 
 from fashiongen.data.cache import locked
-from fashiongen.data.tryon import Size, TryOnRow, picture_size, read_labels, read_openpose
+from fashiongen.data.listing import TryOnRow
+from fashiongen.data.pictures import Size, picture_size, read_labels
+from fashiongen.data.tryon import read_openpose
 from fashiongen.errors import UserError
 from fashiongen.records import write_atomically
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fashiongen.batches import TryOffBatch
-from fashiongen.data.tryon import Size
+from fashiongen.data.pictures import Size
 
 
 def reframe(sample: TryOffBatch, zoom: float) -> TryOffBatch:

@@ -21,24 +21,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from fashiongen.data import masks
-from fashiongen.data.tryon import (
-    UNREADABLE,
-    Listing,
-    NotListed,
-    Size,
-    TryOnData,
-    TryOnDataset,
-    TryOnRow,
-    find,
-    open_picture,
-    read_labels,
-    read_lines,
-    refuse_leaving,
-)
+from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_lines, refuse_leaving
+from fashiongen.data.pictures import UNREADABLE, Size, open_picture, read_labels, unreadable
+from fashiongen.data.tryon import TryOnData, TryOnDataset
 from fashiongen.errors import UserError
 
 FOLDERS = {"train": "train", "test": "validation"}
@@ -64,10 +53,7 @@ class StreetTryOnDataset(TryOnDataset):
         picture = open_picture(row.person)
         if row.box is None:
             return picture
-        top, bottom, left, right = read_box(row.box)
-        if not (0 <= top < bottom <= picture.height and 0 <= left < right <= picture.width):
-            size = f"{picture.height} rows and {picture.width} columns"
-            raise UserError(f"{row.box}: rows {top} to {bottom} and columns {left} to {right} do not lie in {row.person} of {size}")
+        top, bottom, left, right = clip_box(row.box, read_box(row.box), (picture.height, picture.width))
         return picture.crop((left, top, right, bottom))
 
     def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
@@ -90,6 +76,9 @@ class StreetTryOn(TryOnData):
     """StreetTryOn for garment restoration (`TryOffBatch`): it has no shop pictures, so that it serves prediction and unpaired metrics.
 
     Without `pairs` the test half is every person of `validation`, each once, and a sample's id is the stem of its picture.
+
+    `pose` is never offered: the data set has no key points, and none are derived, since from labels and DensePose joints could only be
+    guessed, by a rule that no published number rests on. A method that needs them is refused, which names what is lacking.
     """
 
     layout: ClassVar[str] = "street_tryon"
@@ -116,12 +105,14 @@ class StreetTryOn(TryOnData):
         if pairs is not None:
             self.name = f"{self.layout}-{PurePosixPath(pairs).stem.replace('_test_pairs', '')}"
 
-    def listing(self, half: str) -> Listing:
-        """List the people of a half, train or test.
+    def listing(self, half: str, part: str = "person") -> Listing:
+        """List the people of a half, train or test; there is no other `part` that could be asked for.
 
         Raises:
-            UserError: if a list is missing or damaged, or the folder holds none of its people.
+            UserError: if a list is missing, damaged or empty, the folder holds none of its people, or the garments are asked for.
         """
+        if part != "person":
+            raise UserError(f"{self.layout}: {self.lacks_garments(half)}")
         folder = self.root / FOLDERS[half]
         if half == "test" and self.pairs is not None:
             source = self._pair_file(self.pairs)
@@ -130,6 +121,8 @@ class StreetTryOn(TryOnData):
         else:
             source = self.root / "annotations" / f"{FOLDERS[half]}_image_list.txt"
             names, pairs = self._names(source), []
+        if not names:
+            raise lists_nobody([source])
         stems = [PurePosixPath(name).stem for name in names]
         found = {part: find(folder, places, names, stems) for part, places in PLACES.items()}
         if found["person"] is not None:
@@ -145,7 +138,8 @@ class StreetTryOn(TryOnData):
             if found["box"] is None:
                 raise UserError(f"{self.layout}: {folder / 'raw_bbox'} is missing: the photos of {found['person'][0][0].parent} are uncut")
         kept = {part: both for part, both in found.items() if both is not None}
-        categories = self._categories()
+        # The numbers of the photos begin anew in each half: the pair files tell of the test half alone.
+        categories = self._categories() if half == "test" else {}
         others = self._others(source, [garment for garment, _ in pairs])
         ids = [f"{stem}_{PurePosixPath(garment).stem}" for stem, (garment, _) in zip(stems, pairs, strict=True)] if pairs else stems
         rows = [
@@ -250,6 +244,24 @@ def read_box(path: Path) -> tuple[int, int, int, int]:
     return top, bottom, left, right
 
 
+def clip_box(path: Path, box: tuple[int, int, int, int], size: Size) -> tuple[int, int, int, int]:
+    """Clip a box to its photo, which is what slicing an array by it does, as the data set's own script cuts.
+
+    Args:
+        path: the box's file, for the message.
+        box: top, bottom, left and right.
+        size: of the photo.
+
+    Raises:
+        UserError: if nothing of the photo is left.
+    """
+    top, bottom, left, right = max(box[0], 0), min(box[1], size[0]), max(box[2], 0), min(box[3], size[1])
+    if top >= bottom or left >= right:
+        told = f"rows {box[0]} to {box[1]} and columns {box[2]} to {box[3]}"
+        raise UserError(f"{path}: {told} hold nothing of the photo, which has {size[0]} rows and {size[1]} columns; restore the file")
+    return top, bottom, left, right
+
+
 def read_densepose(path: Path, size: Size) -> NDArray[np.uint8]:
     """Read DensePose's part numbers (0 to 24) at `size`: uint8 (H, W), nearest neighbour.
 
@@ -257,12 +269,13 @@ def read_densepose(path: Path, size: Size) -> NDArray[np.uint8]:
         UserError: if the file is missing, cut off, no picture, or holds other numbers.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
             # OpenCV wrote part, U and V as blue, green and red; some copies hold the parts alone.
             parts = image if image.mode in ("L", "P") else image.convert("RGB").getchannel("B")
             labels = np.array(parts.resize((size[1], size[0]), Image.Resampling.NEAREST), dtype=np.uint8)
     except UNREADABLE as error:
-        raise UserError(f"{path} is missing, cut off, damaged or no picture; replace the file or take its line out of the list") from error
+        raise unreadable(path, error) from error
     if labels.max(initial=0) > 24:
         raise UserError(f"{path}: holds {labels.max()} where DensePose's part numbers end at 24; is it a rendering instead of the map?")
     return labels

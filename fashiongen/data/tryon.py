@@ -1,292 +1,40 @@
 """The try-on reader: what VITON-HD, Dress Code and StreetTryOn share.
 
-Pair files; the one way in which a picture, a mask, labels or key points are read; the search for a part under the folder names of a data
-set's many copies; the Dataset of try-off samples and the LightningDataModule. A data set's own file holds its names, its pair files and its
-masks.
+The Dataset of try-off samples and the LightningDataModule. A data set's own file holds its names, its pair files and its masks; how pair
+files are read stands in `listing.py`, how pictures are read in `pictures.py`.
 
-Sizes are (height, width) throughout. A picture whose proportions differ from the wanted size is squeezed, as the data sets' own code does.
+Sizes are (height, width) throughout.
 """
 
 import hashlib
 import json
-import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning.pytorch as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from fashiongen.batches import TryOffBatch
 from fashiongen.data import masks
 from fashiongen.data.cache import EMBEDDED, embedded_folder, render_once
-from fashiongen.data.loading import EpochSampler, Loader, ResumableLoader, ShardSampler, share
+from fashiongen.data.listing import Listing, TryOnRow, fingerprint, locate, mask_origin
+from fashiongen.data.loading import EpochSampler, Loader, ResumableLoader, ShardSampler, require_at_least_one, share
+from fashiongen.data.pictures import Size, mask_to_tensor, open_picture, picture_to_tensor, read_labels, read_mask, read_picture
 from fashiongen.errors import UserError
-
-Size = tuple[int, int]
-
-# What Pillow raises for a file that is cut off, damaged, huge, or no picture at all.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 # Each split of ours, and the half of the data set that it is taken from.
 HALVES = {"train": "train", "val": "train", "test": "test"}
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
-# The optional parts of a batch that a folder may or may not hold.
-PARTS = ("garment", "garment_mask", "parse", "pose")
-
-
-class NotListed(UserError):
-    """A half of a data set has no pair file: it was not downloaded, or the folder is not in the layout."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TryOnRow:
-    """Where the parts of one sample lie; None for a part that the folder does not offer.
-
-    Attributes:
-        id: the sample's id, unique in its split.
-        person: the dressed person.
-        category: upper, lower or full; None if the parse tells it.
-        garment: the shop picture of the garment that the person wears.
-        other: the shop picture, or another person's photo, of the garment that an unpaired test puts on the person.
-        garment_mask: the foreground of `garment`.
-        mask: the agnostic mask of the person.
-        agnostic: the person with the agnostic region painted grey; named only where it stands in for the mask.
-        parse: the human-parse labels.
-        pose: the key points.
-        densepose: DensePose's map.
-        box: where `person`, an uncut photo, is to be cut.
-    """
-
-    id: str
-    person: Path
-    category: str | None = None
-    garment: Path | None = None
-    other: Path | None = None
-    garment_mask: Path | None = None
-    mask: Path | None = None
-    agnostic: Path | None = None
-    parse: Path | None = None
-    pose: Path | None = None
-    densepose: Path | None = None
-    box: Path | None = None
-
-    def files(self) -> list[Path]:
-        """Return the files that a try-off sample is read from, which `other` is not."""
-        parts = (self.person, self.garment, self.garment_mask, self.mask, self.agnostic, self.parse, self.pose, self.densepose, self.box)
-        return [part for part in parts if part is not None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """What one half of a data set lists, whether or not every file is there.
-
-    Attributes:
-        half: train or test.
-        sources: the files that list the samples.
-        rows: the samples, in the order of the files.
-        absent: for each part that the folder offers, the named files that are not there.
-        repeated: ids that are listed more than once.
-    """
-
-    half: str
-    sources: tuple[Path, ...]
-    rows: list[TryOnRow]
-    absent: dict[str, list[Path]] = field(default_factory=dict)
-    repeated: list[str] = field(default_factory=list)
-
-    @property
-    def lists(self) -> str:
-        """The sources' names, for a message."""
-        return " and ".join(str(source) for source in self.sources)
-
-
-# For a part, the folders and the endings (after the stem; "" keeps the name as it is) under which copies of a data set hold it.
-Places = Sequence[tuple[str, str]]
-
-
-def find(folder: Path, places: Places, names: Sequence[str], stems: Sequence[str]) -> tuple[list[Path], list[Path]] | None:
-    """Find one file a sample in the place that holds most of them.
-
-    Args:
-        folder: where the places lie.
-        places: folders and endings, the preferred ones first.
-        names: a file name a sample, used where the ending is "".
-        stems: what an ending is put after.
-
-    Returns:
-        A path a sample and those of them that are not there; None if no place holds any.
-    """
-    best: tuple[int, list[Path], list[Path]] | None = None
-    for place, ending in places:
-        here = folder / place
-        present = set(os.listdir(here)) if here.is_dir() else set()
-        files = [stem + ending for stem in stems] if ending else list(names)
-        absent = [here / file for file in files if file not in present]
-        count = len(files) - len(absent)
-        if count and (best is None or count > best[0]):
-            best = (count, [here / file for file in files], absent)
-    return None if best is None else best[1:]
-
-
-def locate(root: Path, markers: Sequence[str]) -> Path:
-    """Return `root` if it holds one of `markers`, else the one folder in it that does: archives differ in the name of their top folder.
-
-    Raises:
-        UserError: if several folders in it do.
-    """
-    if not root.is_dir() or any((root / marker).exists() for marker in markers):
-        return root
-    inner = sorted(folder for folder in root.iterdir() if folder.is_dir() and any((folder / marker).exists() for marker in markers))
-    if len(inner) > 1:
-        raise UserError(
-            f"{root} holds several copies of the data set ({', '.join(folder.name for folder in inner)}); name one of them as root"
-        )
-    return inner[0] if inner else root
-
-
-def read_pairs(path: Path, columns: Sequence[int] = (2,)) -> list[tuple[str, ...]]:
-    """Read a pair file: one sample a line, names between blanks or tabs; blank lines are skipped.
-
-    Args:
-        path: the file.
-        columns: the numbers of columns that are accepted, the same in all lines.
-
-    Raises:
-        UserError: if the file is missing or not text, a line has another number of columns, or a name would leave the data set's root.
-    """
-    pairs: list[tuple[str, ...]] = []
-    for number, line in enumerate(read_lines(path), start=1):
-        names = tuple(line.split())
-        if not names:
-            continue
-        wanted = (len(pairs[0]),) if pairs else columns
-        if len(names) not in wanted:
-            some = " or ".join(str(count) for count in wanted)
-            raise UserError(f"{path}, line {number}: has {len(names)} columns where {some} are wanted: {line.strip()!r}")
-        refuse_leaving(path, number, names)
-        pairs.append(names)
-    return pairs
-
-
-def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file of any system.
-
-    Raises:
-        UserError: if the file is missing or not text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a pair file: {error}") from error
-
-
-def refuse_leaving(path: Path, number: int, names: Sequence[str]) -> None:
-    """Refuse names of line `number` of `path` that lead out of the data set's folder.
-
-    Raises:
-        UserError: if one does.
-    """
-    for name in names:
-        if leaves_root(name):
-            raise UserError(f"{path}, line {number}: {name!r} leads out of the data set's folder; take the line out")
-
-
-def leaves_root(name: str) -> bool:
-    """Tell whether a file name from a data file is absolute or climbs out of the folder that it is meant for."""
-    parts = PurePosixPath(name.replace("\\", "/"))
-    return parts.is_absolute() or ".." in parts.parts or ":" in name or "\0" in name
-
-
-def open_picture(path: Path) -> Image.Image:
-    """Decode a picture to RGB, turned upright by its EXIF orientation; what is transparent is put on white.
-
-    Raises:
-        UserError: if the file is missing, cut off or no picture.
-    """
-    try:
-        with Image.open(path) as image:
-            upright = _in_bytes(ImageOps.exif_transpose(image))
-            if "A" in upright.getbands() or "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-            return upright.convert("RGB")
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def picture_size(path: Path) -> Size:
-    """Return the size of a picture as `open_picture` would give it, from its header alone.
-
-    Raises:
-        UserError: if the file is missing or no picture.
-    """
-    try:
-        with Image.open(path) as image:
-            lies_down = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return (image.width, image.height) if lies_down else (image.height, image.width)
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def picture_to_tensor(picture: Image.Image, size: Size) -> Tensor:
-    """Resize an RGB picture with Pillow's antialiased bilinear filter; returns uint8 (3, H, W)."""
-    resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized, dtype=np.uint8)).permute(2, 0, 1).contiguous()
-
-
-def read_picture(path: Path, size: Size) -> Tensor:
-    """Read a picture at `size`: uint8 (3, H, W), RGB, antialiased bilinear.
-
-    Raises:
-        UserError: if the file is missing, cut off or no picture.
-    """
-    return picture_to_tensor(open_picture(path), size)
-
-
-def read_mask(path: Path, size: Size) -> Tensor:
-    """Read a mask at `size`: bool (1, H, W), nearest neighbour, True where the grey value is at least 128.
-
-    Raises:
-        UserError: if the file is missing, cut off or no picture.
-    """
-    try:
-        with Image.open(path) as image:
-            grey = _in_bytes(image).convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST)
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-    return torch.from_numpy(np.array(grey, dtype=np.uint8) >= 128)[None]
-
-
-def mask_to_tensor(mask: NDArray[np.bool_], size: Size) -> Tensor:
-    """Resize a mask (H, W) as `read_mask` does: bool (1, H, W), nearest neighbour."""
-    resized = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
-    return torch.from_numpy(np.array(resized, dtype=bool))[None]
-
-
-def read_labels(path: Path, size: Size) -> Tensor:
-    """Read a label map at `size`: uint8 (H, W), nearest neighbour, the palette's indices.
-
-    Raises:
-        UserError: if the file is missing, cut off, no picture, or a colour picture without indices.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise UserError(f"{path}: label maps hold one index per pixel (palette or grey), this one is {image.mode}")
-            labels = np.array(image.resize((size[1], size[0]), Image.Resampling.NEAREST), dtype=np.uint8)
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-    return torch.from_numpy(labels)
+# The fields of a batch that a folder may or may not fill.
+OPTIONAL = ("garment", "garment_mask", "parse", "pose")
 
 
 def read_openpose(path: Path, count: int, source: Size, size: Size) -> Tensor:
@@ -312,39 +60,30 @@ def read_openpose(path: Path, count: int, source: Size, size: Size) -> Tensor:
     return points * torch.tensor([size[1] / source[1], size[0] / source[0], 1.0])
 
 
-def _in_bytes(image: Image.Image) -> Image.Image:
-    """Bring a grey picture of 16 bits to 8, which Pillow would cut off at 255; other pictures pass unchanged.
-
-    Raises:
-        ValueError: if the values are floats, whose range no one knows.
-    """
-    if image.mode == "F":
-        raise ValueError("its values are floats: save it with 8 bits a channel")
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-
-
-def _unreadable(path: Path, error: BaseException) -> UserError:
-    if isinstance(error, FileNotFoundError):
-        return UserError(f"{path} is missing; restore the file or take its line out of the pair file")
-    detail = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"{path} is cut off, damaged or no picture ({detail}); replace the file or take its line out of the pair file")
+class NothingMarked(UserError):
+    """An agnostic mask is empty."""
 
 
 class TryOnDataset(Dataset[TryOffBatch]):
-    """Samples as batches of one, at one size; a data set's own class reads its key points and makes masks that the folder lacks."""
+    """Samples as batches of one, at one size; a data set's own class reads its key points and makes masks that the folder lacks.
+
+    Attributes:
+        rows: the samples.
+        size: height and width.
+        offers: the parts that are given, which all samples have, so that any of them can share a batch.
+    """
 
     def __init__(self, rows: Sequence[TryOnRow], size: Size, *, in_memory: bool = False) -> None:
         """Read `rows` at `size` (height, width).
 
         Args:
-            rows: the samples; all of them offer the same parts.
+            rows: the samples.
             size: height and width.
             in_memory: keep each sample once it is decoded.
         """
         self.rows = list(rows)
         self.size = size
+        self.offers = offered(self.rows)
         self._kept: dict[int, TryOffBatch] | None = {} if in_memory else None
 
     def __len__(self) -> int:
@@ -367,11 +106,11 @@ class TryOnDataset(Dataset[TryOffBatch]):
         """Read one sample.
 
         Raises:
-            UserError: if a file is missing or damaged.
+            UserError: if a file is missing or damaged, or the mask is empty.
         """
         picture = self.open_person(row)
         parse = read_labels(row.parse, self.size) if row.parse else None
-        return TryOffBatch(
+        sample = TryOffBatch(
             ids=[row.id],
             person=picture_to_tensor(picture, self.size)[None],
             mask=self.read_agnostic_mask(row, picture)[None],
@@ -381,6 +120,8 @@ class TryOnDataset(Dataset[TryOffBatch]):
             garment=_with_batch(read_picture(row.garment, self.size) if row.garment else None),
             garment_mask=_with_batch(self.read_garment_mask(row.garment_mask) if row.garment_mask else None),
         )
+        withheld: dict[str, Any] = dict.fromkeys(set(OPTIONAL) - self.offers)
+        return replace(sample, **withheld)
 
     def open_person(self, row: TryOnRow) -> Image.Image:
         """Decode the photo of a sample."""
@@ -391,19 +132,31 @@ class TryOnDataset(Dataset[TryOffBatch]):
         return read_mask(path, self.size)
 
     def read_agnostic_mask(self, row: TryOnRow, picture: Image.Image) -> Tensor:
-        """Read the agnostic mask, or make it from what else there is: bool (1, H, W).
+        """Read the agnostic mask, or make it from what else there is: bool (1, H, W), some of it True, perhaps all.
 
         Args:
             row: the sample.
             picture: its photo.
+
+        Raises:
+            UserError: if a file is missing or damaged.
+            NothingMarked: if the mask is empty: what a method made of it would be no garment, and nobody would know.
         """
         if row.mask is not None:
-            return read_mask(row.mask, self.size)
-        if row.agnostic is not None:
+            mask = read_mask(row.mask, self.size)
+        elif row.agnostic is not None:
             painted = open_picture(row.agnostic)
             photo = picture if picture.size == painted.size else picture.resize(painted.size, Image.Resampling.BILINEAR)
-            return mask_to_tensor(masks.from_painted(np.asarray(painted), np.asarray(photo)), self.size)
-        return mask_to_tensor(self.make_mask(row, (picture.height, picture.width)), self.size)
+            mask = mask_to_tensor(masks.from_painted(np.asarray(painted), np.asarray(photo)), self.size)
+        else:
+            mask = mask_to_tensor(self.make_mask(row, (picture.height, picture.width)), self.size)
+        if not mask.any():
+            what = row.mask or f"the mask that is made from its {mask_origin(row)} ({row.agnostic or row.parse})"
+            raise NothingMarked(
+                f"sample {row.id}: {what} marks nothing at {self.size[0]}x{self.size[1]}: it must be white where the garment may be; "
+                "mend it or leave the sample out of the data"
+            )
+        return mask
 
     def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
         """Make an agnostic mask (h, w) of any size from the labels and points of a photo of size `source`."""
@@ -420,6 +173,34 @@ class TryOnDataset(Dataset[TryOffBatch]):
 
 def _with_batch(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor[None]
+
+
+class PictureDataset(Dataset[Tensor]):
+    """One picture of each sample of a split, uint8 (3, H, W): the person or the garment."""
+
+    def __init__(self, dataset: TryOnDataset, part: str, listing: Listing, root: Path) -> None:
+        """Read the `part` of each sample of `dataset`, which `listing` lists, under `root`."""
+        self.dataset = dataset
+        self.part = part
+        self.listing = listing
+        self.root = root
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return one picture.
+
+        Raises:
+            UserError: if its file is missing or damaged.
+        """
+        row, size = self.dataset.rows[index], self.dataset.size
+        return picture_to_tensor(self.dataset.open_person(row) if self.part == "person" else open_picture(getattr(row, self.part)), size)
+
+    def fingerprint(self) -> str:
+        """Return a sha256 over the names and sizes of the pictures and the content of what lists them."""
+        return fingerprint(self.listing.sources, [getattr(row, self.part) for row in self.dataset.rows], self.root)
 
 
 class TryOnData(L.LightningDataModule):
@@ -467,8 +248,9 @@ class TryOnData(L.LightningDataModule):
             in_memory: keeps the decoded samples in memory, in the main process (no workers).
         """
         super().__init__()
-        if min(size) < 1 or batch_size < 1 or (eval_batch_size or 1) < 1 or validation < 0:
-            raise UserError(f"{self.layout}: size, batch_size and eval_batch_size must be at least 1, validation at least 0")
+        require_at_least_one(self.layout, size=size, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        if validation < 0:
+            raise UserError(f"{self.layout}: data.validation={validation} must be at least 0")
         self.name = self.layout
         self.root = embedded_folder(self.layout, people, size, world_seed) if root == EMBEDDED else Path(root).expanduser()
         self.embedded = root == EMBEDDED
@@ -497,12 +279,16 @@ class TryOnData(L.LightningDataModule):
             render_once(self.root, lambda folder: write(folder, people=self.people, size=self.size, seed=self.world_seed))
 
     @abstractmethod
-    def listing(self, half: str) -> Listing:
+    def listing(self, half: str, part: str = "person") -> Listing:
         """List the samples of a half, train or test, whether or not every file is there.
+
+        Args:
+            half: train or test.
+            part: person or garment: that which the folder must hold of some sample at least.
 
         Raises:
             NotListed: if what lists them is missing.
-            UserError: if it is damaged, or the folder holds none of the photos.
+            UserError: if it is damaged or empty, or the folder holds no sample's `part`.
         """
 
     def setup(self, stage: str | None = None) -> None:
@@ -518,6 +304,9 @@ class TryOnData(L.LightningDataModule):
         for half in dict.fromkeys(HALVES[split] for split in splits):
             listing = self.listing(half)
             self._require(listing)
+            for row in listing.rows:
+                if row.mask is None and row.agnostic is None and (problem := self.unmaskable(row, listing)):
+                    raise UserError(f"{self.layout}: {problem}")
             self._listings[half] = listing
             rows |= self._split(listing)
         for split in splits:
@@ -531,7 +320,30 @@ class TryOnData(L.LightningDataModule):
         if not any(len(self.datasets[split]) for split in splits):
             raise UserError(f"{self.layout}: {self.root}: no sample for {' or '.join(splits)}; set data.validation above 0 to validate")
         self.split = splits[0]
-        self.offers = frozenset.intersection(*(_offered(self.datasets[split]) for split in splits if len(self.datasets[split])))
+        self.offers = offered([row for split in splits for row in self.datasets[split].rows])
+        for split in splits:
+            self.datasets[split].offers = self.offers
+
+    def pictures_of(self, split: str, part: str) -> PictureDataset:
+        """Find one picture of each sample of a split, such as its shop picture, whatever else of the samples the folder lacks.
+
+        Args:
+            split: train, val or test.
+            part: person or garment.
+
+        Raises:
+            UserError: if another part is asked for, what lists the samples is missing or damaged, or a picture is missing.
+        """
+        if part not in ("person", "garment"):
+            raise UserError(f"{self.layout}: {part!r} is no picture of a sample; choose garment or person")
+        self.prepare_data()
+        self.root = locate(self.root, self.markers)
+        listing = self.listing(HALVES[split], part)
+        self._require(listing, part)
+        dataset = self.dataset(split, self._split(listing))
+        if not len(dataset):
+            raise UserError(f"{self.layout}: {listing.lists}: no sample for {split}; set data.validation above 0 for val")
+        return PictureDataset(dataset, part, listing, self.root)
 
     def dataset(self, split: str, rows: dict[str, list[TryOnRow]]) -> TryOnDataset:
         """Build the Dataset of a split out of the rows of all splits that are set up together."""
@@ -541,8 +353,8 @@ class TryOnData(L.LightningDataModule):
         """Say that there are no shop pictures."""
         return f"{self.root} has no shop pictures"
 
-    def _require(self, listing: Listing) -> None:
-        """Refuse a half that is not whole.
+    def _require(self, listing: Listing, only: str | None = None) -> None:
+        """Refuse a half that is not whole; `only` is the one part that is to be read, all but `other` if None.
 
         Raises:
             UserError: naming the first file that is not there, or the first id that is listed twice.
@@ -552,15 +364,12 @@ class TryOnData(L.LightningDataModule):
                 f"{listing.lists}: the person {listing.repeated[0]} is listed more than once; ids must be unique, take the repeats out"
             )
         for part, absent in listing.absent.items():
-            if absent and part != "other":
+            if absent and part == only if only else absent and part != "other":
                 where = absent[0].parents[1]
                 raise UserError(
                     f"{self.layout}: {len(absent)} of {len(listing.rows)} samples of {where} lack their {part}, first {absent[0]}; "
                     f"restore the files or take their lines out of {listing.lists}"
                 )
-        for row in listing.rows:
-            if row.mask is None and row.agnostic is None and (problem := self.unmaskable(row, listing)):
-                raise UserError(f"{self.layout}: {problem}")
 
     @abstractmethod
     def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:
@@ -615,13 +424,8 @@ class TryOnData(L.LightningDataModule):
 
     def fingerprint(self) -> str:
         """Return a sha256 over the names and sizes of the current split's files and the content of what lists them."""
-        digest = hashlib.sha256()
-        for source in self._listings[HALVES[self.split]].sources:
-            digest.update(source.read_bytes())
         files = [file for row in self.datasets[self.split].rows for file in row.files()]
-        for line in sorted(f"\0{Path(os.path.relpath(file, self.root)).as_posix()}\0{file.stat().st_size}" for file in files):
-            digest.update(line.encode())
-        return digest.hexdigest()
+        return fingerprint(self._listings[HALVES[self.split]].sources, files, self.root)
 
     def describe(self) -> dict[str, Any]:
         """Return what is read, for a log.
@@ -646,16 +450,6 @@ class TryOnData(L.LightningDataModule):
         }
 
 
-def mask_origin(row: TryOnRow) -> str:
-    """Say where the agnostic mask of a row comes from: a file, or that which it is made from."""
-    if row.mask is not None:
-        return "file"
-    if row.agnostic is not None:
-        return "painted picture"
-    sources = {"parse": row.parse, "key points": row.pose, "DensePose": row.densepose}
-    return " and ".join(name for name, path in sources.items() if path is not None) or "none"
-
-
-def _offered(dataset: TryOnDataset) -> frozenset[str]:
-    """Return the parts beside the person that a split holds; rows of one split hold the same ones."""
-    return frozenset(["mask", *(part for part in PARTS if getattr(dataset.rows[0], part) is not None)])
+def offered(rows: Sequence[TryOnRow]) -> frozenset[str]:
+    """Return the parts beside the person that all rows have, the mask always: one without is refused."""
+    return frozenset(["mask", *(part for part in OPTIONAL if all(getattr(row, part) is not None for row in rows))])

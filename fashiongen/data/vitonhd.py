@@ -29,20 +29,11 @@ from torch import Tensor
 
 from fashiongen.batches import TryOffBatch
 from fashiongen.data import masks
+from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
+from fashiongen.data.pictures import Size, read_labels
 from fashiongen.data.quality import QualityFilter
 from fashiongen.data.reframe import reframe
-from fashiongen.data.tryon import (
-    Listing,
-    NotListed,
-    Size,
-    TryOnData,
-    TryOnDataset,
-    TryOnRow,
-    find,
-    read_labels,
-    read_openpose,
-    read_pairs,
-)
+from fashiongen.data.tryon import TryOnData, TryOnDataset, read_openpose
 from fashiongen.errors import UserError
 
 KEYPOINTS = 25
@@ -136,16 +127,19 @@ class VITONHD(TryOnData):
             self.name = f"{self.layout}-clean"
         self.left_out: dict[str, int] = {}
 
-    def listing(self, half: str) -> Listing:
-        """List the pairs of a half, train or test.
+    def listing(self, half: str, part: str = "person") -> Listing:
+        """List the pairs of a half, train or test, of which the folder must hold some `part`, person or garment.
 
         Raises:
-            UserError: if the pair file is missing or damaged, the folder holds none of its people, or `duplicates` is not of this data set.
+            UserError: if the pair file is missing, damaged or empty, the folder holds none of its people (or garments), or `duplicates` is
+                not of this data set.
         """
         pairs_file = next((self.root / name for name in PAIR_FILES[half] if (self.root / name).is_file()), self.root / PAIR_FILES[half][0])
         if not pairs_file.is_file():
             raise NotListed(f"{self.layout}: {pairs_file} is missing: data.root must be a folder in the VITON-HD layout, or `wardrobe`")
         pairs = read_pairs(pairs_file)
+        if not pairs:
+            raise lists_nobody([pairs_file])
         if self.duplicates is not None:
             unwanted = read_duplicates(self.duplicates, half)
             clean = [pair for pair in pairs if pair[0] not in unwanted]
@@ -159,8 +153,9 @@ class VITONHD(TryOnData):
         stems = [PurePosixPath(name).stem for name in names]
         found = {part: find(self.root / half, places, names, stems) for part, places in PLACES.items()}
         found["other"] = find(self.root / half, PLACES["garment"], others, others)
-        if found["person"] is None:
-            raise UserError(f"{self.layout}: {self.root / half / 'image'} is missing or holds none of the people of {pairs_file}")
+        if found[part] is None and pairs:
+            folder, whose = self.root / half / PLACES[part][0][0], {"person": "people", "garment": "garments"}[part]
+            raise UserError(f"{self.layout}: {folder} is missing or holds none of the {whose} of {pairs_file}")
         if found["mask"] is not None:
             found["agnostic"] = None
         kept = {part: both for part, both in found.items() if both is not None}
@@ -168,8 +163,11 @@ class VITONHD(TryOnData):
             TryOnRow(
                 id=stem,
                 category="upper",
-                # A pair of the same name has no other garment.
-                **{part: paths[index] for part, (paths, _) in kept.items() if part != "other" or others[index] != names[index]},
+                **{
+                    "person": self.root / half / "image" / names[index],
+                    # A pair of the same name has no other garment.
+                    **{part: paths[index] for part, (paths, _) in kept.items() if part != "other" or others[index] != names[index]},
+                },
             )
             for index, stem in enumerate(stems)
         ]

@@ -276,7 +276,7 @@ class Evaluate(Callback):
             seconds_per_sample=sum(part["seconds"] for part in parts) / len(ids) if ids else None,
             peak_memory_bytes=max(part["memory"] for part in parts),
             checkpoint=checkpoint(trainer.ckpt_path),
-            data={"fingerprint": data.fingerprint(), **_size(data)},
+            data={"fingerprint": data.fingerprint(), **_size(data), **_masks(data)},
             config_sha256=self.config_sha256,
             source_sha256=source_sha256(),
             versions=versions(),
@@ -292,10 +292,12 @@ class Evaluate(Callback):
         if self.task == RETRIEVAL:
             size = str(len(self._catalogue or ()))
             return {"dataset": data.name, "split": data.split, "field": "bottom", "catalogue": size, "fingerprint": data.fingerprint()}
-        own, reference = TRUTH[self.task][0], self.reference
-        found: Any = data if reference is None else reference.data
-        split, field = (data.split, own) if reference is None else (reference.split, reference.field)
-        return {"dataset": found.name, "split": split, "field": field, "fingerprint": found.fingerprint(), **_size(found)}
+        if self.reference is None:
+            split, field, found, fingerprint = data.split, TRUTH[self.task][0], data, data.fingerprint()
+        else:
+            split, field, found = self.reference.split, self.reference.field, self.reference.data
+            fingerprint = self.reference.pictures.fingerprint()
+        return {"dataset": found.name, "split": split, "field": field, "fingerprint": fingerprint, **_size(found)}
 
     def _write_pictures(self, out: Path) -> str | None:
         """Write the chosen predictions to a new folder that takes the place of an old one, and the grid."""
@@ -385,6 +387,12 @@ def _size(data: object) -> dict[str, str]:
     """Return the size of a data module's pictures for the record, where it has one."""
     size = getattr(data, "size", None)
     return {} if size is None else {"size": f"{size[0]}x{size[1]}"}
+
+
+def _masks(data: Any) -> dict[str, str]:  # noqa: ANN401  a data module with a split
+    """Return where the tested masks come from, for the record: results with a data set's own masks and with made ones differ."""
+    origins = data.describe().get("masks", {}).get(data.split) if hasattr(data, "describe") else None
+    return {"masks": ", ".join(origins)} if origins else {}
 
 
 def _gathered(mine: Any) -> list[Any]:  # noqa: ANN401  any picklable object

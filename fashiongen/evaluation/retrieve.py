@@ -21,7 +21,7 @@ from torch import Tensor
 from fashiongen import tasks
 from fashiongen.batches import CandidateBatch, QueryBatch, to_uint8
 from fashiongen.data.pairs import ENDINGS
-from fashiongen.data.tryon import open_picture, picture_to_tensor
+from fashiongen.data.pictures import open_picture, picture_to_tensor
 from fashiongen.errors import UserError
 from fashiongen.evaluation.ranking import Catalogue
 from fashiongen.records import write_atomically

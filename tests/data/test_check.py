@@ -8,6 +8,7 @@ from PIL import Image
 
 from fashiongen.cli import main
 from fashiongen.data.check import LAYOUTS, check
+from fashiongen.data.listing import NotListed
 from fashiongen.errors import UserError
 
 TRAIN, TEST = 14, 6
@@ -47,8 +48,11 @@ def test_a_whole_folder_has_no_findings(layout, rendered, capsys, tmp_path):
             "unpaired": unpaired,
             "masked": count,
             "masks": masks,
+            # No one can train on people without shop pictures, which is no fault of the folder.
+            "refused": "" if shops or half == "test" else report["halves"]["train"]["refused"],
         }
         assert report["halves"][half] == expected
+    assert shops or "no shop pictures" in report["halves"]["train"]["refused"]
     assert report["usable"] is True and report["findings"] == [] and report["layout"] == layout
     out = capsys.readouterr().out
     assert f"test: {TEST} listed, {TEST} people readable" in out and "findings: none" in out and out.endswith(": usable\n")
@@ -92,8 +96,10 @@ def test_everything_that_is_wrong_is_named_at_once(copied, capsys):
     train_half, test_half = report.halves["train"], report.halves["test"]
     assert (train_half.listed, train_half.people, train_half.paired, train_half.masked) == (TRAIN, TRAIN - 1, TRAIN - 2, TRAIN - 2)
     assert (test_half.listed, test_half.people, test_half.paired) == (TEST + 1, TEST + 1, TEST + 1)
-    assert report.usable and status("viton_hd", root) == 0 and status("viton_hd", root, "--strict") == 1
-    assert capsys.readouterr().out.count("unreadable: ") == 2 * 4
+    assert not report.usable and status("viton_hd", root) == status("viton_hd", root, "--strict") == 1
+    out = capsys.readouterr().out
+    assert out.count("unreadable: ") == 2 * 4 and "train: the reader stops: viton_hd: 1 of 14 samples" in out
+    assert "test: the reader stops: " in out and "is listed more than once; ids must be unique" in out
 
 
 def test_masks_that_cannot_be_made_are_not_counted(copied):
@@ -116,6 +122,82 @@ def test_uncut_street_photos_are_not_mis_sized(copied):
             photo.save(path, quality=95)
     (root / "train" / "raw_bbox" / "000003.jpg.json").write_text('{"human_bbox": "none"}')
     assert kinds(check("street_tryon", root)) == [("unreadable", "train")]
+
+
+def pairs_of_boxes(root, box):
+    """Uncut photos, one of which has `box`."""
+    for folder in ("train", "validation"):
+        (root / "deepfashion2" / folder).mkdir(parents=True)
+        shutil.move(root / folder / "image", root / "deepfashion2" / folder / "image")
+    photo = Image.open(root / "deepfashion2" / "validation" / "image" / "000015.jpg")
+    for path in root.glob("*/raw_bbox/*.json"):
+        path.write_text(json.dumps({"human_bbox": [0, photo.height, 0, photo.width]}))
+    (root / "validation" / "raw_bbox" / "000015.jpg.json").write_text(json.dumps({"human_bbox": box}))
+
+
+def blank(*paths):
+    for path in paths:
+        picture = Image.open(path)
+        Image.new(picture.mode, picture.size).save(path)
+
+
+def remove(root, *patterns):
+    for pattern in patterns:
+        found = list(root.glob(pattern))
+        assert found
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+# What is done to a folder, and the kinds of what is found of the half that is concerned.
+FOLDERS = {
+    "whole": ("viton_hd", lambda root: None, set()),
+    "nothing to make masks from": ("viton_hd", lambda root: remove(root, "test/agnostic*", "test/image-parse-v3"), {"absent"}),
+    "masks of key points": ("viton_hd", lambda root: remove(root, "*/agnostic*"), set()),
+    "no garments to train on": ("viton_hd", lambda root: remove(root, "train/cloth"), {"absent"}),
+    "no garments in the test": ("viton_hd", lambda root: remove(root, "test/cloth"), {"absent"}),
+    "no people": ("viton_hd", lambda root: remove(root, "test/image"), {"list"}),
+    "a blank mask": ("viton_hd", lambda root: blank(root / "test" / "agnostic-mask" / "00015_00_mask.png"), {"empty"}),
+    "a missing pose": ("viton_hd", lambda root: remove(root, "test/openpose_json/00015*"), {"missing"}),
+    "an empty list": ("viton_hd", lambda root: (root / "test_pairs.txt").write_text("\n"), {"list"}),
+    "a training half alone": ("viton_hd", lambda root: remove(root, "test_pairs.txt"), {"list"}),
+    "masks that cannot be made": ("dress_code", lambda root: remove(root, "dresses/keypoints"), {"absent"}),
+    "a blank parse and DensePose": (
+        "street_tryon",
+        lambda root: blank(root / "validation/segm_atr_labels/000015.png", root / "validation/densepose/000015_densepose.png"),
+        {"empty"},
+    ),
+    "a box that reaches out": ("street_tryon", lambda root: pairs_of_boxes(root, [-3, 900, 5, 900]), set()),
+    "a box beside the photo": ("street_tryon", lambda root: pairs_of_boxes(root, [0, 20, 900, 999]), {"outside"}),
+}
+
+
+def reads(layout, root):
+    """Whether the reader reads all samples of each half that is listed."""
+    read = 0
+    for stage in ("test",) if layout == "street_tryon" else ("fit", "test"):
+        module = LAYOUTS[layout](str(root), size=(128, 96), num_workers=0, validation=0)
+        try:
+            module.setup(stage)
+            read += sum(len(list(dataset)) for dataset in module.datasets.values())
+        except NotListed:
+            continue
+        except UserError:
+            return False
+    return read > 0
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_usable_is_what_the_reader_reads(folder, copied):
+    layout, spoil, found = FOLDERS[folder]
+    root = copied(layout)
+    spoil(root)
+    report = check(layout, root)
+    assert report.usable == reads(layout, root)
+    assert {finding.kind for finding in report.findings} == found
+    if "empty" in found or "outside" in found:
+        assert message(report, "00015").startswith("test: ") and report.halves["test"].masked == TEST - 1
+        assert report.halves["test"].refused and report.halves["test"].refused in "".join(report.lines())
 
 
 def test_a_list_that_cannot_be_used_makes_its_half_unusable(copied):
@@ -145,5 +227,7 @@ def test_the_real_photos_are_one_pair_and_four_people_without_their_garment(shar
     assert kinds(report) == [("absent", "test"), ("list", "train"), *[("missing", "test")] * 4]
     lacking = {finding.path.split("/")[-1] for finding in report.findings if finding.kind == "missing"}
     assert lacking == {"00034_00.jpg", "00035_00.jpg", "00121_00.jpg", "01992_00.jpg"}
-    assert status("viton_hd", root) == 0 and status("viton_hd", root, "--strict") == 1
-    assert "1 paired (with their own garment), 5 unpaired" in capsys.readouterr().out
+    assert status("viton_hd", root) == status("viton_hd", root, "--strict") == 1
+    out = capsys.readouterr().out
+    assert "1 paired (with their own garment), 5 unpaired" in out
+    assert "test: the reader stops: viton_hd: 4 of 5 samples of" in out and "lack their garment" in out

@@ -359,6 +359,27 @@ def test_dress_code_is_as_the_world_drew_it(rendered):
         assert coloured.float().mean() < 0.02 and 0.05 < sample.garment_mask.float().mean() < 0.9
 
 
+def test_each_category_makes_its_masks_from_what_it_has(rendered, copied):
+    """Dresses with masks and no key points, the others with key points and no masks: a batch has no key points, every sample its mask."""
+    plain = data("dress_code", rendered("dress_code"))
+    root = copied("dress_code")
+    catvton_masks(root)
+    for folder in ("upper_body", "lower_body"):
+        shutil.rmtree(root / folder / "agnostic_masks")
+    shutil.rmtree(root / "dresses" / "keypoints")
+    module = data("dress_code", root)
+    assert plain.offers - module.offers == {"pose"} and module.describe()["masks"] == {"test": ["file", "parse and key points"]}
+    (batch,) = data("dress_code", root, eval_batch_size=TEST).test_dataloader()
+    assert batch.pose is None and batch.parse is not None and len(batch) == TEST
+    for id_, sample in samples(module).items():
+        assert sample.pose is None
+        made = torch.equal(sample.mask, samples(plain)[id_].mask)
+        assert made != id_.startswith("dresses"), id_
+    # Training dresses have neither masks nor key points now.
+    with pytest.raises(UserError, match="dresses has neither agnostic_masks nor both label_maps and keypoints"):
+        data("dress_code", root, "fit")
+
+
 def test_dress_code_serves_the_folders_that_are_asked_for(rendered, copied):
     root = copied("dress_code")
     shutil.rmtree(root / "dresses")
@@ -500,6 +521,40 @@ def test_street_tryon(variant, rendered, copied):
     assert len(module.fingerprint()) == 64
 
 
+def test_the_pair_files_tell_nothing_of_training_people_of_the_same_number(copied):
+    """DeepFashion2 numbers the photos of each half from 1; the pair files are of the test half."""
+    root = copied("street_tryon")
+    trained = (root / "annotations" / "train_image_list.txt").read_text().split()[0]
+    rewrite(root, "annotations/street2street_test_pairs_dress.csv", lambda text: f"{text}9,{trained},{trained}\n")
+    module = data("street_tryon", root)
+    assert {row.category for row in module.listing("train").rows} == {None}
+    assert {row.category for row in module.listing("test").rows} == {"upper", "full"}
+
+
+@pytest.mark.parametrize("layout", READERS)
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_an_empty_list_is_told_as_that(layout, content, copied):
+    root = copied(layout)
+    lists = {
+        "viton_hd": "test_pairs.txt",
+        "dress_code": "**/test_pairs_*paired.txt",
+        "street_tryon": "annotations/validation_image_list.txt",
+    }
+    rewrite(root, lists[layout], lambda text: content)
+    with pytest.raises(
+        UserError, match=r"(test_pairs|test_pairs_unpaired|validation_image_list)\.txt: no sample .*is listed there"
+    ) as error:
+        data(layout, root)
+    assert "missing" not in str(error.value)
+
+
+def test_a_pair_file_of_nobody_is_told_as_that(copied):
+    root = copied("street_tryon")
+    rewrite(root, "annotations/street2street_test_pairs_top.csv", lambda text: text.splitlines()[0] + "\n")
+    with pytest.raises(UserError, match=r"street2street_test_pairs_top\.csv: no sample is listed there"):
+        data("street_tryon", root, pairs="street2street_test_pairs_top.csv")
+
+
 @pytest.mark.parametrize(("category", "expected"), [("top", "upper"), ("dress", "full")])
 def test_street_pairs_have_the_garment_before_the_person(category, expected, rendered):
     root = rendered("street_tryon")
@@ -541,9 +596,18 @@ def test_boxes_count_rows_first(copied):
     box = root / "validation" / "raw_bbox" / "000015.jpg.json"
     top, bottom, left, right = json.loads(box.read_text())["human_bbox"]
     assert (bottom - top, right - left) == SIZE
-    box.write_text(json.dumps({"human_bbox": [left, right, top, bottom + 400]}))
-    with pytest.raises(UserError, match=r"000015\.jpg\.json: rows \d+ to \d+ and columns"):
-        samples(data("street_tryon", root))
+    # What reaches beyond the photo is cut off, as an array's slice is; a box that holds nothing of it is refused.
+    dataset = data("street_tryon", root).datasets["test"]
+    row = next(row for row in dataset.rows if row.id == "000015")
+    whole = dataset.open_person(row)
+    box.write_text(json.dumps({"human_bbox": [top, bottom + 400, left, right + 400]}))
+    assert dataset.open_person(row).size == (whole.width + 9, whole.height + 17)
+    box.write_text(json.dumps({"human_bbox": [-7, bottom, -5, right]}))
+    assert dataset.open_person(row).size == (right, bottom)
+    for nothing in ([bottom, top, left, right], [top + 400, bottom + 400, left, right], [top, bottom, -right, -left]):
+        box.write_text(json.dumps({"human_bbox": nothing}))
+        with pytest.raises(UserError, match=r"000015\.jpg\.json: rows -?\d+ to -?\d+ and columns .* hold nothing of the photo"):
+            dataset.open_person(row)
 
 
 def drop_images(root):
@@ -614,3 +678,40 @@ def test_the_embedded_wardrobe_comes_in_every_layout(layout, cache):
     batches = list(module.test_dataloader())
     assert sum(len(batch) for batch in batches) == len(module.datasets["test"]) == 6
     assert all(batch.person.shape[1:] == (3, 64, 48) and batch.mask.dtype == torch.bool for batch in batches)
+
+
+def blank_mask(root):
+    Image.new("L", SIZE[::-1]).save(root / "test" / "agnostic-mask" / "00015_00_mask.png")
+
+
+def blank_paint(root):
+    no_masks(root)
+    shutil.copy(root / "test" / "image" / "00015_00.jpg", root / "test" / "agnostic-v3.2" / "00015_00.jpg")
+
+
+def blank_labels(root):
+    number = "000015"
+    Image.new("L", SIZE[::-1]).save(root / "validation" / "segm_atr_labels" / f"{number}.png")
+    Image.new("RGB", SIZE[::-1]).save(root / "validation" / "densepose" / f"{number}_densepose.png")
+
+
+@pytest.mark.parametrize(
+    ("layout", "spoil", "words"),
+    [
+        ("viton_hd", blank_mask, r"sample 00015_00: \S+00015_00_mask\.png marks nothing at 128x96"),
+        ("viton_hd", blank_paint, r"sample 00015_00: the mask that is made from its painted picture \(\S+00015_00\.jpg\) marks nothing"),
+        (
+            "street_tryon",
+            blank_labels,
+            r"sample 000015: the mask that is made from its parse and DensePose .* marks nothing",
+        ),
+    ],
+)
+def test_a_mask_that_marks_nothing_is_refused_not_taken_for_the_whole_picture(layout, spoil, words, copied):
+    root = copied(layout)
+    spoil(root)
+    dataset = data(layout, root).datasets["test"]
+    with pytest.raises(UserError, match=words) as error:
+        list(dataset)
+    assert "\n" not in str(error.value)
+    assert dataset[0].mask.any()

@@ -69,6 +69,39 @@ def test_a_mask_beside_the_photo_serves_as_well(tmp_path):
     assert int(samples(tmp_path)[0].mask.sum()) == 25
 
 
+def test_a_masks_name_may_end_in_capitals(tmp_path):
+    photo(tmp_path / "A.PNG", garment=(12, 20, 30, 50))
+    mask = Image.new("L", (48, 64))
+    mask.paste(255, (12, 20, 30, 50))
+    mask.save(tmp_path / "A_MASK.PNG")
+    (sample,) = samples(tmp_path)
+    assert sample.ids == ["A"] and torch.equal(sample.mask[0, 0], red(sample))
+    mask.save(tmp_path / "A_mask.png")
+    with pytest.raises(UserError, match=r"A_MASK\.PNG and A_mask\.png are masks of one photo"):
+        samples(tmp_path)
+
+
+def test_a_mask_is_turned_upright_as_its_photo_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright, mask = Image.new("RGB", (48, 64), (100, 100, 100)), Image.new("L", (48, 64))
+    upright.paste((255, 0, 0), (10, 20, 30, 50))
+    mask.paste(255, (10, 20, 30, 50))
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.png", exif=exif)
+    mask.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a_mask.png", exif=exif)
+    (sample,) = samples(tmp_path)
+    assert torch.equal(sample.mask[0, 0], red(sample)) and red(sample).any()
+
+
+def test_a_mask_without_its_photo_is_not_passed_over(tmp_path):
+    photo(tmp_path / "a.png")
+    boxes(tmp_path, "a.png,1,2,30,40,")
+    for name in ("b", "c"):
+        Image.new("L", (48, 64), 255).save(tmp_path / f"{name}_mask.png")
+    with pytest.raises(UserError, match=r"b_mask\.png and 1 more: there is no photo b that it could be the mask of"):
+        samples(tmp_path)
+
+
 def test_a_box_is_of_the_upright_photo(tmp_path):
     upright = Image.new("RGB", (48, 64), (100, 100, 100))
     upright.paste((255, 0, 0), (10, 20, 30, 50))
@@ -119,6 +152,14 @@ def test_a_box_that_reaches_out_is_clipped(tmp_path):
     photo(tmp_path / "a.png")
     boxes(tmp_path, "a.png,-5,-5.5,1000,10,")
     assert samples(tmp_path)[0].mask[0, 0].nonzero().amax(dim=0).tolist() == [9, 47]
+
+
+def test_a_box_too_small_to_be_seen_is_told(tmp_path):
+    photo(tmp_path / "a.png", 960, 1280)
+    boxes(tmp_path, "a.png,9,9,10,10,")
+    with pytest.raises(UserError, match=r"the box of \S*a\.png marks less than a pixel at 64x48: enlarge it"):
+        samples(tmp_path)
+    assert samples(tmp_path, garment_share=0.5)[0].mask.any()
 
 
 MISTAKES = {

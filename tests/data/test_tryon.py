@@ -1,121 +1,11 @@
-"""Reading pictures, masks, labels, key points and pair files, the hostile ones included."""
+"""What the try-on readers share: key points."""
 
 import json
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from fashiongen.data.tryon import picture_size, read_labels, read_mask, read_openpose, read_pairs, read_picture
+from fashiongen.data.tryon import read_openpose
 from fashiongen.errors import UserError
-
-
-def gradient(height, width):
-    """A picture whose red grows to the right and whose green grows downwards."""
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[..., 0] = np.linspace(0, 255, width)
-    picture[..., 1] = np.linspace(0, 255, height)[:, None]
-    return picture
-
-
-def test_a_picture_is_read_whole_and_in_rgb(tmp_path):
-    Image.fromarray(gradient(12, 8)).save(tmp_path / "a.png")
-    read = read_picture(tmp_path / "a.png", (12, 8))
-    assert read.dtype == torch.uint8 and read.is_contiguous()
-    assert np.array_equal(read.permute(1, 2, 0).numpy(), gradient(12, 8))
-    assert read_picture(tmp_path / "a.png", (6, 4)).shape == (3, 6, 4)
-
-
-def test_reducing_averages_instead_of_dropping_pixels(tmp_path):
-    board = np.indices((64, 64)).sum(axis=0) % 2 * 255
-    Image.fromarray(np.repeat(board[..., None], 3, axis=2).astype(np.uint8)).save(tmp_path / "board.png")
-    read = read_picture(tmp_path / "board.png", (8, 8)).int()
-    assert (read - 127).abs().max() <= 4
-
-
-def test_a_photo_that_lies_on_its_side_is_turned(tmp_path):
-    picture = Image.fromarray(gradient(12, 8))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to see it upright
-    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "side.png", exif=exif)
-    assert picture_size(tmp_path / "side.png") == (12, 8)
-    assert np.array_equal(read_picture(tmp_path / "side.png", (12, 8)).permute(1, 2, 0).numpy(), gradient(12, 8))
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA"])
-def test_any_colour_mode_is_read(tmp_path, mode):
-    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    Image.fromarray(gradient(12, 8)).convert(mode).save(path)
-    assert read_picture(path, (6, 4)).shape == (3, 6, 4)
-
-
-def test_what_is_transparent_is_white(tmp_path):
-    Image.new("RGBA", (4, 6), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (read_picture(tmp_path / "clear.png", (6, 4)) == 255).all()
-
-
-@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.9])
-def test_a_file_that_is_cut_off_is_named_in_one_line(tmp_path, ending, share):
-    path = tmp_path / f"cut.{ending}"
-    generator = np.random.default_rng(0)
-    Image.fromarray(generator.integers(0, 256, (40, 30, 3), np.uint8)).save(path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
-    for read in (read_picture, read_mask, read_labels):
-        with pytest.raises(UserError, match=r"cut\.") as error:
-            read(path, (8, 8))
-        assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("content", [b"no picture", b"\x89PNG\r\n\x1a\n garbage", b"\xff\xd8\xff\xe0 garbage"])
-def test_a_file_that_is_no_picture_is_named(tmp_path, content):
-    (tmp_path / "text.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"text\.png is cut off, damaged or no picture"):
-        read_picture(tmp_path / "text.png", (8, 8))
-    with pytest.raises(UserError, match=r"none\.png is missing"):
-        read_picture(tmp_path / "none.png", (8, 8))
-
-
-def test_flipped_bytes_never_raise_anything_but_a_user_error(tmp_path):
-    generator = np.random.default_rng(0)
-    for ending in ("png", "jpg"):
-        path = tmp_path / f"noise.{ending}"
-        Image.fromarray(generator.integers(0, 256, (20, 15, 3), np.uint8)).save(path)
-        content = np.frombuffer(path.read_bytes(), np.uint8)
-        for _ in range(150):
-            broken = content.copy()
-            broken[generator.integers(0, len(broken), 3)] = generator.integers(0, 256, 3)
-            path.write_bytes(broken.tobytes())
-            try:
-                read_picture(path, (8, 8))
-            except UserError as error:
-                assert path.name in str(error)
-
-
-def test_masks_are_cut_at_128_without_grey_borders(tmp_path):
-    grey = np.array([[0, 127, 128, 255]], np.uint8).repeat(4, axis=0)
-    Image.fromarray(grey).save(tmp_path / "mask.png")
-    assert read_mask(tmp_path / "mask.png", (4, 4))[0, 0].tolist() == [False, False, True, True]
-    noise = np.random.default_rng(0).integers(0, 256, (9, 7), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "noise.png")
-    large = read_mask(tmp_path / "noise.png", (27, 21))
-    assert large.dtype == torch.bool and large.shape == (1, 27, 21)
-    assert np.array_equal(large[0].numpy(), (noise >= 128).repeat(3, axis=0).repeat(3, axis=1))
-
-
-def test_labels_keep_the_palettes_indices(tmp_path):
-    labels = np.arange(20, dtype=np.uint8).reshape(4, 5)
-    picture = Image.fromarray(labels).convert("P")
-    picture.putpalette([255, 0, 7] * 256)
-    picture.putdata(labels.flatten().tolist())
-    picture.save(tmp_path / "parse.png")
-    assert read_labels(tmp_path / "parse.png", (4, 5)).tolist() == labels.tolist()
-    assert set(read_labels(tmp_path / "parse.png", (37, 23)).unique().tolist()) <= set(range(20))
-    Image.fromarray(gradient(4, 5)).save(tmp_path / "rgb.png")
-    with pytest.raises(UserError, match=r"rgb\.png: label maps hold one index per pixel"):
-        read_labels(tmp_path / "rgb.png", (4, 5))
 
 
 def test_key_points_are_scaled_with_the_picture(tmp_path):
@@ -131,35 +21,3 @@ def test_a_damaged_pose_is_named(tmp_path, content):
     (tmp_path / "pose.json").write_text(content)
     with pytest.raises(UserError, match=r"pose\.json: no OpenPose file"):
         read_openpose(tmp_path / "pose.json", 2, (4, 4), (4, 4))
-
-
-def test_pair_files_of_any_system_are_read(tmp_path):
-    (tmp_path / "pairs.txt").write_bytes(b"\xef\xbb\xbfa.jpg b.jpg\r\n\r\n  c.jpg\t d.jpg \r\n")
-    assert read_pairs(tmp_path / "pairs.txt") == [("a.jpg", "b.jpg"), ("c.jpg", "d.jpg")]
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"a.jpg b.jpg\n\na.jpg\n", r"pairs\.txt, line 3: has 1 columns where 2 are wanted: 'a\.jpg'"),
-        (b"a b c\n", "line 1: has 3 columns"),
-        (b"../a.jpg b.jpg\n", "line 1: '../a.jpg' leads out"),
-        (b"a.jpg x/../../b.jpg\n", "leads out"),
-        (b"a.jpg /etc/passwd\n", "leads out"),
-        (b"a.jpg ..\\b.jpg\n", "leads out"),
-        (b"C:\\a.jpg b.jpg\n", "leads out"),
-        (b"\xff\xfe\x00", "cannot be read as a pair file"),
-    ],
-)
-def test_hostile_pair_files_are_refused_with_their_line(tmp_path, content, words):
-    (tmp_path / "pairs.txt").write_bytes(content)
-    with pytest.raises(UserError, match=words):
-        read_pairs(tmp_path / "pairs.txt")
-
-
-def test_real_photos_are_read(shared_data):
-    photos = sorted((shared_data / "viton_hd_sample").rglob("*.jpg"))
-    assert len(photos) == 10
-    for photo in photos:
-        assert picture_size(photo) == (1024, 768)
-        assert read_picture(photo, (64, 48)).float().std() > 5

@@ -1,6 +1,7 @@
 """The protocol files: what they report under which name, and what happens through the true command line."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,12 @@ import yaml
 from jsonargparse import ArgumentParser
 from torchmetrics import Metric
 
+from fashiongen.batches import TryOffBatch, to_uint8
 from fashiongen.cli import main
+from fashiongen.data import VITONHD, StreetTryOn
 from fashiongen.evaluation.evaluate import _reported
+from fashiongen.methods.trivial import MaskedCrop
+from fashiongen.metrics import FID
 from fashiongen.metrics.features import extractor
 
 TASKS = Path(__file__).parents[2] / "recipes" / "tasks"
@@ -71,6 +76,55 @@ def test_a_protocol_without_its_weights_ends_in_one_line_before_any_sampling(rec
     assert error[-1].startswith("fashiongen: alex: its weights are not at") and "alexnet-owt-7be5be79.pth" in error[-1]
 
 
+def test_the_street_protocol_runs_on_street_photos_against_another_data_set_s_garments(tmp_path, monkeypatch, cache):
+    """The file as it stands, but for the size and the published networks, which are replaced by tiny ones."""
+    monkeypatch.chdir(tmp_path)
+    _, protocol = read("vtoff-igr-street")
+    metrics = {
+        name: {**metric, "init_args": {**metric["init_args"], "extractor": "tiny-classifier"}}
+        for name, metric in protocol["metrics"].items()
+    }
+    metrics["kid_x1e3"]["init_args"] |= {"subsets": 5, "subset_size": 4}
+    small = {"root": "wardrobe", "people": 40, "size": [64, 48], "eval_batch_size": 4, "num_workers": 0}
+    overlay = {
+        "data": {"class_path": "fashiongen.data.StreetTryOn", "init_args": small},
+        "evaluate": {"size": [64, 48], "reference": {"data": {"init_args": small}}, "metrics": metrics},
+    }
+    Path("overlay.yaml").write_text(yaml.safe_dump(overlay))
+    recipe = str(TASKS.parent / "tiny" / "masked_crop.yaml")
+    main(
+        [
+            "test",
+            "--config",
+            recipe,
+            "--config",
+            str(TASKS / "vtoff-igr-street.yaml"),
+            "--config",
+            "overlay.yaml",
+            "--evaluate.out",
+            "out.json",
+        ]
+    )
+    record = json.loads(Path("out.json").read_text())
+    assert (record["dataset"], record["protocol"], record["status"]) == ("street_tryon", "vtoff-igr-street", "ok")
+    street, shop = (data("wardrobe", people=40, size=(64, 48), num_workers=0, validation=0) for data in (StreetTryOn, VITONHD))
+    street.setup("test")
+    shop.setup("test")
+    assert record["n_samples"] == len(street.datasets["test"]) == 6
+    assert record["data"] == {"fingerprint": street.fingerprint(), "size": "64x48", "masks": "parse and DensePose"}
+    garments = shop.pictures_of("test", "garment")
+    assert record["reference"] == {
+        **{"dataset": "viton_hd", "split": "test", "field": "garment", "fingerprint": garments.fingerprint(), "size": "64x48"}
+    }
+    by_hand = FID()
+    crops = MaskedCrop().take_off(TryOffBatch.collate(list(street.datasets["test"])))
+    by_hand.update(to_uint8(crops).float() / 255, None)
+    by_hand.update(None, torch.stack(list(garments)).float() / 255)
+    assert record["metrics"].keys() == {"fid[tiny-classifier]", "clip_fid[tiny-classifier]", "kid_x1e3[tiny-classifier]"}
+    assert record["metrics"]["fid[tiny-classifier]"]["value"] == pytest.approx(by_hand.compute().item(), rel=1e-4)
+    assert math.isfinite(record["metrics"]["kid_x1e3[tiny-classifier]"]["value"])
+
+
 def test_a_reference_is_named_in_a_file_and_on_the_command_line(recipe, tmp_path):
     overlay = {
         "evaluate": {
@@ -85,6 +139,6 @@ def test_a_reference_is_named_in_a_file_and_on_the_command_line(recipe, tmp_path
     main(["test", "--config", recipe, "--config", "street.yaml", *count, "--evaluate.out", "out.json"])
     record = json.loads(Path("out.json").read_text())
     assert record["protocol"] == "toy-street"
-    assert record["reference"] == {"dataset": "gallery", "split": "test", "field": "garment", "fingerprint": "noise"}
+    assert record["reference"] == {"dataset": "gallery", "split": "test", "field": "garment", "fingerprint": "garments of noise"}
     value = torch.tensor(record["metrics"]["fid[tiny-classifier]"]["value"])
     assert value > 0 and list(record["extractors"]) == ["fid[tiny-classifier]"]

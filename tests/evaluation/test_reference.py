@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader
 from toy import Gallery, Painter
 
 from fashiongen.batches import TryOffBatch, to_float
-from fashiongen.data import VITONHD
-from fashiongen.data.loading import Loader, ShardSampler, share
+from fashiongen.data import VITONHD, DressCode, Photos, StreetTryOn
+from fashiongen.data.loading import ShardSampler, share
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, Reference
 from fashiongen.metrics import FID, SSIM, AgreementByChance
 from fashiongen.metrics.base import SetMetric
-from fashiongen.wardrobe import write_viton_hd
+from fashiongen.wardrobe import write_dress_code, write_street_tryon, write_viton_hd
 
 SIZE = (64, 48)
 
@@ -67,14 +67,12 @@ class Street(Gallery):
 
 
 class Shop(Gallery):
-    """Garments, dealt out to the processes."""
+    """Garments."""
 
     name = "shop"
 
     def test_dataloader(self):
-        return Loader(self.pictures, batch_size=3, sampler=ShardSampler(self.pictures, **share(self.trainer)))
-
-    val_dataloader = test_dataloader
+        raise AssertionError("whole samples were read")
 
 
 def judge(tmp_path, data, method=None, trainer_options=None, **options):
@@ -94,7 +92,7 @@ def test_predictions_are_held_against_the_other_set(tmp_path):
     _, record = judge(tmp_path, street, reference=Reference(data=shop))
     expected = (mean_colour(street.pictures, "person") - mean_colour(shop.pictures, "garment")).norm().item()
     assert record["metrics"]["gap"]["value"] == pytest.approx(expected, rel=1e-4)
-    assert record["reference"] == {"dataset": "shop", "split": "test", "field": "garment", "fingerprint": "noise"}
+    assert record["reference"] == {"dataset": "shop", "split": "test", "field": "garment", "fingerprint": "garments of noise"}
     assert (record["dataset"], record["n_samples"], record["reason"]) == ("street", 5, None)
 
 
@@ -139,7 +137,8 @@ class Unwilling(Copier):
     [
         (lambda: {"metrics": {"ssim": SSIM(), "gap": MeanGap()}}, "evaluate.metrics: ssim: judge each picture by its own truth"),
         (lambda: {"metrics": {"chance": AgreementByChance()}}, "evaluate.metrics: chance: judge each picture by its own truth"),
-        (lambda: {"reference": Reference(data=Street(3))}, "evaluate.reference: street does not offer garment here; it offers mask"),
+        (lambda: {"reference": Reference(data=Street(3))}, "evaluate.reference: street has no garment"),
+        (lambda: {"reference": Reference(data=Photos(root="."))}, "evaluate.reference: photos holds no true pictures; name a data set"),
         (lambda: {"reference": None}, "which street does not offer here; use `predict` instead, or a protocol whose evaluate.reference"),
         (
             lambda: {"size": (512, 384)},
@@ -163,20 +162,26 @@ def test_the_reference_has_the_protocol_s_size_too(tmp_path):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder of people whose test garments are absent, as in StreetTryOn, and a whole one of other people."""
+    """A folder of people whose test garments are absent, as in StreetTryOn, a whole one of other people, and the garments of that alone."""
     root = tmp_path_factory.mktemp("reference")
     for name, seed in (("street", 0), ("shop", 1)):
         write_viton_hd(root / name, people=12, size=SIZE, seed=seed, test_fraction=0.5, workers=1)
     shutil.rmtree(root / "street" / "test" / "cloth")
     shutil.rmtree(root / "street" / "test" / "cloth-mask")
+    (root / "garments" / "test").mkdir(parents=True)
+    shutil.copy(root / "shop" / "test_pairs.txt", root / "garments")
+    shutil.copytree(root / "shop" / "test" / "cloth", root / "garments" / "test" / "cloth")
     return root
 
 
 def test_fid_of_a_folder_without_garments_against_another_s(folders, tmp_path):
     settings = {"size": SIZE, "num_workers": 0, "validation": 2}
     street = VITONHD(root=str(folders / "street"), eval_batch_size=3, **settings)
-    shop = VITONHD(root=str(folders / "shop"), eval_batch_size=2, **settings)
-    _, record = judge(tmp_path, street, metrics={"fid": FID()}, size=SIZE, reference=Reference(data=shop), pictures=2)
+    # Of the reference there are the pair file and the garments, no people and no masks.
+    garments = VITONHD(root=str(folders / "garments"), eval_batch_size=2, **settings)
+    _, record = judge(tmp_path, street, metrics={"fid": FID()}, size=SIZE, reference=Reference(data=garments), pictures=2)
+    shop = VITONHD(root=str(folders / "shop"), **settings)
+    shop.setup("test")
     by_hand = FID()
     for dataset, field in ((street.datasets["test"], "person"), (shop.datasets["test"], "garment")):
         pictures = torch.cat([getattr(dataset[index], field) for index in range(len(dataset))]).float() / 255
@@ -186,10 +191,68 @@ def test_fid_of_a_folder_without_garments_against_another_s(folders, tmp_path):
         "dataset": "viton_hd",
         "split": "test",
         "field": "garment",
-        "fingerprint": shop.fingerprint(),
+        "fingerprint": shop.pictures_of("test", "garment").fingerprint(),
         "size": "64x48",
     }
-    assert record["data"] == {"fingerprint": street.fingerprint(), "size": "64x48"}
+    assert record["data"] == {"fingerprint": street.fingerprint(), "size": "64x48", "masks": "file"}
     extractor = record["extractors"]["fid[tiny-classifier]"]
     assert extractor["weights"] == "model.safetensors" and len(extractor["sha256"]) == 64
     assert len(list((tmp_path / "out.pictures").iterdir())) == 2 and (tmp_path / "out.grid.png").is_file()
+
+
+def given(data, split="test", field="garment", trainer=None):
+    """The pictures of a reference, one after another."""
+    reference = Reference(data=data, split=split, field=field)
+    reference.setup()
+    return torch.cat(list(reference.batches(trainer or L.Trainer(accelerator="cpu", logger=False), torch.device("cpu"))))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_pictures_are_those_of_the_samples(workers, folders):
+    settings = {"root": str(folders / "shop"), "size": SIZE, "validation": 2, "eval_batch_size": 4, "num_workers": workers}
+    data = VITONHD(**settings)
+    data.setup(None)
+    for split in ("test", "val"):
+        for field in ("garment", "person"):
+            expected = torch.cat([getattr(sample, field) for sample in data.datasets[split]]).float() / 255
+            assert torch.equal(given(VITONHD(**settings), split, field), expected)
+
+
+def test_a_reference_that_cannot_be_read_is_told(folders, tmp_path):
+    settings = {"size": SIZE, "num_workers": 2, "validation": 0, "eval_batch_size": 2}
+    root = shutil.copytree(folders / "garments", tmp_path / "garments")
+    data = VITONHD(root=str(root), **settings)
+    names = [line.split()[0] for line in (root / "test_pairs.txt").read_text().splitlines()]
+    first, last = (root / "test" / "cloth" / name for name in (names[0], names[-1]))
+    last.write_text("no picture")
+    with pytest.raises(UserError, match=rf"^{last} is cut off, damaged or no picture"):
+        given(data)
+    first.unlink()
+    with pytest.raises(UserError, match=rf"^evaluate.reference: viton_hd: 1 of 6 samples of .* lack their garment, first {first}"):
+        given(data)
+    shutil.rmtree(root / "test")
+    with pytest.raises(UserError, match=r"test/cloth is missing or holds none of the garments of"):
+        given(data)
+    with pytest.raises(UserError, match=r"train_pairs\.txt is missing"):
+        given(data, "val")
+
+
+def test_every_layout_s_garments_or_people_serve(tmp_path):
+    settings = {"size": SIZE, "num_workers": 0, "validation": 0}
+    shops = write_dress_code(tmp_path / "dress_code", people=12, size=SIZE, seed=0, test_fraction=0.5, workers=1)
+    whole = DressCode(root=str(shops), **settings)
+    whole.setup("test")
+    expected = torch.cat([sample.garment for sample in whole.datasets["test"]]).float() / 255
+    for folder in shops.glob("*/*/"):
+        if folder.name != "images":
+            shutil.rmtree(folder)
+    for person in shops.glob("*/images/*_0.jpg"):
+        person.unlink()
+    assert torch.equal(given(DressCode(root=str(shops), **settings)), expected)
+    people = write_street_tryon(tmp_path / "street_tryon", people=12, size=SIZE, seed=0, test_fraction=0.5, workers=1)
+    street = StreetTryOn(root=str(people), **settings)
+    assert given(street, field="person").shape == (6, 3, *SIZE)
+    with pytest.raises(UserError, match=r"evaluate\.reference: street_tryon: the data set has no shop pictures"):
+        given(street)
+    with pytest.raises(UserError, match="'mask' is no picture of a sample; choose garment or person"):
+        given(street, field="mask")

@@ -1,0 +1,124 @@
+"""Reading pictures, masks and label maps from files: one way for every data set, of which none is trusted.
+
+Sizes are (height, width) throughout. A picture whose proportions differ from the wanted size is squeezed, as the data sets' own code does.
+Whatever is read is turned upright by its EXIF orientation, so that what lies on a picture lies on what a viewer shows.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+from fashiongen.errors import UserError
+
+Size = tuple[int, int]
+
+# What Pillow raises for a file that is cut off, damaged, huge, or no picture at all.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Decode a picture to RGB, turned upright by its EXIF orientation; what is transparent is put on white.
+
+    Raises:
+        UserError: if the file is missing, cut off or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = _in_bytes(ImageOps.exif_transpose(image))
+            if "A" in upright.getbands() or "transparency" in upright.info:
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+            return upright.convert("RGB")
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+
+
+def picture_size(path: Path) -> Size:
+    """Return the size of a picture as `open_picture` would give it, from its header alone.
+
+    Raises:
+        UserError: if the file is missing or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            lies_down = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (image.width, image.height) if lies_down else (image.height, image.width)
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+
+
+def picture_to_tensor(picture: Image.Image, size: Size) -> Tensor:
+    """Resize an RGB picture with Pillow's antialiased bilinear filter; returns uint8 (3, H, W)."""
+    resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+
+
+def read_picture(path: Path, size: Size) -> Tensor:
+    """Read a picture at `size`: uint8 (3, H, W), RGB, antialiased bilinear.
+
+    Raises:
+        UserError: if the file is missing, cut off or no picture.
+    """
+    return picture_to_tensor(open_picture(path), size)
+
+
+def read_mask(path: Path, size: Size) -> Tensor:
+    """Read a mask at `size`: bool (1, H, W), nearest neighbour, True where the grey value is at least 128.
+
+    Raises:
+        UserError: if the file is missing, cut off or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            grey = _in_bytes(ImageOps.exif_transpose(image)).convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST)
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+    return torch.from_numpy(np.array(grey, dtype=np.uint8) >= 128)[None]
+
+
+def mask_to_tensor(mask: NDArray[np.bool_], size: Size) -> Tensor:
+    """Resize a mask (H, W) as `read_mask` does: bool (1, H, W), nearest neighbour."""
+    resized = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(resized, dtype=bool))[None]
+
+
+def read_labels(path: Path, size: Size) -> Tensor:
+    """Read a label map at `size`: uint8 (H, W), nearest neighbour, the palette's indices.
+
+    Raises:
+        UserError: if the file is missing, cut off, no picture, or a colour picture without indices.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L", "1"):
+                raise UserError(f"{path}: label maps hold one index per pixel (palette or grey), this one is {image.mode}")
+            upright = ImageOps.exif_transpose(image)
+            labels = np.array(upright.resize((size[1], size[0]), Image.Resampling.NEAREST), dtype=np.uint8)
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+    return torch.from_numpy(labels)
+
+
+def _in_bytes(image: Image.Image) -> Image.Image:
+    """Bring a grey picture of 16 bits to 8, which Pillow would cut off at 255; other pictures pass unchanged.
+
+    Raises:
+        ValueError: if the values are floats, whose range no one knows.
+    """
+    if image.mode == "F":
+        raise ValueError("its values are floats: save it with 8 bits a channel")
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+
+
+def unreadable(path: Path, error: BaseException) -> UserError:
+    """Say in one line that a file is missing, or no picture and why; `error` is one of `UNREADABLE`."""
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{path} is missing; restore the file or leave it out of the data")
+    detail = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{path} is cut off, damaged or no picture ({detail}); replace the file or leave it out of the data")
