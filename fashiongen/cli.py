@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="name all that is missing, unreadable, mis-sized or double in a folder",
         description="Read a data set's folder as its reader will, name every missing, unreadable, mis-sized or duplicate file, and "
-        "count what is usable. Exit status 0 if the folder is usable, 1 if not.",
+        "count what is usable. Exit status 0 if there is anything usable, 1 if there is not, or with --strict if anything at all is found.",
         epilog="example: fashiongen data check viton_hd /data/zalando-hd-resized --json check.json",
     )
     check.add_argument("layout", metavar="LAYOUT", help="viton_hd, dress_code, street_tryon, fashion_vc, exp_reduced or fashion_taobao_tb")

@@ -93,6 +93,11 @@ class Report:
     halves: dict[str, Half] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
+    @property
+    def some_usable(self) -> bool:
+        """Whether any person can be read, though the reader stops at what is wrong with others."""
+        return any(half.people for half in self.halves.values())
+
     def lines(self) -> list[str]:
         """Return the report as text: the findings, the counts, and the verdict."""
         lines = [f"{finding.kind}: {finding.message}" for finding in self.findings]
@@ -104,7 +109,8 @@ class Report:
         lines += [f"{name}: the reader stops: {half.refused}" for name, half in self.halves.items() if half.refused]
         kinds = Counter(finding.kind for finding in self.findings)
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
-        return [*lines, f"findings: {counted}", f"{self.layout} at {self.root}: {'usable' if self.usable else 'not usable'}"]
+        verdict = "usable" if self.usable else "usable in part" if self.some_usable else "not usable"
+        return [*lines, f"findings: {counted}", f"{self.layout} at {self.root}: {verdict}"]
 
     def as_json(self) -> str:
         """Return the report as JSON."""
@@ -136,7 +142,7 @@ _Looks = dict[tuple[str, Path], _Look]
 
 
 def run(layout: str, root: str | Path, *, strict: bool = False, json_file: str | Path | None = None) -> bool:
-    """Check a folder, print the report, and write it as JSON if asked; tell whether the folder passes.
+    """Check a folder, print the report, and write it as JSON if asked; tell whether anyone in it can be read.
 
     Args:
         layout: a key of `LAYOUTS`.
@@ -152,7 +158,7 @@ def run(layout: str, root: str | Path, *, strict: bool = False, json_file: str |
         write_atomically(json_file, report.as_json())
     for line in report.lines():
         print(line)
-    return report.usable and not (strict and report.findings)
+    return (report.usable or report.some_usable) and not (strict and report.findings)
 
 
 def check(layout: str, root: str | Path, **options: Any) -> Report:  # noqa: ANN401  the data module's own

@@ -66,6 +66,11 @@ class Report:
         """Add what is wrong."""
         self.findings.append({"kind": kind, "split": split, "message": message})
 
+    @property
+    def some_usable(self) -> bool:
+        """Whether any pair can be read, though the reader stops at what is wrong with others."""
+        return any(split.readable for split in self.splits.values())
+
     def lines(self) -> list[str]:
         """Return the report as text: findings, counts, verdict."""
         lines: list[str] = []
@@ -80,14 +85,14 @@ class Report:
                 f"{split.tops_of_training} tops and {split.bottoms_of_training} bottoms of training"
             )
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
-        verdict = "usable" if self.usable else "not usable"
+        verdict = "usable" if self.usable else "usable in part" if self.some_usable else "not usable"
         if self.usable and not self.pictures:
             verdict = "usable for methods that need no pictures (data.init_args.pictures=false)"
         return [*lines, f"findings: {counted}", f"{self.layout} at {self.root}: {verdict}"]
 
 
 def run(layout: str, root: str | Path, *, strict: bool = False, json_file: str | Path | None = None) -> bool:
-    """Check a folder, print the report, and write it as JSON if asked; tell whether the folder passes.
+    """Check a folder, print the report, and write it as JSON if asked; tell whether any pair in it can be read.
 
     Raises:
         UserError: if the folder is not there.
@@ -97,7 +102,7 @@ def run(layout: str, root: str | Path, *, strict: bool = False, json_file: str |
         write_atomically(json_file, json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n")
     for line in report.lines():
         print(line)
-    return report.usable and not (strict and report.findings)
+    return (report.usable or report.some_usable) and not (strict and report.findings)
 
 
 def check(layout: str, root: str | Path) -> Report:

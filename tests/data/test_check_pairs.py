@@ -50,16 +50,20 @@ def test_doubtful_rows_are_named_and_fail_only_a_strict_check(folder, row, kind,
     assert stopped.value.code == 1
 
 
-def test_missing_and_damaged_pictures_and_lists_make_it_unusable(folder, tmp_path):
+def test_missing_and_damaged_pictures_and_lists_leave_it_usable_in_part(folder, tmp_path, capsys):
     (folder / "img" / "7.jpg").unlink()
     (folder / "img" / "5.jpg").write_text("no picture")
     (folder / "files" / "devdata_tops.csv").unlink()
-    with pytest.raises(SystemExit) as stopped:
-        main(["data", "check", "fashion_vc", str(folder), "--json", str(tmp_path / "check.json")])
-    assert stopped.value.code == 1
+    main(["data", "check", "fashion_vc", str(folder), "--json", str(tmp_path / "check.json")])
+    assert capsys.readouterr().out.endswith(": usable in part\n")
     report = json.loads((tmp_path / "check.json").read_text())
     assert {finding["kind"] for finding in report["findings"]} == {"missing", "unreadable", "list"}
-    assert report["splits"]["train"]["readable"] == 1
+    assert report["splits"]["train"]["readable"] == 1 and not report["usable"]
+    for name in "12568":
+        (folder / "img" / f"{name}.jpg").write_text("no picture")
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "check", "fashion_vc", str(folder)])
+    assert stopped.value.code == 1
 
 
 def test_the_public_lists(shared_data):
