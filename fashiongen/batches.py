@@ -33,12 +33,14 @@ class Batch:
         ids: the samples' ids.
         encoded: (B, ...) floats by kind, what the method's frozen encoders make of the samples, where a cache was read
             (see `fashiongen.data.latents`). It may hold what is made of the target, so that what is judged never gets it.
+        skipped: what was left out of a training batch because its files are damaged, one message each, where the data may skip.
     """
 
     TARGETS: ClassVar[tuple[str, ...]] = ()
 
     ids: list[str]
     encoded: dict[str, Tensor] | None = None
+    skipped: list[str] | None = None
 
     def __len__(self) -> int:
         """Return the number of samples, B."""
@@ -64,7 +66,7 @@ class Batch:
                 return {key: pick(entry) for key, entry in value.items()}
             return None if value is None else [value[index] for index in indices]
 
-        return replace(self, **{field.name: pick(getattr(self, field.name)) for field in fields(self)})
+        return replace(self, **{field.name: pick(getattr(self, field.name)) for field in fields(self) if field.name != "skipped"})
 
     def pin_memory(self) -> Self:
         """Return the batch with its tensors in page-locked memory (called by the DataLoader)."""
@@ -119,3 +121,58 @@ class TryOffBatch(Batch):
     pose: Tensor | None = None
     garment: Tensor | None = None
     garment_mask: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class PairBatch(Batch):
+    """Tops with the bottoms that are worn with them: what methods of the task `retrieval` are trained on.
+
+    Attributes:
+        top_ids: B ids of tops.
+        bottom_ids: B ids of bottoms.
+        positives: for each row all bottoms that the same split knows to go with its top, its own included.
+        top: (B, 3, S, S) uint8 RGB; None where only the lists are read.
+        bottom: likewise.
+    """
+
+    top_ids: list[str]
+    bottom_ids: list[str]
+    positives: list[tuple[str, ...]]
+    top: Tensor | None = None
+    bottom: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class QueryBatch(Batch):
+    """Top-bottom retrieval (task `retrieval`): tops for which a catalogue of bottoms is to be ranked.
+
+    Attributes:
+        top_ids: B ids of tops; a top may stand in several rows.
+        top: (B, 3, S, S) uint8 RGB; None where only the lists are read.
+        attributes: the wardrobe's truth about the tops, for its oracle alone.
+        positive: target, the bottom that is worn with each top.
+        negatives: target, for each row the bottoms that its list names as negatives, in order.
+        others: target, for each row the other bottoms that the split knows to go with its top.
+    """
+
+    TARGETS: ClassVar[tuple[str, ...]] = ("positive", "negatives", "others")
+
+    top_ids: list[str]
+    top: Tensor | None = None
+    attributes: list[dict[str, str]] | None = None
+    positive: list[str] | None = None
+    negatives: list[tuple[str, ...]] | None = None
+    others: list[tuple[str, ...]] | None = None
+
+
+@dataclass(kw_only=True)
+class CandidateBatch(Batch):
+    """Bottoms of a catalogue; `ids` are the bottoms'.
+
+    Attributes:
+        bottom: (B, 3, S, S) uint8 RGB; None where only the lists are read.
+        attributes: the wardrobe's truth about them, for its oracle alone.
+    """
+
+    bottom: Tensor | None = None
+    attributes: list[dict[str, str]] | None = None
