@@ -6,6 +6,7 @@ and the authors' code part, `variant` chooses, and the folder's README tells how
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -85,6 +86,11 @@ class CIGM(Method):
             load_generator(self.generator, published)
         if published_discriminator is not None:
             load_discriminator(self.discriminator, published_discriminator)
+
+    def on_fit_start(self) -> None:
+        """Say what is trained, and keep Lightning from advising, in twenty lines, to save the weights from before a step."""
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+        super().on_fit_start()
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own union of shapes
         """Give each network an optimizer of its own."""
@@ -293,20 +299,24 @@ class GECo(Method):
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         """Return the loss of eq. 10."""
-        top = self.pictures(batch.top)
-        losses = self.losses(batch, self.network.query(self.normalised(top), self.training_template(batch, top)))
+        top, bottom = self.pictures(batch.top), self.pictures(batch.bottom)
+        pictures = self.normalised(top), self.training_template(batch, top), self.normalised(bottom)
+        if self.variant == "code":
+            losses = self.losses(batch, self.network.query(*pictures[:2]), self.network.bottom(pictures[2]))
+        else:
+            losses = self.losses(batch, *self.network(*pictures))
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(batch))
         return losses["loss"]
 
     @torch.no_grad()
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Log the loss of eq. 10 at the templates of inference."""
-        losses = self.losses(batch, self.query(self.pictures(batch.top), batch.top_ids))
+        query = self.query(self.pictures(batch.top), batch.top_ids)
+        losses = self.losses(batch, query, self.network.bottom(self.normalised(self.pictures(batch.bottom))))
         self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=len(batch), sync_dist=True)
 
-    def losses(self, batch: PairBatch, query: Tensor) -> dict[str, Tensor]:
-        """Eq. 10 and its parts: alpha BPR + beta InfoNCE + gamma regulariser; `query` is (B, D)."""
-        bottom = self.network.bottom(self.normalised(self.pictures(batch.bottom)))
+    def losses(self, batch: PairBatch, query: Tensor, bottom: Tensor) -> dict[str, Tensor]:
+        """Eq. 10 and its parts, alpha BPR + beta InfoNCE + gamma regulariser, of embeddings (B, D)."""
         negative = loss.true_negatives(batch.bottom_ids, batch.positives).to(self.device)
         with torch.autocast(self.device.type, enabled=False):
             bpr = loss.bpr_loss(query, bottom, negative, self.variant)

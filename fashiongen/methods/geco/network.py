@@ -169,13 +169,26 @@ class Compatibility(nn.Module):
         return backbone.forward_head(maps, pre_logits=True)  # type: ignore[no-any-return]
 
     def query(self, top: Tensor, template: Tensor | None) -> Tensor:
-        """Embed the composed query (eq. 4) in W, (B, D)."""
-        features = [self.features(picture) for picture in (top, template) if picture is not None]
-        return self.query_projection(torch.cat(features, dim=1)).float()  # type: ignore[no-any-return]
+        """Embed the composed query (eq. 4) in W, (B, D); the pictures are normalised for the backbone."""
+        return self.project(*(self.features(picture) for picture in (top, template) if picture is not None))
 
     def bottom(self, bottom: Tensor) -> Tensor:
-        """Embed bottoms in W~, (B, D)."""
+        """Embed bottoms in W~, (B, D); the pictures are normalised for the backbone."""
         return self.bottom_projection(self.features(bottom)).float()  # type: ignore[no-any-return]
+
+    def forward(self, top: Tensor, template: Tensor | None, bottom: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `query` and `bottom`, the backbone run once over all pictures.
+
+        In training its norms then see tops, templates and bottoms together, and what they remember for inference is what they have
+        trained with. In three runs each kind is normalised by itself, and at inference all of them by the mean of three.
+        """
+        pictures = [picture for picture in (top, template, bottom) if picture is not None]
+        *composed, features = self.features(torch.cat(pictures)).chunk(len(pictures))
+        return self.project(*composed), self.bottom_projection(features).float()
+
+    def project(self, *composed: Tensor) -> Tensor:
+        """Project the features of a query's parts, (B, F) each, to (B, D)."""
+        return self.query_projection(torch.cat(composed, dim=1)).float()  # type: ignore[no-any-return]
 
 
 def load_backbone(name: str, weights: str | None, classifier: bool, options: dict[str, Any]) -> nn.Module:
