@@ -50,6 +50,10 @@ def candidates(batch: PairBatch) -> CandidateBatch:
 class Couples(L.LightningDataModule):
     """Training rows in an order of (seed, epoch), resumable in mid-epoch, and a few for validation."""
 
+    name = "couples"
+    split = "test"
+    offers = frozenset()
+
     def __init__(self, count: int = 18, size: int = 16, batch_size: int = 4) -> None:
         super().__init__()
         self.count, self.size, self.batch_size = count, size, batch_size

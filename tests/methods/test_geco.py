@@ -6,8 +6,9 @@ from dataclasses import replace
 import lightning.pytorch as L
 import pytest
 import torch
+import yaml
 from couples import Couples, candidates, pairs, queries
-from cpu_deepspeed import CPUDeepSpeedStrategy
+from cpu_deepspeed import CPUDeepSpeedStrategy, fit
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -127,6 +128,18 @@ def test_deepspeed_is_refused_in_one_line():
     with pytest.raises(UserError, match="CIGM has two optimizers and DeepSpeed takes one") as error:
         method.configure_optimizers()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_two_processes_train_by_the_overlay(tmp_path):
+    """Each backward pass leaves one network alone, which plain DDP refuses."""
+    settings = {**SMALL, "discriminator_widths": [4, 8]}
+    recipe = tmp_path / "cigm.yaml"
+    model = {"class_path": "fashiongen.methods.geco.CIGM", "init_args": settings}
+    data, evaluate = {"class_path": "couples.Couples"}, {"task": "retrieval"}
+    recipe.write_text(yaml.safe_dump({"model": model, "data": data, "trainer": {"max_steps": 4}, "evaluate": evaluate}))
+    state = torch.load(fit(tmp_path / "ddp", "ddp", "--config", recipe), weights_only=True)
+    assert [optimizer["state"][0]["step"] for optimizer in state["optimizer_states"]] == [2, 2]
 
 
 def test_validation_logs_the_loss_and_a_picture(tmp_path):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -87,6 +87,11 @@ class CIGM(Method):
         if published_discriminator is not None:
             load_discriminator(self.discriminator, published_discriminator)
 
+    def setup(self, stage: str) -> None:
+        """Have DDP expect that each of the two backward passes leaves the other network alone."""
+        if isinstance(self.trainer.strategy, DDPStrategy):
+            self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
+
     def on_fit_start(self) -> None:
         """Say what is trained, and keep Lightning from advising, in twenty lines, to save the weights from before a step."""
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
@@ -96,8 +101,7 @@ class CIGM(Method):
         """Give each network an optimizer of its own."""
         if isinstance(self.trainer.strategy, DeepSpeedStrategy):
             raise UserError(
-                "CIGM has two optimizers and DeepSpeed takes one: leave out the zero2 overlay; on several GPUs add "
-                "--trainer.strategy ddp_find_unused_parameters_true"
+                "CIGM has two optimizers and DeepSpeed takes one: leave out the zero2 overlay, or use recipes/overlays/ddp.yaml"
             )
         return [self.optimizer(self.generator.parameters()), self.optimizer(self.discriminator.parameters())]
 
