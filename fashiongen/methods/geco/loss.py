@@ -83,10 +83,10 @@ def regulariser(parameters: Iterable[Tensor], query: Tensor, bottom: Tensor, var
     parameters = list(parameters)
     norms = torch.stack([torch.linalg.vector_norm(parameter) for parameter in parameters])
     if variant == "paper":
-        return torch.linalg.vector_norm(norms)
+        return torch.linalg.vector_norm(norms)  # type: ignore[no-any-return]  # torch leaves it untyped
     lengths = norms.new_tensor([len(parameter) for parameter in parameters])
     embeddings = torch.linalg.vector_norm(query) + 2 * torch.linalg.vector_norm(bottom)
-    return (norms / lengths).sum() + embeddings / len(query)
+    return (norms / lengths).sum() + embeddings / len(query)  # type: ignore[no-any-return]
 
 
 def generator_loss(logits: Tensor, generated: Tensor, bottom: Tensor, weight: float) -> tuple[Tensor, Tensor]:
