@@ -78,8 +78,8 @@ def locate_file(value: str, tiny: str) -> Path:
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from a `.safetensors` file, or from a torch file with `weights_only=True`.
 
-    A Lightning checkpoint gives its `state_dict`. Mappings inside of mappings, as in IP-Adapter's `.bin` files, are joined by dots:
-    `{"image_proj": {"norm.bias": ...}}` becomes `{"image_proj.norm.bias": ...}`.
+    A checkpoint gives its `state_dict` (Lightning's) or `model_state_dict` (of many a plain training loop). Mappings inside of mappings,
+    as in IP-Adapter's `.bin` files, are joined by dots: `{"image_proj": {"norm.bias": ...}}` becomes `{"image_proj.norm.bias": ...}`.
 
     Raises:
         UserError: if the file is absent, is no weights file, or holds a pickle that could run code.
@@ -100,7 +100,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path}: not a weights file that can be read safely ({reason}); give safetensors or a torch file of plain tensors"
         ) from error
-    state = _flat(content.get("state_dict", content)) if isinstance(content, dict) else None
+    state = None
+    if isinstance(content, dict):
+        state = _flat(next((content[name] for name in ("state_dict", "model_state_dict") if name in content), content))
     if state is None:
         raise UserError(f"{path}: holds no state dict (a mapping of names to tensors)")
     return state

@@ -1,0 +1,109 @@
+"""GECo's losses (eqs. 9 to 13) and CIGM's (eqs. 7 and 8), each as the paper writes it and as the authors' code computes it.
+
+Row i of a batch is a top with its bottom: q = query embeddings and b = bottom embeddings, both (B, D). The negatives of a row are the
+other rows' bottoms, so that each bottom is encoded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, l1_loss, logsigmoid, normalize
+
+Variant = Literal["paper", "code"]
+EPSILON = 10e-6  # of the authors' code: 1e-5
+
+
+def true_negatives(bottom_ids: Sequence[str], positives: Sequence[Sequence[str]]) -> Tensor:
+    """Return (B, B) bool on the CPU: entry (i, j) is True where the bottom of row j is not known to go with the top of row i.
+
+    Args:
+        bottom_ids: B ids; the same bottom may stand in several rows.
+        positives: for each row all bottoms known to go with its top; its own counts in any case.
+    """
+    rows_of: dict[str, list[int]] = {}
+    for row, bottom in enumerate(bottom_ids):
+        rows_of.setdefault(bottom, []).append(row)
+    negative = torch.ones(len(bottom_ids), len(bottom_ids), dtype=torch.bool)
+    for row, known in enumerate(positives):
+        for bottom in {bottom_ids[row], *known}:
+            negative[row, rows_of.get(bottom, [])] = False
+    return negative
+
+
+def bpr_loss(query: Tensor, bottom: Tensor, negative: Tensor, variant: Variant) -> Tensor:
+    """Eq. 11: mean of -log sigma(m_ij - m_ik), where m = q . b and k is the row before (the first row takes the last).
+
+    Args:
+        query: (B, D).
+        bottom: (B, D).
+        negative: (B, B) bool, see `true_negatives`; `paper` leaves out the rows whose k is no negative, and is 0 if none is left.
+        variant: `code` leaves out no row and computes -log(1e-5 + sigma(.)), which ends at 11.5.
+    """
+    margin = (query * bottom).sum(dim=1) - (query * bottom.roll(1, dims=0)).sum(dim=1)
+    if variant == "code":
+        return -torch.log(EPSILON + torch.sigmoid(margin)).mean()
+    used = negative.roll(1, dims=1).diagonal()
+    return -(logsigmoid(margin) * used).sum() / used.sum().clamp(min=1)
+
+
+def info_nce_loss(query: Tensor, bottom: Tensor, negative: Tensor, tau: float, variant: Variant) -> Tensor:
+    """Eq. 12: mean of -1/tau log(exp(m_ij / tau) / sum_k exp(m_ik / tau)), k over the row's own bottom and all its negatives.
+
+    Args:
+        query: (B, D).
+        bottom: (B, D).
+        negative: (B, B) bool, see `true_negatives`; a row without negatives has the loss 0.
+        tau: the temperature.
+        variant: `code` has cosines in place of eq. 9's dot products, no factor 1/tau, and takes every other row as a negative.
+    """
+    own = torch.arange(len(query), device=query.device)
+    if variant == "code":
+        cosine = normalize(query, dim=1) @ normalize(bottom, dim=1).T
+        loss: Tensor = cross_entropy(cosine / tau, own)
+        return loss
+    candidates = negative | torch.eye(len(query), dtype=torch.bool, device=query.device)
+    loss = cross_entropy((query @ bottom.T / tau).masked_fill(~candidates, -torch.inf), own)
+    return loss / tau
+
+
+def regulariser(parameters: Iterable[Tensor], query: Tensor, bottom: Tensor, variant: Variant) -> Tensor:
+    """Eq. 13: ||theta||_2, the root of the sum of squares of all parameters.
+
+    Args:
+        parameters: theta of GECo.
+        query: (B, D), for `code` alone.
+        bottom: (B, D), likewise.
+        variant: `code` adds up ||W||_2 / (first dimension of W) over the parameters and ||E||_2 / B over the embeddings of queries, of
+            bottoms and of negatives, which are the bottoms once more.
+    """
+    parameters = list(parameters)
+    norms = torch.stack([torch.linalg.vector_norm(parameter) for parameter in parameters])
+    if variant == "paper":
+        return torch.linalg.vector_norm(norms)  # type: ignore[no-any-return]  # torch leaves it untyped
+    lengths = norms.new_tensor([len(parameter) for parameter in parameters])
+    embeddings = torch.linalg.vector_norm(query) + 2 * torch.linalg.vector_norm(bottom)
+    return (norms / lengths).sum() + embeddings / len(query)  # type: ignore[no-any-return]
+
+
+def generator_loss(logits: Tensor, generated: Tensor, bottom: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """Eq. 7: -log D(t, G(t, z)) and lambda || G(t, z) - b ||_1, each a mean over its elements.
+
+    Args:
+        logits: D's of the generated pairs, (B, 1, c, c).
+        generated: (B, 3, S, S).
+        bottom: (B, 3, S, S).
+        weight: lambda.
+    """
+    return binary_cross_entropy_with_logits(logits, torch.ones_like(logits)), weight * l1_loss(generated, bottom)
+
+
+def discriminator_loss(real: Tensor, generated: Tensor, variant: Variant) -> Tensor:
+    """Eq. 8: -log D(t, b) - log(1 - D(t, G(t, z))), means over the patches; `code` takes half of it. Logits (B, 1, c, c)."""
+    loss = binary_cross_entropy_with_logits(real, torch.ones_like(real)) + binary_cross_entropy_with_logits(
+        generated, torch.zeros_like(generated)
+    )
+    return loss / 2 if variant == "code" else loss

@@ -1,0 +1,224 @@
+"""The networks of CIGM and GECo in pure torch (Sections 4.2 and 4.3, Figures 4 and 6).
+
+Shapes: B samples; pictures (B, 3, S, S) with S the image size; noise (B, Z); features (B, F); embeddings (B, D).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from fashiongen.checkpoints import check_fit, locate_file, read_state
+from fashiongen.errors import UserError
+
+
+def resized(pictures: Tensor, size: int) -> Tensor:
+    """Return (B, 3, size, size): bilinear with antialiasing, the pictures themselves where they have that size."""
+    if tuple(pictures.shape[-2:]) == (size, size):
+        return pictures
+    return interpolate(pictures, size=(size, size), mode="bilinear", antialias=True)
+
+
+class Generator(nn.Module):
+    """CIGM's generator: Pix2Pix's U-Net with noise joined at the bottleneck (Figure 4), 54,413,507 parameters as in the authors' code.
+
+    Each convolution halves the picture, so that log2(S) of them lead to a single cell; the widths are features * (1, 2, 4, 8, 8, ...).
+
+    Attributes:
+        dropped: the shapes, without the batch, of what dropout 0.5 acts on in training: the outputs of the first two up-convolutions.
+    """
+
+    def __init__(self, image_size: int = 128, features: int = 64, noise_channels: int = 1024, unused_down: bool = False) -> None:
+        """Build the generator.
+
+        Args:
+            image_size: S, a power of two from 16.
+            features: width of the first convolution (64).
+            noise_channels: Z (1024).
+            unused_down: build `down6` of the authors' code too, which is in their state dict and is never called.
+
+        Raises:
+            UserError: if a size cannot be.
+        """
+        super().__init__()
+        depth = image_size.bit_length() - 1
+        if image_size < 16 or image_size != 2**depth:
+            raise UserError(f"image_size: {image_size}: the generator halves the picture down to one cell; give a power of two from 16")
+        if features < 1 or noise_channels < 1:
+            raise UserError(f"features and noise_channels must be at least 1, not {features} and {noise_channels}")
+        self.image_size = image_size
+        self.noise_channels = noise_channels
+        widths = [features * min(2**level, 8) for level in range(depth)]  # 128: 64, 128, 256, 512, 512, 512 and 512 of the bottleneck
+        skipped, deepest = widths[:-1], widths[-1]
+        self.first = nn.Sequential(nn.Conv2d(3, skipped[0], 4, 2, 1, padding_mode="reflect"), nn.LeakyReLU(0.2))
+        self.down = nn.ModuleList(_down(before, after) for before, after in pairwise(skipped))
+        self.unused_down = _down(skipped[-1], skipped[-1]) if unused_down else None
+        self.bottleneck = nn.Sequential(nn.Conv2d(skipped[-1], deepest, 4, 2, 1, padding_mode="reflect"), nn.ReLU())
+        incoming = [deepest + noise_channels, *(2 * width for width in reversed(skipped[1:]))]
+        outgoing = skipped[::-1]
+        self.dropped = [(width, 2**level, 2**level) for level, width in enumerate(outgoing[:2], start=1)]
+        self.up = nn.ModuleList(_up(before, after) for before, after in zip(incoming, outgoing, strict=True))
+        self.last = nn.Sequential(nn.ConvTranspose2d(2 * skipped[0], 3, 4, 2, 1), nn.Tanh())
+        self.apply(_initialise)
+
+    def forward(self, top: Tensor, noise: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+        """Generate bottoms, eq. 3.
+
+        Args:
+            top: (B, 3, S, S), in training in [-1, 1].
+            noise: z of eq. 6, (B, Z), standard normal.
+            kept: in training, dropout's masks: bools of the shapes `dropped`, True where a value is kept. Drawn outside, so that a
+                draw belongs to a sample and a step.
+
+        Returns:
+            (B, 3, S, S) in [-1, 1], float32.
+        """
+        hidden = self.first(top.to(next(self.parameters()).dtype))
+        skips = [hidden]
+        for down in self.down:
+            hidden = down(hidden)
+            skips.append(hidden)
+        hidden = self.bottleneck(hidden)  # (B, 8 * features, 1, 1)
+        hidden = torch.cat([noise.to(hidden.dtype)[:, :, None, None], hidden], dim=1)
+        for level, up in enumerate(self.up):
+            hidden = up(hidden)
+            if kept is not None and level < len(kept):
+                hidden = hidden * kept[level] * 2.0
+            hidden = torch.cat([hidden, skips.pop()], dim=1)
+        return self.last(hidden).float()  # type: ignore[no-any-return]
+
+
+def _down(channels_in: int, channels_out: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, channels_out, 4, 2, 1, bias=False, padding_mode="reflect")
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.LeakyReLU(0.2))
+
+
+def _up(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.ConvTranspose2d(channels_in, channels_out, 4, 2, 1, bias=False), nn.BatchNorm2d(channels_out), nn.ReLU())
+
+
+def _initialise(module: nn.Module) -> None:
+    """Pix2Pix's start, N(0, 0.02); the authors give it to the generator alone."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+class Discriminator(nn.Module):
+    """CIGM's PatchGAN (eq. 5): one logit a patch for a pair of top and bottom, 2,768,705 parameters; 8x8 patches at 128 pixels."""
+
+    def __init__(self, image_size: int = 128, widths: tuple[int, ...] = (64, 128, 256, 512)) -> None:
+        """Build the discriminator.
+
+        Args:
+            image_size: S.
+            widths: of its convolutions; all but the last halve the picture.
+
+        Raises:
+            UserError: if the convolutions leave no patch of so small a picture.
+        """
+        super().__init__()
+        if len(widths) < 2 or min(widths) < 1:
+            raise UserError(f"discriminator_widths: {list(widths)}: give at least two, each at least 1")
+        self.first = nn.Sequential(nn.Conv2d(6, widths[0], 4, 2, 1, padding_mode="reflect"), nn.LeakyReLU(0.2))
+        strides = [2] * (len(widths) - 2) + [1]
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(before, after, 4, stride, bias=False), nn.BatchNorm2d(after), nn.LeakyReLU(0.2))
+            for before, after, stride in zip(widths[:-1], widths[1:], strides, strict=True)
+        )
+        self.last = nn.Conv2d(widths[-1], 1, 4)
+        patches = image_size // 2
+        for stride in [*strides, 1]:
+            patches = (patches - 4) // stride + 1
+        if patches < 1:
+            raise UserError(f"discriminator_widths: {list(widths)}: too many convolutions for pictures of {image_size} pixels; give fewer")
+
+    def forward(self, top: Tensor, bottom: Tensor) -> Tensor:
+        """Return logits (B, 1, c, c), above zero where the pair looks real; pictures (B, 3, S, S) in [-1, 1]."""
+        hidden = self.first(torch.cat([top, bottom], dim=1).to(next(self.parameters()).dtype))
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.last(hidden).float()  # type: ignore[no-any-return]
+
+
+class Compatibility(nn.Module):
+    """GECo's network (Figure 6): one backbone for top, template and bottom, and two linear projections to the spaces W and W~."""
+
+    def __init__(self, backbone: nn.Module, embedding: int, template: bool) -> None:
+        """Build around a timm `backbone`; without `template` (an ablation of ours) the query is the top alone."""
+        super().__init__()
+        self.backbone = backbone
+        features = int(backbone.num_features)  # type: ignore[arg-type]  # timm does not declare it
+        self.query_projection = nn.Linear((2 if template else 1) * features, embedding)
+        self.bottom_projection = nn.Linear(features, embedding)
+        for projection in (self.query_projection, self.bottom_projection):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """Return the backbone's pooled features, (B, F), of pictures normalised for it."""
+        backbone: Any = self.backbone
+        maps = backbone.forward_features(pictures.to(self.query_projection.weight.dtype))
+        return backbone.forward_head(maps, pre_logits=True)  # type: ignore[no-any-return]
+
+    def query(self, top: Tensor, template: Tensor | None) -> Tensor:
+        """Embed the composed query (eq. 4) in W, (B, D); the pictures are normalised for the backbone."""
+        return self.project(*(self.features(picture) for picture in (top, template) if picture is not None))
+
+    def bottom(self, bottom: Tensor) -> Tensor:
+        """Embed bottoms in W~, (B, D); the pictures are normalised for the backbone."""
+        return self.bottom_projection(self.features(bottom)).float()  # type: ignore[no-any-return]
+
+    def forward(self, top: Tensor, template: Tensor | None, bottom: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `query` and `bottom`, the backbone run once over all pictures.
+
+        In training its norms then see tops, templates and bottoms together, and what they remember for inference is what they have
+        trained with. In three runs each kind is normalised by itself, and at inference all of them by the mean of three.
+        """
+        pictures = [picture for picture in (top, template, bottom) if picture is not None]
+        *composed, features = self.features(torch.cat(pictures)).chunk(len(pictures))
+        return self.project(*composed), self.bottom_projection(features).float()
+
+    def project(self, *composed: Tensor) -> Tensor:
+        """Project the features of a query's parts, (B, F) each, to (B, D)."""
+        return self.query_projection(torch.cat(composed, dim=1)).float()  # type: ignore[no-any-return]
+
+
+def load_backbone(name: str, weights: str | None, classifier: bool, options: dict[str, Any]) -> nn.Module:
+    """Build a timm backbone; of torchvision's networks timm has the ResNets, with torchvision's names of weights and the same numbers.
+
+    Args:
+        name: timm's name, such as `resnet18`.
+        weights: None starts at random; else a file, `tiny`, or a file on the hub (see `checkpoints.locate_file`).
+        classifier: keep the classification layer behind the features.
+        options: further arguments of `timm.create_model`, such as `channels`.
+
+    Raises:
+        UserError: if there is no such network, an option is unknown, or the weights are not of this network.
+    """
+    if not timm.is_model(name):
+        raise UserError(f"backbone: {name}: timm has no such network; `python -c 'import timm; print(timm.list_models())'` lists them")
+    try:
+        kept = {} if classifier else {"num_classes": 0}
+        backbone: Any = timm.create_model(name, pretrained=False, **{**options, **kept})
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise UserError(f"backbone: {name}: timm cannot build it with {options} ({error})") from error
+    if weights is None:
+        return backbone  # type: ignore[no-any-return]
+    file = locate_file(weights, f"{name}/model.safetensors")
+    own = backbone.state_dict()
+    # Files from before torch 1.0 have no counters of batches, and only the authors' code keeps the classifier.
+    state = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")} | read_state(file)
+    head = backbone.pretrained_cfg["classifier"]
+    if not classifier:
+        state = {key: value for key, value in state.items() if not key.startswith(f"{head}.")}
+    check_fit(own, state, source=str(file), name=f"the backbone {name}")
+    backbone.load_state_dict(state)
+    return backbone  # type: ignore[no-any-return]
