@@ -119,3 +119,58 @@ class TryOffBatch(Batch):
     pose: Tensor | None = None
     garment: Tensor | None = None
     garment_mask: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class PairBatch(Batch):
+    """Tops with the bottoms that are worn with them: what methods of the task `retrieval` are trained on.
+
+    Attributes:
+        top_ids: B ids of tops.
+        bottom_ids: B ids of bottoms.
+        positives: for each row all bottoms that the same split knows to go with its top, its own included.
+        top: (B, 3, S, S) uint8 RGB; None where only the lists are read.
+        bottom: likewise.
+    """
+
+    top_ids: list[str]
+    bottom_ids: list[str]
+    positives: list[tuple[str, ...]]
+    top: Tensor | None = None
+    bottom: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class QueryBatch(Batch):
+    """Top-bottom retrieval (task `retrieval`): tops for which a catalogue of bottoms is to be ranked.
+
+    Attributes:
+        top_ids: B ids of tops; a top may stand in several rows.
+        top: (B, 3, S, S) uint8 RGB; None where only the lists are read.
+        attributes: the wardrobe's truth about the tops, for its oracle alone.
+        positive: target, the bottom that is worn with each top.
+        negatives: target, for each row the bottoms that its list names as negatives, in order.
+        others: target, for each row the other bottoms that the split knows to go with its top.
+    """
+
+    TARGETS: ClassVar[tuple[str, ...]] = ("positive", "negatives", "others")
+
+    top_ids: list[str]
+    top: Tensor | None = None
+    attributes: list[dict[str, str]] | None = None
+    positive: list[str] | None = None
+    negatives: list[tuple[str, ...]] | None = None
+    others: list[tuple[str, ...]] | None = None
+
+
+@dataclass(kw_only=True)
+class CandidateBatch(Batch):
+    """Bottoms of a catalogue; `ids` are the bottoms'.
+
+    Attributes:
+        bottom: (B, 3, S, S) uint8 RGB; None where only the lists are read.
+        attributes: the wardrobe's truth about them, for its oracle alone.
+    """
+
+    bottom: Tensor | None = None
+    attributes: list[dict[str, str]] | None = None

@@ -78,7 +78,8 @@ def locate_file(value: str, tiny: str) -> Path:
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from a `.safetensors` file, or from a torch file with `weights_only=True`.
 
-    A Lightning checkpoint gives its `state_dict`. Mappings inside of mappings, as in IP-Adapter's `.bin` files, are joined by dots:
+    A Lightning checkpoint gives its `state_dict`, one in the manner of PyTorch's tutorials its `model_state_dict`. Mappings inside of
+    mappings, as in IP-Adapter's `.bin` files, are joined by dots:
     `{"image_proj": {"norm.bias": ...}}` becomes `{"image_proj.norm.bias": ...}`.
 
     Raises:
@@ -100,7 +101,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path}: not a weights file that can be read safely ({reason}); give safetensors or a torch file of plain tensors"
         ) from error
-    state = _flat(content.get("state_dict", content)) if isinstance(content, dict) else None
+    if isinstance(content, dict):
+        content = next((content[key] for key in ("state_dict", "model_state_dict") if key in content), content)
+    state = _flat(content)
     if state is None:
         raise UserError(f"{path}: holds no state dict (a mapping of names to tensors)")
     return state
