@@ -29,10 +29,10 @@ def rows(count=12):
     return pairs([f"b{index % 9}" for index in range(count)])
 
 
-def fit(folder, method, batch, ckpt=None, **options):
+def fit(folder, method, batch, ckpt=None, every=None, **options):
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
-        callbacks=[ModelCheckpoint(dirpath=folder, save_last=True, save_top_k=0)],
+        callbacks=[ModelCheckpoint(dirpath=folder, save_last=True, save_top_k=0, every_n_train_steps=every)],
         **{"max_epochs": 2, "limit_val_batches": 0, **options},
     )  # fmt: skip
     with warnings.catch_warnings():
@@ -51,7 +51,7 @@ def test_a_run_broken_in_mid_epoch_or_between_epochs_ends_with_the_same_weights(
     changed = {name.split(".")[1] for name, value in whole.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"generator", "discriminator", "bottom_encoder", "ranker"}
 
-    fit(tmp_path / "broken", build(kind), rows(), max_steps=3 * batches)
+    fit(tmp_path / "broken", build(kind), rows(), every=3, max_steps=3 * batches)
     resumed = build(kind)
     trainer = fit(tmp_path / "resumed", resumed, rows(), ckpt=tmp_path / "broken" / "last.ckpt")
     assert trainer.global_step == 2 * 3 * 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import ClassVar
 
 import torch
@@ -96,6 +97,7 @@ class Popularity(Method):
 class ColourNeighbour(Method):
     """Scores a pair by the likeness of its two colour histograms in CIE L*a*b*, the white background left out.
 
+    Each pixel is shared out among the eight bins around it by nearness, so that a shade more or less does not change all.
     Histograms are compared by the Bhattacharyya coefficient, sum sqrt(p q), in [0, 1]: the nearest by it is the nearest in Hellinger
     distance, sqrt(1 - sum sqrt(p q)). A picture that is background alone scores 0 with all.
     """
@@ -127,12 +129,16 @@ class ColourNeighbour(Method):
             raise UserError(
                 "ColourNeighbour looks at pictures, but the data reads lists alone (data.init_args): let it read the pictures too"
             )
-        foreground = (pictures < PAPER).any(dim=1).flatten(1)  # (B, S * S)
+        foreground = (pictures < PAPER).any(dim=1).flatten(1).float()  # (B, S * S)
         low, high = (torch.tensor(ends, device=pictures.device).view(3, 1, 1) for ends in ((0.0, -110.0, -110.0), (100.0, 110.0, 110.0)))
-        lab = srgb_to_lab(pictures.float() / 255)
-        place = ((lab - low) / (high - low) * self.bins).long().clamp(0, self.bins - 1)
-        bin_ = ((place[:, 0] * self.bins + place[:, 1]) * self.bins + place[:, 2]).flatten(1)
-        counts = torch.zeros(len(pictures), self.bins**3, device=pictures.device).scatter_add_(1, bin_, foreground.float())
+        place = (srgb_to_lab(pictures.float() / 255) - low) / (high - low) * self.bins - 0.5  # 0 at the first bin's middle
+        below = place.floor()
+        counts = torch.zeros(len(pictures), self.bins**3, device=pictures.device)
+        for corner in product((0, 1), repeat=3):
+            step = torch.tensor(corner, device=pictures.device).view(3, 1, 1)
+            weight = torch.where(step == 1, place - below, below + 1 - place).prod(dim=1).flatten(1)
+            lightness, a, b = (below.long() + step).clamp(0, self.bins - 1).flatten(2).unbind(dim=1)
+            counts.scatter_add_(1, (lightness * self.bins + a) * self.bins + b, weight * foreground)
         return (counts / counts.sum(dim=1, keepdim=True).clamp(min=1)).sqrt()
 
 
