@@ -230,7 +230,7 @@ def pictures(batch: Tensor | None, image_size: int, method: str) -> Tensor:
         UserError: if the data gives none.
     """
     if batch is None:
-        raise UserError(f"{method} looks at pictures, but the data reads lists alone (data.init_args): let it read the pictures too")
+        raise UserError(f"{method} looks at pictures, but the data reads the lists alone: set data.init_args.pictures=true")
     floats = to_float(batch)
     if floats.shape[-2:] == (image_size, image_size):
         return floats

@@ -246,5 +246,5 @@ def test_the_smallest_picture_and_weights_of_something_else(narrow, tmp_path):
     save_file({"conv.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"other.safetensors: no weights of an AlexNet"):
         BPRDAE(weights=str(tmp_path / "other.safetensors"))
-    with pytest.raises(UserError, match="BPRDAE looks at pictures, but the data reads lists alone"):
+    with pytest.raises(UserError, match="BPRDAE looks at pictures, but the data reads the lists alone"):
         build(narrow).embed_candidate(candidates(pairs(["a"], pictures=False)))

@@ -124,7 +124,7 @@ def test_larger_pictures_and_larger_sizes(kind):
 
 def test_lists_without_pictures_and_deepspeed_are_refused(kind):
     method = build(kind)
-    with pytest.raises(UserError, match=f"{kind.__name__} looks at pictures, but the data reads lists alone"):
+    with pytest.raises(UserError, match=f"{kind.__name__} looks at pictures, but the data reads the lists alone"):
         method.embed_query(queries(pairs(["a"], pictures=False)))
     method._trainer = SimpleNamespace(strategy=object.__new__(DeepSpeedStrategy))
     with pytest.raises(UserError, match=f"{kind.__name__} has three optimizers and DeepSpeed takes one: leave out the zero2 overlay"):

@@ -206,7 +206,7 @@ def test_pictures_are_floats_of_the_wanted_size():
     shown = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
     assert torch.equal(pictures(shown, 64, "M"), shown / 127.5 - 1)
     assert pictures(torch.full((1, 3, 100, 80), 255, dtype=torch.uint8), 64, "M").shape == (1, 3, 64, 64)
-    with pytest.raises(UserError, match="M looks at pictures, but the data reads lists alone"):
+    with pytest.raises(UserError, match="M looks at pictures, but the data reads the lists alone"):
         pictures(None, 64, "M")
 
 

@@ -28,6 +28,7 @@ class BPRDAE(Method):
     """Ranks bottoms by the inner product of two autoencoders' codes."""
 
     name: ClassVar[str] = "bpr_dae"
+    needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
     frozen: ClassVar[tuple[str, ...]] = ("backbone",)
     inner_product: ClassVar[bool] = True
 
@@ -119,7 +120,7 @@ class BPRDAE(Method):
     def encoded(self, kind: str, batch: Batch) -> Tensor:
         """Return fc7 of a batch's tops or bottoms, as `Method.encoded`; pictures are wanted unless a cache was read."""
         if batch.encoded is None and getattr(batch, kind) is None:
-            raise UserError("BPRDAE looks at pictures, but the data reads lists alone (data.init_args): let it read the pictures too")
+            raise UserError("BPRDAE looks at pictures, but the data reads the lists alone: set data.init_args.pictures=true")
         return super().encoded(kind, batch)
 
     @torch.no_grad()

@@ -103,6 +103,7 @@ class ColourNeighbour(Method):
     """
 
     name: ClassVar[str] = "colour_neighbour"
+    needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
     inner_product: ClassVar[bool] = True
 
     def __init__(self, bins: int = 9) -> None:
@@ -126,9 +127,7 @@ class ColourNeighbour(Method):
 
     def _histograms(self, pictures: Tensor | None) -> Tensor:
         if pictures is None:
-            raise UserError(
-                "ColourNeighbour looks at pictures, but the data reads lists alone (data.init_args): let it read the pictures too"
-            )
+            raise UserError("ColourNeighbour looks at pictures, but the data reads the lists alone: set data.init_args.pictures=true")
         foreground = (pictures < PAPER).any(dim=1).flatten(1).float()  # (B, S * S)
         low, high = (torch.tensor(ends, device=pictures.device).view(3, 1, 1) for ends in ((0.0, -110.0, -110.0), (100.0, 110.0, 110.0)))
         place = (srgb_to_lab(pictures.float() / 255) - low) / (high - low) * self.bins - 0.5  # 0 at the first bin's middle
