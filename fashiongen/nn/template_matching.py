@@ -253,6 +253,15 @@ def check_settings(method: str, image_size: int, width: int, dimensions: int, va
         raise UserError(f"{method}: variant: {variant}: unknown; choose among {', '.join(get_args(Variant))}")
 
 
+def check_strategy(method: str, strategy: object) -> None:
+    """Raise a UserError if a trainer's strategy cannot take three steps a batch, each on some of the parameters."""
+    ddp = "or use --trainer.strategy ddp_find_unused_parameters_true"
+    if "DeepSpeed" in type(strategy).__name__:
+        raise UserError(f"{method} has three optimizers and DeepSpeed takes one: leave out the zero2 overlay, {ddp}")
+    if type(strategy).__name__ == "DDPStrategy" and not getattr(strategy, "_ddp_kwargs", {}).get("find_unused_parameters"):
+        raise UserError(f"{method} has three optimizers, and plain DDP wants all parameters in each step: leave out the ddp overlay, {ddp}")
+
+
 # The authors' names of layers in `encoder` and `bpr`, and ours.
 _ENCODER = {"encoder.0": "first"}
 _ENCODER |= {f"encoder.{place}.1": f"convs.{place - 1}" for place in range(1, 5)}

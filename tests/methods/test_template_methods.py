@@ -8,7 +8,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from pair_batches import PairData, candidates, pairs, queries
 
 from fashiongen.errors import UserError
@@ -122,10 +122,15 @@ def test_larger_pictures_and_larger_sizes(kind):
     assert large.network.discriminator(torch.zeros(2, 3, 128, 128), torch.zeros(2, 3, 128, 128)).shape[0] == 2
 
 
-def test_lists_without_pictures_and_deepspeed_are_refused(kind):
+def test_lists_without_pictures_and_strategies_for_one_optimizer_are_refused(kind):
     method = build(kind)
     with pytest.raises(UserError, match=f"{kind.__name__} looks at pictures, but the data reads the lists alone"):
         method.embed_query(queries(pairs(["a"], pictures=False)))
     method._trainer = SimpleNamespace(strategy=object.__new__(DeepSpeedStrategy))
     with pytest.raises(UserError, match=f"{kind.__name__} has three optimizers and DeepSpeed takes one: leave out the zero2 overlay"):
         method.configure_optimizers()
+    method._trainer = SimpleNamespace(strategy=DDPStrategy())
+    with pytest.raises(UserError, match=r"plain DDP wants all parameters in each step.*ddp_find_unused_parameters_true"):
+        method.configure_optimizers()
+    method._trainer = SimpleNamespace(strategy=DDPStrategy(find_unused_parameters=True))
+    assert len(method.configure_optimizers()) == 3

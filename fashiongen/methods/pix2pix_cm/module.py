@@ -9,12 +9,11 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from fashiongen.batches import CandidateBatch, PairBatch, QueryBatch
-from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
 from fashiongen.methods.pix2pix_cm.network import PatchGAN, UNet
 from fashiongen.methods.pix2pix_cm.published import load_published
 from fashiongen.nn.negatives import wrong
-from fashiongen.nn.template_matching import ROLLS, TemplateMatcher, Variant, check_settings, dropout_keys, pictures
+from fashiongen.nn.template_matching import ROLLS, TemplateMatcher, Variant, check_settings, check_strategy, dropout_keys, pictures
 
 
 class Pix2PixCM(Method):
@@ -80,11 +79,12 @@ class Pix2PixCM(Method):
         return dict(self.network.named_children())
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own union of shapes
-        """Give three optimizers, in the order in which `TemplateMatcher.losses` yields the losses."""
-        if "DeepSpeed" in type(self.trainer.strategy).__name__:
-            raise UserError(
-                "Pix2PixCM has three optimizers and DeepSpeed takes one: leave out the zero2 overlay, or use recipes/overlays/ddp.yaml"
-            )
+        """Give three optimizers, in the order in which `TemplateMatcher.losses` yields the losses.
+
+        Raises:
+            UserError: under a strategy that cannot take them.
+        """
+        check_strategy("Pix2PixCM", self.trainer.strategy)
         network = self.network
         ranking = [*network.bottom_encoder.parameters(), *network.ranker.parameters()]
         return [self.optimizer(part) for part in (network.discriminator.parameters(), network.generator.parameters(), ranking)]
