@@ -58,6 +58,12 @@ class Popularity(Method):
         self.register_buffer("bottoms", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(0, dtype=torch.int64))
 
+    def on_fit_start(self) -> None:
+        """Refuse several processes, each of which would count its own share."""
+        super().on_fit_start()
+        if self.trainer.world_size > 1:
+            raise UserError("Popularity counts in one process: add --trainer.devices 1")
+
     def training_step(self, batch: PairBatch, batch_idx: int) -> STEP_OUTPUT:
         """Add the batch's bottoms to the counts."""
         if self.current_epoch == 0:
