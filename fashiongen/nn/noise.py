@@ -46,6 +46,11 @@ def uniform(key: Tensor, device: torch.device | str = "cpu") -> Tensor:
     return _shift(_bits(key.to(device), 1)[:, 0], 40).float() * _UNIT
 
 
+def coins(key: Tensor, shape: Sequence[int], probability: float, device: torch.device | str = "cpu") -> Tensor:
+    """Toss coins that show True with `probability`, (B, *shape) bool: the masks of a dropout that belongs to the sample."""
+    return (_shift(_bits(key.to(device), math.prod(shape)), 40).float() * _UNIT < probability).reshape(len(key), *shape)
+
+
 def integers(key: Tensor, low: int, high: int, device: torch.device | str = "cpu") -> Tensor:
     """Draw one int64 in [low, high) per key, (B,); the range must be below 2**31."""
     return low + (_shift(_bits(key.to(device), 1)[:, 0], 33) * (high - low) >> 31)

@@ -47,3 +47,12 @@ def test_uniform_stays_below_one():
     drawn = noise.uniform(noise.keys([str(number) for number in range(20_000)], "u"))
     assert drawn.min() >= 0 and drawn.max() < 1
     assert abs(drawn.mean() - 0.5) < 0.01
+
+
+def test_coins_fall_as_often_as_told_and_belong_to_the_sample():
+    tossed = noise.coins(noise.keys(IDS, 0, "dropout"), (50, 4), 0.3)
+    assert tossed.shape == (400, 50, 4) and tossed.dtype == torch.bool
+    assert abs(tossed.float().mean() - 0.3) < 5 * (0.21 / 80_000) ** 0.5
+    assert torch.equal(noise.coins(noise.keys(IDS[7:8], 0, "dropout"), (50, 4), 0.3), tossed[7:8])
+    assert not torch.equal(tossed[0], tossed[1])
+    assert noise.coins(noise.keys(IDS, 0, "dropout"), (9,), 1.0).all() and not noise.coins(noise.keys(IDS, 0, "dropout"), (9,), 0.0).any()
