@@ -100,6 +100,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     encode.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="float16 halves the folder (default: float32)")
 
+    retrieve = commands.add_parser(
+        "retrieve",
+        help="rank a folder of bottoms for a top",
+        description=(
+            "Rank the pictures of a folder for the picture of a top by a trained method, and write a page with the best of them, their\n"
+            "scores, and the template that the method draws for the top where it draws one. Any further key of the recipe may be given."
+        ),
+        epilog="example: fashiongen retrieve --config recipes/tiny/geco.yaml --ckpt_path logs/geco/last.ckpt "
+        "--query top.jpg --catalogue bottoms --top 10 --out page.html",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    retrieve.add_argument("--config", action="append", required=True, metavar="RECIPE", help="the recipe, then its overlays")
+    retrieve.add_argument("--query", type=Path, required=True, metavar="PICTURE", help="the picture of a top, or a folder of them")
+    retrieve.add_argument("--catalogue", type=Path, required=True, metavar="DIR", help="folder of pictures of bottoms")
+    retrieve.add_argument("--top", type=int, default=10, metavar="N", help="how many to show (default: %(default)s)")
+    retrieve.add_argument("--out", type=Path, required=True, metavar="PAGE", help="HTML file to write; it needs no other file")
+
     tiny = commands.add_parser(
         "tiny", help="the tiny checkpoints that come with the package", description="The tiny checkpoints that come with the package."
     )
@@ -135,6 +153,12 @@ def _dispatch(args: list[str]) -> None:
 
         recipes = [arg for recipe in options.config for arg in ("--config", recipe)]
         return encode_data([*recipes, *keys], options.out, options.split, options.dtype)
+    if args[:1] == ["retrieve"]:
+        options, keys = _parser().parse_known_args(args)
+        from fashiongen.training import retrieve_bottoms
+
+        recipes = [arg for recipe in options.config for arg in ("--config", recipe)]
+        return retrieve_bottoms([*recipes, *keys], options.query, options.catalogue, options.top, options.out)
     options = _parser().parse_args(args)
     if options.command == "wardrobe":
         from fashiongen import wardrobe

@@ -28,10 +28,12 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch.utils.data import ConcatDataset
 
+from fashiongen.checkpoints import read_state
 from fashiongen.data.latents import DTYPES, EncodedDataset, encode, open_entries
 from fashiongen.data.loading import Loader
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
+from fashiongen.evaluation.retrieve import run as retrieve
 from fashiongen.methods.base import Method
 from fashiongen.nn.keep import Encoding
 
@@ -69,7 +71,8 @@ RESUMES = ("last", "hpc")  # what Lightning resolves to a file by itself
 KNOWN = (  # parts of Lightning's messages, and what to tell the user instead
     (
         "single optimizer",
-        "DeepSpeed takes one optimizer and this method has several: leave out the zero2 overlay, or use recipes/overlays/ddp.yaml",
+        "DeepSpeed takes one optimizer and this method has several: leave out the zero2 overlay, "
+        "or use --trainer.strategy ddp_find_unused_parameters_true",
     ),
     (
         "No supported gpu backend",
@@ -314,6 +317,21 @@ class _EncodeCLI(FashionCLI):
         print(f"{self.out} holds {size / 1e6:.1f} MB; train with --cache {self.out}")
 
 
+class _RetrieveCLI(FashionCLI):
+    """Builds what `test` would judge, and ranks a folder of bottoms for a top instead."""
+
+    def __init__(self, args: list[str], recipes: list[str], query: Path, catalogue: Path, top: int, out: Path) -> None:
+        self.query, self.catalogue, self.top, self.out = query, catalogue, top, out
+        super().__init__(args, recipes)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self.options.ckpt_path is not None:
+            self.model.load_state_dict(read_state(self.options.ckpt_path))
+        self.model.to(self.trainer.strategy.root_device)
+        with self.trainer.precision_plugin.forward_context():
+            retrieve(self.model, self.datamodule, self.query, self.catalogue, self.top, self.out)
+
+
 def config_paths(args: list[str]) -> list[str]:
     """Return the files given by `--config`, in order: the recipe, then its overlays."""
     followed = zip(args, [*args[1:], ""], strict=True)
@@ -321,26 +339,37 @@ def config_paths(args: list[str]) -> list[str]:
 
 
 def with_protocol(args: list[str]) -> list[str]:
-    """Put the file of the recipe's own protocol, `tasks/NAME.yaml` beside the recipe or one folder up, before the recipe of a test.
+    """Put the file of a test's protocol before the recipe: `tasks/NAME.yaml` beside the recipe or one folder up.
 
-    Further files, another protocol among them, still win.
+    The last one named counts, `--evaluate.protocol NAME` before all files, so that of two protocols the metrics are never mixed.
+    Further keys still win.
     """
     recipes = config_paths(args)
     if args[0] != "test" or not recipes:
         return args
-    try:
-        content = yaml.safe_load(Path(recipes[0]).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return args  # the parser says what is wrong with it
-    evaluate = content.get("evaluate") if isinstance(content, dict) else None
-    protocol = evaluate.get("protocol") if isinstance(evaluate, dict) else None
+    named = [(recipe, _protocol_of(recipe)) for recipe in recipes]
+    followed = zip(args, [*args[1:], ""], strict=True)
+    named += [("", arg.partition("=")[2] or after) for arg, after in followed if arg.partition("=")[0] == "--evaluate.protocol"]
+    where, protocol = next(((source, name) for source, name in reversed(named) if name), ("", ""))
     if not protocol:
         return args
     places = [folder / "tasks" / f"{protocol}.yaml" for folder in list(Path(recipes[0]).absolute().parents)[:2]]
     file = next((place for place in places if place.is_file()), None)
     if file is None:
-        raise UserError(f"{recipes[0]}: evaluate.protocol: {protocol}: there is no {places[0]}; name a file of recipes/tasks")
+        source = f"{where}: " if where else "--"
+        raise UserError(f"{source}evaluate.protocol: {protocol}: there is no {places[0]}; name a file of recipes/tasks")
     return [args[0], "--config", str(file), *args[1:]]
+
+
+def _protocol_of(recipe: str) -> str | None:
+    """Return the protocol that a file names; None where it names none or cannot be read (the parser says what is wrong with it)."""
+    try:
+        content = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    evaluate = content.get("evaluate") if isinstance(content, dict) else None
+    protocol = evaluate.get("protocol") if isinstance(evaluate, dict) else None
+    return protocol if isinstance(protocol, str) else None
 
 
 def _check_recipes(recipes: list[str]) -> None:
@@ -456,6 +485,17 @@ def run(args: list[str], cli: Callable[[list[str], list[str]], FashionCLI] = Fas
 def encode_data(args: list[str], out: Path, splits: list[str], dtype: str) -> None:
     """Fill the cache `out` for the recipe and keys in `args`, which are those of `fit`."""
     run(["fit", *args], lambda args, recipes: _EncodeCLI(args, recipes, out.expanduser(), splits, dtype))
+
+
+def retrieve_bottoms(args: list[str], query: Path, catalogue: Path, top: int, out: Path) -> None:
+    """Rank the pictures of `catalogue` for `query` by the recipe and keys in `args`, which are those of `test`.
+
+    Raises:
+        UserError: if fewer than one bottom is asked for.
+    """
+    if top < 1:
+        raise UserError(f"--top {top}: must be at least 1")
+    run(["test", *args], lambda args, recipes: _RetrieveCLI(args, recipes, query, catalogue, top, out))
 
 
 def _without_advertisements(record: logging.LogRecord) -> bool:

@@ -63,6 +63,16 @@ def test_overlay_parses_and_wins(folder, overlay, capsys):
     assert {key: value for key, value in wanted.items() if key not in found or found[key] != value} == {}
 
 
+@pytest.mark.parametrize("given", ["--evaluate.protocol=geco-all", f"--config={RECIPES / 'tasks' / 'geco-all.yaml'}"], ids=["key", "file"])
+def test_of_two_protocols_the_metrics_are_not_mixed(given, capsys):
+    with pytest.raises(SystemExit):
+        main(["test", "--config", str(RECIPES / "tiny" / "random.yaml"), given, "--print_config"])
+    evaluate = yaml.safe_load(capsys.readouterr().out)["evaluate"]
+    assert evaluate["protocol"] == "geco-all"
+    assert set(evaluate["metrics"]) == {"auc", "mrr"}
+    assert evaluate["metrics"]["auc"]["init_args"] == {"candidates": "negatives:1", "leave_out_others": False}
+
+
 def leaves(settings: object, key: str = "") -> dict[str, object]:
     """Flatten settings; of a class path only the name counts, since a class may be imported from two places."""
     if isinstance(settings, dict) and settings:
@@ -135,6 +145,11 @@ def test_a_recipe_brings_its_own_protocol_and_another_one_wins(tmp_path, capsys)
     assert with_protocol(["fit", "--config", recipe]) == ["fit", "--config", recipe]
     args = with_protocol(["test", "--config", recipe, "--evaluate.out", "x.json"])
     assert args == ["test", "--config", str(RECIPES / "tasks" / "vtoff-tiny.yaml"), "--config", recipe, "--evaluate.out", "x.json"]
+    street = str(RECIPES / "tasks" / "vtoff-igr-street.yaml")
+    assert with_protocol(["test", "--config", recipe, "--config", street])[:3] == ["test", "--config", street]
+    named = with_protocol(["test", "--config", recipe, "--evaluate.protocol", "vtoff-igr"])
+    assert named[:3] == with_protocol(["test", "--config", recipe, "--evaluate.protocol=vtoff-igr"])[:3]
+    assert named[:3] == ["test", "--config", str(RECIPES / "tasks" / "vtoff-igr.yaml")]
     lost = tmp_path / "lost.yaml"
     lost.write_text("evaluate: {protocol: absent}")
     with pytest.raises(SystemExit) as stop:

@@ -116,7 +116,7 @@ def retrieve(
         scores = embedded.scores(method, tasks.run(method, asked))[0]
         best = scores.topk(min(top, len(kept)))
         found.append([Hit(kept[place], float(score)) for score, place in zip(best.values, best.indices.tolist(), strict=True)])
-        if hasattr(method, "draw_template"):
+        if hasattr(method, "draw_template") and getattr(method, "generator", None) is not None:
             templates.append(method.draw_template(asked).float().cpu())
     return found, torch.cat(templates) if templates else None
 

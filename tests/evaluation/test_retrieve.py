@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from PIL import Image
 
 from fashiongen.batches import to_float
+from fashiongen.cli import main
 from fashiongen.errors import UserError
 from fashiongen.evaluation.retrieve import page, retrieve, run
 from fashiongen.methods.base import Method
@@ -17,6 +19,7 @@ class Colours(Method):
     """Likes what has the top's colour, and draws it as the template."""
 
     name: ClassVar[str] = "colours"
+    generator: ClassVar[bool] = True
     inner_product: ClassVar[bool] = False
 
     def embed_query(self, batch):
@@ -79,3 +82,22 @@ def test_mistakes_are_told(place, tmp_path):
         run(Colours(), Data(), place / "<top>.jpg", tmp_path / "bad", 10, place / "page.html")
     assert not (place / "page.html").exists()
     assert page([], [], None, "a < b").count("a &lt; b") == 2
+
+
+def test_the_command_ranks_with_a_recipe(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    (place / "catalogue" / "broken.jpg").unlink()
+    recipe = str(Path(__file__).parents[2] / "recipes" / "tiny" / "colour_neighbour.yaml")
+    wanted = ["retrieve", "--config", recipe, "--query", "<top>.jpg", "--catalogue", "catalogue", "--out", "page.html"]
+    assert main([*wanted, "--top", "2"]) is None
+    assert (place / "page.html").read_text().count('class="hit"') == 2
+    assert "1. red.png" in (place / "page.html").read_text()
+    for extra, told in (
+        (["--top", "0"], "--top 0"),
+        (["--model.none", "1"], "unknown key 'none'"),
+        (["--ckpt_path", "x.ckpt"], "x.ckpt: no such file"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([*wanted, *extra])
+        assert stop.value.code == 2
+        assert told in capsys.readouterr().err
