@@ -341,35 +341,37 @@ def config_paths(args: list[str]) -> list[str]:
 def with_protocol(args: list[str]) -> list[str]:
     """Put the file of a test's protocol before the recipe: `tasks/NAME.yaml` beside the recipe or one folder up.
 
-    The last one named counts, `--evaluate.protocol NAME` before all files, so that of two protocols the metrics are never mixed.
-    Further keys still win.
+    The last protocol named counts, `--evaluate.protocol NAME` before all files, so that the metrics of two are never mixed; a file that
+    brings its metrics itself is its own protocol's. Further keys still win.
     """
     recipes = config_paths(args)
     if args[0] != "test" or not recipes:
         return args
-    named = [(recipe, _protocol_of(recipe)) for recipe in recipes]
+    named = [(recipe, _evaluate_of(recipe)) for recipe in recipes]
     followed = zip(args, [*args[1:], ""], strict=True)
-    named += [("", arg.partition("=")[2] or after) for arg, after in followed if arg.partition("=")[0] == "--evaluate.protocol"]
-    where, protocol = next(((source, name) for source, name in reversed(named) if name), ("", ""))
-    if not protocol:
+    named += [
+        ("", {"protocol": arg.partition("=")[2] or after}) for arg, after in followed if arg.partition("=")[0] == "--evaluate.protocol"
+    ]
+    named = [(source, found) for source, found in named if found.get("protocol")]
+    if not named:
         return args
-    places = [folder / "tasks" / f"{protocol}.yaml" for folder in list(Path(recipes[0]).absolute().parents)[:2]]
-    file = next((place for place in places if place.is_file()), None)
+    source, evaluate = named[-1]
+    places = [folder / "tasks" / f"{evaluate['protocol']}.yaml" for folder in list(Path(recipes[0]).absolute().parents)[:2]]
+    file = Path(source) if evaluate.get("metrics") else next((place for place in places if place.is_file()), None)
     if file is None:
-        source = f"{where}: " if where else "--"
-        raise UserError(f"{source}evaluate.protocol: {protocol}: there is no {places[0]}; name a file of recipes/tasks")
+        key = f"{source}: evaluate.protocol" if source else "--evaluate.protocol"
+        raise UserError(f"{key}: {evaluate['protocol']}: there is no {places[0]}; name a file of recipes/tasks")
     return [args[0], "--config", str(file), *args[1:]]
 
 
-def _protocol_of(recipe: str) -> str | None:
-    """Return the protocol that a file names; None where it names none or cannot be read (the parser says what is wrong with it)."""
+def _evaluate_of(recipe: str) -> dict[str, Any]:
+    """Return what a file says of `evaluate`; nothing where it says nothing or cannot be read (the parser says what is wrong with it)."""
     try:
         content = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
+        return {}
     evaluate = content.get("evaluate") if isinstance(content, dict) else None
-    protocol = evaluate.get("protocol") if isinstance(evaluate, dict) else None
-    return protocol if isinstance(protocol, str) else None
+    return evaluate if isinstance(evaluate, dict) else {}
 
 
 def _check_recipes(recipes: list[str]) -> None:

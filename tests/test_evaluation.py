@@ -308,7 +308,7 @@ def test_the_checkpoint_is_named_with_its_hash(tmp_path):
 @pytest.mark.parametrize(
     ("options", "method", "data", "words"),
     [
-        ({"task": "vtof"}, Copier, {}, "evaluate.task=vtof: unknown task; choose one of vtoff"),
+        ({"task": "vtof"}, Copier, {}, "evaluate.task=vtof: unknown task; choose one of retrieval, vtoff"),
         ({}, Restless, {}, "Restless cannot do it; it can do: no task"),
         ({}, Copier, {"offers": ("garment", "parse")}, "Copier needs mask, which gallery does not offer here .it offers garment, parse"),
         ({}, Copier, {"offers": ("mask",)}, "vtoff is judged by the true garment, which gallery does not offer here"),
