@@ -6,20 +6,14 @@ Every run is the public command line; what is done already is not done again. Pr
 """
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import numpy as np
+from study import OVERLAYS, TINY, call, configs, interval, per_sample, row, spread
 
-ROOT = Path(__file__).parents[1]
-TINY = ROOT / "recipes" / "tiny"
-OVERLAYS = ROOT / "recipes" / "overlays"
 TRIVIAL = ["white", "masked_crop", "mean_garment", "nearest_garment"]
 LEARNT = {"igr": [], "igr-no-garmnet": [OVERLAYS / "igr-no-garmnet.yaml"]}
 COLUMNS = ["lpips[tiny]", "dists[tiny]", "fid[tiny-classifier]", "kid[tiny-classifier]", "ssim", "ssim_foreground", "ms_ssim"]
@@ -32,8 +26,7 @@ def run(out: Path, threads: int, name: str, recipe: Path, overlays: list[Path], 
     record = out / f"{name}.json"
     if record.exists():
         return
-    common = ["--config", str(recipe), *(argument for overlay in overlays for argument in ("--config", str(overlay)))]
-    common += ["--seed_everything", str(seed), "--data.init_args.seed", str(seed), "--trainer.logger", "false"]
+    common = [*configs(recipe, overlays), "--seed_everything", str(seed), "--data.init_args.seed", str(seed), "--trainer.logger", "false"]
     checkpoint = []
     started = time.monotonic()
     if learns:
@@ -43,46 +36,15 @@ def run(out: Path, threads: int, name: str, recipe: Path, overlays: list[Path], 
     call(threads, "test", *common, *checkpoint, "--evaluate.out", str(record))
 
 
-def call(threads: int, *args: str) -> None:
-    """Run one command of fashiongen."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    subprocess.run([sys.executable, "-m", "fashiongen", *args], check=True, cwd=ROOT, stdout=subprocess.DEVNULL, env=environment)
-
-
-def value(out: Path, name: str, column: str) -> float:
-    """Read one metric of one record."""
-    return float(json.loads((out / f"{name}.json").read_text())["metrics"][column]["value"])
-
-
-def per_sample(out: Path, names: list[str], column: str) -> np.ndarray:
-    """Return a metric's value of each sample, mean over runs, in the order of ids."""
-    runs = [[json.loads(line)[column] for line in (out / f"{name}.per_sample.jsonl").read_text().splitlines()] for name in names]
-    return np.array(runs, dtype=float).mean(axis=0)
-
-
-def interval(values: np.ndarray) -> str:
-    """Return the mean and its 95 % bootstrap interval over samples."""
-    generator = np.random.default_rng(0)
-    means = values[generator.integers(len(values), size=(10_000, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return f"{values.mean():+.4f} ({low:+.4f} to {high:+.4f})"
-
-
 def table(out: Path, seeds: list[int]) -> str:
     """Write the table of all methods and the paired differences."""
-    lines = ["| method | " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
+    lines = [row(["method", *COLUMNS]), row(["---", *["---:"] * len(COLUMNS)])]
     rows = {name: [name] for name in TRIVIAL} | {name: [f"{name}-seed{seed}" for seed in seeds] for name in LEARNT}
-    for name, runs in rows.items():
-        cells = []
-        for column in COLUMNS:
-            values = [value(out, run, column) for run in runs]
-            spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.4f}{spread}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "| igr less | " + " | ".join(PAIRED) + " |", "| --- |" + " ---: |" * len(PAIRED)]
+    lines += [row([name, *(spread(out, runs, column) for column in COLUMNS)]) for name, runs in rows.items()]
+    lines += ["", row(["igr less", *PAIRED]), row(["---", *["---:"] * len(PAIRED)])]
     for name in [*TRIVIAL, "igr-no-garmnet"]:
-        cells = [interval(per_sample(out, rows["igr"], column) - per_sample(out, rows[name], column)) for column in PAIRED]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        differences = [per_sample(out, rows["igr"], column) - per_sample(out, rows[name], column) for column in PAIRED]
+        lines.append(row([name, *map(interval, differences)]))
     return "\n".join(lines)
 
 

@@ -7,8 +7,10 @@ import os
 import platform
 import shutil
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,11 @@ from fashiongen.metrics import SSIM, ColourError
 from fashiongen.nn.backbone import load_codec, load_noise_schedule, load_part, load_prompt_encoder, load_unet
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.tiny import stages
-from fashiongen.tiny.pictures import SIZE, Pictures, people_pictures, shop_pictures
+from fashiongen.tiny.pictures import SIZE, SQUARE, Pictures, people_pictures, shop_pictures
 
-SHIPPED_LIMIT = 10 * 1000 * 1000  # bytes
+SHIPPED_LIMIT = 10 * 1000 * 1000  # bytes, of all but the stand-ins of backbones
+BACKBONES: dict[str, Callable[[], torch.nn.Module]] = {"resnet18": stages.build_resnet18, "alexnet": stages.build_alexnet}
+BACKBONES_LIMIT = 3 * 1000 * 1000  # bytes, of these
 DRAWN = 100  # pictures that a denoiser draws to be judged
 TRAINED_ON, JUDGED_ON = "pretrain", "val"  # namespaces of the wardrobe; recipes train on `train` and are tested on `test`
 
@@ -43,14 +47,16 @@ class Plan:
     vae_steps: int = 2_500
     unet_steps: int = 2_200
     ip_adapter_steps: int = 1_200
+    backbone_items: int = 10_000
+    backbone_steps: int = 1_500
 
 
 def build(out: str | Path, seed: int = 0, plan: Plan | None = None) -> Path:
     """Build the tiny checkpoints into `out`; a second call goes on where the first was killed.
 
-    Writes `sd/` (a Stable-Diffusion-style folder), `clip/`, `ip_adapter/` and `classifier/`, all safetensors in bfloat16, and `BUILD.json`:
-    command, seed, fingerprints of the training pictures, times, and the quality on held-out items and people. All training pictures come
-    from the wardrobe's namespace `pretrain`, all judged ones from `val`.
+    Writes `sd/` (a Stable-Diffusion-style folder), `clip/`, `ip_adapter/`, `classifier/`, and stand-ins of ImageNet's `resnet18/` and
+    `alexnet/`, all safetensors in bfloat16, and `BUILD.json`: command, seed, fingerprints of the training pictures, times, and the quality
+    on held-out items and people. All training pictures come from the wardrobe's namespace `pretrain`, all judged ones from `val`.
 
     Raises:
         UserError: if `out` already holds a finished build, or the result is too large to ship.
@@ -61,13 +67,21 @@ def build(out: str | Path, seed: int = 0, plan: Plan | None = None) -> Path:
     work = out.with_name(f".{out.name}.build")
     _Build(work, seed, plan).run()
     weights = work / "weights"
-    size = sum(file.stat().st_size for file in weights.rglob("*") if file.is_file())
-    if size > SHIPPED_LIMIT:
-        raise UserError(f"{weights}: {size:,} bytes are more than the {SHIPPED_LIMIT:,} that may be shipped")
+    of_backbones, others = shipped_sizes(weights)
+    if others > SHIPPED_LIMIT or of_backbones > BACKBONES_LIMIT:
+        sizes = f"{others:,} bytes and {of_backbones:,} of backbones"
+        raise UserError(f"{weights}: {sizes} are more than the {SHIPPED_LIMIT:,} and {BACKBONES_LIMIT:,} that may be shipped")
     if out.exists():
         shutil.rmtree(out)
     shutil.copytree(weights, out)
     return out
+
+
+def shipped_sizes(weights: Path) -> tuple[int, int]:
+    """Return how many bytes a build's stand-ins of backbones have, and all the rest."""
+    sizes = {file.relative_to(weights): file.stat().st_size for file in weights.rglob("*") if file.is_file()}
+    of_backbones = sum(size for file, size in sizes.items() if file.parts[0] in BACKBONES)
+    return of_backbones, sum(sizes.values()) - of_backbones
 
 
 class _Build:
@@ -86,9 +100,11 @@ class _Build:
             ("clip", self.clip),
             ("sd", self.stable_diffusion),
             ("ip_adapter", self.ip_adapter),
+            *((name, partial(self.backbone, name)) for name in BACKBONES),
         ):
             if name not in self.known():
                 started = time.monotonic()
+                torch.manual_seed(zlib.crc32(f"{self.seed}/{name}".encode()))  # the same start, whichever stages ran before in this process
                 facts = stage()
                 self.note(name, facts | {"seconds": round(time.monotonic() - started)})
         facts = {
@@ -97,7 +113,7 @@ class _Build:
             "plan": vars(self.plan),
             "namespaces": {"trained_on": TRAINED_ON, "judged_on": JUDGED_ON},
             "size": list(SIZE),
-            "training_pictures_sha256": {name: self.pictures(name).fingerprint() for name in ("shop", "people")},
+            "training_pictures_sha256": {name: self.pictures(name).fingerprint() for name in ("shop", "people", "square")},
             "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "resvg-py")},
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "stages": self.known(),
@@ -120,6 +136,8 @@ class _Build:
         makers: dict[str, Callable[[], Pictures]] = {
             "shop": lambda: shop_pictures(self.seed, TRAINED_ON, self.plan.items, self.work / "pictures"),
             "people": lambda: people_pictures(self.seed, TRAINED_ON, self.plan.people, self.work / "pictures"),
+            "square": lambda: shop_pictures(self.seed, TRAINED_ON, self.plan.backbone_items, self.work / "pictures", SQUARE),
+            "held-out square": lambda: shop_pictures(self.seed, JUDGED_ON, self.plan.held_out, self.work / "pictures", SQUARE),
             "held-out shop": lambda: shop_pictures(self.seed, JUDGED_ON, self.plan.held_out, self.work / "pictures"),
             "held-out people": lambda: people_pictures(self.seed, JUDGED_ON, self.plan.held_out, self.work / "pictures"),
         }
@@ -220,6 +238,14 @@ class _Build:
                 name: (read[name] == labels[:DRAWN]).float().mean().item() for name, labels in pictures.labels.items()
             }
         return facts
+
+    def backbone(self, name: str) -> dict[str, Any]:
+        network = BACKBONES[name]()
+        steps, batch = self.plan.backbone_steps, 2 * self.plan.batch
+        trained = stages.train_backbone(name, network, self.pictures("square"), steps, batch, self.state, self.seed)
+        (self.weights / name).mkdir(exist_ok=True)
+        save_file(stages.round_to_bfloat16(trained).state_dict(), self.weights / name / "model.safetensors")
+        return {"held_out_accuracy": stages.judge_backbone(trained.float(), self.pictures("held-out square"))}
 
     @torch.no_grad()
     def judge_drawing(self, pipeline: StableDiffusionPipeline) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from fashiongen.wardrobe import (
 )
 
 SIZE = (64, 48)
+SQUARE = (64, 64)  # of what the stand-ins of backbones see
 CHUNK = 200
 SHORT_CAPTIONS = {
     "upper": "a photo of an upper body garment",
@@ -74,18 +75,20 @@ def heads() -> dict[str, tuple[str, ...]]:
     return {"category": CATEGORIES, **ATTRIBUTES}
 
 
-def shop_pictures(seed: int, namespace: str, count: int, cache: Path) -> Pictures:
-    """Render the shop pictures of the first `count` items of a namespace."""
-    return _render(partial(_shop_chunk, seed, namespace), f"shop-{namespace}-{seed}", count, cache)
+def shop_pictures(seed: int, namespace: str, count: int, cache: Path, size: tuple[int, int] = SIZE) -> Pictures:
+    """Render the shop pictures of the first `count` items of a namespace, `size` (height, width) pixels large."""
+    return _render(partial(_shop_chunk, seed, namespace, size), f"shop-{namespace}-{seed}", count, cache, size)
 
 
 def people_pictures(seed: int, namespace: str, count: int, cache: Path) -> Pictures:
     """Render the first `count` people of a namespace, labelled by the garment that they wear."""
-    return _render(partial(_people_chunk, seed, namespace), f"people-{namespace}-{seed}", count, cache)
+    return _render(partial(_people_chunk, seed, namespace), f"people-{namespace}-{seed}", count, cache, SIZE)
 
 
-def _render(chunk: Callable[[range], tuple[np.ndarray, np.ndarray, list[Item]]], name: str, count: int, cache: Path) -> Pictures:
-    path = cache / f"{name}-{count}-world{WORLD_VERSION}.pt"
+def _render(
+    chunk: Callable[[range], tuple[np.ndarray, np.ndarray, list[Item]]], name: str, count: int, cache: Path, size: tuple[int, int]
+) -> Pictures:
+    path = cache / f"{name}-{count}-{size[0]}x{size[1]}-world{WORLD_VERSION}.pt"
     if not path.is_file():
         ranges = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
         with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
@@ -107,9 +110,9 @@ def _value(item: Item, name: str) -> str:
     return item.category if name == "category" else item.attributes[name]
 
 
-def _shop_chunk(seed: int, namespace: str, indices: range) -> tuple[np.ndarray, np.ndarray, list[Item]]:
+def _shop_chunk(seed: int, namespace: str, size: tuple[int, int], indices: range) -> tuple[np.ndarray, np.ndarray, list[Item]]:
     items = [make_item(seed, namespace, index) for index in indices]
-    return np.stack([render_item(item, *SIZE) for item in items]), np.stack([render_item_mask(item, *SIZE) for item in items]), items
+    return np.stack([render_item(item, *size) for item in items]), np.stack([render_item_mask(item, *size) for item in items]), items
 
 
 def _people_chunk(seed: int, namespace: str, indices: range) -> tuple[np.ndarray, np.ndarray, list[Item]]:

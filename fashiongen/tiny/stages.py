@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import timm
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.embeddings import ImageProjection
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, l1_loss, mse_loss, pad
@@ -15,6 +17,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CL
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from fashiongen.batches import to_float
+from fashiongen.methods.bpr_dae.network import AlexNet
 from fashiongen.nn.attention import (
     ImagePromptAttention,
     JoinedSelfAttention,
@@ -45,16 +48,20 @@ def shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
     return padded[torch.arange(count)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
 
 
+def disturbed(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift uint8 pictures (B, 3, H, W), make them slightly noisy, and return them in [0, 1]."""
+    shifted = shift(images.float() / 255, 3, generator)
+    strength = 0.05 * torch.rand(len(images), 1, 1, 1, generator=generator)
+    return (shifted + strength * torch.randn(shifted.shape, generator=generator)).clamp(0, 1)
+
+
 def train_classifier(shop: Pictures, steps: int, batch: int, state: Path, seed: int) -> AttributeClassifier:
-    """Train the attribute classifier on shop pictures, shifted and slightly noisy so that restored pictures are read as well."""
+    """Train the attribute classifier on shop pictures, disturbed so that restored pictures are read as well."""
     network = AttributeClassifier(heads())
 
     def loss(generator: torch.Generator) -> Tensor:
         chosen = pick(len(shop), batch, generator)
-        images = shift(shop.images[chosen].float() / 255, 3, generator)
-        strength = 0.05 * torch.rand(batch, 1, 1, 1, generator=generator)
-        images = (images + strength * torch.randn(images.shape, generator=generator)).clamp(0, 1)
-        logits = network(images)
+        logits = network(disturbed(shop.images[chosen], generator))
         return torch.stack([cross_entropy(logits[name], labels[chosen]) for name, labels in shop.labels.items()]).sum()
 
     return train("classifier", network, loss, steps=steps, learning_rate=4e-3, state=state, seed=seed)
@@ -65,6 +72,44 @@ def judge_classifier(network: AttributeClassifier, shop: Pictures) -> dict[str, 
     """Return the share of pictures whose label is read rightly, by attribute."""
     read = network.read(shop.images.float() / 255)
     return {name: (read[name] == labels).float().mean().item() for name, labels in shop.labels.items()}
+
+
+def build_resnet18() -> nn.Module:
+    """Build the stand-in of ImageNet's ResNet-18 in timm's layout, a quarter as wide; its classes are all values of all attributes."""
+    network: nn.Module = timm.create_model("resnet18", channels=[16, 32, 64, 128], num_classes=sum(map(len, heads().values())))
+    return network
+
+
+def build_alexnet() -> nn.Module:
+    """Build the stand-in of ImageNet's AlexNet in torchvision's layout, narrow, with the same classes behind it."""
+    network = AlexNet(channels=(16, 48, 64, 64, 32), fc=256)
+    network.classifier.append(nn.Linear(network.width, sum(map(len, heads().values()))))
+    return network
+
+
+def labelled(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return each attribute's logits for pictures (B, 3, H, W) in [0, 1], which the network sees normalised as ImageNet's."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    sizes = {name: len(values) for name, values in heads().items()}
+    return dict(zip(sizes, network((images - mean) / std).split(list(sizes.values()), dim=1), strict=True))
+
+
+def train_backbone(name: str, network: AnyModule, shop: Pictures, steps: int, batch: int, state: Path, seed: int) -> AnyModule:
+    """Train a stand-in to read all attributes off shop pictures, as the original knows ImageNet's classes."""
+
+    def loss(generator: torch.Generator) -> Tensor:
+        chosen = pick(len(shop), batch, generator)
+        logits = labelled(network, disturbed(shop.images[chosen], generator))
+        return torch.stack([cross_entropy(logits[name], labels[chosen]) for name, labels in shop.labels.items()]).sum()
+
+    return train(name, network, loss, steps=steps, learning_rate=2e-3, state=state, seed=seed)
+
+
+@torch.no_grad()
+def judge_backbone(network: nn.Module, shop: Pictures) -> dict[str, float]:
+    """Return the share of pictures whose label is read rightly, by attribute."""
+    logits = labelled(network, shop.images.float() / 255)
+    return {name: (logits[name].argmax(dim=1) == labels).float().mean().item() for name, labels in shop.labels.items()}
 
 
 def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:

@@ -136,6 +136,19 @@ def test_sizes_follow_the_weights(narrow):
     assert "backbone" not in {key.partition(".")[0] for key in method.state_dict()}
 
 
+def test_a_checkpoint_holds_a_random_backbone(monkeypatch):
+    """Drawn under another seed it would be another, under which the codes mean nothing."""
+    monkeypatch.setattr("fashiongen.methods.bpr_dae.network.AlexNet", partial(AlexNet, (4, 6, 8, 8, 6), 20))
+    torch.manual_seed(0)
+    first = BPRDAE(weights=None, optimizer=SGD, **SMALL)
+    torch.manual_seed(1)
+    second = BPRDAE(weights=None, optimizer=SGD, **SMALL)
+    pictures = torch.rand(2, 3, 64, 64)
+    assert (first.backbone.eval()(pictures) - second.backbone.eval()(pictures)).abs().max() > 1e-3
+    second.load_state_dict(first.state_dict())
+    torch.testing.assert_close(second.backbone(pictures), first.backbone(pictures))
+
+
 def test_the_autoencoders_start_as_the_authors_do():
     weight = TiedAutoencoder(4096, 512).weight
     bound = 4 * (6 / (4096 + 512)) ** 0.5

@@ -17,6 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 from fashiongen.batches import to_float
 from fashiongen.errors import UserError
 from fashiongen.methods.geco import CIGM, GECo
+from fashiongen.methods.geco.network import load_backbone
 from fashiongen.nn import noise
 
 SMALL = {"image_size": 16, "features": 2, "noise_channels": 4}
@@ -395,3 +396,44 @@ def test_one_run_of_the_backbone_is_three_at_inference():
         query, embedding = network(top, template, bottom)
         torch.testing.assert_close(query, network.query(top, template))
         torch.testing.assert_close(embedding, network.bottom(bottom))
+
+
+@pytest.mark.parametrize("variant", ["paper", "code"])
+def test_the_norms_statistics_are_those_of_the_variant(variant):
+    """`code`: of top, template, bottom and once more bottom, in turn, as the authors' four passes leave them; `paper`: of all together."""
+    method, batch = geco(variant=variant), pairs()
+    norm = method.network.backbone.bn1
+    seen = []
+    norm.register_forward_hook(lambda module, args, output: seen.append(args[0].detach()))
+    method.log_dict = lambda *args, **options: None
+    method.train().training_step(batch, 0)
+    assert [len(maps) for maps in seen] == ([6, 6, 6, 6] if variant == "code" else [18])
+    expected = torch.zeros_like(norm.running_mean)
+    for maps in seen:
+        expected = 0.9 * expected + 0.1 * maps.mean(dim=(0, 2, 3))
+    torch.testing.assert_close(norm.running_mean, expected)
+    if variant == "code":
+        torch.testing.assert_close(seen[3], seen[2])
+
+
+def test_validation_logs_the_auc_against_true_negatives(parent):
+    method, run = geco(), trainer(max_epochs=1, limit_val_batches=1)
+    method.load_parents({"cigm": parent})
+    run.fit(method, Couples())
+    batch = next(iter(run.datamodule.val_dataloader()))
+    with torch.no_grad():
+        scores = method.eval().score(method.embed_query(queries(batch)), method.embed_candidate(candidates(batch)))
+    credits = [
+        1.0 if scores[row, row] > scores[row, other] else 0.5 if scores[row, row] == scores[row, other] else 0.0
+        for row in range(len(batch))
+        for other in range(len(batch))
+        if batch.bottom_ids[other] not in {batch.bottom_ids[row], *batch.positives[row]}
+    ]
+    assert 0 < len(credits) and run.callback_metrics["val/auc"].item() == pytest.approx(sum(credits) / len(credits), abs=1e-6)
+
+
+def test_a_resnet_without_weights_starts_as_torchvisions():
+    """timm's own start has residual branches of zero, whose convolutions get no gradient."""
+    random = load_backbone("resnet18", None, False, {"channels": [8, 8, 8, 8]})
+    assert (random.layer1[0].bn2.weight == 1).all()
+    assert (load_backbone("resnet18", None, False, {"channels": [8, 8, 8, 8], "zero_init_last": True}).layer1[0].bn2.weight == 0).all()

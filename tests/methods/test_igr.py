@@ -134,6 +134,25 @@ def test_several_draws_are_several_samples_that_share_one_pass_of_garmnet(igr, p
 
 
 @torch.no_grad()
+def test_min_snr_weighs_each_sample_by_its_noise(igr, people, monkeypatch):
+    timesteps, add_noise = [], igr.schedule.add_noise
+    monkeypatch.setattr(igr.schedule, "add_noise", lambda *args: (timesteps.append(args[2]), add_noise(*args))[1])
+    apart = [igr.denoising_loss(people.select([index]), ("train", 7), 0.0).item() for index in range(len(people))]
+    kept = igr.schedule.alphas_cumprod[torch.cat(timesteps)].double()
+    ratios = (kept / (1 - kept)).tolist()
+    gamma = sorted(ratios)[2]
+    weights = [min(ratio, gamma) / ratio for ratio in ratios]
+    assert min(weights) < 0.9 and max(weights) == 1.0
+    igr.snr_gamma = gamma
+    expected = sum(weight * loss for weight, loss in zip(weights, apart, strict=True)) / len(people)
+    assert igr.denoising_loss(people, ("train", 7), 0.0).item() == pytest.approx(expected, rel=1e-4)
+    igr.snr_gamma = None
+    plain = igr.denoising_loss(people, ("val",), 0.0)
+    igr.snr_gamma = gamma
+    assert igr.denoising_loss(people, ("val",), 0.0) == plain, "validation is of eq. 1, whatever is trained by"
+
+
+@torch.no_grad()
 def test_every_sample_draws_a_noise_and_a_timestep_of_its_own(igr, people, monkeypatch):
     drawn, add_noise = [], igr.schedule.add_noise
     monkeypatch.setattr(igr.schedule, "add_noise", lambda *args: (drawn.append(args[1:]), add_noise(*args))[1])

@@ -9,14 +9,28 @@ import torch
 from fashiongen.batches import TryOffBatch
 from fashiongen.checkpoints import tiny_weights
 from fashiongen.errors import UserError
+from fashiongen.methods.bpr_dae.network import load_alexnet
+from fashiongen.methods.geco.network import load_backbone
 from fashiongen.methods.igr import IGR
 from fashiongen.nn.backbone import load_prompt_encoder
 from fashiongen.nn.classifier import AttributeClassifier
-from fashiongen.tiny.build import SHIPPED_LIMIT, Plan, _Build, build
+from fashiongen.tiny.build import BACKBONES_LIMIT, SHIPPED_LIMIT, Plan, _Build, build, shipped_sizes
 from fashiongen.tiny.training import train
 from fashiongen.wardrobe import ATTRIBUTES, CATEGORIES, make_item, render_item
 
-SMALL = Plan(items=24, people=12, held_out=50, batch=8, classifier_steps=3, clip_steps=3, vae_steps=3, unet_steps=3, ip_adapter_steps=3)
+SMALL = Plan(
+    items=24,
+    people=12,
+    held_out=50,
+    batch=8,
+    classifier_steps=3,
+    clip_steps=3,
+    vae_steps=3,
+    unet_steps=3,
+    ip_adapter_steps=3,
+    backbone_items=24,
+    backbone_steps=3,
+)
 
 
 class Killed(BaseException):
@@ -41,7 +55,10 @@ def test_a_killed_build_goes_on_and_its_weights_load(tmp_path, monkeypatch):
     assert os.stat(done).st_mtime_ns == written, "a finished stage was trained again"
     assert str(tmp_path) not in "".join(config.read_text() for config in out.rglob("*.json")), "a path of this machine would be shipped"
     facts = json.loads((out / "BUILD.json").read_text())
-    assert set(facts["stages"]) == {"classifier", "sd/vae", "clip", "sd", "ip_adapter"}
+    assert set(facts["stages"]) == {"classifier", "sd/vae", "clip", "sd", "ip_adapter", "resnet18", "alexnet"}
+    backbone = load_backbone("resnet18", str(out / "resnet18" / "model.safetensors"), False, {"channels": [16, 32, 64, 128]})
+    assert backbone(torch.zeros(1, 3, 64, 64)).shape == (1, 128)
+    assert load_alexnet(str(out / "alexnet" / "model.safetensors"))(torch.zeros(1, 3, 64, 64)).shape == (1, 256)
     torch.manual_seed(0)
     igr = IGR(pretrained=str(out / "sd"), image_encoder=str(out / "clip"), steps=1).eval()
     mask = torch.ones(1, 1, 64, 48, dtype=torch.bool)
@@ -77,7 +94,10 @@ def test_training_goes_on_where_it_was_killed(tmp_path):
 
 def test_what_is_shipped_is_small_safe_and_described():
     files = [file for file in tiny_weights().rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < SHIPPED_LIMIT
+    of_backbones, others = shipped_sizes(tiny_weights())
+    assert 500_000 < of_backbones < BACKBONES_LIMIT
+    assert 5_000_000 < others < SHIPPED_LIMIT
+    assert of_backbones + others == sum(file.stat().st_size for file in files)
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt"}
     facts = json.loads((tiny_weights() / "BUILD.json").read_text())
     assert facts["command"].startswith("fashiongen tiny build")

@@ -72,6 +72,8 @@ class BPRDAE(Method):
             raise UserError(f"BPRDAE: hidden: {hidden}: must be at least 1")
         self.image_size, self.mu, self.lambda_, self.variant = image_size, mu, lambda_, variant
         self.backbone = load_alexnet(weights)
+        if weights is None:
+            self.frozen = ()  # type: ignore[misc]  # random weights come from nowhere else: the checkpoint has to hold them
         self.network = BPRDAENetwork(self.backbone.width, hidden)
         if published is not None:
             load_published(self.network, published)
@@ -134,5 +136,6 @@ class BPRDAE(Method):
         return self.network.bottom.encode(self.encoded("bottom", batch))
 
     def score(self, query: Tensor, candidate: Tensor) -> Tensor:
-        """Return the inner products, (B, C)."""
-        return query @ candidate.T
+        """Return the inner products, (B, C), in float32 whatever the precision of the networks."""
+        with torch.autocast(query.device.type, enabled=False):
+            return query.float() @ candidate.float().T

@@ -306,7 +306,10 @@ class GECo(Method):
         top, bottom = self.pictures(batch.top), self.pictures(batch.bottom)
         pictures = self.normalised(top), self.training_template(batch, top), self.normalised(bottom)
         if self.variant == "code":
-            losses = self.losses(batch, self.network.query(*pictures[:2]), self.network.bottom(pictures[2]))
+            query, embedded = self.network.query(*pictures[:2]), self.network.bottom(pictures[2])
+            with torch.no_grad():
+                self.network.features(pictures[2])  # the authors embed the negatives, the same bottoms, anew: batch norm counts them twice
+            losses = self.losses(batch, query, embedded)
         else:
             losses = self.losses(batch, *self.network(*pictures))
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(batch))
@@ -314,10 +317,14 @@ class GECo(Method):
 
     @torch.no_grad()
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """Log the loss of eq. 10 at the templates of inference."""
+        """Log the loss of eq. 10 at the templates of inference, and the AUC against the batch's true negatives."""
         query = self.query(self.pictures(batch.top), batch.top_ids)
-        losses = self.losses(batch, query, self.network.bottom(self.normalised(self.pictures(batch.bottom))))
-        self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=len(batch), sync_dist=True)
+        bottom = self.network.bottom(self.normalised(self.pictures(batch.bottom)))
+        values = self.losses(batch, query, bottom)
+        negative = loss.true_negatives(batch.bottom_ids, batch.positives).to(self.device)
+        margin = (query * bottom).sum(dim=1, keepdim=True) - self.score(query, bottom)
+        values["auc"] = ((margin.sign() + 1) / 2)[negative].mean() if negative.any() else margin.new_tensor(0.5)
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, batch_size=len(batch), sync_dist=True)
 
     def losses(self, batch: PairBatch, query: Tensor, bottom: Tensor) -> dict[str, Tensor]:
         """Eq. 10 and its parts, alpha BPR + beta InfoNCE + gamma regulariser, of embeddings (B, D)."""
@@ -388,7 +395,7 @@ class GECo(Method):
     def score(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Eq. 9: m, the dot products, (B, C), in float32 whatever the precision of the networks."""
         with torch.autocast(query.device.type, enabled=False):
-            return query @ candidate.T
+            return query.float() @ candidate.float().T
 
     def pictures(self, pictures: Tensor | None) -> Tensor:
         """Return pictures (B, 3, S, S) in [-1, 1]."""

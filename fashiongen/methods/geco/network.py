@@ -207,6 +207,9 @@ def load_backbone(name: str, weights: str | None, classifier: bool, options: dic
         raise UserError(f"backbone: {name}: timm has no such network; `python -c 'import timm; print(timm.list_models())'` lists them")
     try:
         kept = {} if classifier else {"num_classes": 0}
+        if weights is None and timm.model_entrypoint(name).__module__ == "timm.models.resnet":
+            # timm would start the residual branches at zero, where torchvision does not: their convolutions then get no gradient at first.
+            options = {"zero_init_last": False, **options}
         backbone: Any = timm.create_model(name, pretrained=False, **{**options, **kept})
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f"backbone: {name}: timm cannot build it with {options} ({error})") from error

@@ -1,0 +1,86 @@
+"""Train and test everything that ranks bottoms on the embedded wardrobe, and write the table of `results/retrieval-tiny`.
+
+    python benchmarks/retrieval_tiny.py OUT [--seeds 0 1 2] [--jobs 2] [--table-only]
+
+Every run is the public command line; what is done already is not done again. Prints the table as Markdown.
+"""
+
+import argparse
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from study import OVERLAYS, TINY, call, configs, interval, per_sample, row, spread
+
+TRIVIAL = ["random", "popularity", "colour_neighbour", "oracle"]
+COLUMNS = ["auc", "mrr", "recall_at_1", "recall_at_5", "recall_at_10", "recall_at_50", "ndcg"]
+PAIRED = ["auc", "mrr"]
+CIGM = "geco-cigm"
+# What is trained for each seed: its recipe and further arguments.
+GECO = {
+    "geco": [],
+    "geco-untrained": ["--trainer.max_steps", "1", "--model.init_args.optimizer.init_args.lr", "0"],
+    **{name: ["--config", str(OVERLAYS / f"{name}.yaml")] for name in ("geco-no-bpr", "geco-no-infonce", "geco-no-template")},
+}
+OTHERS = ["bpr_dae", "mgcm", "pix2pix_cm"]
+
+
+def run(out: Path, threads: int, name: str, recipe: str, further: list[str], seed: int, learns: bool) -> None:
+    """Train and test once on `threads` cores, unless the record is there."""
+    record, folder = out / f"{name}.json", out / "checkpoints" / name
+    if record.exists():
+        return
+    common = [*configs(TINY / f"{recipe}.yaml", []), *further]
+    common += ["--seed_everything", str(seed), "--data.init_args.seed", str(seed), "--trainer.logger", "false"]
+    checkpoint = []
+    if learns:
+        started = time.monotonic()
+        parent = [f"--parents.cigm={out / 'checkpoints' / f'{CIGM}-seed{seed}' / 'last.ckpt'}"] if recipe == "geco" else []
+        call(threads, "fit", *common, *parent, "--trainer.callbacks.dirpath", str(folder))
+        checkpoint = ["--ckpt_path", str(folder / "last.ckpt")]
+        print(f"{name}: trained in {time.monotonic() - started:.0f} s", flush=True)
+    call(threads, "test", *common, *checkpoint, "--evaluate.out", str(record))
+
+
+def table(out: Path, seeds: list[int]) -> str:
+    """Write the table of all methods and the paired differences."""
+    rows = {name: [name] for name in TRIVIAL} | {name: [f"{name}-seed{seed}" for seed in seeds] for name in (CIGM, *GECO, *OTHERS)}
+    lines = [row(["method", *COLUMNS]), row(["---", *["---:"] * len(COLUMNS)])]
+    lines += [row([name, *(spread(out, runs, column) for column in COLUMNS)]) for name, runs in rows.items()]
+    lines += ["", row(["geco less", *PAIRED]), row(["---", *["---:"] * len(PAIRED)])]
+    for name, runs in rows.items():
+        if name != "geco":
+            differences = [per_sample(out, rows["geco"], column) - per_sample(out, runs, column) for column in PAIRED]
+            lines.append(row([name, *map(interval, differences)]))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
+    parser.add_argument("--table-only", action="store_true")
+    options = parser.parse_args()
+    out = options.out.resolve()
+    if not options.table_only:
+        once = partial(run, out, max(1, (os.cpu_count() or 1) // options.jobs))
+        for name in TRIVIAL:  # one after the other: the first renders the world
+            once(name, name, [], 0, learns=name == "popularity")
+        for stage in ({CIGM: (CIGM, [])}, {**{name: ("geco", further) for name, further in GECO.items()}, **{n: (n, []) for n in OTHERS}}):
+            with ThreadPoolExecutor(options.jobs) as pool:
+                runs = [
+                    pool.submit(once, f"{name}-seed{seed}", recipe, further, seed, learns=True)
+                    for seed in options.seeds
+                    for name, (recipe, further) in stage.items()
+                ]
+                for finished in runs:
+                    finished.result()
+    print(table(out, options.seeds))
+
+
+if __name__ == "__main__":
+    main()
