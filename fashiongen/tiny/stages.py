@@ -12,7 +12,7 @@ from diffusers.models.embeddings import ImageProjection
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, l1_loss, mse_loss, pad
+from torch.nn.functional import cross_entropy, interpolate, l1_loss, mse_loss, pad
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
@@ -84,11 +84,21 @@ def build_alexnet() -> nn.Module:
     """Build the stand-in of ImageNet's AlexNet in torchvision's layout, narrow, with the same classes behind it."""
     network = AlexNet(channels=(16, 48, 64, 64, 32), fc=256)
     network.classifier.append(nn.Linear(network.width, sum(map(len, heads().values()))))
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):  # torch's own start fades through eight layers without a norm
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        elif isinstance(layer, nn.Dropout):
+            layer.p = 0.1
     return network
 
 
 def labelled(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return each attribute's logits for pictures (B, 3, H, W) in [0, 1], which the network sees normalised as ImageNet's."""
+    """Return each attribute's logits for pictures (B, 3, H, W) in [0, 1], which the network sees normalised as ImageNet's.
+
+    AlexNet sees them twice as large, since it leaves one cell of 64 pixels.
+    """
+    if isinstance(network, AlexNet):
+        images = interpolate(images, scale_factor=2, mode="bilinear", antialias=True)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     sizes = {name: len(values) for name, values in heads().items()}
     return dict(zip(sizes, network((images - mean) / std).split(list(sizes.values()), dim=1), strict=True))
@@ -102,7 +112,7 @@ def train_backbone(name: str, network: AnyModule, shop: Pictures, steps: int, ba
         logits = labelled(network, disturbed(shop.images[chosen], generator))
         return torch.stack([cross_entropy(logits[name], labels[chosen]) for name, labels in shop.labels.items()]).sum()
 
-    return train(name, network, loss, steps=steps, learning_rate=2e-3, state=state, seed=seed)
+    return train(name, network, loss, steps=steps, learning_rate=1e-3 if isinstance(network, AlexNet) else 2e-3, state=state, seed=seed)
 
 
 @torch.no_grad()
