@@ -29,9 +29,9 @@ def test_what_is_added_is_there_the_next_time(tmp_path, pictures):
     with Store(tmp_path / "store") as store:
         assert [store.key(path) for path in pictures] == keys
         assert store.rows([keys[2], "unknown", keys[0]]).tolist() == [2, -1, 0]
-        ((start, block),) = store.embeddings(np.array([2, 0])).blocks()
+        ((start, block),) = store.embeddings(np.array([2, 1])).blocks()
     assert start == 0 and block.dtype == torch.float32
-    assert torch.equal(block, torch.stack([values[2].bfloat16().float(), values[0]]))
+    assert torch.equal(block, torch.stack([values[2].bfloat16().float(), values[1]]))
 
 
 def test_a_key_is_the_content_with_the_name_and_an_untouched_file_is_not_read_again(tmp_path, pictures, monkeypatch):

@@ -65,7 +65,7 @@ def place(tmp_path):
 
 
 def rank(method, place, **options):
-    options = {"size": (8, 8), "batch_size": 2, **options}
+    options = {"size": (8, 8), "batch_size": 3, **options}  # four pictures: a whole batch and a part
     return retrieve(method, [place / "<top>.jpg"], place / "catalogue", cache=place / "cache", **options)
 
 
