@@ -81,7 +81,7 @@ def test_the_nearest_come_first_and_what_is_damaged_is_told(place):
 def test_each_picture_is_encoded_once_until_it_changes(place):
     method, folder = Colours(), place / "catalogue"
     first = rank(method, place)
-    assert sorted(method.embedded) == sorted(COLOURS)
+    assert sorted(method.embedded) == sorted(COLOURS) and len(first.hits[0]) == 4
     assert rank(method, place).hits == first.hits
     assert len(method.embedded) == 4
     method.embedded.clear()
