@@ -117,6 +117,19 @@ def _parser() -> argparse.ArgumentParser:
     retrieve.add_argument("--catalogue", type=Path, required=True, metavar="DIR", help="folder of pictures of bottoms")
     retrieve.add_argument("--top", type=int, default=10, metavar="N", help="how many to show (default: %(default)s)")
     retrieve.add_argument("--out", type=Path, required=True, metavar="PAGE", help="HTML file to write; it needs no other file")
+    retrieve.add_argument(
+        "--index",
+        choices=["exact", "ivf", "hnsw"],
+        default="exact",
+        help="exact scores the whole catalogue; ivf (stays on the disk) and hnsw (faster, built in memory) miss some of it, say how much, "
+        "and need pip install -e '.[scale]' (default: exact)",
+    )
+    retrieve.add_argument(
+        "--effort", type=int, default=64, metavar="N", help="lists that ivf reads, candidates that hnsw keeps (default: %(default)s)"
+    )
+    retrieve.add_argument(
+        "--cache", type=Path, metavar="DIR", help="where embeddings are kept for the next query (default: the user's cache folder)"
+    )
 
     tiny = commands.add_parser(
         "tiny", help="the tiny checkpoints that come with the package", description="The tiny checkpoints that come with the package."
@@ -158,7 +171,8 @@ def _dispatch(args: list[str]) -> None:
         from fashiongen.training import retrieve_bottoms
 
         recipes = [arg for recipe in options.config for arg in ("--config", recipe)]
-        return retrieve_bottoms([*recipes, *keys], options.query, options.catalogue, options.top, options.out)
+        chosen = {name: getattr(options, name) for name in ("query", "catalogue", "top", "out", "index", "effort", "cache")}
+        return retrieve_bottoms([*recipes, *keys], **chosen)
     options = _parser().parse_args(args)
     if options.command == "wardrobe":
         from fashiongen import wardrobe

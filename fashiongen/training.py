@@ -320,16 +320,18 @@ class _EncodeCLI(FashionCLI):
 class _RetrieveCLI(FashionCLI):
     """Builds what `test` would judge, and ranks a folder of bottoms for a top instead."""
 
-    def __init__(self, args: list[str], recipes: list[str], query: Path, catalogue: Path, top: int, out: Path) -> None:
-        self.query, self.catalogue, self.top, self.out = query, catalogue, top, out
+    def __init__(self, args: list[str], recipes: list[str], asked: dict[str, Any]) -> None:
+        self.asked = asked
         super().__init__(args, recipes)
 
     def _run_subcommand(self, subcommand: str) -> None:
         if self.options.ckpt_path is not None:
             self.model.load_state_dict(read_state(self.options.ckpt_path))
         self.model.to(self.trainer.strategy.root_device)
+        # What decides about embeddings and is no weight.
+        settings = {key: self.config_dump[key] for key in ("model", "seed_everything")}
         with self.trainer.precision_plugin.forward_context():
-            retrieve(self.model, self.datamodule, self.query, self.catalogue, self.top, self.out)
+            retrieve(self.model, self.datamodule, **self.asked, settings=[settings, self.trainer.precision])
 
 
 def config_paths(args: list[str]) -> list[str]:
@@ -489,15 +491,16 @@ def encode_data(args: list[str], out: Path, splits: list[str], dtype: str) -> No
     run(["fit", *args], lambda args, recipes: _EncodeCLI(args, recipes, out.expanduser(), splits, dtype))
 
 
-def retrieve_bottoms(args: list[str], query: Path, catalogue: Path, top: int, out: Path) -> None:
+def retrieve_bottoms(args: list[str], **asked: Any) -> None:  # noqa: ANN401  those of `evaluation.retrieve.run`
     """Rank the pictures of `catalogue` for `query` by the recipe and keys in `args`, which are those of `test`.
 
     Raises:
-        UserError: if fewer than one bottom is asked for.
+        UserError: if fewer than one bottom is asked for, or less than one of an index's effort.
     """
-    if top < 1:
-        raise UserError(f"--top {top}: must be at least 1")
-    run(["test", *args], lambda args, recipes: _RetrieveCLI(args, recipes, query, catalogue, top, out))
+    for name in ("top", "effort"):
+        if asked[name] < 1:
+            raise UserError(f"--{name} {asked[name]}: must be at least 1")
+    run(["test", *args], lambda args, recipes: _RetrieveCLI(args, recipes, asked))
 
 
 def _without_advertisements(record: logging.LogRecord) -> bool:

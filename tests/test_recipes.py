@@ -48,8 +48,13 @@ def test_recipe_parses(recipe, capsys):
 
 
 def recipe_of(overlay: Path) -> str:
-    """Return the recipe that an overlay of one method is for: the longest whose name its own begins with; any serves for the others."""
-    return max((recipe.stem for recipe in FULL if overlay.stem.startswith(f"{recipe.stem}-")), key=len, default="igr")
+    """Return the recipe that an overlay is for.
+
+    That of one method is for the longest whose name its own begins with, that of one data set for a task that it serves; any serves for
+    the others.
+    """
+    any_other = "geco" if "fashiongen.data." in overlay.read_text(encoding="utf-8") else "igr"
+    return max((recipe.stem for recipe in FULL if overlay.stem.startswith(f"{recipe.stem}-")), key=len, default=any_other)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS + TASKS, ids=name)

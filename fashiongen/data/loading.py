@@ -6,7 +6,7 @@ the same samples whatever the number of processes that share the global batch.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence, Sized
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import lightning.pytorch as L
 import torch
@@ -184,3 +184,52 @@ class ResumableLoader(Loader):
         self._resume = dict(state)
         if isinstance(self.sampler, DistributedSampler):
             self.sampler.set_epoch(state["epoch"])
+
+
+class LoadingData(L.LightningDataModule):
+    """What data modules share that train resumably and serve every sample of an evaluation once.
+
+    Attributes:
+        layout: the data set's name.
+        batch_size: training samples per process and step.
+        eval_batch_size: samples per process and step in validation, test and prediction.
+        num_workers: worker processes per loader.
+        seed: seed of the training order.
+    """
+
+    layout: ClassVar[str]
+    batch_size: int
+    eval_batch_size: int
+    num_workers: int
+    seed: int
+
+    def training_loader(self, dataset: Dataset[Any], what: str = "samples", **options: Any) -> ResumableLoader:  # noqa: ANN401  DataLoader's own options
+        """Give the training batches, shuffled by (seed, epoch), resumable in mid-epoch.
+
+        Args:
+            dataset: its samples are batches of one.
+            what: what an error calls them.
+            options: further ones of DataLoader.
+
+        Raises:
+            UserError: if there are too few for a step.
+        """
+        shard, count = share(self.trainer), _length(dataset)
+        if count < self.batch_size * shard["num_replicas"]:
+            step = f"{shard['num_replicas']} x {self.batch_size}"
+            raise UserError(f"{self.layout}: {count} training {what} do not fill one step of {step}; lower data.batch_size")
+        sampler = EpochSampler(dataset, seed=self.seed, **shard)
+        trained = self._trained if self.trainer else None
+        return ResumableLoader(dataset, sampler=sampler, batch_size=self.batch_size, trained=trained, **self._options(), **options)
+
+    def evaluation_loader(self, dataset: Dataset[Any]) -> Loader:
+        """Give all samples in order, each once; every process has its share of them."""
+        return Loader(dataset, sampler=ShardSampler(dataset, **share(self.trainer)), batch_size=self.eval_batch_size, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
+
+    def _trained(self) -> int:
+        assert self.trainer is not None
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return int(progress.state_dict()["processed"])

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import lightning.pytorch as L
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -23,7 +21,7 @@ from torch.utils.data import Dataset
 from fashiongen.batches import Batch, CandidateBatch, PairBatch, QueryBatch
 from fashiongen.data.cache import EMBEDDED, embedded_folder, render_once
 from fashiongen.data.listing import leaves_root, locate, read_lines
-from fashiongen.data.loading import EpochSampler, Loader, ResumableLoader, ShardSampler, collate, share
+from fashiongen.data.loading import Loader, LoadingData, ResumableLoader, collate
 from fashiongen.data.pictures import read_picture
 from fashiongen.errors import UserError
 from fashiongen.wardrobe.layouts import TRUTH
@@ -209,7 +207,7 @@ def _collate_readable(samples: Sequence[Batch | str]) -> Batch:
     return replace(collate(readable), skipped=reasons) if reasons else collate(readable)
 
 
-class TopBottomData(L.LightningDataModule):
+class TopBottomData(LoadingData):
     """Tops with the bottoms worn with them (`PairBatch` in training and validation, `QueryBatch` and a catalogue in tests).
 
     Attributes:
@@ -220,7 +218,6 @@ class TopBottomData(L.LightningDataModule):
         skipped: what training left out because its files are damaged, one message each time.
     """
 
-    layout: ClassVar[str]
     lists: ClassVar[dict[str, tuple[str, ...]]]
     """For each split the names under which copies hold its list, the authors' name first."""
 
@@ -336,22 +333,16 @@ class TopBottomData(L.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Give the training batches, shuffled by (seed, epoch), resumable in mid-epoch."""
-        dataset, shard = PairDataset(self.rows["train"], self.on_error, **self._items), share(self.trainer)
-        if len(dataset) < self.batch_size * shard["num_replicas"]:
-            step = f"{shard['num_replicas']} x {self.batch_size}"
-            raise UserError(f"{self.layout}: {len(dataset)} training pairs do not fill one step of {step}; lower data.batch_size")
-        sampler = EpochSampler(dataset, seed=self.seed, **shard)
-        options = {**self._options(), "collate_fn": _collate_readable}
-        trained = self._trained if self.trainer else None
-        return ResumableLoader(dataset, sampler=sampler, batch_size=self.batch_size, trained=trained, **options)
+        dataset = PairDataset(self.rows["train"], self.on_error, **self._items)
+        return self.training_loader(dataset, "pairs", collate_fn=_collate_readable)
 
     def val_dataloader(self) -> Loader:
         """Give the validation pairs, in order, for a method's validation loss."""
-        return self._evaluation(PairDataset(self.rows["val"], "fail", **self._items))
+        return self.evaluation_loader(PairDataset(self.rows["val"], "fail", **self._items))
 
     def test_dataloader(self) -> Loader:
         """Give the test tops, in order, each row once."""
-        return self._evaluation(QueryDataset(self.rows["test"], **self._items))
+        return self.evaluation_loader(QueryDataset(self.rows["test"], **self._items))
 
     def predict_dataloader(self) -> Loader:
         """Give the test tops, in order, each row once."""
@@ -363,7 +354,7 @@ class TopBottomData(L.LightningDataModule):
 
     def catalogue_dataloader(self, split: str = "test") -> Loader:
         """Give the bottoms of a split, each once, for methods to embed; every process has its share of them."""
-        return self._evaluation(self.catalogue(split))
+        return self.evaluation_loader(self.catalogue(split))
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401  Lightning's own signature
         """Count and report what training left out."""
@@ -376,17 +367,6 @@ class TopBottomData(L.LightningDataModule):
         """Say how much training left out."""
         if stage == "fit" and self.skipped:
             rank_zero_warn(f"{len(self.skipped)} times a pair was left out of training because a picture could not be read")
-
-    def _evaluation(self, dataset: Dataset[Any]) -> Loader:
-        return Loader(dataset, sampler=ShardSampler(dataset, **share(self.trainer)), batch_size=self.eval_batch_size, **self._options())
-
-    def _options(self) -> dict[str, Any]:
-        return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
-
-    def _trained(self) -> int:
-        assert self.trainer is not None
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return int(progress.state_dict()["processed"])
 
     def fingerprint(self) -> str:
         """Return a sha256 over the current split's list and the names and sizes of its pictures."""

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import lightning.pytorch as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ from fashiongen.batches import TryOffBatch
 from fashiongen.data import masks
 from fashiongen.data.cache import EMBEDDED, embedded_folder, render_once
 from fashiongen.data.listing import Listing, TryOnRow, fingerprint, locate, mask_origin
-from fashiongen.data.loading import EpochSampler, Loader, ResumableLoader, ShardSampler, require_at_least_one, share
+from fashiongen.data.loading import Loader, LoadingData, ResumableLoader, require_at_least_one
 from fashiongen.data.pictures import Size, mask_to_tensor, open_picture, picture_to_tensor, read_labels, read_mask, read_picture
 from fashiongen.errors import UserError
 
@@ -203,7 +202,7 @@ class PictureDataset(Dataset[Tensor]):
         return fingerprint(self.listing.sources, [getattr(row, self.part) for row in self.dataset.rows], self.root)
 
 
-class TryOnData(L.LightningDataModule):
+class TryOnData(LoadingData):
     """A try-on data set for garment restoration (`TryOffBatch`): each person with the garment that it wears.
 
     Splits: the training half less `validation` samples that are never trained on, those held-out samples, and the test half, which
@@ -216,7 +215,6 @@ class TryOnData(L.LightningDataModule):
         datasets: by split, those of the last `setup`.
     """
 
-    layout: ClassVar[str]
     markers: ClassVar[tuple[str, ...]]
     dataset_class: ClassVar[type[TryOnDataset]]
 
@@ -390,37 +388,19 @@ class TryOnData(L.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Give the training batches, shuffled by (seed, epoch), resumable in mid-epoch."""
-        dataset, shard = self.datasets["train"], share(self.trainer)
-        if len(dataset) < self.batch_size * shard["num_replicas"]:
-            step = f"{shard['num_replicas']} x {self.batch_size}"
-            raise UserError(f"{self.layout}: {len(dataset)} training samples do not fill one step of {step}; lower data.batch_size")
-        sampler = EpochSampler(dataset, seed=self.seed, **shard)
-        trained = self._trained if self.trainer else None
-        return ResumableLoader(dataset, sampler=sampler, batch_size=self.batch_size, trained=trained, **self._options())
+        return self.training_loader(self.datasets["train"])
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Give the held-out training pairs, in order; nothing where `validation` is 0."""
-        return self._evaluation("val") if len(self.datasets["val"]) else []
+        return self.evaluation_loader(self.datasets["val"]) if len(self.datasets["val"]) else []
 
     def test_dataloader(self) -> Loader:
         """Give the test pairs, in order, each once."""
-        return self._evaluation("test")
+        return self.evaluation_loader(self.datasets["test"])
 
     def predict_dataloader(self) -> Loader:
         """Give the test pairs, in order, each once."""
-        return self._evaluation("test")
-
-    def _evaluation(self, split: str) -> Loader:
-        dataset = self.datasets[split]
-        return Loader(dataset, sampler=ShardSampler(dataset, **share(self.trainer)), batch_size=self.eval_batch_size, **self._options())
-
-    def _options(self) -> dict[str, Any]:
-        return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
-
-    def _trained(self) -> int:
-        assert self.trainer is not None
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return int(progress.state_dict()["processed"])
+        return self.evaluation_loader(self.datasets["test"])
 
     def fingerprint(self) -> str:
         """Return a sha256 over the names and sizes of the current split's files and the content of what lists them."""

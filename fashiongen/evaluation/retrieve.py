@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from torch import Tensor
 
 from fashiongen import tasks
 from fashiongen.batches import CandidateBatch, QueryBatch, to_uint8
+from fashiongen.data.cache import cache_folder
 from fashiongen.data.pairs import ENDINGS
 from fashiongen.data.pictures import open_picture, picture_to_tensor
 from fashiongen.errors import UserError
-from fashiongen.evaluation.ranking import Catalogue
+from fashiongen.evaluation.embeddings import Embeddings, Store, identity
+from fashiongen.evaluation.index import Found, Index, Kind, check_kind, recall, search_exactly
 from fashiongen.records import write_atomically
 
 SHOWN_HEIGHT = 192
+JUDGED = 100  # queries on which an index is held against the exact search, which takes longer
 STYLE = """
 body { font-family: sans-serif; margin: 2rem; }
 section { display: flex; flex-wrap: wrap; gap: 1rem; align-items: end; margin-bottom: 2rem; }
@@ -56,69 +59,155 @@ def pictures_in(place: Path) -> list[Path]:
     return found
 
 
-def _batches(paths: Sequence[Path], size: tuple[int, int], batch_size: int) -> Iterator[tuple[list[Path], Tensor]]:
-    """Read pictures at `size`; what cannot be read is told and left out."""
-    for start in range(0, len(paths), batch_size):
-        kept, read = [], []
-        for path in paths[start : start + batch_size]:
-            try:
-                read.append(picture_to_tensor(open_picture(path), size))
-                kept.append(path)
-            except UserError as error:
-                rank_zero_warn(f"left out of the catalogue: {error}")
-        if kept:
-            yield kept, torch.stack(read)
+@torch.no_grad()
+def embed_catalogue(
+    method: Any,  # noqa: ANN401  a method that ranks bottoms
+    paths: Sequence[Path],
+    store: Store,
+    *,
+    size: tuple[int, int],
+    batch_size: int,
+) -> tuple[list[Path], Embeddings]:
+    """Embed pictures of bottoms, those alone that the store does not hold yet.
+
+    Args:
+        method: has the task `retrieval`.
+        paths: the pictures.
+        store: where their embeddings are and go.
+        size: (height, width) at which the method was trained.
+        batch_size: pictures embedded at a time.
+
+    Returns:
+        The pictures that can be read (of the others one is told), and their embeddings in the same order.
+    """
+    method.eval()
+    keys = dict.fromkeys(paths, "")
+    for path in track(paths, "reading", console=Console(stderr=True), transient=True):
+        try:
+            keys[path] = store.key(path)
+        except OSError as error:
+            _tell(f"{path}: {error.strerror}")
+            del keys[path]
+    known = store.rows(list(keys.values()))
+    new: dict[str, Path] = {key: path for (path, key), row in zip(keys.items(), known, strict=True) if row < 0}
+    waiting: list[tuple[str, Tensor]] = []
+
+    def embed() -> None:
+        pictures = torch.stack([picture for _, picture in waiting]).to(method.device)
+        batch = CandidateBatch(ids=[new[key].stem for key, _ in waiting], bottom=pictures)
+        store.add([key for key, _ in waiting], method.embed_candidate(batch))
+        waiting.clear()
+
+    for key, path in track(new.items(), "encoding", console=Console(stderr=True), transient=True):
+        try:
+            waiting.append((key, picture_to_tensor(open_picture(path), size)))
+        except UserError as error:
+            _tell(str(error))
+        if len(waiting) == batch_size:
+            embed()
+    if waiting:
+        embed()
+    rows = store.rows(list(keys.values()))
+    return [path for path, row in zip(keys, rows, strict=True) if row >= 0], store.embeddings(rows[rows >= 0])
+
+
+def _tell(reason: str) -> None:
+    rank_zero_warn(f"left out of the catalogue: {reason}")
 
 
 @torch.no_grad()
+def embed_queries(
+    method: Any,  # noqa: ANN401  a method that ranks bottoms
+    queries: Sequence[Path],
+    *,
+    size: tuple[int, int],
+    batch_size: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Embed pictures of tops: (Q, D), and the templates (Q, 3, H, W) in [-1, 1] where the method draws them.
+
+    Raises:
+        UserError: if a picture cannot be read.
+    """
+    method.eval()
+    embedded, templates = [], []
+    for start in range(0, len(queries), batch_size):
+        paths = queries[start : start + batch_size]
+        pictures = torch.stack([picture_to_tensor(open_picture(path), size) for path in paths]).to(method.device)
+        names = [path.stem for path in paths]
+        asked = QueryBatch(ids=names, top_ids=names, top=pictures)
+        embedded.append(tasks.run(method, asked).float())
+        if hasattr(method, "draw_template") and getattr(method, "generator", None) is not None:
+            templates.append(method.draw_template(asked).float().cpu())
+    return torch.cat(embedded), torch.cat(templates) if templates else None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What `retrieve` found.
+
+    Attributes:
+        hits: for each query its best bottoms, best first.
+        templates: (Q, 3, H, W) in [-1, 1] where the method draws them.
+        size: how many bottoms the catalogue holds.
+        recall: which share of the exact best an index has found, for the first queries; None where the search was exact.
+        judged: how many queries that was measured on.
+    """
+
+    hits: list[list[Hit]]
+    templates: Tensor | None
+    size: int
+    recall: float | None = None
+    judged: int = 0
+
+
 def retrieve(
     method: Any,  # noqa: ANN401  a method that ranks bottoms
     queries: Sequence[Path],
     catalogue: Path,
     *,
     size: tuple[int, int],
+    cache: Path,
     top: int = 10,
     batch_size: int = 64,
-) -> tuple[list[list[Hit]], Tensor | None]:
+    index: Kind = "exact",
+    effort: int = 64,
+) -> Ranking:
     """Rank the pictures of a folder for each query.
 
     Args:
-        method: has the task `retrieval`; embeds each picture once.
+        method: has the task `retrieval`.
         queries: pictures of tops.
         catalogue: a folder of pictures of bottoms, or one picture.
         size: (height, width) at which the method was trained.
+        cache: folder of the embeddings of this method with these weights and settings (see `identity`), and of their indices.
         top: how many to return for each query.
         batch_size: pictures embedded at a time.
-
-    Returns:
-        For each query its best bottoms, best first; and the templates (Q, 3, H, W) in [-1, 1] where the method draws them.
+        index: `exact` scores the whole catalogue, a block at a time; `ivf` and `hnsw` take an inner product and faiss.
+        effort: of an index, see `Index.search`.
 
     Raises:
-        UserError: if a query cannot be read, or no picture of the catalogue can.
+        UserError: if a query cannot be read, no picture of the catalogue can, or the index does not suit the method.
     """
-    method.eval()
+    check_kind(index, method)
     paths = pictures_in(catalogue)
-    kept: list[Path] = []
-    parts: list[Tensor] = []
-    total = -(-len(paths) // batch_size)
-    for files, pictures in track(_batches(paths, size, batch_size), "catalogue", total=total, console=Console(stderr=True), transient=True):
-        batch = CandidateBatch(ids=[str(path) for path in files], bottom=pictures.to(method.device))
-        parts.append(method.embed_candidate(batch))
-        kept += files
+    asked, templates = embed_queries(method, queries, size=size, batch_size=batch_size)
+    with Store(cache) as store:
+        kept, embeddings = embed_catalogue(method, paths, store, size=size, batch_size=batch_size)
     if not kept:
         raise UserError(f"{catalogue}: none of its {len(paths)} pictures can be read")
-    embedded = Catalogue([str(path) for path in kept], torch.cat(parts), len(kept))
-    found: list[list[Hit]] = []
-    templates: list[Tensor] = []
-    for query in queries:
-        picture = picture_to_tensor(open_picture(query), size)[None].to(method.device)
-        asked = QueryBatch(ids=[query.stem], top_ids=[query.stem], top=picture)
-        scores = embedded.scores(method, tasks.run(method, asked))[0]
-        best = scores.topk(min(top, len(kept)))
-        found.append([Hit(kept[place], float(score)) for score, place in zip(best.values, best.indices.tolist(), strict=True)])
-        if hasattr(method, "draw_template") and getattr(method, "generator", None) is not None:
-            templates.append(method.draw_template(asked).float().cpu())
-    return found, torch.cat(templates) if templates else None
+    share, judged = None, 0
+    if index == "exact":
+        found = search_exactly(method, asked, embeddings, top)
+    else:
+        found = Index(index, embeddings, cache).search(asked, top, effort)
+        judged = min(len(asked), JUDGED)
+        exact = search_exactly(method, asked[:judged], embeddings, top)
+        share = recall(Found(found.scores[:judged], found.places[:judged]), exact)
+    hits = [
+        [Hit(kept[place], score) for place, score in zip(*row, strict=True) if place >= 0]
+        for row in zip(found.places.tolist(), found.scores.tolist(), strict=True)
+    ]
+    return Ranking(hits, templates, len(kept), share, judged)
 
 
 def page(queries: Sequence[Path], found: Sequence[Sequence[Hit]], templates: Tensor | None, title: str) -> str:
@@ -149,8 +238,31 @@ def _figure(picture: Image.Image, caption: str, kind: str) -> str:
     return f'<figure class="{kind}"><img alt="{kind}" src="{source}"><figcaption>{words}</figcaption></figure>'
 
 
-def run(model: L.LightningModule, data: Any, query: Path, catalogue: Path, top: int, out: Path) -> None:  # noqa: ANN401  a data module
+def run(
+    model: L.LightningModule,
+    data: Any,  # noqa: ANN401  a data module
+    query: Path,
+    catalogue: Path,
+    top: int,
+    out: Path,
+    index: Kind = "exact",
+    effort: int = 64,
+    cache: Path | None = None,
+    settings: object = None,
+) -> None:
     """Rank, print the table and write the page.
+
+    Args:
+        model: the method.
+        data: tells the size of pictures and of batches.
+        query: a picture of a top, or a folder of them.
+        catalogue: a folder of pictures of bottoms.
+        top: how many to show.
+        out: the page.
+        index: see `retrieve`.
+        effort: see `retrieve`.
+        cache: folder of embeddings, one folder below for each method, weights and settings; by default in the user's cache folder.
+        settings: of the method, as far as they are no weights; they choose the folder in `cache`.
 
     Raises:
         UserError: if the method cannot rank, or a place holds no picture.
@@ -158,11 +270,17 @@ def run(model: L.LightningModule, data: Any, query: Path, catalogue: Path, top: 
     name = getattr(model, "name", "") or type(model).__name__
     if "retrieval" not in tasks.supported(model):
         raise UserError(f"{name} cannot rank bottoms; retrieve takes a method of the task retrieval")
-    queries = pictures_in(query)
-    found, templates = retrieve(model, queries, catalogue, size=tuple(data.size), top=top, batch_size=data.eval_batch_size)
-    write_atomically(out, page(queries, found, templates, f"{name}: {catalogue.name} ranked"))
-    for path, hits in zip(queries, found, strict=True):
+    queries, size = pictures_in(query), tuple(data.size)
+    place = (cache or cache_folder() / "catalogues") / identity(model, settings, size)[:16]
+    ranking = retrieve(
+        model, queries, catalogue, size=size, cache=place, top=top, batch_size=data.eval_batch_size, index=index, effort=effort
+    )
+    write_atomically(out, page(queries, ranking.hits, ranking.templates, f"{name}: {catalogue.name} ranked"))
+    for path, hits in zip(queries, ranking.hits, strict=True):
         print(f"{path}:")
         for rank, hit in enumerate(hits, 1):
             print(f"  {rank:3d}  {hit.score:10.4f}  {hit.path}")
+    if ranking.recall is not None:
+        print(f"{index}: recall@{top} {ranking.recall:.3f} against exact, over {ranking.judged} queries; a higher --effort misses less")
+    print(f"embeddings of {ranking.size} pictures are kept in {place}")
     print(f"wrote {out}")

@@ -22,10 +22,15 @@ class Colours(Method):
     generator: ClassVar[bool] = True
     inner_product: ClassVar[bool] = False
 
+    def __init__(self):
+        super().__init__()
+        self.embedded = []
+
     def embed_query(self, batch):
         return to_float(batch.top).mean(dim=(2, 3))
 
     def embed_candidate(self, batch):
+        self.embedded += batch.ids
         return to_float(batch.bottom).mean(dim=(2, 3))
 
     def score(self, query, candidate):
@@ -33,6 +38,13 @@ class Colours(Method):
 
     def draw_template(self, batch):
         return to_float(batch.top)
+
+
+class Products(Colours):
+    inner_product: ClassVar[bool] = True
+
+    def score(self, query, candidate):
+        return query @ candidate.T
 
 
 class Data:
@@ -52,12 +64,51 @@ def place(tmp_path):
     return tmp_path
 
 
+def rank(method, place, **options):
+    options = {"size": (8, 8), "batch_size": 3, **options}  # four pictures: a whole batch and a part
+    return retrieve(method, [place / "<top>.jpg"], place / "catalogue", cache=place / "cache", **options)
+
+
 def test_the_nearest_come_first_and_what_is_damaged_is_told(place):
     with pytest.warns(UserWarning, match=r"left out of the catalogue.*broken\.jpg"):
-        found, templates = retrieve(Colours(), [place / "<top>.jpg"], place / "catalogue", size=(8, 8), top=3, batch_size=2)
-    assert [hit.path.stem for hit in found[0]] == ["red", "dark red", "green"]
-    assert found[0][0].score > found[0][1].score > found[0][2].score
-    assert templates.shape == (1, 3, 8, 8)
+        found = rank(Colours(), place, top=3)
+    assert [hit.path.stem for hit in found.hits[0]] == ["red", "dark red", "green"]
+    assert found.hits[0][0].score > found.hits[0][1].score > found.hits[0][2].score
+    assert found.templates.shape == (1, 3, 8, 8) and (found.size, found.recall) == (4, None)
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_each_picture_is_encoded_once_until_it_changes(place):
+    method, folder = Colours(), place / "catalogue"
+    first = rank(method, place)
+    assert sorted(method.embedded) == sorted(COLOURS) and len(first.hits[0]) == 4
+    assert rank(method, place).hits == first.hits
+    assert len(method.embedded) == 4
+    method.embedded.clear()
+    Image.new("RGB", (20, 30), (255, 0, 0)).save(folder / "blue.png")
+    (folder / "green.png").rename(folder / "more" / "green.png")
+    Image.new("RGB", (20, 30), (9, 9, 9)).save(folder / "black.png")
+    (folder / "dark red.png").unlink()
+    second = rank(method, place)
+    assert sorted(method.embedded) == ["black", "blue"]
+    assert {hit.path.stem for hit in second.hits[0][:2]} == {"red", "blue"}
+    assert second.hits[0][0].score == second.hits[0][1].score
+    assert second.hits[0][-1].path == folder / "more" / "green.png" and second.size == 4
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_an_index_says_what_it_misses(place):
+    pytest.importorskip("faiss")
+    found = rank(Products(), place, index="hnsw", top=2)
+    assert [hit.path.stem for hit in found.hits[0]] == [hit.path.stem for hit in rank(Products(), place, top=2).hits[0]]
+    assert (found.recall, found.judged) == (1.0, 1)
+
+
+def test_an_index_that_does_not_suit_the_method_is_refused_before_any_work(place):
+    method = Colours()
+    with pytest.raises(UserError, match=r"--index ivf needs a score that is an inner product, and colours's is not: use --index exact"):
+        rank(method, place, index="ivf")
+    assert not method.embedded and not (place / "cache").exists()
 
 
 @pytest.mark.filterwarnings("ignore:left out")
@@ -87,13 +138,21 @@ def test_mistakes_are_told(place, tmp_path):
 def test_the_command_ranks_with_a_recipe(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
     (place / "catalogue" / "broken.jpg").unlink()
+    monkeypatch.setenv("FASHIONGEN_CACHE", str(place / "own"))
     recipe = str(Path(__file__).parents[2] / "recipes" / "tiny" / "colour_neighbour.yaml")
     wanted = ["retrieve", "--config", recipe, "--query", "<top>.jpg", "--catalogue", "catalogue", "--out", "page.html"]
     assert main([*wanted, "--top", "2"]) is None
     assert (place / "page.html").read_text().count('class="hit"') == 2
     assert "1. red.png" in (place / "page.html").read_text()
+    assert main([*wanted, "--index", "hnsw", "--cache", "elsewhere"]) is None
+    assert "hnsw: recall@10 1.000 against exact, over 1 queries" in capsys.readouterr().out
+    assert len(list((place / "elsewhere").iterdir())) == len(list((place / "own" / "catalogues").iterdir())) == 1
+    assert main([*wanted, "--model.bins", "3"]) is None
+    assert len(list((place / "own" / "catalogues").iterdir())) == 2
     for extra, told in (
         (["--top", "0"], "--top 0"),
+        (["--effort", "0"], "--effort 0"),
+        (["--index", "best"], "invalid choice: 'best'"),
         (["--model.none", "1"], "unknown key 'none'"),
         (["--ckpt_path", "x.ckpt"], "x.ckpt: no such file"),
     ):

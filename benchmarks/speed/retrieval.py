@@ -1,0 +1,289 @@
+"""What retrieval's short ways save beside the plain loop, with equal results asserted, and how a search grows with its catalogue.
+
+    python benchmarks/speed/retrieval.py OUT.json [--size tiny|full] [--rows 5] [--queries 1000] [--items 1000 10000 100000 1000000]
+        [--threads N] [--note TEXT]
+
+First, GECo at random weights on 1,000 rendered test rows of FashionVC: `tiny` are the tiny recipe's networks at 64x64, `full` the paper's
+ResNet-18 at 128x128. The plain loop embeds the top for each row and the bottom for each row and candidate, and scores pair by pair; ours is
+the callback `Evaluate` as `fashiongen test` runs it. By protocol `mgcm` (10 candidates a row) the loop does all rows; by `strict` (the
+whole catalogue) it would take hours, so that it does the first --rows and its time is multiplied; results are compared on what it did.
+One thread; seconds are those of the processor, which a busy machine changes less.
+
+Second, catalogues of random embeddings of 128 on the disk: each step in a process of its own, whose peak of resident memory is taken over
+what it held before; pages of mapped files count. Seconds on the wall, --threads threads.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from fashiongen import metrics
+from fashiongen.data import FashionVC
+from fashiongen.evaluation import Evaluate
+from fashiongen.evaluation.embeddings import Embeddings
+from fashiongen.evaluation.index import Found, Index, recall, search_exactly
+from fashiongen.evaluation.provenance import versions
+from fashiongen.methods.geco import GECo
+
+PEOPLE = 6664  # pairs of the embedded world: 1,000 of them for testing
+PICTURES = {"tiny": 64, "full": 128}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "tiny": {"backbone_options": {"channels": [16, 32, 64, 128]}, "features": 16, "noise_channels": 64},
+    "full": {},
+}
+TASKS = Path(__file__).parents[2] / "recipes" / "tasks"
+WIDTH, TOP, EFFORTS = 128, 10, (16, 64, 256)
+GROUPED = 100_000  # items of the catalogue that has groups, as embeddings that were learnt have
+GROUPS, SPREAD = 1000, 0.5
+
+
+def protocol(name: str) -> dict[str, Any]:
+    """Return the metrics of a protocol."""
+    settings = yaml.safe_load((TASKS / f"{name}.yaml").read_text())["evaluate"]["metrics"]
+    return {key: getattr(metrics, entry["class_path"].rpartition(".")[2])(**entry["init_args"]) for key, entry in settings.items()}
+
+
+def ours(method: GECo, data: FashionVC, name: str, out: Path) -> list[dict[str, float]]:
+    """Test as the command line does, and return the values of each row."""
+    evaluate = Evaluate("retrieval", name, protocol(name), out=str(out / f"{name}.json"))
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    L.Trainer(callbacks=[evaluate], **options).test(method, datamodule=data, verbose=False)
+    found = {row["id"]: row for row in map(json.loads, (out / f"{name}.per_sample.jsonl").read_text().splitlines())}
+    return [found[row.id] for row in data.rows["test"]]
+
+
+@torch.no_grad()
+def plain_loop(method: GECo, data: FashionVC, name: str, rows: int) -> list[dict[str, float]]:
+    """Do the first rows one by one, and return AUC and MRR of each."""
+    queries, catalogue = data.test_dataloader().dataset, data.catalogue()
+    place = {id_: index for index, id_ in enumerate(catalogue.ids)}
+    values = []
+    for number in range(rows):
+        row = queries[number]
+        query = method.embed_query(row.without_target())
+
+        def score(id_: str, query: Tensor = query) -> float:
+            return float(method.score(query, method.embed_candidate(catalogue[place[id_]])))
+
+        own, taken = row.positive[0], {*row.others[0], row.positive[0]}
+        if name == "mgcm":
+            scores = [score(id_) for id_ in row.negatives[0]]
+            judged = {"auc": scores[:3], "mrr": scores[:9]}
+        else:
+            scores = [score(id_) for id_ in catalogue.ids if id_ not in taken]
+            judged = {"auc": scores, "mrr": scores}
+        positive = score(own)
+        counts = {key: (sum(s > positive for s in found), sum(s == positive for s in found), len(found)) for key, found in judged.items()}
+        above, ties, count = counts["auc"]
+        auc = 1 - (above + ties / 2) / count
+        above, ties, _ = counts["mrr"]
+        values.append({"auc": auc, "mrr": sum(1 / rank for rank in range(above + 1, above + ties + 2)) / (ties + 1)})
+    return values
+
+
+def compare(method: GECo, data: FashionVC, name: str, rows: int, scratch: Path) -> dict[str, Any]:
+    """Time a whole evaluation both ways; the loop over the first rows is multiplied."""
+    started = time.process_time()
+    found = ours(method, data, name, scratch)
+    short = time.process_time() - started
+    started = time.process_time()
+    wanted = plain_loop(method, data, name, rows)
+    long = (time.process_time() - started) * len(found) / rows
+    means = {key: [float(np.mean([row[key] for row in values[:rows]])) for values in (found, wanted)] for key in ("auc", "mrr")}
+    difference = max(abs(one - other) for one, other in means.values())
+    assert difference < 1e-6, f"{name}: {means}"
+    told = {"rows": len(found), "rows of the loop": rows, "AUC and MRR of these": [round(means[key][1], 6) for key in means]}
+    return {"ours, s": short, "loop, s": long, "loop / ours": long / short, "difference": difference, **told}
+
+
+@torch.no_grad()
+def compare_scores(method: GECo, data: FashionVC) -> dict[str, dict[str, Any]]:
+    """Time the scoring of all pairs of embeddings: one product, and pair by pair by the method's own verb and by a bare dot product."""
+    queries = torch.cat([method.embed_query(batch.without_target()) for batch in data.test_dataloader()])
+    candidates = torch.cat([method.embed_candidate(batch) for batch in data.catalogue_dataloader()])
+    times = []
+    for _ in range(6):
+        started = time.process_time()
+        product = method.score(queries, candidates)
+        times.append(time.process_time() - started)
+    short = sorted(times[1:])[2]
+    rows: dict[str, dict[str, Any]] = {}
+    ways = {"method.score": lambda query, candidate: method.score(query[None], candidate[None])[0, 0], "torch.dot": torch.dot}
+    for name, way in ways.items():
+        pairs = torch.empty_like(product)
+        started = time.process_time()
+        for i, query in enumerate(queries):
+            for j, candidate in enumerate(candidates):
+                pairs[i, j] = way(query, candidate)
+        long = time.process_time() - started
+        difference = float((pairs - product).abs().max() / product.abs().max())
+        assert difference < 1e-5, name
+        told = {"pairs": product.numel()}
+        rows[f"scoring alone, pair by pair by {name}"] = {
+            "ours, s": short,
+            "loop, s": long,
+            "loop / ours": long / short,
+            "difference": difference,
+            **told,
+        }
+    return rows
+
+
+def write_embeddings(file: Path, items: int, groups: int, seed: int) -> None:
+    """Write random embeddings, a block at a time; with `groups` each lies around one of so many centres."""
+    draw = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((groups, WIDTH), dtype=np.float32) if groups else None
+    with file.open("wb") as out:
+        for start in range(0, items, 10_000):
+            values = draw.standard_normal((min(10_000, items - start), WIDTH), dtype=np.float32)
+            if centres is not None:
+                values = centres[draw.integers(groups, size=len(values))] + SPREAD * values
+            values.tofile(out)
+
+
+class Product:
+    """All that the exact search must know of a method whose score is an inner product."""
+
+    @staticmethod
+    def score(query: Tensor, candidate: Tensor) -> Tensor:
+        """Return all dot products."""
+        return query @ candidate.T
+
+
+def peak_over(before: int) -> float:
+    """Return the peak of resident memory since the last reset over `before`, in MB."""
+    return round(resident("VmHWM") - before) / 1024
+
+
+def resident(what: str) -> int:
+    """Return a line of this process's status, in KB."""
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
+
+
+def step(what: str, folder: Path, items: int, threads: int) -> dict[str, Any]:
+    """Do one step in this process: search a catalogue exactly, build an index, or search by one."""
+    torch.set_num_threads(threads)
+    catalogue = Embeddings(folder / "rows.f32", np.arange(items), WIDTH)
+    queries = torch.from_numpy(np.fromfile(folder / "queries.f32", np.float32).reshape(-1, WIDTH))
+    action, _, kind = what.partition(" ")
+    if action == "search":
+        exact = Found(*(torch.from_numpy(array) for array in np.load(folder / "exact.npz").values()))
+    import faiss  # noqa: F401  so that its libraries are there before memory is measured
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before, started = resident("VmRSS"), time.perf_counter()
+    if action == "exact":
+        found = search_exactly(Product(), queries, catalogue, TOP)
+        told = {"search, s": time.perf_counter() - started, "recall@10": 1.0, "peak, MB": peak_over(before)}
+        np.savez(folder / "exact.npz", scores=found.scores.numpy(), places=found.places.numpy())
+        return told
+    index = Index(kind, catalogue, folder)
+    if action == "build":
+        size = sum(file.stat().st_size for file in folder.glob(f"{kind}-*"))
+        return {"build, s": time.perf_counter() - started, "build's peak, MB": peak_over(before), "file, MB": size / 1e6}
+    told = {"open, s": time.perf_counter() - started}
+    for effort in EFFORTS:
+        started = time.perf_counter()
+        found = index.search(queries, TOP, effort)
+        told[f"search at {effort}, s"] = time.perf_counter() - started
+        told[f"recall@10 at {effort}"] = recall(found, exact)
+    return {**told, "peak, MB": peak_over(before)}
+
+
+def grow(sizes: list[int], queries: int, threads: int) -> list[dict[str, Any]]:
+    """Search catalogues of all sizes in all ways, each step in a process of its own."""
+    rows = []
+    for items, groups in [*((items, 0) for items in sizes), (GROUPED, GROUPS)]:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            write_embeddings(folder / "rows.f32", items, groups, seed=0)
+            write_embeddings(folder / "queries.f32", queries, groups, seed=1)
+            told: dict[str, dict[str, Any]] = {"exact": {}, "ivf": {}, "hnsw": {}}
+            for what in ("exact", "build ivf", "search ivf", "build hnsw", "search hnsw"):
+                print(f"{items} items{', grouped' if groups else ''}: {what}", file=sys.stderr, flush=True)
+                command = [sys.executable, __file__, "-", "--step", what, "--folder", scratch, "--items", str(items)]
+                done = subprocess.run([*command, "--threads", str(threads)], stdout=subprocess.PIPE, text=True, check=True)
+                told[what.split()[-1]] |= json.loads(done.stdout.splitlines()[-1])
+            for kind, values in told.items():
+                rows.append({"items": items, "embeddings": f"{groups} groups" if groups else "normal", "index": kind, **values})
+    return rows
+
+
+def number(value: object) -> str:
+    """Return a table's cell."""
+    return f"{value:.3g}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}" if isinstance(value, float) else str(value)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return rows of the same or fewer keys as Markdown."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [keys, ["---"] * len(keys), *([number(row.get(key, "")) for key in keys] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="JSON file to write")
+    parser.add_argument("--size", choices=list(PICTURES), default="tiny")
+    parser.add_argument("--rows", type=int, default=5, help="that the plain loop does by protocol strict")
+    parser.add_argument("--queries", type=int, default=1000, help="of the growing catalogues")
+    parser.add_argument("--items", type=int, nargs="*", default=[1000, 10_000, 100_000, 1_000_000], help="sizes of catalogues")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for the growing catalogues (default: all cores)")
+    parser.add_argument("--note", default="", help="put beside the conditions, such as what else the machine was doing")
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.step:
+        print(json.dumps(step(options.step, options.folder, options.items[0], options.threads)))
+        return
+    load_before = os.getloadavg()[0]
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    side = PICTURES[options.size]
+    data = FashionVC(root="wardrobe", people=PEOPLE, size=(side, side), batch_size=50, num_workers=0, in_memory=True)
+    data.setup("test")
+    method = GECo(image_size=side, **NETWORKS[options.size]).eval()
+    evaluated: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, rows in (("mgcm", len(data.rows["test"])), ("strict", options.rows)):
+            print(f"evaluation by {name}", file=sys.stderr, flush=True)
+            evaluated[f"whole evaluation, {name}"] = compare(method, data, name, rows, Path(scratch))
+    print("scoring alone", file=sys.stderr, flush=True)
+    evaluated |= compare_scores(method, data)
+    grown = grow(options.items, options.queries, options.threads)
+    conditions = {
+        "method": f"GECo, {options.size}, random weights, {side}x{side}",
+        "rows": len(data.rows["test"]),
+        "catalogue": len(data.catalogue()),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores; evaluation on 1 thread, growing catalogues on {options.threads}",
+        "load": [load_before, os.getloadavg()[0]],
+        "queries": options.queries,
+        "scores of all queries with 1,000,000 items, MB": 4 * options.queries,
+        "note": options.note,
+        **versions(),
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    content = {"conditions": conditions, "evaluation": evaluated, "catalogues": grown}
+    options.out.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"{', '.join(f'{key}: {value}' for key, value in conditions.items())}\n")
+    print(table([{"": name, **row} for name, row in evaluated.items()]) + "\n")
+    for kind in ("exact", "ivf", "hnsw"):
+        print(table([{key: value for key, value in row.items()} for row in grown if row["index"] == kind]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""A catalogue's embeddings on the disk: each picture is encoded once, and they are read back a block at a time.
+
+    DIR/5b1f0c.../rows.f32       a row of float32 a picture, in the order in which they came
+                  rows.sqlite    which picture has which row
+
+The folder's name is a hash of all that decides what the method makes of a picture: its weights, its settings, the size of pictures, this
+package's code. A row belongs to a picture's content and its id, the file's name without ending (some baselines go by ids), so that a
+changed picture is encoded anew and a moved one is not. As in git, a file whose size and times are those of the last visit is not read again
+to learn that. Rows are brought to the disk before their pictures are known to have them: a kill costs the last few and damages nothing.
+Any folder may be deleted at any time.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fashiongen.data.cache import locked
+from fashiongen.errors import UserError
+from fashiongen.evaluation.provenance import source_sha256
+from fashiongen.nn.keep import as_bytes
+
+BLOCK_BYTES = 32 * 2**20
+COMMIT_ROWS = 1024  # a kill costs no more than these
+ASKED_AT_ONCE = 500  # below the number of parameters that any SQLite takes
+TABLES = """
+CREATE TABLE IF NOT EXISTS pictures (key TEXT PRIMARY KEY, row INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, state TEXT NOT NULL, key TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS width (width INTEGER NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Rows of a file of float32, of which memory holds one block at a time.
+
+    Attributes:
+        file: rows of `width` numbers, one after the other.
+        rows: (C,) int64, which rows they are, in order.
+        width: E.
+    """
+
+    file: Path
+    rows: NDArray[np.int64]
+    width: int
+
+    def __len__(self) -> int:
+        """Return their number, C."""
+        return len(self.rows)
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """Give all rows in order, some `BLOCK_BYTES` at a time: the place of a block's first row, and the block (n, E)."""
+        step = max(1, BLOCK_BYTES // (4 * self.width))
+        for start in range(0, len(self), step):
+            wanted = self.rows[start : start + step]
+            low, high = int(wanted.min()), int(wanted.max())
+            # A map of its own for each block: one of the whole file would count as this process's memory, page by page.
+            span = np.memmap(self.file, np.float32, "r", offset=4 * low * self.width, shape=(high - low + 1, self.width))
+            yield start, torch.from_numpy(np.asarray(span[wanted - low]))
+
+
+class Store:
+    """The embeddings of one method; while it is open, no other process writes to it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Say where it lies; it is made when it is entered."""
+        self.folder = folder
+        self.file = folder / "rows.f32"
+        self.width: int | None = None
+        self._count = 0
+        self._uncommitted = 0
+
+    def __enter__(self) -> Self:
+        """Wait for other writers, open the folder, and forget rows that a killed writer left without a picture.
+
+        Raises:
+            UserError: if the folder cannot be written to, or is damaged.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(locked(self.file))
+            try:
+                self._known = sqlite3.connect(self.folder / "rows.sqlite")
+                stack.callback(self._known.close)
+                self._known.executescript(TABLES)
+                self._count = self._known.execute("SELECT COUNT(*) FROM pictures").fetchone()[0]
+                self.width = next((width for (width,) in self._known.execute("SELECT width FROM width")), None)
+            except sqlite3.Error as error:
+                raise UserError(f"{self.folder} is damaged ({error}): delete the folder, it is made anew") from error
+            self._values = stack.enter_context(self.file.open("ab"))
+            whole = 4 * self._count * (self.width or 0)
+            if os.path.getsize(self.file) < whole:
+                raise UserError(f"{self.file} is shorter than {whole} bytes: delete the folder, it is made anew")
+            self._values.truncate(whole)
+            self._opened = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Keep what was added and let others in."""
+        try:
+            self.commit()
+        finally:
+            self._opened.close()
+
+    def key(self, path: Path) -> str:
+        """Return the key of a picture: a hash of its id and content.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        place, found = str(path.absolute()), path.stat()
+        state = f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+        seen = self._known.execute("SELECT key FROM files WHERE path = ? AND state = ?", (place, state)).fetchone()
+        if seen:
+            return str(seen[0])
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        key = hashlib.blake2b(f"{content}\0{path.stem}".encode(), digest_size=16).hexdigest()
+        self._known.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (place, state, key))
+        return key
+
+    def rows(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Return the rows of pictures, (len(keys),), -1 for those that have none."""
+        found: dict[str, int] = {}
+        for start in range(0, len(keys), ASKED_AT_ONCE):
+            asked = keys[start : start + ASKED_AT_ONCE]
+            found.update(self._known.execute(f"SELECT key, row FROM pictures WHERE key IN ({','.join('?' * len(asked))})", asked))
+        return np.array([found.get(key, -1) for key in keys], dtype=np.int64)
+
+    def add(self, keys: Sequence[str], values: Tensor) -> None:
+        """Add the embeddings (n, E) of pictures that have no row yet.
+
+        Raises:
+            UserError: if a number is not finite.
+        """
+        if not values.isfinite().all():
+            raise UserError("the method embeds pictures as numbers that are not finite: its weights are damaged, or it has diverged")
+        if self.width is None:
+            self.width = values.shape[1]
+            self._known.execute("INSERT INTO width VALUES (?)", (self.width,))
+        self._values.write(as_bytes(values.float()))
+        self._known.executemany("INSERT INTO pictures VALUES (?, ?)", [(key, self._count + place) for place, key in enumerate(keys)])
+        self._count += len(keys)
+        self._uncommitted += len(keys)
+        if self._uncommitted >= COMMIT_ROWS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Bring everything to the disk, the numbers first."""
+        self._values.flush()
+        os.fsync(self._values.fileno())
+        self._known.commit()
+        self._uncommitted = 0
+
+    def embeddings(self, rows: NDArray[np.int64]) -> Embeddings:
+        """Return rows that are on the disk."""
+        self.commit()
+        return Embeddings(self.file, rows, self.width or 0)
+
+
+def identity(method: nn.Module, *settings: object) -> str:
+    """Return a sha256 of what decides how a method embeds pictures: its class, weights and buffers, settings, and this package's code."""
+    digest = hashlib.sha256(f"{type(method).__qualname__}\0{source_sha256()}\0".encode())
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in [*method.named_parameters(), *method.named_buffers()]:
+        digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(as_bytes(tensor))
+    return digest.hexdigest()

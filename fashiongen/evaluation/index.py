@@ -1,0 +1,185 @@
+"""The best of a catalogue for each query: exactly, for any score, or by an index of faiss where the score is an inner product.
+
+Neither holds the catalogue in memory, nor the scores of all queries with all of it, while it searches; to build `hnsw` takes the former.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fashiongen.data.cache import locked
+from fashiongen.errors import UserError
+from fashiongen.evaluation.embeddings import Embeddings
+
+Kind = Literal["exact", "ivf", "hnsw"]
+QUERIES = 64  # scored at a time: with a block of candidates this bounds memory
+LINKS = 32  # of each item in `hnsw`: M of Malkov and Yashunin (2018)
+TRAINED_ON = 39  # items for each list of `ivf`: as few as faiss takes without a warning
+TOLERANCE = 1e-5  # of scores that are added up in another order
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best candidates of each query, best first.
+
+    Attributes:
+        scores: (Q, k) float32; -inf where an index has found fewer.
+        places: (Q, k) int64, where they stand in the catalogue; -1 where an index has found fewer.
+    """
+
+    scores: Tensor
+    places: Tensor
+
+
+def check_kind(kind: str, method: Any) -> None:  # noqa: ANN401  a method that ranks bottoms
+    """Refuse an index that there is not, that the method's score does not suit, or that needs what is not installed.
+
+    Raises:
+        UserError: saying which.
+    """
+    if kind not in get_args(Kind):
+        raise UserError(f"--index {kind}: there is no such index; choose among {', '.join(get_args(Kind))}")
+    if kind == "exact":
+        return
+    if not method.inner_product:
+        name = getattr(method, "name", "") or type(method).__name__
+        raise UserError(f"--index {kind} needs a score that is an inner product, and {name}'s is not: use --index exact, which takes any")
+    _faiss(kind)
+
+
+@torch.no_grad()
+def search_exactly(method: Any, queries: Tensor, catalogue: Embeddings, k: int) -> Found:  # noqa: ANN401  a method that ranks bottoms
+    """Score everything by blocks of queries and candidates, and keep the best; of equal ones the first of the catalogue come first.
+
+    Args:
+        method: scores (B, D) with (C, E).
+        queries: (Q, D), on the method's device.
+        catalogue: C candidates.
+        k: how many are wanted; at most C are found.
+
+    Raises:
+        TypeError: if the method's scores have another shape.
+        UserError: if a score is not finite.
+    """
+    parts = [Found(torch.empty(len(part), 0), torch.empty(len(part), 0, dtype=torch.int64)) for part in queries.split(QUERIES)]
+    for start, candidates in catalogue.blocks():
+        candidates = candidates.to(queries.device)
+        for number, part in enumerate(queries.split(QUERIES)):
+            scores, wanted = method.score(part, candidates), (len(part), len(candidates))
+            if scores.shape != wanted:
+                raise TypeError(f"{type(method).__name__}.score must return (B, C) = {wanted}, not {tuple(scores.shape)}")
+            if not scores.isfinite().all():
+                raise UserError(f"{type(method).__name__} gives scores that are not finite: its weights are damaged, or it has diverged")
+            best = _best(scores.float(), min(k, len(candidates)))
+            joined = torch.cat([parts[number].scores, best.scores.cpu()], dim=1)
+            order = joined.sort(dim=1, descending=True, stable=True).indices[:, :k]
+            places = torch.cat([parts[number].places, best.places.cpu() + start], dim=1)
+            parts[number] = Found(joined.gather(1, order), places.gather(1, order))
+    return Found(torch.cat([part.scores for part in parts]), torch.cat([part.places for part in parts]))
+
+
+def _best(scores: Tensor, k: int) -> Found:
+    """Return the k best of each row of (B, C), equal ones in order of place, which `topk` alone leaves to chance."""
+    values, places = scores.topk(k, dim=1)
+    tied = (scores >= values[:, -1:]).sum(dim=1) > k
+    if tied.any():
+        places[tied] = scores[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    places = places.sort(dim=1).values
+    values, order = scores.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return Found(values, places.gather(1, order))
+
+
+class Index:
+    """An index of faiss over a catalogue, kept in a file.
+
+    `ivf` groups items into lists, which stay on the disk: a search reads a few of them. `hnsw` is a graph of neighbours, faster and
+    surer, whose file holds the items too; it is mapped, so that a search reads what it visits, but it is built in memory.
+    """
+
+    def __init__(self, kind: Kind, catalogue: Embeddings, folder: Path) -> None:
+        """Open the index of just this catalogue in `folder`, or build it if it is not there.
+
+        Raises:
+            UserError: if faiss is not installed.
+        """
+        self.kind = kind
+        self._lib = _faiss(kind)
+        self._lib.omp_set_num_threads(torch.get_num_threads())
+        # Rows of a store never change, so that their numbers tell what is in them.
+        told = f"{catalogue.file.absolute()} {catalogue.width} {LINKS} {self._lib.__version__}\0".encode()
+        file = folder / f"{kind}-{hashlib.sha256(told + catalogue.rows.tobytes()).hexdigest()[:16]}.faiss"
+        with locked(file):
+            if not file.is_file():
+                (self._build_lists if kind == "ivf" else self._build_graph)(catalogue, file)
+        try:
+            self._index = self._lib.read_index(str(file), 0 if kind == "ivf" else self._lib.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise UserError(f"{file} cannot be read: delete it, it is made anew") from error
+
+    def search(self, queries: Tensor, k: int, effort: int) -> Found:
+        """Find about the k best of each query.
+
+        Args:
+            queries: (Q, E).
+            k: how many; at most those of the catalogue are found.
+            effort: how many lists are read by `ivf`, or candidates kept by `hnsw`: more is slower and misses less.
+        """
+        if self.kind == "ivf":
+            self._index.nprobe = min(effort, self._index.nlist)
+        else:
+            self._index.hnsw.efSearch = max(effort, k)
+        scores, places = self._index.search(queries.float().cpu().numpy(), min(k, self._index.ntotal))
+        found = torch.from_numpy(places)
+        return Found(torch.where(found >= 0, torch.from_numpy(scores), -torch.inf), found)
+
+    def _build_graph(self, catalogue: Embeddings, file: Path) -> None:
+        index = self._lib.IndexHNSWFlat(catalogue.width, LINKS, self._lib.METRIC_INNER_PRODUCT)
+        for _, block in catalogue.blocks():
+            index.add(block.numpy())
+        self._write(index, file)
+
+    def _build_lists(self, catalogue: Embeddings, file: Path) -> None:
+        """Build the lists of each block on the disk, and merge them there."""
+        from faiss.contrib.ondisk import merge_ondisk
+
+        lists = max(1, min(round(4 * math.sqrt(len(catalogue))), len(catalogue) // TRAINED_ON))
+        step = max(1, len(catalogue) // (TRAINED_ON * lists))
+        sample = torch.cat([block[-start % step :: step] for start, block in catalogue.blocks()])
+        width, lib = catalogue.width, self._lib
+        trained = lib.IndexIVFFlat(lib.IndexFlatIP(width), width, lists, lib.METRIC_INNER_PRODUCT)
+        trained.cp.min_points_per_centroid = 1  # a catalogue of less than 39 items has one list
+        trained.train(sample.numpy())
+        with TemporaryDirectory(dir=file.parent, prefix=".lists-") as scratch:
+            parts = []
+            for start, block in catalogue.blocks():
+                part = lib.clone_index(trained)
+                part.add_with_ids(block.numpy(), torch.arange(start, start + len(block)).numpy())
+                parts.append(f"{scratch}/{start}")
+                lib.write_index(part, parts[-1])
+            merge_ondisk(trained, parts, str(file.with_suffix(".lists")))
+            self._write(trained, file)
+
+    def _write(self, index: Any, file: Path) -> None:  # noqa: ANN401  faiss has no types
+        part = file.with_name(f".{file.name}.part")  # the lock is ours, so that what is left over is dead
+        self._lib.write_index(index, str(part))
+        part.replace(file)
+
+
+def recall(found: Found, exact: Found) -> float:
+    """Return which share of the exact best was found; another candidate of the same score counts as found."""
+    worst = exact.scores[:, -1:]
+    return float((found.scores >= worst - TOLERANCE * worst.abs().clamp(min=1.0)).float().mean())
+
+
+def _faiss(kind: str) -> Any:  # noqa: ANN401  faiss has no types
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError(f"--index {kind} needs faiss: pip install -e '.[scale]', or use --index exact, which needs nothing") from error
+    return faiss
