@@ -48,9 +48,8 @@ def matched(name: str, one: Tensor, other: Tensor, permutations: int = 10_000) -
     chance = np.array([every[rows, generator.permutation(count)].mean() for _ in range(permutations)])
     own = every.diagonal().mean()
     low, high = np.quantile(chance, [0.025, 0.975])
-    print(
-        f"{name}: {own:.3f}, shuffled {chance.mean():.3f} ({low:.3f} to {high:.3f}), p = {(1 + (chance <= own).sum()) / (1 + permutations):.4f}"
-    )
+    tail = (1 + (chance <= own).sum()) / (1 + permutations)
+    print(f"{name}: {own:.2f}, shuffled {chance.mean():.2f} ({low:.2f} to {high:.2f}), p = {tail:.4f}")
 
 
 @torch.no_grad()
