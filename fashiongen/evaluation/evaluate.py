@@ -26,12 +26,12 @@ from fashiongen import tasks
 from fashiongen.batches import Batch
 from fashiongen.errors import UserError
 from fashiongen.evaluation.pictures import Shown, as_written, checked, grid, picture_name, shown, write_png
-from fashiongen.evaluation.provenance import checkpoint, device_name, now, parameters, peak_memory, source_sha256, versions
+from fashiongen.evaluation.provenance import checkpoint, device_name, now, parameters, peak_memory, versions
 from fashiongen.evaluation.ranking import Catalogue, encode_catalogue
 from fashiongen.evaluation.reference import Reference
 from fashiongen.metrics.base import PerSample, SetMetric
 from fashiongen.metrics.distribution import shared_features
-from fashiongen.records import Record, write_atomically
+from fashiongen.records import MetricEntry, Record, source_sha256, write_atomically
 
 # For each task that makes pictures the batch's fields that hold the true picture and its foreground.
 TRUTH = {"vtoff": ("garment", "garment_mask")}
@@ -98,7 +98,7 @@ class Evaluate(Callback):
         self.overlays: list[str] = []
         self.parents: dict[str, str] = {}
         self.config_sha256: str | None = None
-        self.results: dict[str, dict[str, Any]] = {}
+        self.results: dict[str, MetricEntry] = {}
         self._ids: list[str] = []
         self._catalogue: Catalogue | None = None
         self._shown: list[Shown] = []
@@ -230,7 +230,7 @@ class Evaluate(Callback):
                 values, undefined = per_sample[name], sum(part["undefined"][name] for part in parts)
                 # Samples without a value are left out of the mean; any other NaN is a broken prediction and left in.
                 interval = bootstrap_interval(values[~np.isnan(values)] if np.isnan(values).sum() == undefined else values)
-            self.results[name] = {"value": float(metric.compute()), "higher_is_better": metric.higher_is_better, "ci95": interval}
+            self.results[name] = {"value": float(metric.compute()), "higher_is_better": bool(metric.higher_is_better), "ci95": interval}
         first = sorted(ids)[: self.pictures]
         samples = [sample for part in _gathered([sample for sample in self._shown if sample.id in first]) for sample in part]
         self._shown = sorted(samples, key=lambda sample: sample.id)
@@ -246,7 +246,8 @@ class Evaluate(Callback):
         pl_module: L.LightningModule,
     ) -> None:
         for logger in trainer.loggers:
-            logger.log_metrics({f"test/{name}": result["value"] for name, result in self.results.items()}, step=trainer.global_step)
+            logged = {f"test/{name}": value for name, result in self.results.items() if (value := result["value"]) is not None}
+            logger.log_metrics(logged, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger) and self._shown:
                 logger.experiment.add_image("test/pictures", grid(self._shown), trainer.global_step)
         data = trainer.datamodule  # type: ignore[attr-defined]
