@@ -37,6 +37,7 @@ from fashiongen.records import MetricEntry, Record, source_sha256, write_atomica
 # For each task that makes pictures the batch's fields that hold the true picture and its foreground.
 TRUTH = {"vtoff": ("garment", "garment_mask")}
 RETRIEVAL = "retrieval"
+FIT_SECONDS = "fit_seconds"
 
 RESAMPLES, RESAMPLES_AT_ONCE = 1000, 100
 
@@ -111,13 +112,14 @@ class Evaluate(Callback):
         self._validation: list[Batch] = []
         self._fit_seconds: float | None = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Keep in a checkpoint how long its training took, so that a resumed one and a test can tell."""
-        return {} if self._fit_seconds is None else {"fit_seconds": self._fit_seconds + time.perf_counter() - self._started}
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep in the checkpoint how long its training took, so that a resumed one and a test can tell."""
+        if trainer.training and self._fit_seconds is not None:
+            checkpoint[FIT_SECONDS] = self._fit_seconds + time.perf_counter() - self._started
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over how long the training of a checkpoint took."""
-        self._fit_seconds = state_dict.get("fit_seconds")
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take over how long the training of the checkpoint took."""
+        self._fit_seconds = checkpoint.get(FIT_SECONDS)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse, before any work, what cannot end well.
