@@ -15,6 +15,7 @@ ablations:                       # further rows: an overlay, several of them, or
 tests:
 - {protocol: vtoff-tiny}
 - {protocol: vtoff-igr-street, overlays: [street], data: StreetTryOn, keys: {}}
+          - {name: guidance-2.0, keys: {model.init_args.guidance_scale: 2.0}}   # a further row of the same training
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ KEYS: dict[str, type] = {"limits": dict, "keys": dict, "fit_keys": dict, "test_k
 SHARED: dict[str, type] = {"seeds": list, "overlays": list, "tests": list, **KEYS}
 SUITE: dict[str, type] = {"suite": str, "recipes": str, "runs": list, **SHARED}
 RUN: dict[str, type] = {"methods": list, "ablations": list, **SHARED}
-TEST: dict[str, type] = {"protocol": str, "data": str, "overlays": list, "keys": dict}
+TEST: dict[str, type] = {"name": str, "protocol": str, "data": str, "overlays": list, "keys": dict}
 ABLATION: dict[str, type] = {"name": str, "overlays": list, "keys": dict}
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -156,6 +157,9 @@ def read_suite(path: Path) -> dict[str, Any]:
             merged[keys] = {**suite[keys], **run.get(keys, {})}
         merged["ablations"] = [_ablation(ablation, place) for ablation in run.get("ablations", [])]
         merged["tests"] = [_checked(test, TEST, f"{place}: tests") for test in merged["tests"]]
+        for name in [name for test in merged["tests"] for name in (test.get("name"), test.get("data")) if name is not None]:
+            if not SAFE.fullmatch(name):
+                raise UserError(f"{place}: tests: {name!r} must be letters, digits, `.`, `_` and `-`")
         if not merged["seeds"] or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in merged["seeds"]):
             raise UserError(f"{place}: seeds: {merged['seeds']} must be whole numbers from 0")
         for key, value in merged["limits"].items():
@@ -207,7 +211,7 @@ def make_plan(file: Path, describe: Describe, *, available: Callable[[int], int 
             for number, test in enumerate(row.tests):
                 node = _test_node(row, seed, test, facts[f"test {row.name} {number}"], facts[f"fit {row.name}"], gpus)
                 if node.id in nodes:
-                    raise UserError(f"{row.run['place']}: two tests would be {node.id}: tell them apart by `data: NAME`")
+                    raise UserError(f"{row.run['place']}: two tests would be {node.id}: tell them apart by `name: NAME`")
                 nodes[node.id] = node
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     return Plan(suite=suite["suite"], file=str(file.resolve()), sha256=sha256, nodes=list(nodes.values()))
@@ -253,16 +257,16 @@ def _add_fit(row: _Row, seed: int, rows: dict[str, _Row], facts: dict[str, Facts
 
 
 def _test_node(row: _Row, seed: int, test: dict[str, Any], found: Facts, fit: Facts, gpus: int | None) -> Node:
-    data = test.get("data", found.dataset)
+    data, named = test.get("data", found.dataset), [test["name"]] if "name" in test else []
     return Node(
-        id=f"test--{row.name}--seed{seed}--{found.protocol or found.task}--{data}",
+        id=f"test--{'+'.join([row.name, *named])}--seed{seed}--{found.protocol or found.task}--{data}",
         kind="test",
         arguments=[*row.command("test", test), *_where(found), "--seed_everything", str(seed)],
         parents={"checkpoint": f"fit--{row.name}--seed{seed}"} if fit.learns else {},
         task=found.task,
         protocol=found.protocol,
         skipped=obstacle(found, "test", gpus),
-        **_common(row, seed, found),
+        **{**_common(row, seed, found), "overlays": [*row.overlays, *named]},
     )
 
 
@@ -317,9 +321,7 @@ def _methods(patterns: list[str], folder: Path, place: str) -> list[str]:
     for pattern in patterns:
         matching = fnmatch.filter(there, str(pattern))
         if not matching:
-            raise UserError(
-                f"{place}: methods: {pattern}: there is no {folder / f'{pattern}.yaml'}; it holds: {', '.join(there) or 'none'}"
-            )
+            raise UserError(f"{place}: methods: {pattern}: no such recipe; {folder} holds: {', '.join(there) or 'none'}")
         found |= dict.fromkeys(matching)
     return list(found)
 

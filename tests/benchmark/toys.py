@@ -16,12 +16,12 @@ from fashiongen.benchmark.runner import run_suite
 COMMAND = [sys.executable, str(Path(__file__).with_name("toy_command.py"))]
 
 
-def write_suite(folder: Path, recipes: dict[str, dict], runs: list[dict] | None = None, **keys) -> Path:
+def write_suite(folder: Path, methods: dict[str, dict], runs: list[dict] | None = None, **keys) -> Path:
     """Write recipes (`{name: {"parents": ..., "facts": ..., "toy": {"fit": ..., "test": ...}}}`) and a suite of all of them."""
     (folder / "recipes" / "overlays").mkdir(parents=True, exist_ok=True)
-    for name, content in recipes.items():
+    for name, content in methods.items():
         (folder / "recipes" / f"{name}.yaml").write_text(json.dumps(content))
-    suite = {"suite": "toys", "recipes": "recipes", "runs": runs or [{"methods": list(recipes)}], **keys}
+    suite = {"suite": "toys", "recipes": "recipes", "runs": runs or [{"methods": list(methods)}], **keys}
     (folder / "suite.yaml").write_text(json.dumps(suite))
     return folder / "suite.yaml"
 
