@@ -33,14 +33,12 @@ def test_a_suite_is_trained_tested_and_kept(recipe, tmp_path, monkeypatch, capfd
     metrics = {"colour": {"class_path": "fashiongen.metrics.ColourError", "init_args": {"region": "whole"}}}
     protocol = {"evaluate": {"task": "vtoff", "protocol": "plain", "metrics": metrics}}
     (tmp_path / "recipes" / "tasks" / "plain.yaml").write_text(yaml.safe_dump(protocol))
-    (tmp_path / "suite.yaml").write_text(
-        yaml.safe_dump({"suite": "s", "recipes": "recipes", "runs": [{"methods": ["painter"], "seeds": [4]}]})
-    )
+    suite = {"suite": "s", "recipes": "recipes", "runs": [{"methods": ["painter"], "seeds": [4]}]}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
     out = tmp_path / "out"
     assert bench(tmp_path / "suite.yaml", "--out", out) == 0
-    fit, test = (
-        Record.read(out / "nodes" / name / "record.json") for name in ("fit--painter--seed4", "test--painter--seed4--plain--Gallery")
-    )
+    names = ["fit--painter--seed4", "test--painter--seed4--plain--Gallery"]
+    fit, test = (Record.read(out / "nodes" / name / "record.json") for name in names)
     assert (fit.kind, fit.method, fit.seed, fit.status, fit.exit_status, fit.dataset) == ("fit", "painter", 4, "ok", 0, "gallery")
     assert fit.parameters["trainable"] and fit.peak_memory_bytes and fit.fit_seconds and fit.seconds and fit.fit_seconds < fit.seconds
     assert (test.kind, test.method, test.protocol, test.n_samples) == ("test", "painter", "plain", 8)

@@ -102,7 +102,7 @@ def test_a_misspelt_key_is_told_in_one_line():
         lambda: CIGM(image_size=64, features=16, noise_channels=64, discriminator_widths=[16, 32, 64]),
         lambda: MGCM(image_size=64, width=16),
         lambda: Pix2PixCM(image_size=64, width=16),
-        lambda: BPRDAE(weights="tiny"),
+        lambda: BPRDAE(weights=None),
     ],
     ids=["CIGM", "MGCM", "Pix2PixCM", "BPRDAE"],
 )
