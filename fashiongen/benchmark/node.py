@@ -171,7 +171,7 @@ def run_node(job: Job, processes: Processes | None = None) -> Record:
         record = _judged(job, process.returncode, exceeded, _last_line(log, beginning))
         record.started = started.isoformat(timespec="seconds")
         record.seconds = time.monotonic() - clock
-        record.command = pasteable(job, command)
+        record.command = pasteable(job, job.command)  # from the beginning, also where this process went on
         record.log = log.name
         record.write(job.folder / "record.json")
         return record

@@ -2,9 +2,10 @@
 
 import importlib
 import os
+import threading
 from typing import Any
 
-from fashiongen.benchmark.node import Job, run_node, without_running
+from fashiongen.benchmark.node import Interrupted, Job, run_node, without_running
 from fashiongen.errors import UserError
 from fashiongen.records import Record
 
@@ -39,6 +40,7 @@ class OnRay:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"--executor ray: no Ray at {address or 'this machine'}: {' '.join(str(error).split())}") from error
         resources = ray.cluster_resources()
+        self._running, self._stopped, self._stopping = 0, False, threading.Condition()
         self.jobs = jobs
         self.available: int | None = int(resources.get("GPU", 0))
         self.cpus = min(cpus, max(1, int(resources.get("CPU", 1))))
@@ -46,14 +48,27 @@ class OnRay:
 
     def run(self, job: Job) -> Record:
         """Run a node wherever there is room; a lost worker is a killed node."""
+        with self._stopping:
+            self._running += 1
         try:
-            record: Record = self.ray.get(self.task.options(num_cpus=job.cpus, num_gpus=job.gpus).remote(job))
+            submitted = self.task.options(num_cpus=job.cpus, num_gpus=job.gpus).remote(job)
+            while not self.ray.wait([submitted], timeout=0.5)[0]:
+                if self._stopped:
+                    raise Interrupted
+            record: Record = self.ray.get(submitted)
         except self.ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.OutOfMemoryError, self.ray.exceptions.NodeDiedError) as error:
             return without_running(job, "killed", f"its Ray worker was lost: {' '.join(str(error).split())[:300]}")
+        finally:
+            with self._stopping:
+                self._running -= 1
+                self._stopping.notify_all()
         return record
 
     def stop(self) -> None:
-        """Leave the cluster, which ends the tasks of this run."""
+        """Leave the cluster, which ends the tasks of this run; whoever waits for one goes first, since asking Ray would start it again."""
+        with self._stopping:
+            self._stopped = True
+            self._stopping.wait_for(lambda: not self._running)
         self.ray.shutdown()

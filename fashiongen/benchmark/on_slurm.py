@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from fashiongen.benchmark.node import Job, run_node, without_running
+from fashiongen.benchmark.node import Interrupted, Job, run_node, without_running
 from fashiongen.errors import UserError
 from fashiongen.records import Record
 
@@ -41,7 +41,7 @@ class OnSlurm:
             raise UserError(f"--executor slurm: {' '.join(str(error).split())}; run it where you can call srun") from error
         self.jobs, self.cpus, self.options = jobs, cpus, {f"slurm_{key}": value for key, value in options.items()}
         self.available: int | None = None
-        self._lock = threading.Lock()
+        self._lock, self._stopped = threading.Lock(), False
         self._submitted: list[Any] = []
 
     def run(self, job: Job) -> Record:
@@ -57,11 +57,14 @@ class OnSlurm:
         except self.submitit.core.utils.FailedJobError as error:
             raise UserError(f"{job.id}: its job failed: {' '.join(str(error).split())[-300:]}") from error
         except self.submitit.core.utils.UncompletedJobError as error:
+            if self._stopped:
+                raise Interrupted from error
             return without_running(job, "killed", f"its Slurm job {submitted.job_id} was ended: {' '.join(str(error).split())[:300]}")
         return record
 
     def stop(self) -> None:
         """Cancel all that was submitted."""
         with self._lock:
+            self._stopped = True
             for submitted in self._submitted:
                 submitted.cancel()

@@ -35,6 +35,7 @@ LIBRARIES = ("torch", "lightning", "diffusers", "transformers", "torchmetrics", 
 BAD = ("failed", "killed", "timeout")
 COLOURS = {"ok": "green", "failed": "red", "killed": "red", "timeout": "red", "skipped": "yellow", "running": "cyan", "kept": "green"}
 SHOWN = 12
+STDERR = 2  # where the progress of rendering goes
 
 
 class Executor(Protocol):
@@ -85,7 +86,7 @@ def describer(*, render: bool) -> Describe:
             environment = {**os.environ, **({"PYTHONPATH": path} if path else {})}
             asked = [*command_line(), "bench", "describe"]
             result = subprocess.run(
-                asked, input=json.dumps(request), text=True, stdout=sys.stderr, stderr=subprocess.PIPE, env=environment, check=False
+                asked, input=json.dumps(request), text=True, stdout=STDERR, stderr=subprocess.PIPE, env=environment, check=False
             )
             if not answer.is_file():
                 last = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
