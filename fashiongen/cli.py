@@ -131,6 +131,39 @@ def _parser() -> argparse.ArgumentParser:
         "--cache", type=Path, metavar="DIR", help="where embeddings are kept for the next query (default: the user's cache folder)"
     )
 
+    bench = commands.add_parser(
+        "bench", help="run every method on every task that it can do", description="Run every method on every task that it can do."
+    )
+    run = bench.add_subparsers(dest="action", metavar="run", required=True).add_parser(
+        "run",
+        help="run the trainings and tests of a suite",
+        description=(
+            "Run every training and test of a suite that is not done, each as a process of its own, and write a record of each to\n"
+            "DIR/nodes. A second run goes on where the first was stopped, however; what is finished is not repeated unless its\n"
+            "settings, its data, its parents or the package's code have changed: then its old folder is kept in DIR/replaced.\n"
+            "A node that fails does not stop the others; those that need it are skipped. Exit status 1 if any failed, 0 if none."
+        ),
+        epilog=(
+            "examples:\n"
+            "  fashiongen bench run benchmarks/suites/tiny-smoke.yaml --out results/smoke --dry-run     (lists the nodes)\n"
+            "  fashiongen bench run benchmarks/suites/tiny.yaml --out results/tiny --jobs 2\n"
+            "  fashiongen bench run benchmarks/suites/paper-geco.yaml --out /shared/geco --executor slurm --jobs 20 --slurm partition=gpu"
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    run.add_argument("suite", metavar="SUITE", type=Path, help="YAML file that names recipes, seeds, overlays, ablations and tests")
+    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results; a cluster's machines must see it too")
+    run.add_argument("--dry-run", action="store_true", help="list the nodes with their commands and what they need; run none")
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="nodes at a time, which share the cores, each with GPUs of its own")
+    run.add_argument("--executor", choices=["local", "ray", "slurm"], default="local", help="where nodes run (default: this machine)")
+    run.add_argument(
+        "--accept-stale", action="store_true", help="keep what is finished though the package's code, or a library's version, has changed"
+    )
+    run.add_argument("--address", metavar="A", help="of a running Ray cluster (default: RAY_ADDRESS, else a new one on this machine)")
+    run.add_argument("--cpus", type=int, default=1, metavar="N", help="cores of a node under ray or slurm (default: %(default)s)")
+    run.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="an option of sbatch; may be given several times")
+
     tiny = commands.add_parser(
         "tiny", help="the tiny checkpoints that come with the package", description="The tiny checkpoints that come with the package."
     )
@@ -173,6 +206,8 @@ def _dispatch(args: list[str]) -> None:
         recipes = [arg for recipe in options.config for arg in ("--config", recipe)]
         chosen = {name: getattr(options, name) for name in ("query", "catalogue", "top", "out", "index", "effort", "cache")}
         return retrieve_bottoms([*recipes, *keys], **chosen)
+    if args == ["bench", "describe"]:  # what `bench run` asks a process of its own
+        return _describe()
     options = _parser().parse_args(args)
     if options.command == "wardrobe":
         from fashiongen import wardrobe
@@ -188,6 +223,9 @@ def _dispatch(args: list[str]) -> None:
             run_check = check_pairs.run if options.layout in check_pairs.LAYOUTS else check.run
             if not run_check(options.layout, options.root, strict=options.strict, json_file=options.json):
                 sys.exit(1)
+    elif options.command == "bench":
+        if status := _bench(options):
+            sys.exit(status)
     elif options.command == "tiny":
         from fashiongen.tiny.build import build
 
@@ -196,6 +234,45 @@ def _dispatch(args: list[str]) -> None:
         from fashiongen.training import consolidate
 
         consolidate(options.folder, options.out, trust=options.trust)
+
+
+def _describe() -> None:
+    """Answer what a plan must know of commands, given as JSON on standard input, in the file that it names."""
+    import json
+
+    from fashiongen.benchmark.facts import gather
+    from fashiongen.training import resolved
+
+    request = json.load(sys.stdin)
+    found = gather(request["commands"], resolved, render=request["render"])
+    Path(request["answer"]).write_text(json.dumps(found), encoding="utf-8")
+
+
+def _bench(options: argparse.Namespace) -> int:
+    """Run a suite and return the exit status."""
+    from fashiongen.benchmark.runner import Executor, package_path, run_suite
+
+    for name in ("jobs", "cpus"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
+    parameters = dict(option.split("=", 1) if "=" in option else (option, "") for option in options.slurm)
+    if wrong := [key for key, value in parameters.items() if not key or not value]:
+        raise UserError(f"--slurm {wrong[0]}: must be KEY=VALUE, such as partition=gpu")
+
+    def executor(gpus: int) -> Executor:
+        if options.executor == "ray" and not options.dry_run:
+            from fashiongen.benchmark.on_ray import OnRay
+
+            return OnRay(options.jobs, options.address, options.cpus, package_path())
+        if options.executor == "slurm" and not options.dry_run:
+            from fashiongen.benchmark.on_slurm import OnSlurm
+
+            return OnSlurm(options.jobs, options.out.resolve(), options.cpus, parameters)
+        from fashiongen.benchmark.on_machine import OnMachine
+
+        return OnMachine(options.jobs, gpus)
+
+    return run_suite(options.suite, options.out, executor, dry_run=options.dry_run, accept_stale=options.accept_stale)
 
 
 def _message(error: UserError) -> str:

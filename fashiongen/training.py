@@ -334,6 +334,44 @@ class _RetrieveCLI(FashionCLI):
             retrieve(self.model, self.datamodule, **self.asked, settings=[settings, self.trainer.precision])
 
 
+class _SettingsCLI(FashionCLI):
+    """Resolves the settings of many commands with one parser, whose making takes longer than its use; builds nothing."""
+
+    def __init__(self, commands: list[list[str]]) -> None:
+        self.commands = commands
+        super().__init__([], [])
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401  as in Lightning
+        found = []
+        for command in self.commands:
+            _check_recipes(config_paths(command))
+            try:
+                config = parser.parse_args(with_protocol(command))
+            except argparse.ArgumentError as error:
+                raise UserError(explain(str(error), command)) from error
+            own = self._subcommand_parsers[command[0]]
+            found.append(yaml.safe_load(own.dump(config[command[0]], skip_link_targets=False)))
+        raise _Resolved(found)
+
+
+class _Resolved(Exception):
+    def __init__(self, settings: list[dict[str, Any]]) -> None:
+        self.settings = settings
+
+
+def resolved(commands: list[list[str]]) -> list[dict[str, Any]]:
+    """Return all settings of each `fit` or `test` with its arguments, as plain values; nothing is built.
+
+    Raises:
+        UserError: what the command itself would raise for its arguments.
+    """
+    try:
+        _SettingsCLI(commands)
+    except _Resolved as found:
+        return found.settings
+    raise AssertionError("a parser that has parsed ends in _Resolved")
+
+
 def config_paths(args: list[str]) -> list[str]:
     """Return the files given by `--config`, in order: the recipe, then its overlays."""
     followed = zip(args, [*args[1:], ""], strict=True)

@@ -23,6 +23,7 @@ from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
 from fashiongen.evaluation.evaluate import bootstrap_interval
 from fashiongen.evaluation.pictures import as_written, grid, picture_name, shown
+from fashiongen.evaluation.provenance import weights_sha256
 from fashiongen.methods.base import Method
 from fashiongen.metrics import FID, KID
 from fashiongen.metrics.base import PairMetric, SetMetric
@@ -302,7 +303,12 @@ def test_the_checkpoint_is_named_with_its_hash(tmp_path):
     evaluate = Evaluate(out=str(tmp_path / "out.json"))
     trainer(tmp_path, evaluate).test(Copier(), datamodule=Gallery(), ckpt_path=path, verbose=False)
     record = json.loads((tmp_path / "out.json").read_text())
-    assert record["checkpoint"] == {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    weights = weights_sha256(torch.load(path, weights_only=True)["state_dict"])
+    assert record["checkpoint"] == {
+        "path": str(path),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "weights_sha256": weights,
+    }
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,14 @@ class Method(L.LightningModule):
         name: what records and tables call the method; its recipes carry the same name.
         needs: what a DataModule must offer for the method to run, such as "mask".
         frozen: names of children that are never trained: they come from `pretrained` and are left out of checkpoints.
+        n_optimizers: how many `configure_optimizers` gives; DeepSpeed takes one.
         kept: where a method sets it, what its frozen encoders make of training samples stays in memory (see `encoded`).
     """
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     frozen: ClassVar[tuple[str, ...]] = ()
+    n_optimizers: ClassVar[int] = 1
 
     def __init__(self, optimizer: OptimizerCallable = torch.optim.AdamW, lr_scheduler: LRSchedulerCallable | None = None) -> None:
         """Keep the optimizer and the learning-rate scheduler (stepped once a training step), both given their settings already."""

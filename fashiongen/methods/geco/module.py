@@ -39,6 +39,7 @@ class CIGM(Method):
     """
 
     name: ClassVar[str] = "geco-cigm"
+    n_optimizers: ClassVar[int] = 2
     inner_product: ClassVar[bool] = False
 
     def __init__(

@@ -22,6 +22,7 @@ class MGCM(Method):
     """Ranks bottoms by their likeness to the top and to a template that a GAN draws from the top."""
 
     name: ClassVar[str] = "mgcm"
+    n_optimizers: ClassVar[int] = 3
     needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
     inner_product: ClassVar[bool] = False
 

@@ -20,6 +20,7 @@ class Pix2PixCM(Method):
     """Ranks bottoms by their likeness to the top and to a template that a U-Net draws from the top."""
 
     name: ClassVar[str] = "pix2pix_cm"
+    n_optimizers: ClassVar[int] = 3
     needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
     inner_product: ClassVar[bool] = False
 

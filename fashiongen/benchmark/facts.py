@@ -1,0 +1,291 @@
+"""What a plan must know of a command before it runs: what the method needs and can do, and what the data are.
+
+`Facts` is plain data and this file imports nothing heavy at the top; `gather`, which imports what the recipes name, runs in a process of
+its own (`fashiongen bench describe`), so that the runner stays small and outlives whatever goes wrong there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fashiongen.errors import UserError
+
+LISTS = (".txt", ".csv", ".jsonl")
+Resolve = Callable[[list[list[str]]], list[dict[str, Any]]]
+
+
+@dataclass(kw_only=True)
+class Facts:
+    """What one `fit` or `test` would be.
+
+    Attributes:
+        method: name of the method's class.
+        needs: what its data must offer.
+        tasks: what it can do.
+        learns: whether it has a training step.
+        n_optimizers: how many it has; DeepSpeed takes one.
+        task: what a test asks of it.
+        protocol: by what it is judged.
+        dataset: name of the data module's class.
+        data_name: what records call it.
+        offers: what the data offer; None where that is not known before the embedded world is rendered.
+        problem: why the data cannot be read, in one line; None if they can.
+        accelerator: cpu or cuda.
+        gpus: how many GPUs it takes.
+        deepspeed: whether its strategy is DeepSpeed.
+        checkpoint: where a fit writes its last checkpoint, relative to its folder; None where the recipe says no such place.
+        seeded_data: whether the data module takes a seed of its own.
+        absolute: keys whose relative path must be made absolute, since the command runs in a folder of its own.
+        content: hash of the settings and the data, wherever they lie.
+    """
+
+    method: str
+    needs: list[str] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
+    learns: bool = True
+    n_optimizers: int = 1
+    task: str = ""
+    protocol: str = ""
+    dataset: str = ""
+    data_name: str = ""
+    offers: list[str] | None = None
+    problem: str | None = None
+    accelerator: str = "cpu"
+    gpus: int = 0
+    deepspeed: bool = False
+    checkpoint: str | None = None
+    seeded_data: bool = False
+    absolute: dict[str, str] = field(default_factory=dict)
+    content: str = ""
+
+
+def obstacle(facts: Facts, kind: str, available: int | None) -> str | None:
+    """Return why a command cannot run, in one line; None if nothing is known to be in the way.
+
+    Args:
+        facts: of the command.
+        kind: fit or test.
+        available: how many GPUs a node may have; None where that is for others to know (a cluster's scheduler).
+    """
+    if kind == "test" and facts.task not in facts.tasks:
+        return f"{facts.method} cannot do {facts.task}; it can do: {', '.join(facts.tasks) or 'no task'}"
+    if facts.deepspeed and facts.n_optimizers > 1:
+        return f"DeepSpeed takes one optimizer and {facts.method} has {facts.n_optimizers}"
+    if facts.deepspeed and (facts.accelerator != "cuda" or available == 0):
+        return "DeepSpeed needs a CUDA GPU" + (", and there is none" if available == 0 else ", and the recipe asks for the CPU")
+    if facts.gpus and available is not None and facts.gpus > available:
+        return f"it asks for {facts.gpus} GPU{'s' * (facts.gpus > 1)} (trainer.accelerator, trainer.devices), and there are {available}"
+    if facts.problem is not None:
+        return facts.problem
+    if facts.offers is not None and (lacking := sorted(set(facts.needs) - set(facts.offers))):
+        return f"{facts.method} needs {', '.join(lacking)}, which {facts.dataset} does not offer here (it offers {_some(facts.offers)})"
+    return None
+
+
+def _some(offers: list[str]) -> str:
+    return ", ".join(sorted(offers)) or "nothing"
+
+
+def gather(commands: list[list[str]], resolve: Resolve, *, render: bool) -> dict[str, Any]:
+    """Return what JSON needs of the facts of commands, `fit ...` or `test ...`, and how many GPUs this machine has.
+
+    Args:
+        commands: as one would type them, without the program.
+        resolve: returns the settings of each (`fashiongen.training.resolved`).
+        render: render embedded worlds that are not there; without it what they offer is not known.
+
+    Raises:
+        UserError: if a command's settings are wrong; data that cannot be read are a fact.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    seen: dict[str, tuple[str, list[str] | None, str, str | None]] = {}
+    found = [
+        vars(_facts(command[0], settings, gpus, seen, render=render)) for command, settings in zip(commands, resolve(commands), strict=True)
+    ]
+    return {"gpus": gpus, "facts": found}
+
+
+def _facts(kind: str, settings: dict[str, Any], gpus: int, seen: dict[str, Any], *, render: bool) -> Facts:
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
+    from fashiongen import tasks
+    from fashiongen.methods.base import Method
+
+    method: Any = _class(settings["model"]["class_path"])
+    data: Any = _class(settings["data"]["class_path"])
+    trainer = settings["trainer"]
+    absolute = dict(_relative_paths(settings))
+    name, offers, fingerprint, problem = _data(settings["data"], kind, absolute, seen, render=render)
+    asked = str(trainer["accelerator"])
+    accelerator = "cuda" if asked in ("gpu", "cuda") or (asked == "auto" and gpus) else "cpu"
+    reference = (settings["evaluate"].get("reference") or {}).get("data")
+    wheres = [fingerprint]
+    if kind == "test" and reference is not None:
+        places = {key.removeprefix("evaluate.reference."): path for key, path in absolute.items() if key.startswith("evaluate.reference.")}
+        wheres.append(_data(reference, None, places, seen, render=render)[2])
+    wheres += [f"{key} {_listing(Path(path))}" for key, path in absolute.items() if key.startswith("model.")]
+    strategy = trainer["strategy"]
+    return Facts(
+        method=method.__name__,
+        needs=sorted(method.needs),
+        tasks=tasks.supported(method),
+        learns=is_overridden("training_step", method, Method),
+        n_optimizers=method.n_optimizers,
+        task=settings["evaluate"]["task"] if kind == "test" else "",
+        protocol=settings["evaluate"]["protocol"] if kind == "test" else "",
+        dataset=data.__name__,
+        data_name=name or data.__name__,
+        offers=offers,
+        problem=problem,
+        accelerator=accelerator,
+        gpus=_devices(trainer["devices"], gpus) if accelerator == "cuda" else 0,
+        deepspeed="deepspeed" in str(strategy["class_path"] if isinstance(strategy, dict) else strategy).lower(),
+        checkpoint=_last_checkpoint(trainer),
+        seeded_data="seed" in _parameters(data),
+        absolute=absolute,
+        content=_hash([kind, _what_counts(settings, kind, absolute), wheres]),
+    )
+
+
+def _class(path: str) -> Any:  # noqa: ANN401  any class
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _parameters(data: type) -> set[str]:
+    """Return the names of the settings of a data module, those that it passes on to its parents included."""
+    return {name for ancestor in data.__mro__ if "__init__" in vars(ancestor) for name in inspect.signature(ancestor).parameters}
+
+
+def _devices(asked: object, there: int) -> int:
+    """Return how many GPUs `trainer.devices` means: `auto` is one a node, so that several nodes share a machine."""
+    if isinstance(asked, list):
+        return len(asked)
+    if asked in (-1, "-1"):
+        return max(1, there)
+    if isinstance(asked, str):
+        return int(asked) if asked.isdigit() else 1 + asked.count(",")
+    return asked if isinstance(asked, int) else 1
+
+
+def _last_checkpoint(trainer: dict[str, Any]) -> str | None:
+    for callback in trainer["callbacks"] or []:
+        arguments = callback.get("init_args", {})
+        if callback["class_path"].endswith("ModelCheckpoint") and arguments.get("dirpath") and arguments.get("save_last"):
+            return str(Path(arguments["dirpath"], "last.ckpt"))
+    return None
+
+
+def _relative_paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the keys of relative paths of data and weights, made absolute; what is not there is left to hubs, but for folders of data."""
+    reference = settings["evaluate"].get("reference") or {}
+    for name, part in (("data", settings["data"]), ("model", settings["model"]), ("evaluate.reference.data", reference.get("data") or {})):
+        for key, value in _leaves(part, name):
+            is_root = key.endswith(".root") and name != "model"
+            if not isinstance(value, str) or not value or value == "wardrobe" or Path(value).expanduser().is_absolute():
+                continue
+            if is_root or ("/" in value and Path(value).exists() and not key.endswith(".decisions")):  # decisions are written
+                yield key, str(Path(value).absolute())
+
+
+def _leaves(value: object, key: str) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}")
+    else:
+        yield key, value
+
+
+def _what_counts(settings: dict[str, Any], kind: str, absolute: dict[str, str]) -> dict[str, Any]:
+    """Return what of the settings decides about the result: neither where files lie nor, for a fit, how it will be judged."""
+    kept = json.loads(json.dumps(settings))
+    kept["trainer"].pop("logger", None)
+    kept["trainer"].pop("enable_progress_bar", None)
+    kept.pop("ckpt_path", None)
+    if kind == "fit":
+        kept.pop("evaluate")
+    else:
+        kept["evaluate"].pop("out", None)
+    for key in absolute:
+        inner: Any = kept
+        *path, last = key.split(".")
+        for name in path:
+            inner = inner.get(name) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
+            inner[last] = "told apart by what it holds"
+    return kept  # type: ignore[no-any-return]
+
+
+def _data(
+    settings: dict[str, Any], kind: str | None, absolute: dict[str, str], seen: dict[str, Any], *, render: bool
+) -> tuple[str, list[str] | None, str, str | None]:
+    """Return the name of the data, what they offer for `kind` (None: not asked), what tells them from others, why they cannot be read."""
+    if (place := json.dumps([settings, kind, absolute], sort_keys=True)) not in seen:
+        seen[place] = _look(settings, kind, absolute, render=render)
+    return seen[place]  # type: ignore[no-any-return]
+
+
+def _look(
+    settings: dict[str, Any], kind: str | None, absolute: dict[str, str], *, render: bool
+) -> tuple[str, list[str] | None, str, str | None]:
+    import jsonargparse
+    import lightning.pytorch as L
+
+    arguments = {
+        **settings.get("init_args", {}),
+        **{key.rpartition(".")[2]: path for key, path in absolute.items() if key.endswith(".root")},
+    }
+    if "quality" in arguments:  # choosing pairs is a part of the training, and takes its time
+        arguments["quality"] = None
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(L.LightningDataModule, "data")
+    try:
+        data: Any = parser.instantiate_classes(parser.parse_object({"data": {**settings, "init_args": arguments}})).data
+    except ValueError as error:  # jsonargparse's, around what the constructor raises
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+    root: Path | None = getattr(data, "root", None)
+    embedded = getattr(data, "embedded", False)
+    if embedded and root is not None and not root.is_dir() and not render:
+        return data.name, None, root.name, None
+    try:
+        if embedded:
+            data.prepare_data()
+        if kind is not None:
+            data.setup(kind)
+    except (UserError, OSError) as error:
+        return data.name, None, "", " ".join(str(error).split())
+    if root is not None:
+        return data.name, sorted(data.offers), root.name if embedded else _listing(root), None
+    return data.name, sorted(data.offers), data.fingerprint(), None
+
+
+def _listing(root: Path) -> str:
+    """Return a sha256 over names and sizes of all files below a folder (or of one file), and the content of the lists among them."""
+    digest = hashlib.sha256()
+    top = root if root.is_dir() else root.parent
+    for folder, inner, names in os.walk(root) if root.is_dir() else [(str(top), [], [root.name])]:
+        inner.sort()
+        for name in sorted(names):
+            path = Path(folder, name)
+            digest.update(
+                f"{path.relative_to(root.parent if root.is_file() else root)}\0{path.stat().st_size}\n".encode(errors="surrogateescape")
+            )
+            if name.endswith(LISTS):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

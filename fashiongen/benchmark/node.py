@@ -1,0 +1,317 @@
+"""One node: its command line run as a process of its own, whatever becomes of it, and its record.
+
+What holds a node together when things go wrong:
+
+- The process leads a session of its own, and the kernel kills it when its runner dies (PR_SET_PDEATHSIG, where there is Linux).
+- It inherits a locked file, which is free only when it and all that it forked are gone. A new runner takes that lock first; where a process
+  is left over it kills that (known by number and start time) and waits. So a folder never has two writers.
+- `node.json` says for which key a folder was begun. A folder of another key is moved aside, never mixed; one of the same key goes on.
+- A record counts as finished only with its key in it, which is written last, whole, by rename.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fashiongen.errors import UserError
+from fashiongen.records import Record, Status, write_atomically
+
+GRACE = 10.0
+"""Seconds between asking a process to end and ending it."""
+
+# Run by the same Python without its site packages, in some 10 ms: asks the kernel to be killed with its parent, then becomes the command.
+LAUNCH = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+class Interrupted(Exception):
+    """The runner was told to stop: the node is neither finished nor failed."""
+
+
+@dataclass(kw_only=True)
+class Job:
+    """What is needed to run a node anywhere that sees the same folders.
+
+    Attributes:
+        id: of the node.
+        out: the benchmark's folder.
+        command: the command line, without what goes on from a checkpoint of its own.
+        environment: variables that are set for it.
+        limit: seconds that it may take.
+        key: hash of all that the node depends on.
+        chain: the same without the package's source and the libraries' versions.
+        resumable: where a fit's own last checkpoint lies, relative to the node's folder.
+        trust: whether checkpoints are DeepSpeed's folders.
+        known: what its record tells, whatever the command wrote.
+        assumed: what its record tells where the command wrote none.
+        cpus: how many cores it may have.
+        gpus: how many GPUs it may have.
+    """
+
+    id: str
+    out: str
+    command: list[str]
+    environment: dict[str, str]
+    limit: float | None
+    key: str
+    chain: str
+    resumable: str | None
+    trust: bool
+    known: dict[str, Any] = field(default_factory=dict)
+    assumed: dict[str, Any] = field(default_factory=dict)
+    cpus: int = 1
+    gpus: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where the node's files lie."""
+        return Path(self.out, "nodes", self.id)
+
+
+class Processes:
+    """The processes that this one has started, to end them all when it is told to stop."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.stopped = False
+        self._running: set[int] = set()
+        self._lock = threading.Lock()
+
+    def start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401  those of Popen
+        """Start a command as the leader of a session."""
+        with self._lock:
+            if self.stopped:
+                raise Interrupted
+            launch = [sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()), *command]
+            process = subprocess.Popen(launch, start_new_session=True, **options)
+            self._running.add(process.pid)
+            return process
+
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        """End a process and all of its session that does not go by itself."""
+        _signal(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+        _signal(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def gone(self, process: subprocess.Popen[bytes]) -> None:
+        """Forget a process that has ended, and end what it left behind."""
+        _signal(process.pid, signal.SIGKILL)
+        with self._lock:
+            self._running.discard(process.pid)
+
+    def stop(self) -> None:
+        """Ask all to end; whoever waits for one sees it end and, as `stopped` says, why."""
+        with self._lock:
+            self.stopped = True
+            running = set(self._running)
+        for pid in running:
+            _signal(pid, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE
+        while time.monotonic() < deadline and any(_start_time(pid) for pid in running & self._running):
+            time.sleep(0.05)
+        for pid in running & self._running:
+            _signal(pid, signal.SIGKILL)
+
+
+def run_node(job: Job, processes: Processes | None = None) -> Record:
+    """Run a node and return its record, which then lies in its folder; what went wrong with it is in there.
+
+    Args:
+        job: the node.
+        processes: by which it can be told to stop.
+
+    Raises:
+        Interrupted: if it was told to stop meanwhile.
+        UserError: if the folder cannot be had.
+    """
+    processes = processes or Processes()
+    with _held(job) as lock:
+        fresh = _prepare(job)
+        command, log = _resumed(job), job.folder / "log.txt"
+        place = {"cwd": job.folder, "env": {**os.environ, **job.environment}, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+        started = datetime.now(UTC)
+        with log.open("wb" if fresh else "ab") as file:
+            file.write(f"# {started:%Y-%m-%d %H:%M:%S} UTC, in {job.folder}\n# {pasteable(job, command)}\n".encode())
+            file.flush()
+            beginning, clock = file.tell(), time.monotonic()
+            process = processes.start(command, stdout=file, pass_fds=[lock], **place)
+        _mark(job, process.pid)
+        exceeded = False
+        try:
+            process.wait(job.limit)
+        except subprocess.TimeoutExpired:
+            exceeded = True
+            processes.end(process)
+        finally:
+            processes.gone(process)
+        if processes.stopped:
+            raise Interrupted
+        record = _judged(job, process.returncode, exceeded, _last_line(log, beginning))
+        record.started = started.isoformat(timespec="seconds")
+        record.seconds = time.monotonic() - clock
+        record.command = pasteable(job, job.command)  # from the beginning, also where this process went on
+        record.log = log.name
+        record.write(job.folder / "record.json")
+        return record
+
+
+def pasteable(job: Job, command: list[str]) -> str:
+    """Return the command line as one can paste it anywhere on this machine."""
+    variables = [f"{name}={shlex.quote(value)}" for name, value in job.environment.items()]
+    return f"cd {shlex.quote(str(job.folder))} && {' '.join([*variables, shlex.join(command)])}"
+
+
+def without_running(job: Job, status: Status, reason: str, *, keep: bool = False) -> Record:
+    """Write and return the record of a node that did not run, or whose machine was lost.
+
+    With `keep` a result that is there already, of whatever key, is left alone and returned.
+    """
+    with _held(job):
+        path = job.folder / "record.json"
+        with suppress(UserError):
+            if keep and (there := Record.read(path)).status == "ok" and there.key is not None:
+                return there
+        _prepare(job)
+        record = Record(**job.known, **job.assumed, status=status, reason=reason, key=job.key, command=pasteable(job, job.command))
+        record.write(path)
+        return record
+
+
+def finished(job: Job, *, accept_stale: bool) -> Record | None:
+    """Return the record of a node that is done, None if it must run; `accept_stale` takes that of another version of the code, too."""
+    try:
+        record = Record.read(job.folder / "record.json")
+        begun = _begun(job)
+    except UserError:
+        return None
+    if record.status != "ok" or record.key is None or record.key != begun.get("key"):
+        return None
+    return record if record.key == job.key or (accept_stale and begun.get("chain") == job.chain) else None
+
+
+def _prepare(job: Job) -> bool:
+    """Make the folder ready for this key: go on in one of the same, move one of another aside. Tells whether it is a new one."""
+    fresh = _begun(job).get("key") != job.key
+    if fresh and job.folder.exists():
+        aside = Path(job.out, "replaced")
+        aside.mkdir(exist_ok=True)
+        number = sum(1 for _ in aside.glob(f"{job.id}--*")) + 1
+        job.folder.rename(aside / f"{job.id}--{number}")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "record.json").unlink(missing_ok=True)
+    _mark(job, None)
+    return fresh
+
+
+def _resumed(job: Job) -> list[str]:
+    if job.resumable is None or not (job.folder / job.resumable).exists():
+        return job.command
+    return [*job.command, "--ckpt_path", job.resumable, *(["--trust"] if job.trust else [])]
+
+
+def _judged(job: Job, status: int, exceeded: bool, last: str) -> Record:
+    """Return the record that the command wrote, or one that says what became of it."""
+    problem: tuple[Status, str]
+    if exceeded:
+        problem = "timeout", f"exceeded its limit of {job.limit:g} s"
+    elif status < 0:
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+        problem = "killed", f"killed by {name}" + (" (out of memory?)" if -status == signal.SIGKILL else "")
+    elif status > 0:
+        problem = "failed", last or f"ended with exit status {status} and said nothing"
+    else:
+        try:
+            record = Record.read(job.folder / "record.json")
+        except UserError as error:
+            problem = "failed", f"ended with exit status 0 and left no record: {error}"
+        else:
+            for name, value in job.known.items():
+                setattr(record, name, value)
+            record.exit_status, record.key = 0, job.key
+            return record
+    return Record(**job.known, **job.assumed, status=problem[0], reason=problem[1], exit_status=status, key=job.key)
+
+
+def _last_line(log: Path, beginning: int) -> str:
+    """Return the last line that the command wrote; of a traceback that is the error."""
+    with log.open("rb") as file:
+        file.seek(max(beginning, log.stat().st_size - 100_000))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:1000] if lines else ""
+
+
+@contextmanager
+def _held(job: Job) -> Iterator[int]:
+    """Hold the node's lock, after the end of whatever an earlier runner left running in its folder."""
+    folder = Path(job.out, "locks")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / job.id, "w") as file:
+        deadline = time.monotonic() + 3 * GRACE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                _end_left_over(job)
+            if time.monotonic() > deadline:
+                begun = _begun(job)
+                raise UserError(f"{job.folder}: process {begun.get('pid')} on {begun.get('host')} still writes to it: end that first")
+            time.sleep(0.1)
+        yield file.fileno()
+
+
+def _end_left_over(job: Job) -> None:
+    begun = _begun(job)
+    pid, host, start = begun.get("pid"), begun.get("host"), begun.get("start")
+    if isinstance(pid, int) and host == os.uname().nodename and start is not None and _start_time(pid) in (start, None):
+        _signal(pid, signal.SIGKILL)  # the whole group: its leader may be gone, and its number is free only when all of the group are
+
+
+def _mark(job: Job, pid: int | None) -> None:
+    """Write down for which key the folder was begun and who works in it."""
+    worker = {"pid": pid, "host": os.uname().nodename, "start": None if pid is None else _start_time(pid)}
+    write_atomically(job.folder / "node.json", json.dumps({"id": job.id, "key": job.key, "chain": job.chain, **worker}, indent=2) + "\n")
+
+
+def _begun(job: Job) -> dict[str, Any]:
+    try:
+        content = json.loads((job.folder / "node.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _start_time(pid: int) -> str | None:
+    """Return when a process started, in the kernel's own count, so that a number that is used again is known; None if it is gone."""
+    try:
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else rest[18]
+
+
+def _signal(group: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)

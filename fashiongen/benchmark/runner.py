@@ -1,0 +1,393 @@
+"""Runs the nodes of a plan, parents before children, each once: what is finished under the same key is never run again."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from fashiongen.benchmark.facts import Facts
+from fashiongen.benchmark.node import Job, finished, pasteable, without_running
+from fashiongen.benchmark.plan import Describe, Node, Plan, make_plan
+from fashiongen.errors import UserError
+from fashiongen.records import Record, source_sha256, write_atomically
+
+LIBRARIES = ("torch", "lightning", "diffusers", "transformers", "torchmetrics", "numpy")
+BAD = ("failed", "killed", "timeout")
+COLOURS = {"ok": "green", "failed": "red", "killed": "red", "timeout": "red", "skipped": "yellow", "running": "cyan", "kept": "green"}
+SHOWN = 12
+STDERR = 2  # where the progress of rendering goes
+
+
+class Executor(Protocol):
+    """Where nodes run.
+
+    Attributes:
+        jobs: how many at a time.
+        cpus: cores that each may have.
+        available: how many GPUs one node may have; None: not known.
+    """
+
+    jobs: int
+    cpus: int
+    available: int | None
+
+    def run(self, job: Job) -> Record:
+        """Run a node and return its record."""
+
+    def stop(self) -> None:
+        """End all that runs."""
+
+
+MakeExecutor = Callable[[int], Executor]
+"""Makes an executor, given how many GPUs this machine has."""
+
+
+def package_path() -> str | None:
+    """Return the PYTHONPATH under which a process anywhere runs this very package; None where it is installed as any other."""
+    parent = Path(__file__).parents[2]
+    if parent.name in ("site-packages", "dist-packages"):
+        return None
+    return os.pathsep.join(dict.fromkeys([str(parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
+
+
+def command_line() -> list[str]:
+    """Return the public command line, run by this very Python."""
+    return [sys.executable, "-m", "fashiongen"]
+
+
+def describer(*, render: bool) -> Describe:
+    """Return what asks a process of its own for the facts of commands."""
+
+    def describe(commands: list[list[str]]) -> tuple[list[Facts], int]:
+        with tempfile.TemporaryDirectory() as folder:
+            answer = Path(folder, "facts.json")
+            request = {"commands": commands, "render": render, "answer": str(answer)}
+            path = package_path()
+            environment = {**os.environ, **({"PYTHONPATH": path} if path else {})}
+            asked = [*command_line(), "bench", "describe"]
+            result = subprocess.run(
+                asked, input=json.dumps(request), text=True, stdout=STDERR, stderr=subprocess.PIPE, env=environment, check=False
+            )
+            if not answer.is_file():
+                last = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
+                raise UserError(last.removeprefix("fashiongen: "))
+            content = json.loads(answer.read_text(encoding="utf-8"))
+        return [Facts(**facts) for facts in content["facts"]], content["gpus"]
+
+    return describe
+
+
+@dataclass
+class State:
+    """How far a node is: waiting, running, kept (finished before), or its record's status."""
+
+    node: Node
+    job: Job
+    record: Record | None = None
+    status: str = "waiting"
+    began: float = 0.0
+
+
+class Runner:
+    """Runs a plan into a folder."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        out: Path,
+        executor: Executor,
+        *,
+        command: list[str] | None = None,
+        accept_stale: bool = False,
+        console: Console | None = None,
+    ) -> None:
+        """Find out what is done and what is to do.
+
+        Args:
+            plan: the nodes.
+            out: folder of the results.
+            executor: runs nodes.
+            command: the program; by default fashiongen itself.
+            accept_stale: keeps what another version of the package, or of the libraries, has finished.
+            console: where to say what happens.
+        """
+        self.plan, self.out, self.executor = plan, out.resolve(), executor
+        self.command = command or command_line()
+        self.console = console or Console()
+        self.states: dict[str, State] = {}
+        version = _hash([source_sha256(leave_out=("benchmark",)), libraries()])
+        for node in plan.nodes:
+            job = self._job(node, version)
+            record = finished(job, accept_stale=accept_stale)
+            self.states[node.id] = State(node, job, record, "kept" if record else "waiting")
+        for node in reversed(plan.nodes):  # a child that must run needs its parents' checkpoints
+            if self.states[node.id].status == "waiting" and node.skipped is None:
+                for parent in (self.states[name] for name in node.parents.values()):
+                    if parent.record is not None and not self._checkpoint(parent).exists():
+                        parent.record, parent.status = None, "waiting"
+
+    def _job(self, node: Node, version: str) -> Job:
+        """Return how to run a node. Its key holds for its parents as they are: run anew, or accepted though stale."""
+        parents = {role: self.states[parent] for role, parent in node.parents.items()}
+        keys = {role: parent.record.key if parent.record else parent.job.key for role, parent in parents.items()}
+        arguments = [*node.arguments, "--evaluate.out", "record.json"]
+        for role, parent in parents.items():
+            path = str(self._checkpoint(parent))
+            arguments += (
+                ["--ckpt_path", path, *(["--trust"] if node.trust else [])] if role == "checkpoint" else [f"--parents.{role}", path]
+            )
+        asked = os.environ.get("OMP_NUM_THREADS", "")
+        environment = {"OMP_NUM_THREADS": str(min(self.executor.cpus, int(asked)) if asked.isdigit() else self.executor.cpus)}
+        if package := package_path():
+            environment["PYTHONPATH"] = package
+        return Job(
+            id=node.id,
+            out=str(self.out),
+            command=[*self.command, *arguments],
+            environment=environment,
+            limit=node.limit,
+            key=_hash([node.content, version, keys]),
+            chain=_hash([node.content, {role: parent.job.chain for role, parent in parents.items()}]),
+            resumable=node.checkpoint,
+            trust=node.trust,
+            known={"node": node.id, "kind": node.kind, "method": node.method, "overlays": node.overlays, "seed": node.seed},
+            assumed={
+                "task": node.task,
+                "protocol": node.protocol,
+                "dataset": node.dataset,
+                "split": "train" if node.kind == "fit" else "test",
+            },
+            cpus=self.executor.cpus,
+            gpus=node.gpus,
+        )
+
+    @staticmethod
+    def _checkpoint(parent: State) -> Path:
+        return parent.job.folder / (parent.node.checkpoint or "")
+
+    def list(self) -> None:
+        """Print every node with what it needs, what stands in its way, and its command."""
+        for state in self.states.values():
+            node = state.node
+            left = f"skipped: {node.skipped}" if node.skipped else {"kept": "done"}.get(state.status, "to do")
+            needs = f"needs {', '.join(node.needs)}" if node.needs else "needs nothing"
+            limit = "no limit" if node.limit is None else f"limit {node.limit:g} s"
+            gpus = f", {node.gpus} GPU" if node.gpus else ""
+            after = f", after {', '.join(node.parents.values())}" if node.parents else ""
+            self._say(f"{node.id}\n    {left}; {needs}; {limit}{gpus}{after}\n    {pasteable(state.job, state.job.command)}")
+        self._say(f"{self.plan.suite}: {_counted(self._count())}")
+
+    def run(self) -> int:
+        """Run what is not done and return the exit status: 1 if a node failed, was killed or took too long.
+
+        Raises:
+            UserError: if another runner is at work in the folder.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        with _alone(self.out):
+            self._write_plan()
+            with self._table() as refresh, ThreadPoolExecutor(self.executor.jobs) as pool:
+                try:
+                    self._run(pool, refresh)
+                except BaseException:
+                    self.executor.stop()
+                    raise
+        return self._sum_up()
+
+    def _run(self, pool: ThreadPoolExecutor, refresh: Callable[[], None]) -> None:
+        running: dict[Future[Record], State] = {}
+        while True:
+            for state in self.states.values():
+                if state.status == "waiting" and len(running) < self.executor.jobs and self._ready(state):
+                    state.status, state.began = "running", time.monotonic()
+                    running[pool.submit(self.executor.run, state.job)] = state
+            if not running:
+                return
+            done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                state = running.pop(future)
+                self._finish(state, future.result())
+            refresh()
+
+    def _ready(self, state: State) -> bool:
+        """Tell whether a node can start; one that cannot at all is recorded as skipped."""
+        if state.node.skipped is not None:
+            record = without_running(state.job, "skipped", state.node.skipped, keep=True)
+            self._finish(state, record)
+            return False
+        parents = [self.states[name] for name in state.node.parents.values()]
+        for parent in parents:
+            if parent.record is not None and parent.record.status != "ok":
+                reason = f"its parent {parent.node.id} is {parent.record.status}: {parent.record.reason}"
+                self._finish(state, without_running(state.job, "skipped", reason))
+                return False
+        return all(parent.record is not None for parent in parents)
+
+    def _finish(self, state: State, record: Record) -> None:
+        state.record = record
+        state.status = "kept" if state.node.skipped and record.status == "ok" else record.status
+        if not self.console.is_terminal:
+            done = sum(state.record is not None for state in self.states.values())
+            seconds = "" if record.seconds is None else f"  {record.seconds:.1f} s"
+            reason = f"  {record.reason}" if record.status != "ok" else ""
+            self._say(f"[{done}/{len(self.states)}] {state.status:<8} {state.node.id}{seconds}{reason}")
+
+    def _write_plan(self) -> None:
+        nodes = [
+            {**asdict(state.node), "key": state.job.key, "command": pasteable(state.job, state.job.command)}
+            for state in self.states.values()
+        ]
+        content = {"suite": self.plan.suite, "file": self.plan.file, "sha256": self.plan.sha256, "nodes": nodes}
+        write_atomically(self.out / "suite.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    @contextmanager
+    def _table(self) -> Iterator[Callable[[], None]]:
+        """Show a live table where someone watches; yields what brings it up to date."""
+        if not self.console.is_terminal:
+            yield lambda: None
+            return
+        with Live(self._rows(), console=self.console, auto_refresh=False) as live:
+            yield lambda: live.update(self._rows(), refresh=True)
+            live.update(self._rows(), refresh=True)
+
+    def _rows(self) -> Table:
+        """Return the nodes that run, and those that ended last."""
+        table = Table(title=f"{self.plan.suite}: {_counted(self._count())}", expand=True)
+        table.add_column("status")
+        table.add_column("node", overflow="fold", ratio=2)
+        table.add_column("seconds", justify="right")
+        table.add_column("reason", overflow="ellipsis", no_wrap=True, ratio=1)
+        ended = sorted((state for state in self.states.values() if state.record and state.began), key=lambda state: state.began)
+        for state in [*ended[-SHOWN:], *(state for state in self.states.values() if state.status == "running")]:
+            record = state.record
+            seconds = record.seconds if record and record.seconds else time.monotonic() - state.began
+            reason = escape(record.reason or "") if record and record.status != "ok" else ""
+            table.add_row(f"[{COLOURS.get(state.status, 'white')}]{state.status}", escape(state.node.id), f"{seconds:.0f}", reason)
+        return table
+
+    def _count(self) -> dict[str, int]:
+        order = ("waiting", "running", "kept", "ok", *BAD, "skipped")
+        return {status: count for status in order if (count := sum(state.status == status for state in self.states.values()))}
+
+    def _sum_up(self) -> int:
+        """Say how it ended."""
+        self._say(f"{self.plan.suite}: {_counted(self._count())}; records in {self.out / 'nodes'}")
+        for state in self.states.values():
+            if state.status in (*BAD, "skipped") and state.record is not None:
+                log = f"\n    log: {state.job.folder / 'log.txt'}" if state.status in BAD else ""
+                self._say(f"{state.status}: {state.node.id}: {state.record.reason}{log}")
+        return int(any(state.status in BAD for state in self.states.values()))
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def run_suite(
+    file: Path,
+    out: Path,
+    make_executor: MakeExecutor,
+    *,
+    dry_run: bool = False,
+    accept_stale: bool = False,
+    command: list[str] | None = None,
+    describe: Describe | None = None,
+    console: Console | None = None,
+) -> int:
+    """Plan a suite and run it, or list its nodes, and return the exit status.
+
+    Args:
+        file: the suite.
+        out: folder of the results.
+        make_executor: makes what runs nodes, given how many GPUs this machine has.
+        dry_run: lists the nodes and runs none.
+        accept_stale: keeps what another version of the package has finished.
+        command: the program; by default fashiongen itself.
+        describe: tells the facts of commands; by default a process of fashiongen.
+        console: where to say what happens.
+
+    Raises:
+        UserError: if the suite or a recipe is wrong, or another runner is at work in the folder.
+    """
+    made: list[Executor] = []
+
+    def available(gpus: int) -> int | None:
+        if not made:
+            made.append(make_executor(gpus))
+        return made[0].available
+
+    with _terminable():
+        try:
+            plan = make_plan(file, describe or describer(render=not dry_run), available=available)
+            runner = Runner(plan, out, made[0], command=command, accept_stale=accept_stale, console=console)
+            if dry_run:
+                runner.list()
+                return 0
+            return runner.run()
+        finally:
+            for executor in made:
+                executor.stop()
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of the libraries that decide about numbers, without importing them."""
+    found = {}
+    for name in LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {status}" for status, count in counts.items()) or "no node"
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder: one runner at a time."""
+    with open(out / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{out}: another `bench run` is at work there: wait for it, or choose another --out") from error
+        yield
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Have SIGTERM end this process as Ctrl-C does, its children first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

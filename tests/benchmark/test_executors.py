@@ -1,0 +1,68 @@
+"""The same suite gives the same records wherever its nodes run."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import toys
+
+from fashiongen.benchmark.on_ray import OnRay
+from fashiongen.benchmark.on_slurm import OnSlurm
+from fashiongen.errors import UserError
+from fashiongen.records import Record
+
+RECIPES = {
+    "white": {"facts": {"learns": False}},
+    "base": {"toy": {"fit": {"steps": 3}}},
+    "second": {"toy": {"fit": {"steps": 3}}, "parents": {"first": "base"}},
+    "raises": {"toy": {"fit": {"raises": "always"}}},
+    "dies": {"toy": {"fit": {"dies": True}}},
+    "needy": {"facts": {"needs": ["silhouettes"]}},
+}
+PATH = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parent)])
+
+
+def what_counts(out: Path) -> dict[str, object]:
+    found = {path.parent.name: Record.read(path) for path in sorted((out / "nodes").glob("*/record.json"))}
+    return {
+        name: (record.status, record.reason, record.exit_status, record.metrics, record.checkpoint, record.key, record.overlays)
+        for name, record in found.items()
+    }
+
+
+def test_ray_gives_the_records_of_this_machine(tmp_path, trace, monkeypatch):
+    pytest.importorskip("ray", reason="the extra `cluster` is not installed")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    suite = toys.write_suite(tmp_path, RECIPES)
+    assert toys.run(suite, tmp_path / "here")[0] == 1
+    started = len(trace.read_text().splitlines())
+    status, told = toys.run(suite, tmp_path / "ray", lambda gpus: OnRay(4, None, 1, PATH))
+    assert status == 1, told
+    assert what_counts(tmp_path / "ray") == what_counts(tmp_path / "here")
+    assert len(trace.read_text().splitlines()) == 2 * started
+
+
+def test_slurm_gives_the_records_of_this_machine(tmp_path, trace, monkeypatch):
+    pytest.importorskip("submitit", reason="the extra `cluster` is not installed")
+    monkeypatch.setenv("PYTHONPATH", PATH)
+    suite = toys.write_suite(tmp_path, RECIPES)
+    assert toys.run(suite, tmp_path / "here")[0] == 1
+    status, told = toys.run(suite, tmp_path / "slurm", lambda gpus: OnSlurm(4, tmp_path / "slurm", 1, {}, cluster="local"))
+    assert status == 1, told
+    assert what_counts(tmp_path / "slurm") == what_counts(tmp_path / "here")
+    assert list((tmp_path / "slurm" / "slurm").glob("*_submitted.pkl"))
+
+
+@pytest.mark.parametrize("module", ["ray", "submitit"])
+def test_a_missing_extra_is_told_in_one_line(tmp_path, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=r"install it with `pip install 'fashiongen\[cluster\]'`"):
+        OnRay(1, None, 1, None) if module == "ray" else OnSlurm(1, tmp_path, 1, {})
+
+
+def test_no_slurm_is_told_in_one_line(tmp_path, monkeypatch):
+    pytest.importorskip("submitit", reason="the extra `cluster` is not installed")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"--executor slurm: .*run it where you can call srun"):
+        OnSlurm(1, tmp_path, 1, {})

@@ -1,0 +1,185 @@
+"""Suites become graphs, and what is wrong with a suite is told in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import toys
+import yaml
+
+from fashiongen.benchmark.facts import Facts, obstacle
+from fashiongen.benchmark.plan import Plan, make_plan
+from fashiongen.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+SUITES = sorted((ROOT / "benchmarks" / "suites").glob("*.yaml"))
+LEARNT: dict = {}
+TRIVIAL = {"facts": {"learns": False}}
+
+
+def plan(folder: Path, methods: dict, runs: list | None = None, **keys) -> Plan:
+    return make_plan(toys.write_suite(folder, methods, runs, **keys), toys.describe)
+
+
+def overlay(folder: Path, name: str, **content) -> None:
+    (folder / "recipes" / "overlays").mkdir(parents=True, exist_ok=True)
+    (folder / "recipes" / "overlays" / f"{name}.yaml").write_text(json.dumps(content))
+
+
+def test_ids_and_arguments_tell_what_a_node_is(tmp_path):
+    overlay(tmp_path, "bf16")
+    overlay(tmp_path, "no-loss")
+    runs = [
+        {
+            "methods": ["igr"],
+            "overlays": ["bf16"],
+            "seeds": [3],
+            "ablations": ["no-loss", {"name": "tau-0.1", "keys": {"model.tau": 0.1, "model.sizes": [1, 2]}}],
+            "tests": [
+                {},
+                {"protocol": "other", "keys": {"data.people": 9}},
+                {"protocol": "other", "data": "Street"},
+                {"name": "guidance-2", "keys": {"model.scale": 2}},
+            ],
+            "fit_keys": {"trainer.max_steps": 5},
+        }
+    ]
+    nodes = {node.id: node for node in plan(tmp_path, {"igr": LEARNT}, runs, limits={"test": 60}).nodes}
+    tests = ["toy--Toys", "other--Toys", "other--Street"]
+    names = ["igr+bf16", "igr+bf16+no-loss", "igr+bf16+tau-0.1"]
+    ids = [[f"fit--{name}--seed3", *(f"test--{name}--seed3--{test}" for test in tests)] for name in names]
+    assert list(nodes) == [
+        id_ for name, row in zip(names, ids, strict=True) for id_ in (*row, f"test--{name}+guidance-2--seed3--toy--Toys")
+    ]
+    recipes = tmp_path / "recipes"
+    files = ["--config", str(recipes / "igr.yaml"), "--config", str(recipes / "overlays" / "bf16.yaml")]
+    keys = ["--trainer.max_steps", "5", "--model.tau", "0.1", "--model.sizes", "[1, 2]"]
+    fit = nodes["fit--igr+bf16+tau-0.1--seed3"]
+    assert fit.arguments == ["fit", *files, *keys, "--seed_everything", "3"]
+    assert (fit.method, fit.overlays, fit.seed, fit.limit) == ("igr", ["bf16", "tau-0.1"], 3, None)
+    test = nodes["test--igr+bf16--seed3--other--Toys"]
+    assert test.arguments == ["test", *files, "--data.people", "9", "--evaluate.protocol", "other", "--seed_everything", "3"]
+    assert test.parents == {"checkpoint": "fit--igr+bf16--seed3"} and test.limit == 60
+    guided = nodes["test--igr+bf16+guidance-2--seed3--toy--Toys"]
+    assert guided.overlays == ["bf16", "guidance-2"] and guided.parents == {"checkpoint": "fit--igr+bf16--seed3"}
+
+
+def test_parents_come_first_once_and_without_the_ablation_of_their_child(tmp_path):
+    overlay(tmp_path, "smoke")
+    overlay(tmp_path, "no-parent", parents={})
+    recipes = {"geco": {"parents": {"cigm": "cigm"}}, "cigm": {"parents": {"base": "base"}}, "base": LEARNT, "white": TRIVIAL}
+    runs = [{"methods": ["geco"], "overlays": ["smoke"], "seeds": [0, 1], "ablations": ["no-parent"]}, {"methods": ["white", "base"]}]
+    nodes = {node.id: node for node in plan(tmp_path, recipes, runs).nodes}
+    for seed in (0, 1):
+        assert nodes[f"fit--geco+smoke--seed{seed}"].parents == {"cigm": f"fit--cigm+smoke--seed{seed}"}
+        assert nodes[f"fit--cigm+smoke--seed{seed}"].parents == {"base": f"fit--base+smoke--seed{seed}"}
+        assert nodes[f"fit--geco+smoke+no-parent--seed{seed}"].parents == {}
+    order = list(nodes)
+    assert all(order.index(parent) < order.index(node.id) for node in nodes.values() for parent in node.parents.values())
+    assert not [id_ for id_ in order if id_.startswith("test--cigm")] and "fit--base--seed0" in nodes
+    assert "fit--white--seed0" not in nodes and nodes["test--white--seed0--toy--Toys"].parents == {}
+
+
+def test_a_plan_is_the_same_wherever_the_suite_lies(tmp_path):
+    recipes = {"geco": {"parents": {"cigm": "cigm"}}, "cigm": LEARNT}
+    one, two = (plan(tmp_path / name, recipes) for name in ("one", "two"))
+    assert [node.content for node in one.nodes] == [node.content for node in two.nodes]
+
+
+@pytest.mark.parametrize(
+    ("runs", "keys", "words"),
+    [
+        ([{"methods": ["igr"], "sedes": [1]}], {}, "run 1: unknown key 'sedes'"),
+        ([{"methods": ["igr"]}], {"limit": {}}, "unknown key 'limit'; it may have: suite, recipes, runs"),
+        ([{"methods": ["irg"]}], {}, "methods: irg: no such recipe; .* holds: igr, lost"),
+        ([{"methods": ["igr"], "overlays": ["bf61"]}], {}, r"overlays: bf61: there is no .*bf61\.yaml"),
+        ([{"methods": ["igr"], "ablations": ["absent"]}], {}, "overlays: absent: there is no"),
+        ([{"methods": ["igr"], "ablations": [{"name": "a/b"}]}], {}, "'a/b' must be letters"),
+        ([{"methods": ["igr"], "ablations": [{"name": "a", "key": {}}]}], {}, "ablations: unknown key 'key'"),
+        ([{"methods": ["igr"], "tests": [{"protocols": "x"}]}], {}, "tests: unknown key 'protocols'"),
+        ([{"methods": ["igr"], "tests": [{}, {}]}], {}, "two tests would be test--igr--seed0--toy--Toys"),
+        ([{"methods": ["igr"], "tests": [{"data": "../up"}]}], {}, r"tests: '\.\./up' must be letters"),
+        ([{"methods": ["igr"], "seeds": [-1]}], {}, r"seeds: \[-1\] must be whole numbers"),
+        ([{"methods": ["igr"], "seeds": []}], {}, "seeds: "),
+        ([{"methods": "igr"}], {}, "methods: 'igr' must be a list"),
+        ([{}], {}, "run 1: lacks the key 'methods'"),
+        ([{"methods": ["igr"], "limits": {"fits": 3}}], {}, "limits: fits"),
+        ([{"methods": ["igr"], "limits": {"fit": 0}}], {}, "limits: fit: 0: must be"),
+        ([{"methods": ["igr"]}, {"methods": ["igr"]}], {}, "the suite has this row twice"),
+        ([{"methods": ["lost"]}], {}, "parents: nobody: there is no"),
+        ([{"methods": ["igr"]}], {"recipes": "absent"}, "recipes: .*absent: no such folder"),
+        ([{"methods": ["igr"]}], {"suite": "../up"}, "suite: '../up' must be letters"),
+    ],
+)
+def test_what_is_wrong_with_a_suite_is_told_in_one_line(tmp_path, runs, keys, words):
+    with pytest.raises(UserError, match=words) as error:
+        plan(tmp_path, {"igr": LEARNT, "lost": {"parents": {"of": "nobody"}}}, runs, **keys)
+    assert "suite.yaml" in str(error.value) or "lost.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[1, 2", "just a text", ""])
+def test_a_file_that_is_no_suite_is_named(tmp_path, content):
+    (tmp_path / "suite.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"suite\.yaml"):
+        make_plan(tmp_path / "suite.yaml", toys.describe)
+    with pytest.raises(UserError, match="No such file"):
+        make_plan(tmp_path / "absent.yaml", toys.describe)
+
+
+@pytest.mark.parametrize(
+    ("facts", "kind", "available", "reason"),
+    [
+        ({}, "fit", 0, None),
+        ({"task": "vton"}, "test", 0, "M cannot do vton; it can do: vtoff"),
+        ({"task": "vtoff"}, "test", 0, None),
+        ({"deepspeed": True, "n_optimizers": 2, "accelerator": "cuda", "gpus": 1}, "fit", 1, "DeepSpeed takes one optimizer and M has 2"),
+        ({"deepspeed": True}, "fit", 0, "DeepSpeed needs a CUDA GPU, and there is none"),
+        ({"deepspeed": True}, "fit", 2, "DeepSpeed needs a CUDA GPU, and the recipe asks for the CPU"),
+        ({"deepspeed": True, "accelerator": "cuda", "gpus": 1}, "fit", 1, None),
+        ({"accelerator": "cuda", "gpus": 4}, "fit", 1, "it asks for 4 GPUs (trainer.accelerator, trainer.devices), and there are 1"),
+        ({"accelerator": "cuda", "gpus": 4}, "fit", None, None),
+        ({"problem": "no folder"}, "fit", 0, "no folder"),
+        ({"needs": ["mask", "pose"]}, "fit", 0, "M needs pose, which D does not offer here (it offers mask)"),
+        ({"needs": ["mask", "pose"], "offers": None}, "fit", 0, None),
+    ],
+)
+def test_what_stands_in_the_way(facts, kind, available, reason):
+    known = {"method": "M", "tasks": ["vtoff"], "dataset": "D", "offers": ["mask"]}
+    assert obstacle(Facts(**{**known, **facts}), kind, available) == reason
+
+
+def test_there_are_the_suites():
+    assert {path.name for path in SUITES} >= {
+        "tiny-smoke.yaml",
+        "tiny.yaml",
+        "paper-igr.yaml",
+        "paper-geco.yaml",
+        "ablations-igr.yaml",
+        "ablations-geco.yaml",
+    }
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
+def test_suites_name_what_is_there(suite):
+    """Their recipes, overlays, parents and protocols; that their keys are known is told by the command line's parser (test_facts)."""
+    commands = []
+
+    def describe(asked):
+        commands.extend(asked)
+        found = [Facts(method="M", tasks=["t"], task="t" if command[0] == "test" else "", protocol=protocol(command)) for command in asked]
+        for facts in found:
+            facts.checkpoint = "last.ckpt"
+        return found, 8
+
+    def protocol(command):
+        keys = dict(zip(command[1::2], command[2::2], strict=True))
+        named = keys.get("--evaluate.protocol", "")
+        assert not named or (ROOT / "recipes" / "tasks" / f"{named}.yaml").is_file()
+        return named
+
+    nodes = make_plan(suite, describe).nodes
+    assert nodes and yaml.safe_load(suite.read_text())["suite"] == suite.stem
+    if suite.stem in ("tiny", "tiny-smoke"):
+        tested = {node.method for node in nodes if node.kind == "test"}
+        assert tested == {path.stem for path in (ROOT / "recipes" / "tiny").glob("*.yaml")}
