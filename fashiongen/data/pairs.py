@@ -347,11 +347,11 @@ class TopBottomData(L.LightningDataModule):
 
     def val_dataloader(self) -> Loader:
         """Give the validation pairs, in order, for a method's validation loss."""
-        return self._evaluation(PairDataset(self.rows["val"], "fail", **self._items))
+        return self._evaluation(PairDataset(self.rows["val"], "fail", **self._items), block=1)
 
     def test_dataloader(self) -> Loader:
         """Give the test tops, in order, each row once."""
-        return self._evaluation(QueryDataset(self.rows["test"], **self._items))
+        return self._evaluation(QueryDataset(self.rows["test"], **self._items), block=self.eval_batch_size)
 
     def predict_dataloader(self) -> Loader:
         """Give the test tops, in order, each row once."""
@@ -363,7 +363,7 @@ class TopBottomData(L.LightningDataModule):
 
     def catalogue_dataloader(self, split: str = "test") -> Loader:
         """Give the bottoms of a split, each once, for methods to embed; every process has its share of them."""
-        return self._evaluation(self.catalogue(split))
+        return self._evaluation(self.catalogue(split), block=self.eval_batch_size)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401  Lightning's own signature
         """Count and report what training left out."""
@@ -377,8 +377,9 @@ class TopBottomData(L.LightningDataModule):
         if stage == "fit" and self.skipped:
             rank_zero_warn(f"{len(self.skipped)} times a pair was left out of training because a picture could not be read")
 
-    def _evaluation(self, dataset: Dataset[Any]) -> Loader:
-        return Loader(dataset, sampler=ShardSampler(dataset, **share(self.trainer)), batch_size=self.eval_batch_size, **self._options())
+    def _evaluation(self, dataset: Dataset[Any], block: int) -> Loader:
+        sampler = ShardSampler(dataset, **share(self.trainer), block=block)
+        return Loader(dataset, sampler=sampler, batch_size=self.eval_batch_size, **self._options())
 
     def _options(self) -> dict[str, Any]:
         return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}

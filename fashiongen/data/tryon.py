@@ -400,19 +400,20 @@ class TryOnData(L.LightningDataModule):
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Give the held-out training pairs, in order; nothing where `validation` is 0."""
-        return self._evaluation("val") if len(self.datasets["val"]) else []
+        return self._evaluation("val", block=1) if len(self.datasets["val"]) else []
 
     def test_dataloader(self) -> Loader:
         """Give the test pairs, in order, each once."""
-        return self._evaluation("test")
+        return self._evaluation("test", block=self.eval_batch_size)
 
     def predict_dataloader(self) -> Loader:
         """Give the test pairs, in order, each once."""
-        return self._evaluation("test")
+        return self.test_dataloader()
 
-    def _evaluation(self, split: str) -> Loader:
+    def _evaluation(self, split: str, block: int) -> Loader:
         dataset = self.datasets[split]
-        return Loader(dataset, sampler=ShardSampler(dataset, **share(self.trainer)), batch_size=self.eval_batch_size, **self._options())
+        sampler = ShardSampler(dataset, **share(self.trainer), block=block)
+        return Loader(dataset, sampler=sampler, batch_size=self.eval_batch_size, **self._options())
 
     def _options(self) -> dict[str, Any]:
         return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
