@@ -1,16 +1,33 @@
-"""Records: one JSON file a node, written whole or not at all."""
+"""Records: one JSON file a node, written whole or not at all. Imports nothing heavy, so that what only reads records starts at once."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import tempfile
-from dataclasses import asdict, dataclass, field
+import types
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+from fashiongen.errors import UserError
 
 SCHEMA = 1
+"""Changes when what was written before would be misread; a field more does not change it."""
+
+Kind = Literal["test", "fit"]
+Status = Literal["ok", "failed", "killed", "timeout", "skipped"]
+
+
+class MetricEntry(TypedDict):
+    """One metric of a record; its 95 % interval over samples is None for metrics of a whole set."""
+
+    value: float | None
+    higher_is_better: bool
+    ci95: list[float] | None
 
 
 def write_atomically(path: str | Path, text: str) -> None:
@@ -32,7 +49,13 @@ def write_atomically(path: str | Path, text: str) -> None:
 
 @dataclass(kw_only=True)
 class Record:
-    """What one test of one method showed, and what one needs to trust and repeat it.
+    """What one test of one method, or one training, showed, and what one needs to trust and repeat it.
+
+    `kind` is test or fit; a fit has no task, no protocol and no metrics. `status` is ok, failed (ended by itself with another exit status
+    than 0), killed (by a signal, as out of memory), timeout (exceeded its limit) or skipped (cannot run), all but the first with a one-line
+    `reason`. `node`, `key` (a hash of all that the node depends on), `started` (UTC), `seconds` (wall time, start-up included),
+    `exit_status` and `log` are the benchmark's. Paths of `log`, `per_sample` and `pictures` are relative to the record's folder.
+    `checkpoint` holds `path`, `sha256` of the file and `weights_sha256` of the weights alone.
 
     `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set. `extractors` maps the
     names of those that have one to `{weights, sha256}`. `reference` tells what set of true pictures they were held against:
@@ -46,14 +69,15 @@ class Record:
     dataset: str
     split: str
     protocol: str
-    status: str = "ok"
+    kind: Kind = "test"
+    status: Status = "ok"
     reason: str | None = None
     recipe: str | None = None
     overlays: list[str] = field(default_factory=list)
     parents: dict[str, str] = field(default_factory=dict)
     seed: int | None = None
     reference: dict[str, str] | None = None
-    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, MetricEntry] = field(default_factory=dict)
     extractors: dict[str, dict[str, str]] = field(default_factory=dict)
     per_sample: str | None = None
     pictures: str | None = None
@@ -70,11 +94,87 @@ class Record:
     source_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: str | None = None
+    exit_status: int | None = None
+    seconds: float | None = None
+    started: str | None = None
+    key: str | None = None
     schema: int = SCHEMA
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a record; keys that this version does not know are ignored.
+
+        Raises:
+            UserError: if there is no such file, it is no record or a damaged one, or one of a newer schema.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}; a record is the JSON file that --evaluate.out names") from error
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON
+            raise UserError(f"{path}: not a record, or a damaged one ({error}); run its test again") from error
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if not isinstance(schema, int) or isinstance(schema, bool):
+            raise UserError(f"{path}: not a record: it is no JSON object with a number `schema`")
+        if schema > SCHEMA:
+            raise UserError(f"{path}: a record of schema {schema}, and this fashiongen reads up to {SCHEMA}: update it")
+        hints = get_type_hints(cls)
+        known = {entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
+        for name, value in known.items():
+            if not _is(value, hints[name]):
+                raise UserError(f"{path}: {name}: {_shortened(value)} is no {_named(hints[name])}: the record is damaged, make it again")
+        try:
+            return cls(**known)
+        except TypeError as error:  # a field without a default is missing
+            raise UserError(f"{path}: {error}: the record is damaged: run its test again") from error
 
     def write(self, path: str | Path) -> None:
         """Write the record as JSON; a value that is not a number becomes null, since JSON has no NaN."""
         write_atomically(path, json.dumps(_plain(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def source_sha256(leave_out: Collection[str] = ()) -> str:
+    """Return a sha256 over the names and contents of the package's Python files, less those of some of its folders."""
+    package = Path(__file__).parent
+    files = [file.relative_to(package) for file in sorted(package.rglob("*.py"))]
+    listing = "".join(f"{file.as_posix()} {file_sha256(package / file)}\n" for file in files if file.parts[0] not in leave_out)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is(value: Any, hint: Any) -> bool:  # noqa: ANN401  any JSON value, any annotation of a field
+    """Tell whether a value out of a JSON file is of the annotated type; an int serves for a float."""
+    if hint is Any:
+        return True
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_is(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner and isinstance(value, str)
+    if origin is list:
+        return isinstance(value, list) and all(_is(entry, inner[0]) for entry in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is(entry, inner[1]) for entry in value.values())
+    if is_typeddict(hint):
+        hints = get_type_hints(hint)
+        return isinstance(value, dict) and all(name in value and _is(value[name], hints[name]) for name in hints)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _named(hint: Any) -> str:  # noqa: ANN401  any annotation
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "").replace(f"{__name__}.", "")
+
+
+def _shortened(value: Any) -> str:  # noqa: ANN401  any JSON value
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  walks any JSON value

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,12 @@ from fashiongen import tasks
 from fashiongen.batches import Batch
 from fashiongen.errors import UserError
 from fashiongen.evaluation.pictures import Shown, as_written, checked, grid, picture_name, shown, write_png
-from fashiongen.evaluation.provenance import checkpoint, device_name, now, parameters, peak_memory, source_sha256, versions
+from fashiongen.evaluation.provenance import checkpoint, device_name, now, parameters, peak_memory, versions
 from fashiongen.evaluation.ranking import Catalogue, encode_catalogue
 from fashiongen.evaluation.reference import Reference
 from fashiongen.metrics.base import PerSample, SetMetric
 from fashiongen.metrics.distribution import shared_features
-from fashiongen.records import Record, write_atomically
+from fashiongen.records import MetricEntry, Record, source_sha256, write_atomically
 
 # For each task that makes pictures the batch's fields that hold the true picture and its foreground.
 TRUTH = {"vtoff": ("garment", "garment_mask")}
@@ -82,7 +83,7 @@ class Evaluate(Callback):
             metrics: by name; a metric with an extractor is reported as `name[extractor]`.
             size: the height and width that the protocol judges at; data of another size are refused. By default any.
             reference: the true pictures for the metrics of sets, where they are another data set's; metrics of pairs are then refused.
-            out: JSON file of the record; beside it go the values per sample, the pictures and a grid of them.
+            out: JSON file of the record of a test, beside which go the values per sample, the pictures and a grid of them; or of a fit.
             pictures: how many predictions are written as PNG, the first in the order of ids.
             validation_pictures: how many validation samples are shown in TensorBoard.
         """
@@ -98,15 +99,25 @@ class Evaluate(Callback):
         self.overlays: list[str] = []
         self.parents: dict[str, str] = {}
         self.config_sha256: str | None = None
-        self.results: dict[str, dict[str, Any]] = {}
+        self.results: dict[str, MetricEntry] = {}
         self._ids: list[str] = []
         self._catalogue: Catalogue | None = None
         self._shown: list[Shown] = []
         self._not_finite = 0
         self._seconds = 0.0
         self._memory = 0
+        self._device: str | None = None
         self._started = 0.0
         self._validation: list[Batch] = []
+        self._fit_seconds: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep in a checkpoint how long its training took, so that a resumed one and a test can tell."""
+        return {} if self._fit_seconds is None else {"fit_seconds": self._fit_seconds + time.perf_counter() - self._started}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over how long the training of a checkpoint took."""
+        self._fit_seconds = state_dict.get("fit_seconds")
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse, before any work, what cannot end well.
@@ -127,9 +138,9 @@ class Evaluate(Callback):
         needs = set(getattr(pl_module, "needs", ()))
         if lacking := sorted(needs - set(data.offers)):
             raise UserError(f"{name} needs {', '.join(lacking)}, which {data.name} does not offer here (it offers {_listed(data.offers)})")
+        if stage in ("fit", "test") and self.out is not None and trainer.is_global_zero:
+            _check_writable(self.out)
         if stage == "test":
-            if self.out is not None and trainer.is_global_zero:
-                _check_writable(self.out)
             self._check_truth(data)
             for metric in self.metrics.values():
                 # Metrics load their networks late; here is the time to learn that weights are missing.
@@ -230,7 +241,7 @@ class Evaluate(Callback):
                 values, undefined = per_sample[name], sum(part["undefined"][name] for part in parts)
                 # Samples without a value are left out of the mean; any other NaN is a broken prediction and left in.
                 interval = bootstrap_interval(values[~np.isnan(values)] if np.isnan(values).sum() == undefined else values)
-            self.results[name] = {"value": float(metric.compute()), "higher_is_better": metric.higher_is_better, "ci95": interval}
+            self.results[name] = {"value": float(metric.compute()), "higher_is_better": bool(metric.higher_is_better), "ci95": interval}
         first = sorted(ids)[: self.pictures]
         samples = [sample for part in _gathered([sample for sample in self._shown if sample.id in first]) for sample in part]
         self._shown = sorted(samples, key=lambda sample: sample.id)
@@ -246,7 +257,8 @@ class Evaluate(Callback):
         pl_module: L.LightningModule,
     ) -> None:
         for logger in trainer.loggers:
-            logger.log_metrics({f"test/{name}": result["value"] for name, result in self.results.items()}, step=trainer.global_step)
+            logged = {f"test/{name}": value for name, result in self.results.items() if (value := result["value"]) is not None}
+            logger.log_metrics(logged, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger) and self._shown:
                 logger.experiment.add_image("test/pictures", grid(self._shown), trainer.global_step)
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -263,23 +275,15 @@ class Evaluate(Callback):
             split=data.split,
             protocol=self.protocol,
             reason="; ".join(dict.fromkeys(doubts)) or None,
-            recipe=self.recipe,
-            overlays=self.overlays,
-            parents=self.parents,
-            seed=getattr(pl_module, "seed", None),
+            **self._provenance(pl_module, data),
             reference=self._described(data),
             metrics=self.results,
             extractors={name: found for name, found in extractors.items() if found},
-            command=shlex.join(sys.argv),
             n_samples=len(ids),
-            parameters=parameters(pl_module),
+            fit_seconds=self._fit_seconds,
             seconds_per_sample=sum(part["seconds"] for part in parts) / len(ids) if ids else None,
             peak_memory_bytes=max(part["memory"] for part in parts),
             checkpoint=checkpoint(trainer.ckpt_path),
-            data={"fingerprint": data.fingerprint(), **_size(data), **_masks(data)},
-            config_sha256=self.config_sha256,
-            source_sha256=source_sha256(),
-            versions=versions(),
             device=device_name(pl_module.device, trainer.world_size),
         )
         if self.out is not None:
@@ -323,6 +327,57 @@ class Evaluate(Callback):
         rows = [{"id": id_, **{name: _number(values[index]) for name, values in per_sample.items()}} for index, id_ in enumerate(ids)]
         write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return path.name
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of the training, or let it go on where that of the checkpoint stopped, and measure memory anew."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+        self._fit_seconds = self._fit_seconds or 0.0
+        self._started = time.perf_counter()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock, while the method is still on its device."""
+        self._fit_seconds = (self._fit_seconds or 0.0) + now(pl_module.device) - self._started
+        self._started = time.perf_counter()
+        self._memory = max(_gathered(peak_memory(pl_module.device)))
+        self._device = device_name(pl_module.device, trainer.world_size)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the record of the training; by now its last checkpoint is written."""
+        if self.out is None or not trainer.is_global_zero:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        callback = trainer.checkpoint_callback
+        written = getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "")
+        Record(
+            node=self.out.stem,
+            kind="fit",
+            method=getattr(pl_module, "name", "") or type(pl_module).__name__.lower(),
+            task="",
+            dataset=data.name,
+            split="train",
+            protocol="",
+            **self._provenance(pl_module, data),
+            fit_seconds=self._fit_seconds,
+            peak_memory_bytes=self._memory,
+            checkpoint=checkpoint(written) if written else None,
+            device=self._device,
+        ).write(self.out)
+
+    def _provenance(self, pl_module: L.LightningModule, data: Any) -> dict[str, Any]:  # noqa: ANN401  a data module with a fingerprint
+        """Return what the records of a test and of a fit tell alike."""
+        return {
+            "recipe": self.recipe,
+            "overlays": self.overlays,
+            "parents": self.parents,
+            "seed": getattr(pl_module, "seed", None),
+            "command": shlex.join(sys.argv),
+            "parameters": parameters(pl_module),
+            "data": {"fingerprint": data.fingerprint(), **_size(data), **_masks(data)},
+            "config_sha256": self.config_sha256,
+            "source_sha256": source_sha256(),
+            "versions": versions(),
+        }
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the samples of the validation before."""

@@ -7,11 +7,14 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 import fashiongen
+from fashiongen.checkpoints import read_state
+from fashiongen.records import file_sha256
 
 
 def now(device: torch.device) -> float:
@@ -36,19 +39,27 @@ def parameters(module: torch.nn.Module) -> dict[str, int]:
 
 
 def checkpoint(path: str | os.PathLike[str] | None) -> dict[str, str] | None:
-    """Return path and sha256 of a checkpoint; for a folder (DeepSpeed) that of all its files' names and hashes."""
+    """Return path, sha256 and sha256 of the weights alone of a checkpoint; for a folder (DeepSpeed) one of its files' names and hashes."""
     if path is None:
         return None
     if Path(path).is_dir():
         files = sorted(file for file in Path(path).rglob("*") if file.is_file())
-        listing = "".join(f"{file.relative_to(path).as_posix()} {_sha256(file)}\n" for file in files)
+        listing = "".join(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files)
         return {"path": str(path), "sha256": hashlib.sha256(listing.encode()).hexdigest()}
-    return {"path": str(path), "sha256": _sha256(Path(path))}
+    return {"path": str(path), "sha256": file_sha256(Path(path)), "weights_sha256": weights_sha256(read_state(Path(path)))}
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """Return a sha256 over names, types, shapes and values of weights, in the order of names.
+
+    Two checkpoints with the same weights have the same one, whatever else (paths, counters, times) the files hold.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -63,10 +74,3 @@ def device_name(device: torch.device, count: int) -> str:
     """Return what a device is called, with the number of them where there are several."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.processor() or platform.machine()})"
     return f"{count} x {name}" if count > 1 else name
-
-
-def source_sha256() -> str:
-    """Return a sha256 over the names and contents of the package's Python files."""
-    package = Path(fashiongen.__file__).parent
-    listing = "".join(f"{file.relative_to(package).as_posix()} {_sha256(file)}\n" for file in sorted(package.rglob("*.py")))
-    return hashlib.sha256(listing.encode()).hexdigest()
