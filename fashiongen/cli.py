@@ -118,6 +118,25 @@ def _parser() -> argparse.ArgumentParser:
     retrieve.add_argument("--top", type=int, default=10, metavar="N", help="how many to show (default: %(default)s)")
     retrieve.add_argument("--out", type=Path, required=True, metavar="PAGE", help="HTML file to write; it needs no other file")
 
+    leaderboard = commands.add_parser(
+        "leaderboard",
+        help="compare the records of a benchmark",
+        description=(
+            "Compare the records that `fashiongen bench run` left in DIR: a table a task, data set and protocol, with intervals, paired\n"
+            "tests against the best, and what failed. Without --html, --markdown or --csv the tables are printed. Nothing is run."
+        ),
+        epilog="example: fashiongen leaderboard runs/tiny --html leaderboard.html --csv leaderboard.csv",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    leaderboard.add_argument("folder", metavar="DIR", type=Path, help="the --out of `fashiongen bench run`")
+    leaderboard.add_argument("--html", type=Path, metavar="F", help="write one page that needs no other file")
+    leaderboard.add_argument("--markdown", type=Path, metavar="F", help="write the tables as Markdown")
+    leaderboard.add_argument("--csv", type=Path, metavar="F", help="write one line a number, at full precision, without published ones")
+    leaderboard.add_argument(
+        "--published", type=Path, metavar="DIR", help="the papers' numbers (default: benchmarks/published of the checkout)"
+    )
+
     tiny = commands.add_parser(
         "tiny", help="the tiny checkpoints that come with the package", description="The tiny checkpoints that come with the package."
     )
@@ -174,6 +193,12 @@ def _dispatch(args: list[str]) -> None:
             run_check = check_pairs.run if options.layout in check_pairs.LAYOUTS else check.run
             if not run_check(options.layout, options.root, strict=options.strict, json_file=options.json):
                 sys.exit(1)
+    elif options.command == "leaderboard":
+        from fashiongen.benchmark import leaderboard
+
+        leaderboard.run(
+            options.folder, html=options.html, markdown_file=options.markdown, csv_file=options.csv, published=options.published
+        )
     elif options.command == "tiny":
         from fashiongen.tiny.build import build
 
