@@ -1,8 +1,11 @@
 """`test` on two processes gives the numbers of one, by the public command line; the pieces are in test_loading.py and test_sync.py."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,9 +28,15 @@ def command(recipe, out, *args):
 
 
 def launch(*args):
-    """Run the command line in a process of its own, which Lightning starts the other from."""
-    done = subprocess.run([sys.executable, "-m", "fashiongen", *args], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    """Run the command line in a process of its own, which Lightning starts the other from; neither outlives this function."""
+    line = [sys.executable, "-m", "fashiongen", *args]
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try:
+        output, _ = process.communicate(timeout=500)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, output[-4000:]
 
 
 def same(one, two):
