@@ -181,6 +181,9 @@ def test_what_is_not_a_number_is_never_best_and_what_is_missing_is_told(tmp_path
     assert (cell.value, cell.rank, rows["b"].cells["ssim"].rank) == (None, None, "best")
     assert "not a number" in cell.note and rows["igr"].notes == ["3 of 40 predictions are not finite"]
     assert rows["c"].cells["fid[x]"].note == "1 of 2 seeds have this metric"
+    for seed, value in enumerate((1.0, None)):
+        write_test(tmp_path, "d.yaml", {"fid[x]": value}, seed=seed)
+    assert only(tmp_path)[1]["d"].cells["fid[x]"].value is None  # no mean over the seeds that happened to work
     assert "| - |" in markdown(read(tmp_path))
 
 
@@ -253,10 +256,13 @@ def test_published_rows_stand_apart(tmp_path):
 
 def test_the_protocol_is_told_in_full(tmp_path, monkeypatch):
     write_test(tmp_path / "run", str(ROOT / IGR), {"ssim": 0.5})
-    write_test(tmp_path / "run", "elsewhere/x.yaml", {"ssim": 0.5}, protocol="../tasks/vtoff-tiny", node="astray")
+    # A name that leads out of recipes/tasks is not followed, even to a file that claims it.
+    (tmp_path / "recipes" / "tasks").mkdir(parents=True)
+    (tmp_path / "secret.yaml").write_text("evaluate: {protocol: ../../secret}")
+    write_test(tmp_path / "run", str(tmp_path / "recipes" / "x.yaml"), {"ssim": 0.5}, protocol="../../secret", node="astray")
     monkeypatch.chdir(tmp_path)
     texts = {board.protocol: board.protocol_text for board in read(tmp_path / "run").boards}
-    assert texts == {"vtoff-tiny": (ROOT / "recipes" / "tasks" / "vtoff-tiny.yaml").read_text(), "../tasks/vtoff-tiny": None}
+    assert texts == {"vtoff-tiny": (ROOT / "recipes" / "tasks" / "vtoff-tiny.yaml").read_text(), "../../secret": None}
 
 
 def test_the_same_records_give_the_same_bytes_in_any_order(tmp_path):

@@ -275,6 +275,7 @@ def test_the_policy_refuses_what_is_not_the_page_s_own(browser, folder, tmp_path
     """What the other tests cannot see: markup that did get in would neither run nor reach out."""
     file = tmp_path / "board.html"
     text = page(read(folder), file)
+    assert "default-src &#x27;none&#x27;; style-src &#x27;sha256-" in text  # as for what no markup shows, such as fetch
     extra = "<script>window.hacked=1</script><img src='https://example.org/x.png' onerror='window.hacked=2'><b style='color:red'>x</b>"
     file.write_text(text.replace("<main", f"{extra}<main", 1), encoding="utf-8")
     context = browser.new_context()
