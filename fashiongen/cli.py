@@ -164,6 +164,25 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--cpus", type=int, default=1, metavar="N", help="cores of a node under ray or slurm (default: %(default)s)")
     run.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="an option of sbatch; may be given several times")
 
+    leaderboard = commands.add_parser(
+        "leaderboard",
+        help="compare the records of a benchmark",
+        description=(
+            "Compare the records that `fashiongen bench run` left in DIR: a table a task, data set and protocol, with intervals, paired\n"
+            "tests against the best, and what failed. Without --html, --markdown or --csv the tables are printed. Nothing is run."
+        ),
+        epilog="example: fashiongen leaderboard runs/tiny --html leaderboard.html --csv leaderboard.csv",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    leaderboard.add_argument("folder", metavar="DIR", type=Path, help="the --out of `fashiongen bench run`")
+    leaderboard.add_argument("--html", type=Path, metavar="F", help="write one page that needs no other file")
+    leaderboard.add_argument("--markdown", type=Path, metavar="F", help="write the tables as Markdown")
+    leaderboard.add_argument("--csv", type=Path, metavar="F", help="write one line a number, at full precision, without published ones")
+    leaderboard.add_argument(
+        "--published", type=Path, metavar="DIR", help="the papers' numbers (default: benchmarks/published of the checkout)"
+    )
+
     tiny = commands.add_parser(
         "tiny", help="the tiny checkpoints that come with the package", description="The tiny checkpoints that come with the package."
     )
@@ -226,6 +245,12 @@ def _dispatch(args: list[str]) -> None:
     elif options.command == "bench":
         if status := _bench(options):
             sys.exit(status)
+    elif options.command == "leaderboard":
+        from fashiongen.benchmark import leaderboard
+
+        leaderboard.run(
+            options.folder, html=options.html, markdown_file=options.markdown, csv_file=options.csv, published=options.published
+        )
     elif options.command == "tiny":
         from fashiongen.tiny.build import build
 

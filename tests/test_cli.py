@@ -16,7 +16,7 @@ from fashiongen import __version__
 from fashiongen.cli import main
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["fit", "validate", "test", "predict", "wardrobe", "data", "tiny", "consolidate"]
+COMMANDS = ["fit", "validate", "test", "predict", "wardrobe", "data", "leaderboard", "tiny", "consolidate"]
 
 
 def parsed(capsys, *args):

@@ -1,1 +1,1 @@
-"""The benchmark: a suite of recipes becomes a graph of trainings and tests, each of which is one command line."""
+"""The benchmark: a suite becomes a graph of trainings and tests, each leaves a record, and the records make the leaderboard."""

@@ -338,11 +338,11 @@ class TopBottomData(LoadingData):
 
     def val_dataloader(self) -> Loader:
         """Give the validation pairs, in order, for a method's validation loss."""
-        return self.evaluation_loader(PairDataset(self.rows["val"], "fail", **self._items))
+        return self.evaluation_loader(PairDataset(self.rows["val"], "fail", **self._items), block=1)
 
     def test_dataloader(self) -> Loader:
         """Give the test tops, in order, each row once."""
-        return self.evaluation_loader(QueryDataset(self.rows["test"], **self._items))
+        return self.evaluation_loader(QueryDataset(self.rows["test"], **self._items), block=self.eval_batch_size)
 
     def predict_dataloader(self) -> Loader:
         """Give the test tops, in order, each row once."""
@@ -354,7 +354,7 @@ class TopBottomData(LoadingData):
 
     def catalogue_dataloader(self, split: str = "test") -> Loader:
         """Give the bottoms of a split, each once, for methods to embed; every process has its share of them."""
-        return self.evaluation_loader(self.catalogue(split))
+        return self.evaluation_loader(self.catalogue(split), block=self.eval_batch_size)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401  Lightning's own signature
         """Count and report what training left out."""

@@ -392,15 +392,15 @@ class TryOnData(LoadingData):
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Give the held-out training pairs, in order; nothing where `validation` is 0."""
-        return self.evaluation_loader(self.datasets["val"]) if len(self.datasets["val"]) else []
+        return self.evaluation_loader(self.datasets["val"], block=1) if len(self.datasets["val"]) else []
 
     def test_dataloader(self) -> Loader:
         """Give the test pairs, in order, each once."""
-        return self.evaluation_loader(self.datasets["test"])
+        return self.evaluation_loader(self.datasets["test"], block=self.eval_batch_size)
 
     def predict_dataloader(self) -> Loader:
         """Give the test pairs, in order, each once."""
-        return self.evaluation_loader(self.datasets["test"])
+        return self.evaluation_loader(self.datasets["test"], block=self.eval_batch_size)
 
     def fingerprint(self) -> str:
         """Return a sha256 over the names and sizes of the current split's files and the content of what lists them."""

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from fashiongen.data.cache import locked
 from fashiongen.errors import UserError
-from fashiongen.evaluation.provenance import source_sha256
 from fashiongen.nn.keep import as_bytes
+from fashiongen.records import source_sha256
 
 BLOCK_BYTES = 32 * 2**20
 COMMIT_ROWS = 1024  # a kill costs no more than these

@@ -77,7 +77,7 @@ class Reference:
         pictures: Any = self.pictures  # torch's Dataset is a class, not a protocol
         loader = Loader(
             pictures,
-            sampler=ShardSampler(pictures, **share(trainer)),
+            sampler=ShardSampler(pictures, **share(trainer), block=data.eval_batch_size),
             batch_size=data.eval_batch_size,
             num_workers=data.num_workers,
             collate_fn=torch.stack,

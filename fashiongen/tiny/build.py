@@ -94,14 +94,15 @@ class _Build:
         self._pictures: dict[str, Pictures] = {}
 
     def run(self) -> None:
-        for name, stage in (
-            ("classifier", self.classifier),
-            ("sd/vae", self.vae),
-            ("clip", self.clip),
-            ("sd", self.stable_diffusion),
-            ("ip_adapter", self.ip_adapter),
-            *((name, partial(self.backbone, name)) for name in BACKBONES),
-        ):
+        all_stages: dict[str, Callable[[], dict[str, Any]]] = {
+            "classifier": self.classifier,
+            "sd/vae": self.vae,
+            "clip": self.clip,
+            "sd": self.stable_diffusion,
+            "ip_adapter": self.ip_adapter,
+            **{name: partial(self.backbone, name) for name in BACKBONES},
+        }
+        for name, stage in all_stages.items():
             if name not in self.known():
                 started = time.monotonic()
                 torch.manual_seed(zlib.crc32(f"{self.seed}/{name}".encode()))  # the same start, whichever stages ran before in this process

@@ -114,12 +114,31 @@ def test_processes_share_each_step_of_the_single_process_order(world):
         assert sorted(whole.ids) == sorted(id_ for part in parts for id_ in part.ids)
 
 
+@pytest.mark.parametrize("block", [1, BATCH, N + 1])
 @pytest.mark.parametrize("world", [1, 2, 5, 30])
-def test_evaluation_serves_each_sample_exactly_once(world):
+def test_evaluation_serves_each_sample_exactly_once(world, block):
     dataset = Numbers()
-    samplers = [ShardSampler(dataset, num_replicas=world, rank=rank) for rank in range(world)]
+    samplers = [ShardSampler(dataset, num_replicas=world, rank=rank, block=block) for rank in range(world)]
     assert sorted(index for sampler in samplers for index in sampler) == list(range(N))
     assert [len(sampler) for sampler in samplers] == [len(list(sampler)) for sampler in samplers]
+
+
+def test_processes_run_the_batches_that_a_single_one_would():
+    dataset = Numbers()
+
+    def batches(world, rank):
+        sampler = ShardSampler(dataset, num_replicas=world, rank=rank, block=BATCH)
+        return [tuple(batch.ids) for batch in Loader(dataset, sampler=sampler, batch_size=BATCH)]
+
+    assert sorted(batches(1, 0)) == sorted(batch for rank in range(3) for batch in batches(3, rank))
+
+
+def test_a_share_of_nothing_has_a_length_but_no_batch():
+    dataset = Numbers(2)
+    loader = Loader(dataset, sampler=ShardSampler(dataset, num_replicas=3, rank=2), batch_size=1)
+    assert (len(loader), list(loader)) == (1, [])
+    nothing = Numbers(0)
+    assert len(Loader(nothing, sampler=ShardSampler(nothing), batch_size=1)) == 0
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -182,8 +182,9 @@ class IGR(Method):
         predicted = self.network(noisy, timestep, self.network.memory(conditions), conditions.text)
         if self.snr_gamma is None or names == ("val",):
             return mse_loss(predicted, epsilon)
-        snr = compute_snr(self.schedule, timestep)
-        return ((predicted - epsilon).square().mean(dim=(1, 2, 3)) * snr.clamp(max=self.snr_gamma) / snr).mean()
+        snr: Tensor = compute_snr(self.schedule, timestep)
+        errors: Tensor = (predicted - epsilon).square().mean(dim=(1, 2, 3))
+        return (errors * snr.clamp(max=self.snr_gamma) / snr).mean()
 
     def conditions(self, batch: TryOffBatch) -> Conditions:
         """Compute the three conditions of a batch: prompt by category, image prompt of the cropped garment, GarmNet's features."""

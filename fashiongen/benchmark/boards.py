@@ -1,0 +1,469 @@
+"""Boards: the records of a benchmark put in order, what may be compared side by side. Imports no torch, so that it starts at once.
+
+A *board* holds what may share columns: one task, data set, split and protocol, the same files of data and the same true pictures.
+A *row* is a recipe with its overlays; its seeds are one row.
+A *column* is a metric by its reported name, which carries its feature extractor.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from fashiongen.benchmark.published import Published
+from fashiongen.benchmark.statistics import Difference, mean_over_seeds, paired_bootstrap
+from fashiongen.errors import UserError
+from fashiongen.records import Record
+
+Rank = Literal["best", "second"]
+# Values this close, relative to the larger one, are the same: they differ by rounding alone.
+SAME = 1e-9
+UNTESTED_SET = "untested: a metric of the whole set has no values per sample"
+UNTESTED_MISSING = "untested: no values per sample"
+UNTESTED_OTHER = "untested: not the same samples as the best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A record and the folder that it lies in."""
+
+    record: Record
+    folder: Path
+
+    def file(self, name: str | None) -> Path | None:
+        """Return a file or folder that the record names, if it is there and inside the record's folder."""
+        if not name:
+            return None
+        path = (self.folder / name).resolve()
+        return path if path.is_relative_to(self.folder.resolve()) and path.exists() else None
+
+    @property
+    def log(self) -> Path | None:
+        """The log of the node."""
+        return self.file(self.record.log) or self.file("log.txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """What became of one node of the plan; `run` is None where no record can be read."""
+
+    id: str
+    kind: str
+    status: str
+    reason: str | None
+    run: Run | None
+
+
+@dataclass(kw_only=True)
+class Cell:
+    """A metric of a row.
+
+    Attributes:
+        value: mean over the seeds; None where a seed has no finite value.
+        interval: of 95 %, or None.
+        over: what the interval is over: `3 seeds` or `300 samples`; empty without one.
+        rank: whether it is the best or the second best of its column; those that share the best place leave none for a second.
+        difference: to the best, over paired samples.
+        untested: why there is no difference.
+        note: what else there is to say.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None
+    over: str
+    rank: Rank | None = None
+    difference: Difference | None = None
+    untested: str | None = None
+    note: str | None = None
+
+
+@dataclass(kw_only=True)
+class Column:
+    """A metric: `key` is `name`, with the weights' hash where records of one board disagree about them; `decimals` are how many to show."""
+
+    key: str
+    name: str
+    higher_is_better: bool
+    decimals: int = 4
+
+
+@dataclass(kw_only=True)
+class Row:
+    """A recipe with its overlays on one board: its runs in the order of their seeds."""
+
+    name: str
+    runs: list[Run]
+    fits: list[Run]
+    cells: dict[str, Cell] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def mean(self, field_name: Literal["seconds_per_sample", "peak_memory_bytes"]) -> float | None:
+        """Return the mean of a record's field over the seeds, None where one lacks it."""
+        values = [getattr(run.record, field_name) for run in self.runs]
+        return None if None in values else math.fsum(values) / len(values)
+
+    @property
+    def fit_seconds(self) -> float | None:
+        """Mean time of training, over the seeds."""
+        values = [run.record.fit_seconds for run in self.fits if run.record.fit_seconds is not None]
+        return math.fsum(values) / len(values) if values else None
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of parameters in total."""
+        return self.runs[0].record.parameters.get("total")
+
+
+@dataclass(kw_only=True)
+class Board:
+    """What may be compared; `absent` are the nodes that would have been rows of it."""
+
+    task: str
+    dataset: str
+    split: str
+    protocol: str
+    conditions: dict[str, str]
+    label: str
+    protocol_text: str | None
+    columns: list[Column]
+    rows: list[Row]
+    absent: list[Node]
+    published: list[Published]
+
+
+@dataclass(kw_only=True)
+class Leaderboard:
+    """All boards and nodes of a folder."""
+
+    folder: Path
+    name: str
+    suite_sha256: str | None
+    boards: list[Board]
+    nodes: list[Node]
+
+
+def read(folder: Path, published: Sequence[Published] = ()) -> Leaderboard:
+    """Read the records of `folder/nodes` and put them in order.
+
+    Raises:
+        UserError: if there is no record.
+    """
+    suite = _suite(folder / "suite.json")
+    nodes = _nodes(folder, suite)
+    if not nodes:
+        raise UserError(f"{folder}: no records there (nodes/*/record.json); `fashiongen bench run SUITE --out {folder}` writes them")
+    tests = [node for node in nodes if node.kind == "test"]
+    fits = [node.run for node in nodes if node.kind == "fit" and node.run is not None and node.status == "ok"]
+    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for node in tests:
+        if node.status == "ok" and node.run is not None:
+            groups[_board_key(node.run.record)].append(node.run)
+    boards = []
+    for key in sorted(groups):
+        alike = sorted(other for other in groups if other[:4] == key[:4])
+        boards.append(_board(groups[key], fits, tests, published, number=alike.index(key) + 1 if len(alike) > 1 else None))
+    return Leaderboard(
+        folder=folder,
+        name=str(suite.get("name") or suite.get("suite") or folder.resolve().name),
+        suite_sha256=suite.get("sha256") if isinstance(suite.get("sha256"), str) else None,
+        boards=boards,
+        nodes=nodes,
+    )
+
+
+def _suite(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error}); `fashiongen bench run` writes it anew") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _nodes(folder: Path, suite: dict[str, Any]) -> list[Node]:
+    """Return all nodes: those that left a record, those whose record cannot be read, and those of the plan that left none."""
+    nodes = []
+    for path in sorted((folder / "nodes").glob("*/record.json")):
+        name = path.parent.name
+        try:
+            record = Record.read(path)
+        except UserError as error:
+            nodes.append(Node(id=name, kind=name.partition("--")[0], status="damaged", reason=str(error), run=None))
+            continue
+        nodes.append(
+            Node(id=name, kind=record.kind, status=record.status, reason=record.reason, run=Run(record=record, folder=path.parent))
+        )
+    known = {node.id for node in nodes}
+    planned = suite.get("nodes")
+    for entry in planned if isinstance(planned, list) else []:
+        id_ = entry.get("id") if isinstance(entry, dict) else None
+        if isinstance(id_, str) and id_ not in known:
+            reason = entry.get("skipped") or entry.get("reason")
+            status, told = ("skipped", str(reason)) if reason else ("waiting", "planned, and not run yet")
+            nodes.append(Node(id=id_, kind=str(entry.get("kind", "")), status=status, reason=told, run=None))
+    return nodes
+
+
+def _board_key(record: Record) -> tuple[str, ...]:
+    return (record.task, record.dataset, record.split, record.protocol, json.dumps(_conditions(record), sort_keys=True))
+
+
+def _conditions(record: Record) -> dict[str, str]:
+    """Return what must be the same for two numbers to be compared, beside the protocol."""
+    reference = record.reference or {}
+    return {
+        "data": record.data.get("fingerprint", "")[:12],
+        "size": record.data.get("size", ""),
+        "samples": str(record.n_samples),
+        "reference": " ".join(reference.get(key, "") for key in ("dataset", "split", "field", "size")).strip(),
+        "reference_data": reference.get("fingerprint", "")[:12],
+    }
+
+
+def overlays(record: Record) -> list[str]:
+    """Return a record's overlays without the files of `recipes/tasks`, which name the protocol and not the method."""
+    return [overlay for overlay in record.overlays if PurePosixPath(overlay).parent.name != "tasks"]
+
+
+def _row_key(record: Record) -> tuple[str, ...]:
+    return (record.recipe or record.method, *overlays(record))
+
+
+def _row_name(key: Sequence[str], *, whole: bool = False) -> str:
+    return " + ".join(part if whole else PurePosixPath(part).stem or part for part in key)
+
+
+def _board(runs: list[Run], fits: list[Run], tests: list[Node], published: Sequence[Published], number: int | None) -> Board:
+    first = runs[0].record
+    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[_row_key(run.record)].append(run)
+    names = [_row_name(key) for key in groups]
+    rows = []
+    for (key, found), name in zip(groups.items(), names, strict=True):
+        mine, notes = _one_a_seed(found)
+        row = Row(
+            name=_row_name(key, whole=True) if names.count(name) > 1 else name,
+            runs=mine,
+            fits=[fit for fit in fits if _row_key(fit.record) == key and fit.record.seed in {run.record.seed for run in mine}],
+            notes=notes,
+        )
+        if len({run.record.source_sha256 for run in mine}) > 1:
+            row.notes.append("its seeds were run by different versions of the code")
+        row.notes += list(dict.fromkeys(run.record.reason for run in mine if run.record.reason))
+        rows.append(row)
+    rows.sort(key=lambda row: row.name)
+    columns = _columns(runs)
+    samples = {id(run): _per_sample(run) for run in runs}
+    for column in columns:
+        _fill(column, rows)
+    _compare(columns, rows, samples)
+    absent = [
+        node
+        for node in tests
+        if node.status != "ok"
+        and node.run is not None
+        and (node.run.record.task, node.run.record.dataset, node.run.record.protocol) == (first.task, first.dataset, first.protocol)
+    ]
+    label = f"{first.task} on {first.dataset}" + (f" ({number})" if number else "")
+    return Board(
+        task=first.task,
+        dataset=first.dataset,
+        split=first.split,
+        protocol=first.protocol,
+        conditions={name: told for name, told in _conditions(first).items() if told},
+        label=label,
+        protocol_text=protocol_text(first.protocol, [run.record.recipe for run in runs]),
+        columns=columns,
+        rows=rows,
+        absent=absent,
+        published=[block for block in published if block.task == first.task and _same_dataset(block.dataset, first.dataset)],
+    )
+
+
+def _same_dataset(printed: str, ours: str) -> bool:
+    return printed == ours or printed.partition("-")[0] == ours
+
+
+def _one_a_seed(runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """Return one run a seed, the one that started last, and what that leaves out: repeats of a seed are no independent draws."""
+    by_seed: dict[int | None, list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: (run.record.started or "", run.folder.name)):
+        by_seed[run.record.seed].append(run)
+    notes = [f"{len(found)} records of seed {seed}: the last one counts" for seed, found in by_seed.items() if len(found) > 1]
+    order = sorted(by_seed, key=lambda seed: -1 if seed is None else seed)
+    return [by_seed[seed][-1] for seed in order], notes
+
+
+def _column_key(record: Record, name: str, disagreeing: set[str]) -> str:
+    if name not in disagreeing:
+        return name
+    return f"{name} weights {record.extractors.get(name, {}).get('sha256', 'unknown')[:8]}"
+
+
+def _disagreeing(runs: Iterable[Run]) -> set[str]:
+    """Return the metrics whose extractor has other weights in other records: they must not share a column."""
+    weights: dict[str, set[str | None]] = defaultdict(set)
+    for run in runs:
+        for name in run.record.metrics:
+            weights[name].add(run.record.extractors.get(name, {}).get("sha256"))
+    return {name for name, found in weights.items() if len(found) > 1}
+
+
+def _columns(runs: list[Run]) -> list[Column]:
+    """Return the columns in the order in which the records name them."""
+    disagreeing = _disagreeing(runs)
+    columns: dict[str, Column] = {}
+    for run in runs:
+        for name, entry in run.record.metrics.items():
+            key = _column_key(run.record, name, disagreeing)
+            columns.setdefault(key, Column(key=key, name=name, higher_is_better=entry["higher_is_better"]))
+    return list(columns.values())
+
+
+def _entry(run: Run, column: Column) -> Any:  # noqa: ANN401  a MetricEntry or None
+    if column.key != column.name and _column_key(run.record, column.name, {column.name}) != column.key:
+        return None
+    return run.record.metrics.get(column.name)
+
+
+def _fill(column: Column, rows: list[Row]) -> None:
+    """Give each row that has the metric its cell, and mark the best and the second best."""
+    for row in rows:
+        entries = [entry for run in row.runs if (entry := _entry(run, column)) is not None]
+        if not entries:
+            continue
+        values = [entry["value"] for entry in entries if entry["value"] is not None]
+        cell = Cell(value=None, interval=None, over="")
+        if len(values) < len(entries):
+            cell.note = "not a number: a prediction was not finite, or there was nothing to average"
+        elif len(values) > 1:
+            cell.value, cell.interval = mean_over_seeds(values)
+            cell.over = f"{len(values)} seeds"
+        else:
+            cell.value, ends = values[0], entries[0]["ci95"]
+            cell.interval = (ends[0], ends[1]) if ends is not None and len(ends) == 2 else None
+            cell.over = f"{row.runs[0].record.n_samples} samples" if cell.interval else ""
+        if len(entries) < len(row.runs):
+            cell.note = f"{len(entries)} of {len(row.runs)} seeds have this metric"
+        row.cells[column.key] = cell
+    cells = [row.cells[column.key] for row in rows if column.key in row.cells]
+    mark(cells, higher_is_better=column.higher_is_better)
+    largest = max((abs(cell.value) for cell in cells if cell.value is not None), default=0.0)
+    column.decimals = min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest > 0 else 4
+
+
+def mark(cells: Sequence[Cell], *, higher_is_better: bool) -> None:
+    """Mark the best and the second best of a column; equal values share a place, and two best leave no second."""
+    ranked = [(cell.value if higher_is_better else -cell.value, cell) for cell in cells if cell.value is not None]
+    ranked.sort(key=lambda pair: -pair[0])
+    for value, cell in ranked:
+        above = sum(other > value and not math.isclose(other, value, rel_tol=SAME) for other, _ in ranked)
+        cell.rank = "best" if above == 0 else "second" if above == 1 else None
+
+
+# ---- paired samples
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Values per sample: ids in order, and by metric an array that is NaN where there is no value."""
+
+    ids: tuple[str, ...]
+    values: dict[str, NDArray[np.float64]]
+
+
+def _per_sample(run: Run) -> _Samples | None:
+    """Read the values per sample of a record; None where there are none that can be read."""
+    path = run.file(run.record.per_sample)
+    if path is None:
+        return None
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        by_id = {line["id"]: line for line in lines}
+        ids = tuple(sorted(by_id))
+        names = [name for name in (lines[0] if lines else {}) if name != "id"]
+        values = {
+            name: np.array([math.nan if by_id[id_][name] is None else float(by_id[id_][name]) for id_ in ids], dtype=np.float64)
+            for name in names
+        }
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return _Samples(ids, values)
+
+
+def _row_samples(row: Row, column: Column, samples: dict[int, _Samples | None]) -> tuple[tuple[str, ...], NDArray[np.float64]] | str:
+    """Return the ids and the mean of each over the row's seeds, or why there are none."""
+    parts = []
+    for run in row.runs:
+        found, entry = samples[id(run)], _entry(run, column)
+        if entry is None or found is None:
+            return UNTESTED_MISSING
+        if column.name not in found.values:
+            return UNTESTED_SET
+        parts.append(found)
+    if len({part.ids for part in parts}) > 1:
+        return UNTESTED_OTHER
+    return parts[0].ids, np.mean([part.values[column.name] for part in parts], axis=0)
+
+
+def _compare(columns: list[Column], rows: list[Row], samples: dict[int, _Samples | None]) -> None:
+    """Test each cell against the best of its column over the same samples, all of one set of ids with the same draws."""
+    waiting: dict[tuple[str, ...], list[tuple[Cell, NDArray[np.float64]]]] = defaultdict(list)
+    for column in columns:
+        with_cell = [row for row in rows if column.key in row.cells and row.cells[column.key].value is not None]
+        best = next((row for row in with_cell if row.cells[column.key].rank == "best"), None)
+        if best is None:
+            continue
+        target = _row_samples(best, column, samples)
+        for row in with_cell:
+            cell = row.cells[column.key]
+            if row is best:
+                continue
+            mine = _row_samples(row, column, samples)
+            if isinstance(target, str) or isinstance(mine, str):
+                cell.untested = mine if isinstance(mine, str) else f"{target} of the best" if isinstance(target, str) else None
+            elif mine[0] != target[0]:
+                cell.untested = UNTESTED_OTHER
+            else:
+                waiting[mine[0]].append((cell, mine[1] - target[1]))
+    for found in waiting.values():
+        tested = paired_bootstrap(np.stack([difference for _, difference in found], axis=1))
+        for (cell, _), difference in zip(found, tested, strict=True):
+            cell.difference = difference
+            cell.untested = None if difference else "untested: fewer than two samples have a value"
+
+
+def apart(cell: Cell) -> bool | None:
+    """Tell whether the interval of the difference to the best leaves out 0; None where that is not tested."""
+    return None if cell.difference is None else not cell.difference.low <= 0.0 <= cell.difference.high
+
+
+# ---- protocols
+
+
+def protocol_text(protocol: str, recipes: Iterable[str | None]) -> str | None:
+    """Return the file of `recipes/tasks` that states a protocol in full, found beside the recipes, else below the current folder."""
+    places = [folder for recipe in recipes if recipe for folder in list(Path(recipe).absolute().parents)[:2]]
+    if not protocol or PurePosixPath(protocol).name != protocol:
+        return None
+    for place in dict.fromkeys([*places, Path("recipes").absolute()]):
+        file = place / "tasks" / f"{protocol}.yaml"
+        try:
+            text = file.read_text(encoding="utf-8")
+            content = yaml.safe_load(text)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue
+        if isinstance(content, dict) and isinstance(content.get("evaluate"), dict) and content["evaluate"].get("protocol") == protocol:
+            return text
+    return None

@@ -1,0 +1,135 @@
+"""The papers' numbers (`benchmarks/published`, whose README tells the schema), as blocks that stand beside ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import fashiongen
+from fashiongen.errors import UserError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRow:
+    """One printed row: its label, whose method it is, who ran it, and its values, exactly as printed (None for a dash)."""
+
+    row: str
+    method: str
+    variant: str | None
+    origin: str
+    values: dict[str, str | None]
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """The columns of one printed table that share a data set and a protocol.
+
+    Attributes:
+        paper: short name of the paper.
+        title: in full.
+        table: its number.
+        caption: its first sentence.
+        dataset: as in our records, possibly with a part after a dash.
+        task: of the protocol.
+        protocol: its name; only one that equals ours may be compared with ours at all.
+        protocol_note: what the paper leaves open about it.
+        metrics: column: the name over it, and whether higher is better.
+        rows: in printed order.
+        notes: of the whole table: contradictions and doubts.
+    """
+
+    paper: str
+    title: str
+    table: str
+    caption: str
+    dataset: str
+    task: str
+    protocol: str
+    protocol_note: str
+    metrics: dict[str, dict[str, Any]]
+    rows: list[PublishedRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def default_folder() -> Path | None:
+    """Return `benchmarks/published` of the checkout that the package is installed from, or of the current folder; None where neither is."""
+    places = (Path(fashiongen.__file__).parents[1], Path())
+    return next((place / "benchmarks" / "published" for place in places if (place / "benchmarks" / "published").is_dir()), None)
+
+
+def read_published(folder: Path) -> list[Published]:
+    """Read every result table of every paper.
+
+    Raises:
+        UserError: if the folder holds no such file, or one that does not follow the schema.
+    """
+    files = sorted(folder.glob("*.yaml"))
+    if not files:
+        raise UserError(f"--published {folder}: no *.yaml there; benchmarks/published of a checkout holds them")
+    return [block for file in files for block in _blocks(file)]
+
+
+def _blocks(file: Path) -> list[Published]:
+    try:
+        paper = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if paper["schema"] != SCHEMA:
+            raise UserError(f"{file}: schema {paper['schema']}, and this fashiongen reads {SCHEMA}")
+        return [_block(paper, table, key) for table in paper["tables"] if table["kind"] != "data" for key in table["groups"]]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        told = " ".join(str(error).split())
+        raise UserError(
+            f"{file}: no file of published numbers ({type(error).__name__}: {told}); its folder's README tells the schema"
+        ) from error
+
+
+def _block(paper: dict[str, Any], table: dict[str, Any], key: str) -> Published:
+    group = table["groups"][key]
+    protocol = paper["protocols"][group["protocol"]]
+    rows = []
+    for row in table["rows"]:
+        own = [row["note"]] if row.get("note") else []
+        own += [row["missing"][key]] if key in row.get("missing", {}) else []
+        own += [
+            _told(note)
+            for note in paper["notes"]
+            if any(_names(place, table, key) and place.get("row") == row["row"] for place in note["at"])
+        ]
+        rows.append(
+            PublishedRow(
+                row=row["row"],
+                method=row["method"],
+                variant=row.get("variant"),
+                origin=row["origin"],
+                values=dict(row["values"][key]),
+                notes=own,
+            )
+        )
+    of_table = [_told(note) for note in paper["notes"] if any(_names(place, table, key) and "row" not in place for place in note["at"])]
+    return Published(
+        paper=paper["paper"],
+        title=paper["title"],
+        table=table["table"],
+        caption=" ".join([*group["printed"], "-", table["caption"]]) if group["printed"] else table["caption"],
+        dataset=group["dataset"],
+        task=protocol["task"],
+        protocol=group["protocol"],
+        protocol_note=protocol["note"],
+        metrics={name: dict(paper["metrics"][name]) for name in group["metrics"]},
+        rows=rows,
+        notes=of_table,
+    )
+
+
+def _names(place: dict[str, Any], table: dict[str, Any], key: str) -> bool:
+    """Tell whether a note's place is in these columns of this table."""
+    return bool(place.get("table") == table["table"] and place.get("group", key) == key)
+
+
+def _told(note: dict[str, Any]) -> str:
+    return f"{note['kind']}: {' '.join(note['note'].split())}"

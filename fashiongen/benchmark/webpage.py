@@ -1,0 +1,313 @@
+"""The leaderboard as one HTML page that needs no other file and reaches for nothing.
+
+The page is a template with its style and its script put in (`page/`); what it shows is one JSON block that the script reads and writes into
+the document as text, never as markup. Its content-security policy allows this very style and script, by their hashes, and pictures out of
+`data:` addresses; everything else, the network included, is refused by the browser.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, apart
+from fashiongen.benchmark.leaderboard import gibibytes, link, number, seconds
+from fashiongen.benchmark.published import Published
+
+PARTS = Path(__file__).parent / "page"
+
+# The gallery: so many samples a board, so high at most, and so many bytes for all boards together; more are left out and counted.
+GALLERY_SAMPLES = 8
+PICTURE_HEIGHT = 256
+GALLERY_BYTES = 16 * 2**20
+# What `Evaluate` puts in a record's grid.png: a row a sample in the order of ids, a column a kind (fashiongen.evaluation.pictures).
+GRID_ROWS = 12
+GRID_COLUMNS = ("person", "masked", "prediction", "truth")
+GRID_SHOWN = {"person": "input", "truth": "truth"}
+
+
+def page(board: Leaderboard, place: Path) -> str:
+    """Return the page; its links to records and logs are relative to the folder of `place`."""
+    style, script, template = ((PARTS / name).read_text(encoding="utf-8") for name in ("style.css", "page.js", "page.html"))
+    policy = (
+        f"default-src 'none'; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    parts = {
+        "POLICY": html.escape(policy, quote=True),
+        "TITLE": html.escape(f"Leaderboard: {board.name}"),
+        "STYLE": style,
+        "SCRIPT": script,
+        "DATA": as_json_block(_content(board, place)),
+    }
+    # Each place is filled once, by position, so that nothing put in can name another place.
+    out, rest = [], template
+    for name in ("POLICY", "TITLE", "STYLE", "DATA", "SCRIPT"):
+        before, found, rest = rest.partition(f"{{{{{name}}}}}")
+        assert found, f"page.html has no {name}"
+        out += [before, parts[name]]
+    return "".join([*out, rest])
+
+
+def _csp_hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def as_json_block(content: object) -> str:
+    """Return JSON that can stand in a script element: nothing in it can end the element or begin a comment."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    # A lone surrogate, which JSON may hold and UTF-8 cannot, becomes a question mark.
+    return text.encode("utf-8", "replace").decode()
+
+
+def _content(board: Leaderboard, place: Path) -> dict[str, Any]:
+    budget = _Budget(GALLERY_BYTES)
+    return {
+        "name": board.name,
+        "suite_sha256": board.suite_sha256,
+        "boards": [_board(one, place, budget) for one in board.boards],
+        "nodes": [_node(node, place) for node in board.nodes],
+    }
+
+
+def _board(board: Board, place: Path, budget: _Budget) -> dict[str, Any]:
+    return {
+        "label": board.label,
+        "task": board.task,
+        "dataset": board.dataset,
+        "split": board.split,
+        "protocol": board.protocol,
+        "protocol_text": board.protocol_text,
+        "conditions": list(board.conditions.items()),
+        "columns": [{"key": column.key, "higher": column.higher_is_better} for column in board.columns],
+        "rows": [_row(row, board.columns, place) for row in board.rows],
+        "absent": [_node(node, place) for node in board.absent],
+        "published": [_published(block, board.protocol) for block in board.published],
+        "gallery": _gallery(board.rows, budget),
+    }
+
+
+def _row(row: Row, columns: Sequence[Column], place: Path) -> dict[str, Any]:
+    time, memory = row.mean("seconds_per_sample"), row.mean("peak_memory_bytes")
+    parameters = row.parameters
+    return {
+        "name": row.name,
+        "method": row.runs[0].record.method,
+        "notes": row.notes,
+        "cells": {column.key: _cell(row.cells[column.key], column) for column in columns if column.key in row.cells},
+        "costs": {
+            "seeds": {"value": len(row.runs), "text": str(len(row.runs))},
+            "time": {"value": time, "text": seconds(time)},
+            "memory": {"value": memory, "text": gibibytes(memory)},
+            "training": {"value": row.fit_seconds, "text": seconds(row.fit_seconds)},
+            "parameters": {"value": parameters, "text": "-" if parameters is None else f"{parameters:,}"},
+        },
+        "runs": [_run(run, columns, place) for run in row.runs],
+        "fits": [_run(run, (), place) for run in row.fits],
+    }
+
+
+def _cell(cell: Cell, column: Column) -> dict[str, Any]:
+    def shown(value: float) -> str:
+        return number(value, column.decimals)
+
+    difference = cell.difference
+    return {
+        "value": cell.value,
+        "text": number(cell.value, column.decimals),
+        "interval": [shown(end) for end in cell.interval] if cell.interval else None,
+        "over": cell.over,
+        "rank": cell.rank,
+        "apart": apart(cell),
+        "difference": {
+            "mean": f"{difference.mean:+.{column.decimals}f}",
+            "interval": [f"{end:+.{column.decimals}f}" for end in (difference.low, difference.high)],
+            "p": f"{difference.p:.3f}" if difference.p >= 0.001 else "below 0.001",
+            "samples": difference.samples,
+        }
+        if difference
+        else None,
+        "untested": cell.untested,
+        "note": cell.note,
+    }
+
+
+def _run(run: Run, columns: Sequence[Column], place: Path) -> dict[str, Any]:
+    record = run.record
+    values = {}
+    for column in columns:
+        entry = record.metrics.get(column.name)
+        if entry is not None:
+            values[column.key] = number(entry["value"], column.decimals)
+    facts = {
+        "recipe": record.recipe,
+        "overlays": " ".join(record.overlays),
+        "device": record.device,
+        "samples": str(record.n_samples) if record.n_samples else "",
+        "time a sample": seconds(record.seconds_per_sample) if record.seconds_per_sample is not None else "",
+        "peak memory": gibibytes(record.peak_memory_bytes) if record.peak_memory_bytes is not None else "",
+        "checkpoint": (record.checkpoint or {}).get("path", ""),
+        "its weights": (record.checkpoint or {}).get("weights_sha256", (record.checkpoint or {}).get("sha256", ""))[:16],
+        "config": (record.config_sha256 or "")[:16],
+        "code": (record.source_sha256 or "")[:16],
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        "started": record.started,
+        "extractors": "; ".join(
+            f"{name}: {found.get('weights', '')} {found.get('sha256', '')[:16]}" for name, found in record.extractors.items()
+        ),
+    }
+    return {
+        "node": run.folder.name,
+        "kind": record.kind,
+        "seed": record.seed,
+        "values": values,
+        "command": record.command,
+        "facts": [[name, told] for name, told in facts.items() if told],
+        "links": _links(run, place),
+    }
+
+
+def _links(run: Run, place: Path) -> list[list[str]]:
+    files = {
+        "record": run.file("record.json"),
+        "log": run.log,
+        "values per sample": run.file(run.record.per_sample),
+        "pictures": run.file(run.record.pictures),
+    }
+    return [[name, link(path, place)] for name, path in files.items() if path]
+
+
+def _node(node: Node, place: Path) -> dict[str, Any]:
+    record = node.run.record if node.run else None
+    return {
+        "node": node.id,
+        "kind": node.kind,
+        "status": node.status,
+        "reason": node.reason or "",
+        "exit_status": record.exit_status if record else None,
+        "seconds": {"value": record.seconds, "text": seconds(record.seconds)} if record else {"value": None, "text": "-"},
+        "command": record.command if record else None,
+        "links": _links(node.run, place) if node.run else [],
+    }
+
+
+def _published(block: Published, protocol: str) -> dict[str, Any]:
+    return {
+        "paper": block.paper,
+        "title": block.title,
+        "table": block.table,
+        "caption": block.caption,
+        "dataset": block.dataset,
+        "protocol": block.protocol,
+        "protocol_note": block.protocol_note,
+        "same": block.protocol == protocol,
+        "metrics": [str(metric["printed"]) for metric in block.metrics.values()],
+        "rows": [
+            {
+                "row": row.row,
+                "method": row.method,
+                "variant": row.variant,
+                "origin": row.origin,
+                "values": list(row.values.values()),
+                "notes": row.notes,
+            }
+            for row in block.rows
+        ],
+        "notes": block.notes,
+    }
+
+
+# ---- gallery
+
+
+class _Budget:
+    """Bytes that are left for pictures."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def take(self, addresses: Sequence[str | None]) -> bool:
+        """Take what some pictures need, all or nothing."""
+        size = sum(len(address) for address in addresses if address)
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+
+def _gallery(rows: Sequence[Row], budget: _Budget) -> dict[str, Any] | None:
+    """Return the same samples from every row's first seed side by side, with input and truth where a record's grid shows them."""
+    folders = [(row.name, row.runs[0], row.runs[0].file(row.runs[0].record.pictures)) for row in rows]
+    shown = [(name, run, folder) for name, run, folder in folders if folder and folder.is_dir()]
+    if not shown:
+        return None
+    stems = [{file.stem for file in folder.glob("*.png")} for _, _, folder in shown]
+    common = sorted(set.intersection(*stems))
+    ids, lines = common[:GALLERY_SAMPLES], []
+    for id_ in ids:
+        extra = _from_grid(shown[0][1], sorted(stems[0]), id_)
+        line = [*extra, *(_picture(folder / f"{id_}.png") for _, _, folder in shown)]
+        if not budget.take(line):
+            break
+        lines.append({"id": id_, "pictures": line})
+    names = [*GRID_SHOWN.values(), *(name for name, _, _ in shown)]
+    # A kind that no sample has is no column.
+    kept = [index for index in range(len(names)) if index >= len(GRID_SHOWN) or any(line["pictures"][index] for line in lines)]
+    return {
+        "columns": [names[index] for index in kept],
+        "seeds": [None if index < len(GRID_SHOWN) else shown[index - len(GRID_SHOWN)][1].record.seed for index in kept],
+        "lines": [{"id": line["id"], "pictures": [line["pictures"][index] for index in kept]} for line in lines],
+        "left_out": len(set.union(*stems)) - len(lines),
+        "without": [name for name, _, folder in folders if not (folder and folder.is_dir())],
+    }
+
+
+def _from_grid(run: Run, ids: Sequence[str], id_: str) -> list[str | None]:
+    """Cut the input and the truth of a sample out of a record's grid; None each where it does not show them."""
+    nothing: list[str | None] = [None] * len(GRID_SHOWN)
+    stem = Path(run.record.pictures or "").name.removesuffix(".pictures")
+    path, row = run.file(f"{stem}.grid.png"), ids.index(id_)
+    if path is None or row >= GRID_ROWS:
+        return nothing
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            height, width = picture.height // min(len(ids), GRID_ROWS), picture.width // len(GRID_COLUMNS)
+            if height * min(len(ids), GRID_ROWS) != picture.height or width * len(GRID_COLUMNS) != picture.width:
+                return nothing
+            whole = picture.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return nothing
+    places = [GRID_COLUMNS.index(column) * width for column in GRID_SHOWN]
+    # Each cell has a white rim of two pixels.
+    return [_address(whole.crop((left + 2, row * height + 2, left + width - 2, (row + 1) * height - 2))) for left in places]
+
+
+def _picture(path: Path) -> str | None:
+    """Return a picture as a `data:` address, drawn anew and no higher than the gallery's, or None where it cannot be read."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            return _address(picture.convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _address(picture: Image.Image) -> str:
+    data, kind = io.BytesIO(), "png"
+    if picture.height > PICTURE_HEIGHT:
+        # Reduced, it is an illustration and no longer a result: JPEG then, at a tenth of the size.
+        size = (max(1, round(picture.width * PICTURE_HEIGHT / picture.height)), PICTURE_HEIGHT)
+        picture.resize(size, Image.Resampling.LANCZOS).save(data, "JPEG", quality=88)
+        kind = "jpeg"
+    else:
+        picture.save(data, "PNG", optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
