@@ -41,7 +41,7 @@ from fashiongen.methods.geco import GECo
 PEOPLE = 6664  # pairs of the embedded world: 1,000 of them for testing
 PICTURES = {"tiny": 64, "full": 128}
 NETWORKS: dict[str, dict[str, Any]] = {
-    "tiny": {"backbone_options": {"channels": [16, 32, 64, 128]}, "features": 16, "noise_channels": 64},
+    "tiny": {"backbone_options": {"channels": [16, 32, 64, 128]}, "features": 16, "noise_channels": 256},
     "full": {},
 }
 TASKS = Path(__file__).parents[2] / "recipes" / "tasks"
