@@ -8,14 +8,14 @@ limits: {fit: 3600, test: 600}       # seconds a node
 keys: {}                             # further keys of every command; fit_keys and test_keys for one kind
 tests: [{}]                          # what every method is tested on; {} is the recipe's own protocol and data
 runs:                                # each may set anew all of the above but `recipes`, whose keys are joined
-- methods: [igr, "geco*"]          # names of recipes, or patterns
-ablations:                       # further rows: an overlay, several of them, or keys with a name
-- igr-no-garmnet
-- {name: tau-0.1, keys: {model.init_args.tau: 0.1}}
-tests:
-- {protocol: vtoff-tiny}
-- {protocol: vtoff-igr-street, overlays: [street], data: StreetTryOn, keys: {}}
-          - {name: guidance-2.0, keys: {model.init_args.guidance_scale: 2.0}}   # a further row of the same training
+  - methods: [igr, "geco*"]          # names of recipes, or patterns
+    ablations:                       # further rows: an overlay, several of them, or keys with a name
+      - igr-no-garmnet
+      - {name: tau-0.1, keys: {model.init_args.tau: 0.1}}
+    tests:
+      - {protocol: vtoff-tiny}
+      - {protocol: vtoff-igr-street, overlays: [street], data: StreetTryOn, keys: {}}
+      - {name: guidance-2.0, keys: {model.init_args.guidance_scale: 2.0}}   # a further row of the same training
 """
 
 from __future__ import annotations

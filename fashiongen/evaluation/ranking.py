@@ -31,7 +31,8 @@ class Catalogue:
             n_positives: how many of them, the first ones, are right for some query.
         """
         self.ids = list(ids)
-        self.embeddings = embeddings
+        # Equal candidates are scored once: a matrix product adds up in another order near its edges, and would break ties by place.
+        self.distinct, self._which = embeddings.unique(dim=0, return_inverse=True)
         self.n_positives = n_positives
         self._place = {id_: index for index, id_ in enumerate(self.ids)}
 
@@ -50,12 +51,12 @@ class Catalogue:
             TypeError: if the method's scores have another shape.
         """
         parts = []
-        for candidates in self.embeddings.split(block):
+        for candidates in self.distinct.split(block):
             part, wanted = method.score(queries, candidates), (len(queries), len(candidates))
             if part.shape != wanted:
                 raise TypeError(f"{type(method).__name__}.score must return (B, C) = {wanted}, not {tuple(part.shape)}")
             parts.append(part)
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1)[:, self._which]
 
     def rank(self, method: Any, queries: object, batch: Batch) -> Ranked:  # noqa: ANN401  a method that ranks bottoms
         """Score a batch whose embeddings `test_step` returned, and look up its positives, negatives and others.

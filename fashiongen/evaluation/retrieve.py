@@ -136,7 +136,7 @@ def embed_queries(
         names = [path.stem for path in paths]
         asked = QueryBatch(ids=names, top_ids=names, top=pictures)
         embedded.append(tasks.run(method, asked).float())
-        if hasattr(method, "draw_template") and getattr(method, "generator", None) is not None:
+        if getattr(method, "draws_templates", False):
             templates.append(method.draw_template(asked).float().cpu())
     return torch.cat(embedded), torch.cat(templates) if templates else None
 

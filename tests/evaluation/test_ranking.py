@@ -118,6 +118,22 @@ class Shapeless(Colours):
         return query.sum(dim=1)
 
 
+class Products(Colours):
+    def score(self, query, candidate):
+        return query @ candidate.T
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_equal_candidates_have_equal_scores_however_many_queries_there_are(count):
+    """A matrix product adds up in another order in its last columns."""
+    method = Products()
+    candidates = torch.randn(1, 130, generator=torch.Generator().manual_seed(0)).repeat(257, 1)
+    queries = torch.randn(count, 130, generator=torch.Generator().manual_seed(1))
+    scores = Catalogue([str(index) for index in range(257)], candidates, 1).scores(method, queries)
+    assert scores.shape == (count, 257)
+    assert (scores == scores[:, :1]).all()
+
+
 def test_what_a_method_does_wrong_is_never_hidden(root):
     values, _ = judged(Broken(), root)
     assert all(math.isnan(value) for value in values.values())

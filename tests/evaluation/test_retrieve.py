@@ -19,7 +19,7 @@ class Colours(Method):
     """Likes what has the top's colour, and draws it as the template."""
 
     name: ClassVar[str] = "colours"
-    generator: ClassVar[bool] = True
+    draws_templates: ClassVar[bool] = True
     inner_product: ClassVar[bool] = False
 
     def __init__(self):

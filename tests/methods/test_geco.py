@@ -258,7 +258,8 @@ def test_scores_are_dot_products_of_composed_queries(variant):
 
 def test_without_templates_the_query_is_the_top_alone():
     method, batch = geco(template=False).eval(), pairs()
-    assert method.generator is None and method.network.query_projection.in_features == 8
+    assert method.generator is None and not method.draws_templates and geco().draws_templates and cigm().draws_templates
+    assert method.network.query_projection.in_features == 8
     changed = method.embed_query(replace(queries(batch), top_ids=["another"] * 6))
     assert torch.equal(changed, method.embed_query(queries(batch)))
     method.load_parents({"cigm": "not read"})

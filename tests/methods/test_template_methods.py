@@ -109,6 +109,7 @@ def test_verbs_do_not_depend_on_the_batch_or_on_chance(kind):
     alone = method.embed_query(queries(batch.select([3])))
     torch.testing.assert_close(alone, query[3:4], atol=1e-5, rtol=1e-5)
     template = method.draw_template(queries(batch))
+    assert method.draws_templates  # `fashiongen retrieve` then shows them beside the query
     assert template.shape == (5, 3, 64, 64) and template.abs().max() <= 1
     assert torch.equal(method.draw_template(queries(batch)), template)
 

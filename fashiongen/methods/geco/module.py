@@ -41,6 +41,7 @@ class CIGM(Method):
     name: ClassVar[str] = "geco-cigm"
     n_optimizers: ClassVar[int] = 2
     inner_product: ClassVar[bool] = False
+    draws_templates: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -376,6 +377,11 @@ class GECo(Method):
             drawn = _noise_of(top_ids, self.seed, 0, self.generator.noise_channels, self.device)
             template = self.normalised_template(self.generate(top, drawn))
         return self.network.query(self.normalised(top), template)
+
+    @property
+    def draws_templates(self) -> bool:
+        """Whether there is a template to show beside a query."""
+        return self.generator is not None
 
     @torch.no_grad()
     def draw_template(self, batch: QueryBatch) -> Tensor:

@@ -25,6 +25,7 @@ class MGCM(Method):
     n_optimizers: ClassVar[int] = 3
     needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
     inner_product: ClassVar[bool] = False
+    draws_templates: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ class Pix2PixCM(Method):
     n_optimizers: ClassVar[int] = 3
     needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
     inner_product: ClassVar[bool] = False
+    draws_templates: ClassVar[bool] = True
 
     def __init__(
         self,
