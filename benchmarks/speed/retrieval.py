@@ -1,7 +1,7 @@
 """What retrieval's short ways save beside the plain loop, with equal results asserted, and how a search grows with its catalogue.
 
     python benchmarks/speed/retrieval.py OUT.json [--size tiny|full] [--rows 5] [--queries 1000] [--items 1000 10000 100000 1000000]
-        [--threads N] [--note TEXT]
+        [--graph-up-to N] [--threads N] [--note TEXT]
 
 First, GECo at random weights on 1,000 rendered test rows of FashionVC: `tiny` are the tiny recipe's networks at 64x64, `full` the paper's
 ResNet-18 at 128x128. The plain loop embeds the top for each row and the bottom for each row and candidate, and scores pair by pair; ours is
@@ -203,8 +203,8 @@ def step(what: str, folder: Path, items: int, threads: int) -> dict[str, Any]:
     return {**told, "peak, MB": peak_over(before)}
 
 
-def grow(sizes: list[int], queries: int, threads: int) -> list[dict[str, Any]]:
-    """Search catalogues of all sizes in all ways, each step in a process of its own."""
+def grow(sizes: list[int], queries: int, threads: int, graph_up_to: int) -> list[dict[str, Any]]:
+    """Search catalogues of all sizes in all ways, each step in a process of its own; `hnsw` up to so many items alone."""
     rows = []
     for items, groups in [*((items, 0) for items in sizes), (GROUPED, GROUPS)]:
         with tempfile.TemporaryDirectory() as scratch:
@@ -212,7 +212,9 @@ def grow(sizes: list[int], queries: int, threads: int) -> list[dict[str, Any]]:
             write_embeddings(folder / "rows.f32", items, groups, seed=0)
             write_embeddings(folder / "queries.f32", queries, groups, seed=1)
             told: dict[str, dict[str, Any]] = {"exact": {}, "ivf": {}, "hnsw": {}}
-            for what in ("exact", "build ivf", "search ivf", "build hnsw", "search hnsw"):
+            if items > graph_up_to:
+                del told["hnsw"]
+            for what in ("exact", *(f"{action} {kind}" for kind in list(told)[1:] for action in ("build", "search"))):
                 print(f"{items} items{', grouped' if groups else ''}: {what}", file=sys.stderr, flush=True)
                 command = [sys.executable, __file__, "-", "--step", what, "--folder", scratch, "--items", str(items)]
                 done = subprocess.run([*command, "--threads", str(threads)], stdout=subprocess.PIPE, text=True, check=True)
@@ -242,6 +244,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=5, help="that the plain loop does by protocol strict")
     parser.add_argument("--queries", type=int, default=1000, help="of the growing catalogues")
     parser.add_argument("--items", type=int, nargs="*", default=[1000, 10_000, 100_000, 1_000_000], help="sizes of catalogues")
+    parser.add_argument("--graph-up-to", type=int, default=1_000_000, help="items that an hnsw is built of: a million take long")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for the growing catalogues (default: all cores)")
     parser.add_argument("--note", default="", help="put beside the conditions, such as what else the machine was doing")
     parser.add_argument("--step", help=argparse.SUPPRESS)
@@ -264,7 +267,7 @@ def main() -> None:
             evaluated[f"whole evaluation, {name}"] = compare(method, data, name, rows, Path(scratch))
     print("scoring alone", file=sys.stderr, flush=True)
     evaluated |= compare_scores(method, data)
-    grown = grow(options.items, options.queries, options.threads)
+    grown = grow(options.items, options.queries, options.threads, options.graph_up_to)
     conditions = {
         "method": f"GECo, {options.size}, random weights, {side}x{side}",
         "rows": len(data.rows["test"]),
