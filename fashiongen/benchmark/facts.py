@@ -124,7 +124,8 @@ def _facts(kind: str, settings: dict[str, Any], gpus: int, seen: dict[str, Any],
     method: Any = _class(settings["model"]["class_path"])
     data: Any = _class(settings["data"]["class_path"])
     trainer = settings["trainer"]
-    absolute = dict(_relative_paths(settings))
+    paths = dict(_paths(settings))
+    absolute = {key: str(Path(path).absolute()) for key, path in paths.items() if not Path(path).expanduser().is_absolute()}
     name, offers, fingerprint, problem = _data(settings["data"], kind, absolute, seen, render=render)
     asked = str(trainer["accelerator"])
     accelerator = "cuda" if asked in ("gpu", "cuda") or (asked == "auto" and gpus) else "cpu"
@@ -133,7 +134,7 @@ def _facts(kind: str, settings: dict[str, Any], gpus: int, seen: dict[str, Any],
     if kind == "test" and reference is not None:
         places = {key.removeprefix("evaluate.reference."): path for key, path in absolute.items() if key.startswith("evaluate.reference.")}
         wheres.append(_data(reference, None, places, seen, render=render)[2])
-    wheres += [f"{key} {_listing(Path(path))}" for key, path in absolute.items() if key.startswith("model.")]
+    wheres += [f"{key} {_listing(Path(path).expanduser())}" for key, path in paths.items() if key.startswith("model.")]
     strategy = trainer["strategy"]
     return Facts(
         method=method.__name__,
@@ -153,7 +154,7 @@ def _facts(kind: str, settings: dict[str, Any], gpus: int, seen: dict[str, Any],
         checkpoint=_last_checkpoint(trainer),
         seeded_data="seed" in _parameters(data),
         absolute=absolute,
-        content=_hash([kind, _what_counts(settings, kind, absolute), wheres]),
+        content=_hash([kind, _what_counts(settings, kind, paths), wheres]),
     )
 
 
@@ -186,16 +187,16 @@ def _last_checkpoint(trainer: dict[str, Any]) -> str | None:
     return None
 
 
-def _relative_paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the keys of relative paths of data and weights, made absolute; what is not there is left to hubs, but for folders of data."""
+def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the keys that say where data and weights lie; of weights those alone that are there, the others are left to hubs."""
     reference = settings["evaluate"].get("reference") or {}
     for name, part in (("data", settings["data"]), ("model", settings["model"]), ("evaluate.reference.data", reference.get("data") or {})):
         for key, value in _leaves(part, name):
-            is_root = key.endswith(".root") and name != "model"
-            if not isinstance(value, str) or not value or value == "wardrobe" or Path(value).expanduser().is_absolute():
+            if not isinstance(value, str) or not value or value == "wardrobe":
                 continue
-            if is_root or ("/" in value and Path(value).exists() and not key.endswith(".decisions")):  # decisions are written
-                yield key, str(Path(value).absolute())
+            is_root = key.endswith(".root") and name != "model"
+            if is_root or ("/" in value and Path(value).expanduser().exists() and not key.endswith(".decisions")):  # decisions are written
+                yield key, value
 
 
 def _leaves(value: object, key: str) -> Iterator[tuple[str, object]]:
@@ -206,7 +207,7 @@ def _leaves(value: object, key: str) -> Iterator[tuple[str, object]]:
         yield key, value
 
 
-def _what_counts(settings: dict[str, Any], kind: str, absolute: dict[str, str]) -> dict[str, Any]:
+def _what_counts(settings: dict[str, Any], kind: str, paths: dict[str, str]) -> dict[str, Any]:
     """Return what of the settings decides about the result: neither where files lie nor, for a fit, how it will be judged."""
     kept = json.loads(json.dumps(settings))
     kept["trainer"].pop("logger", None)
@@ -216,7 +217,7 @@ def _what_counts(settings: dict[str, Any], kind: str, absolute: dict[str, str]) 
         kept.pop("evaluate")
     else:
         kept["evaluate"].pop("out", None)
-    for key in absolute:
+    for key in paths:
         inner: Any = kept
         *path, last = key.split(".")
         for name in path:
@@ -250,7 +251,7 @@ def _look(
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(L.LightningDataModule, "data")
     try:
-        data: Any = parser.instantiate_classes(parser.parse_object({"data": {**settings, "init_args": arguments}})).data
+        data: Any = parser.instantiate(parser.parse_object({"data": {**settings, "init_args": arguments}})).data
     except ValueError as error:  # jsonargparse's, around what the constructor raises
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None

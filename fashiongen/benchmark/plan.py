@@ -218,12 +218,16 @@ def make_plan(file: Path, describe: Describe, *, available: Callable[[int], int 
 
 
 def _add_parents(row: _Row, rows: dict[str, _Row], files: list[Path]) -> None:
-    """Add the rows that a row starts from; they have the overlays of its run, but neither its ablation nor tests unless they are listed."""
+    """Add the rows that a row starts from.
+
+    They have the overlays and keys of its run, but for the method's own keys, and neither its ablation nor tests unless they are listed.
+    """
+    own = {name: {key: value for key, value in row.run[name].items() if not key.startswith("model.")} for name in ("keys", "fit_keys")}
     for parent in row.parents.values():
         path = row.recipe.with_name(f"{parent}.yaml")
         if not path.is_file():
             raise UserError(f"{row.recipe}: parents: {parent}: there is no {path}")
-        found = _row(path, row.run, row.run["overlays"], files, {})
+        found = _row(path, {**row.run, **own}, row.run["overlays"], files, {})
         known = rows.setdefault(found.name, found)
         known.seeds = sorted({*known.seeds, *row.seeds})
         if known is found:

@@ -264,7 +264,7 @@ def test_hostile_strings_stay_strings(show, tmp_path):
             assert max(tab.locator("[role=tabpanel]:visible .label").evaluate_all("all => all.map((label) => label.offsetHeight)")) < 150
         tab.get_by_role("tab").filter(has_text="vtoff-tiny").click()
         shown = names(tab)
-        assert {slashless, LONG, RIGHT_TO_LEFT} <= {name.removesuffix(" †") for name in shown} and len(shown) == 3
+        assert {slashless, LONG, RIGHT_TO_LEFT} <= {name.removesuffix("†").strip() for name in shown} and len(shown) == 3
         tab.locator("[role=tabpanel]:visible .number").first.click()
         assert HOSTILE in tab.get_by_role("dialog").inner_text() and no_sideways_scroll(tab)
         assert tab.evaluate("window.hacked") is None
