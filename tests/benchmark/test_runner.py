@@ -308,9 +308,10 @@ def done(out: Path) -> list[str]:
 
 
 def other_runner(suite: Path, out: Path) -> subprocess.Popen:
-    """Start a runner in a process of its own, to be killed."""
+    """Start a runner in a process of its own, to be killed; Ctrl-C reaches it though a shell in the background has it ignored."""
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     told = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    told["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([sys.executable, toys.__file__, suite, out], env={**os.environ, "PYTHONPATH": path}, **told)
 
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from fashiongen.cli import main
@@ -21,6 +22,15 @@ RUNS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums by several threads round otherwise; one process and each of two have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def command(recipe, out, *args):
     """The arguments of a test without a logger, which writes to the current folder."""
     places = ["--config", str(ROOT / "recipes" / "tiny" / f"{recipe}.yaml"), "--evaluate.out", str(out)]
@@ -30,7 +40,8 @@ def command(recipe, out, *args):
 def launch(*args):
     """Run the command line in a process of its own, which Lightning starts the other from; neither outlives this function."""
     line = [sys.executable, "-m", "fashiongen", *args]
-    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    told = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    process = subprocess.Popen(line, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, **told)
     try:
         output, _ = process.communicate(timeout=500)
     finally:
