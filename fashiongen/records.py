@@ -23,10 +23,13 @@ Status = Literal["ok", "failed", "killed", "timeout", "skipped"]
 
 
 class MetricEntry(TypedDict):
-    """One metric of a record; its 95 % interval over samples is None for metrics of a whole set."""
+    """One metric of a record; its 95 % interval over samples is None for metrics of a whole set.
+
+    `higher_is_better` is None where neither is: a figure that others are held against, such as agreement by chance.
+    """
 
     value: float | None
-    higher_is_better: bool
+    higher_is_better: bool | None
     ci95: list[float] | None
 
 

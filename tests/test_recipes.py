@@ -1,8 +1,8 @@
 """Every recipe and overlay parses, and every tiny recipe runs, by the true command line."""
 
-import contextlib
 import importlib
-import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,13 +11,13 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from fashiongen.cli import main
 from fashiongen.methods.base import Method
+from fashiongen.records import Record
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 FULL = sorted(RECIPES.glob("*.yaml"))
 TINY = sorted((RECIPES / "tiny").glob("*.yaml"))
 OVERLAYS = sorted((RECIPES / "overlays").glob("*.yaml"))
 TASKS = sorted((RECIPES / "tasks").glob("*.yaml"))
-SMOKE = RECIPES / "overlays" / "smoke.yaml"
 
 
 def name(path: Path) -> str:
@@ -86,53 +86,26 @@ def leaves(settings: object, key: str = "") -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def smoke_run(tmp_path_factory):
-    """Train a tiny recipe for a few steps on a few samples, its parents first, test it and return the record."""
-    checkpoints = {}
-
-    def options(recipe: Path, folder: Path) -> list[str]:
-        # At the epoch's end alone. All is said, since an entry of a list inherits from the recipe's entry of the same class and place.
-        when = {"every_n_train_steps": None, "every_n_epochs": 1, "save_on_train_epoch_end": True, "save_last": True, "save_top_k": 0}
-        checkpoint = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"dirpath": str(folder), **when}}
-        settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-        others = [
-            callback for callback in settings["trainer"].get("callbacks", []) if not callback["class_path"].endswith("ModelCheckpoint")
-        ]
-        people = 240 if settings["evaluate"]["task"] == "retrieval" else 120  # pairs need nine negatives in each split
-        few = {key: value for key, value in {"people": people, "validation": 8}.items() if key in settings["data"]["init_args"]}
-        extra = {"trainer": {"callbacks": [*others, checkpoint], "accelerator": "cpu", "devices": 1}, "data": {"init_args": few}}
-        (folder / "smoke.yaml").write_text(yaml.safe_dump(extra), encoding="utf-8")
-        return [arg for path in (recipe, SMOKE, folder / "smoke.yaml") for arg in ("--config", str(path))]
-
-    def fit(recipe: Path) -> Path:
-        if recipe not in checkpoints:
-            folder = tmp_path_factory.mktemp(recipe.stem)
-            parents = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("parents", {})
-            given = [f"--parents.{role}={fit(recipe.with_name(f'{parent}.yaml'))}" for role, parent in parents.items()]
-            with contextlib.chdir(folder):
-                assert main(["fit", *options(recipe, folder), *given]) is None
-            checkpoints[recipe] = folder / "last.ckpt"
-        return checkpoints[recipe]
-
-    def test(recipe: Path) -> dict:
-        folder = tmp_path_factory.mktemp(recipe.stem)
-        trained = ["--ckpt_path", str(fit(recipe))] if learns(recipe) else []
-        with contextlib.chdir(folder):
-            assert main(["test", *options(recipe, folder), *trained, "--evaluate.out", "test.json"]) is None
-        return json.loads((folder / "test.json").read_text(encoding="utf-8"))
-
-    return test
+def smoke(tmp_path_factory):
+    """Run the suite tiny-smoke as a user does and return its records by node: parents first, each node a process of its own."""
+    out = tmp_path_factory.mktemp("smoke")
+    command = [sys.executable, "-m", "fashiongen", "bench", "run", str(RECIPES.parent / "benchmarks" / "suites" / "tiny-smoke.yaml")]
+    run = subprocess.run([*command, "--out", str(out), "--jobs", "2"], capture_output=True, text=True)
+    assert run.returncode in (0, 1), run.stderr  # 1: a node failed, and its own test says so below
+    return {path.parent.name: Record.read(path) for path in (out / "nodes").glob("*/record.json")}
 
 
 @pytest.mark.parametrize("recipe", TINY, ids=name)
-def test_tiny_recipe_runs(recipe, smoke_run):
-    record = smoke_run(recipe)
-    assert record["status"] == "ok"
-    assert record["n_samples"] > 0
-    assert record["checkpoint"] is not None or not learns(recipe)
-    assert [
-        metric for metric in record["metrics"].values() if isinstance(metric["value"], float)
-    ]  # some need more samples than a smoke run has
+def test_tiny_recipe_runs(recipe, smoke):
+    settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    run = f"{recipe.stem}+smoke--seed0"
+    test = f"test--{run}--{settings['evaluate']['protocol']}--{settings['data']['class_path'].rpartition('.')[2]}"
+    records = [smoke[node] for node in ([f"fit--{run}"] if learns(recipe) else []) + [test]]
+    assert [(record.status, record.reason) for record in records] == [("ok", None)] * len(records)
+    assert records[-1].n_samples > 0
+    assert (records[-1].checkpoint is not None) == learns(recipe)
+    # Some metrics need more samples than a smoke run has.
+    assert [metric for metric in records[-1].metrics.values() if isinstance(metric["value"], float)]
 
 
 def learns(recipe: Path) -> bool:

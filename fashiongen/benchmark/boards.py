@@ -88,11 +88,14 @@ class Cell:
 
 @dataclass(kw_only=True)
 class Column:
-    """A metric: `key` is `name`, with the weights' hash where records of one board disagree about them; `decimals` are how many to show."""
+    """A metric: `key` is `name`, with the weights' hash where records of one board disagree about them; `decimals` are how many to show.
+
+    Where `higher_is_better` is None nothing is best.
+    """
 
     key: str
     name: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     decimals: int = 4
 
 
@@ -358,7 +361,8 @@ def _fill(column: Column, rows: list[Row]) -> None:
             cell.note = f"{len(entries)} of {len(row.runs)} seeds have this metric"
         row.cells[column.key] = cell
     cells = [row.cells[column.key] for row in rows if column.key in row.cells]
-    mark(cells, higher_is_better=column.higher_is_better)
+    if column.higher_is_better is not None:
+        mark(cells, higher_is_better=column.higher_is_better)
     largest = max((abs(cell.value) for cell in cells if cell.value is not None), default=0.0)
     column.decimals = min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest > 0 else 4
 

@@ -14,6 +14,8 @@ from fashiongen.benchmark.published import Published, default_folder, read_publi
 from fashiongen.errors import UserError
 from fashiongen.records import write_atomically
 
+ARROWS = {True: "↑", False: "↓", None: ""}
+
 
 def number(value: float | None, decimals: int) -> str:
     """Return a number with so many decimals, a dash for none."""
@@ -68,7 +70,7 @@ def _markdown_board(board: Board, page: Path | None) -> list[str]:
     columns = board.columns
     told = ", ".join(f"{name.replace('_', ' ')} {_md(value)}" for name, value in board.conditions.items())
     lines = [f"## {_md(board.label)}: protocol {_md(board.protocol)}", "", f"Split {_md(board.split)}; {told}.", ""]
-    heads = [f"{_md(column.key)} {'↑' if column.higher_is_better else '↓'}" for column in columns]
+    heads = [f"{_md(column.key)} {ARROWS[column.higher_is_better]}".rstrip() for column in columns]
     lines.append("| method | seeds | " + " | ".join([*heads, "time a sample", "peak memory"]) + " |")
     lines.append("| --- | ---: |" + " ---: |" * (len(heads) + 2))
     for row in board.rows:

@@ -37,6 +37,7 @@ from fashiongen.records import MetricEntry, Record, source_sha256, write_atomica
 # For each task that makes pictures the batch's fields that hold the true picture and its foreground.
 TRUTH = {"vtoff": ("garment", "garment_mask")}
 RETRIEVAL = "retrieval"
+BETTER = {True: "higher", False: "lower", None: ""}
 FIT_SECONDS = "fit_seconds"
 
 RESAMPLES, RESAMPLES_AT_ONCE = 1000, 100
@@ -243,7 +244,7 @@ class Evaluate(Callback):
                 values, undefined = per_sample[name], sum(part["undefined"][name] for part in parts)
                 # Samples without a value are left out of the mean; any other NaN is a broken prediction and left in.
                 interval = bootstrap_interval(values[~np.isnan(values)] if np.isnan(values).sum() == undefined else values)
-            self.results[name] = {"value": float(metric.compute()), "higher_is_better": bool(metric.higher_is_better), "ci95": interval}
+            self.results[name] = {"value": float(metric.compute()), "higher_is_better": metric.higher_is_better, "ci95": interval}
         first = sorted(ids)[: self.pictures]
         samples = [sample for part in _gathered([sample for sample in self._shown if sample.id in first]) for sample in part]
         self._shown = sorted(samples, key=lambda sample: sample.id)
@@ -477,7 +478,7 @@ def _print_table(record: Record, out: str | None) -> None:
     for name, result in record.metrics.items():
         interval = "" if result["ci95"] is None else "{:.4f} to {:.4f}".format(*result["ci95"])
         # Rich takes square brackets for markup.
-        table.add_row(name.replace("[", r"\["), "higher" if result["higher_is_better"] else "lower", f"{result['value']:.4f}", interval)
+        table.add_row(name.replace("[", r"\["), BETTER[result["higher_is_better"]], f"{result['value']:.4f}", interval)
     Console().print(table)
     if record.reason:
         Console().print(record.reason)

@@ -70,12 +70,13 @@ class AgreementByChance(SetMetric):
     """Mean agreement of each prediction with the truths of all *other* samples; range [0, 1].
 
     It is what the very same predictions would reach if each had been made from another sample's input: the baseline to hold
-    `AttributeAgreement` against. All attributes count alike. Source: own definition. The extractor is part of its name.
+    `AttributeAgreement` against, itself better neither high nor low. All attributes count alike. Source: own definition. The extractor is
+    part of its name.
 
     Degenerate input: fewer than two samples or a non-finite picture gives NaN.
     """
 
-    higher_is_better = True
+    higher_is_better = None
     pairs = True
 
     def __init__(self, extractor: str = "tiny-classifier", network: AttributeClassifier | None = None) -> None:

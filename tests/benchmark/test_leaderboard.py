@@ -320,3 +320,14 @@ def test_published_numbers_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "paper.yaml").write_text(json.dumps({"schema": 1, "tables": [{"kind": "results"}]}))
     with pytest.raises(UserError, match=r"paper.yaml: no file of published numbers \(KeyError"):
         read_published(tmp_path)
+
+
+def test_a_figure_that_others_are_held_against_has_no_best(tmp_path):
+    """Agreement by chance is better neither high nor low."""
+    entry = {"higher_is_better": None, "ci95": None}
+    for name, value in (("igr", 0.2), ("white", 0.1)):
+        write_test(tmp_path, f"recipes/tiny/{name}.yaml", {}, metrics={"by_chance": {"value": value, **entry}}, per_sample=None)
+    board, rows = only(tmp_path)
+    assert [rows[name].cells["by_chance"].rank for name in ("igr", "white")] == [None, None]
+    assert "| by\\_chance |" in markdown(read(tmp_path))
+    assert board.columns[0].higher_is_better is None

@@ -6,6 +6,7 @@ const COSTS = [
   ["seeds", "seeds"], ["time", "time a sample"], ["memory", "peak memory"], ["training", "training"], ["parameters", "parameters"],
 ];
 const PLACES = { best: "1st", second: "2nd" };
+const ARROWS = { true: "↑", false: "↓" };
 const SVG = "http://www.w3.org/2000/svg";
 const byId = (id) => document.getElementById(id);
 const state = { filter: "", published: false, built: new Map() };
@@ -108,7 +109,7 @@ function buildBoard(board, panel) {
   const columns = [
     { key: "name", title: "method", text: true, value: (row) => row.name },
     ...board.columns.map((column) => ({
-      key: column.key, title: `${column.key} ${column.higher ? "↑" : "↓"}`, better: column.higher ? 1 : -1,
+      key: column.key, title: `${column.key} ${ARROWS[column.higher] ?? ""}`.trim(), better: column.higher === false ? -1 : 1,
       value: (row) => row.cells[column.key] ? row.cells[column.key].value : null,
     })),
     ...COSTS.map(([key, title]) => ({ key, title, value: (row) => row.costs[key].value })),
@@ -165,7 +166,7 @@ function openDetails(board, row, column) {
   const cell = column && row.cells[column.key];
   const body = [];
   if (cell) {
-    body.push(el("p", {}, el("strong", {}, cell.text), column.higher ? ", higher is better" : ", lower is better",
+    body.push(el("p", {}, el("strong", {}, cell.text), column.higher === null ? "" : `, ${column.higher ? "higher" : "lower"} is better`,
       cell.interval ? `; 95 % interval ${cell.interval[0]} to ${cell.interval[1]} over ${cell.over}` : "; without an interval"));
     if (cell.difference) {
       const { mean, interval, p, samples } = cell.difference;
@@ -238,7 +239,7 @@ function drawPlots(board) {
 
 function drawPlot(rows, column, cost, title) {
   const [width, height, left, right, top, bottom] = [480, 320, 64, 16, 16, 44];
-  const heading = `${column.key} (${column.higher ? "higher" : "lower"} is better) against ${title}`;
+  const heading = `${column.key}${column.higher === null ? "" : ` (${column.higher ? "higher" : "lower"} is better)`} against ${title}`;
   if (!rows.length) return el("figure", {}, el("p", {}, `${heading}: nothing to draw.`));
   const xs = rows.map((row) => row.costs[cost].value), ys = rows.map((row) => row.cells[column.key].value);
   const logarithmic = Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 20;
