@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "count what is usable. Exit status 0 if there is anything usable, 1 if there is not, or with --strict if anything at all is found.",
         epilog="example: fashiongen data check viton_hd /data/zalando-hd-resized --json check.json",
     )
-    check.add_argument("layout", metavar="LAYOUT", help="viton_hd, dress_code, street_tryon, fashion_vc, exp_reduced or fashion_taobao_tb")
+    check.add_argument("layout", metavar="LAYOUT", help="viton_hd, dress_code, street_tryon, fashionvc, exp_reduced or fashion_taobao_tb")
     check.add_argument("root", metavar="ROOT", type=Path, help="the data set's folder")
     check.add_argument("--strict", action="store_true", help="exit status 1 if anything at all is found")
     check.add_argument("--json", type=Path, metavar="F", help="also write what was found to this file")

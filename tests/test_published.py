@@ -368,3 +368,11 @@ def test_numbers_in_notes_are_cells_of_the_paper_or_words_of_its_text(paper, tex
         for number in re.findall(r"\d+(?:,\d{3})+|\d+\.\d+", note["note"]):
             allowed = others if note["kind"] == "other-paper" else {value for *_, value in cells(paper)}
             assert number in allowed or number in text, number
+
+
+def test_the_names_of_data_sets_are_those_of_our_records():
+    """Else a paper's numbers would never stand beside ours."""
+    from fashiongen.data import VITONHD, DressCode, ExpReduced, FashionTaobaoTB, FashionVC, StreetTryOn
+
+    ours = {data.layout for data in (VITONHD, DressCode, StreetTryOn, FashionVC, ExpReduced, FashionTaobaoTB)}
+    assert ours <= DATASETS

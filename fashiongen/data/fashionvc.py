@@ -11,7 +11,7 @@ class FashionVC(TopBottomData):
     One positive a test top; 60 tops and 327 bottoms of the public test list also occur in training.
     """
 
-    layout: ClassVar[str] = "fashion_vc"
+    layout: ClassVar[str] = "fashionvc"
     lists: ClassVar[dict[str, tuple[str, ...]]] = {
         "train": ("traindata_unique.csv",),
         "val": ("devdata_tops.csv",),

@@ -6,7 +6,7 @@ from fashiongen.wardrobe.outfits import Outfit, User, compatible, make_outfit, m
 from fashiongen.wardrobe.people import Person, make_person
 from fashiongen.wardrobe.portrait import PersonPictures, render_person
 from fashiongen.wardrobe.street_tryon import write_street_tryon
-from fashiongen.wardrobe.top_bottom import write_exp_reduced, write_fashion_taobao_tb, write_fashion_vc
+from fashiongen.wardrobe.top_bottom import write_exp_reduced, write_fashion_taobao_tb, write_fashionvc
 from fashiongen.wardrobe.viton_hd import write_viton_hd
 from fashiongen.wardrobe.world import ATTRIBUTES, CATEGORIES, GARMENT_TYPE, NAMESPACES, WORLD_VERSION, Item, held_out, make_item
 
@@ -33,7 +33,7 @@ __all__ = [
     "write_dress_code",
     "write_exp_reduced",
     "write_fashion_taobao_tb",
-    "write_fashion_vc",
+    "write_fashionvc",
     "write_street_tryon",
     "write_viton_hd",
 ]

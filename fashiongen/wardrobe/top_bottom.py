@@ -49,7 +49,7 @@ class _Pair:
     outfit: str
 
 
-def write_fashion_vc(root: str | Path, people: int, size: tuple[int, int], seed: int, workers: int | None = None) -> Path:
+def write_fashionvc(root: str | Path, people: int, size: tuple[int, int], seed: int, workers: int | None = None) -> Path:
     """Write `people` pairs, pictures of `size` (height, width), as FashionVC into the new folder `root` and return it.
 
     Three in four pairs are for training, a tenth for validation, the rest for testing. The folder appears under its name only when it is
@@ -58,16 +58,16 @@ def write_fashion_vc(root: str | Path, people: int, size: tuple[int, int], seed:
     Raises:
         UserError: if there is something in `root`, or validation would have too few bottoms for nine negatives.
     """
-    return _write(Path(root), "fashion_vc", FASHION_VC, people, size, seed, workers)
+    return _write(Path(root), "fashionvc", FASHION_VC, people, size, seed, workers)
 
 
 def write_exp_reduced(root: str | Path, people: int, size: tuple[int, int], seed: int, workers: int | None = None) -> Path:
-    """Write pairs as ExpReduced; otherwise as `write_fashion_vc`."""
+    """Write pairs as ExpReduced; otherwise as `write_fashionvc`."""
     return _write(Path(root), "exp_reduced", EXP_REDUCED, people, size, seed, workers)
 
 
 def write_fashion_taobao_tb(root: str | Path, people: int, size: tuple[int, int], seed: int, workers: int | None = None) -> Path:
-    """Write pairs as FashionTaobaoTB, where a test top may have several bottoms; otherwise as `write_fashion_vc`."""
+    """Write pairs as FashionTaobaoTB, where a test top may have several bottoms; otherwise as `write_fashionvc`."""
     return _write(Path(root), "fashion_taobao_tb", FASHION_TAOBAO_TB, people, size, seed, workers)
 
 

@@ -15,7 +15,7 @@ from fashiongen.methods.geco import CIGM
 from fashiongen.methods.mgcm import MGCM
 from fashiongen.methods.pix2pix_cm import Pix2PixCM
 from fashiongen.training import resolved
-from fashiongen.wardrobe import write_fashion_vc
+from fashiongen.wardrobe import write_fashionvc
 
 ROOT = Path(__file__).parents[2]
 TINY, OVERLAYS = ROOT / "recipes" / "tiny", ROOT / "recipes" / "overlays"
@@ -55,13 +55,13 @@ def test_overlays_that_cannot_run_here_are_told(cache):
     assert obstacle(bpr, "fit", 0) == "DeepSpeed needs a CUDA GPU, and there is none"
     assert not white.learns and cigm.seeded_data
     assert cigm.offers is None  # the world is not rendered, and nobody asked for it
-    assert not list(cache.glob("wardrobe/fashion_vc-*people2000*"))
+    assert not list(cache.glob("wardrobe/fashionvc-*people2000*"))
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs") / "fashionvc"
-    write_fashion_vc(folder, people=240, size=(16, 16), seed=0, workers=1)
+    write_fashionvc(folder, people=240, size=(16, 16), seed=0, workers=1)
     return folder
 
 

@@ -26,10 +26,10 @@ def kinds(report):
 
 
 def test_a_sound_folder_is_usable(folder, capsys):
-    report = check("fashion_vc", folder)
+    report = check("fashionvc", folder)
     assert (report.usable, kinds(report)) == (True, [])
     assert (report.splits["test"].tops_of_training, report.splits["test"].bottoms_of_training) == (2, 2)
-    main(["data", "check", "fashion_vc", str(folder), "--strict"])
+    main(["data", "check", "fashionvc", str(folder), "--strict"])
     assert "findings: none" in capsys.readouterr().out
 
 
@@ -43,10 +43,10 @@ def test_a_sound_folder_is_usable(folder, capsys):
 )
 def test_doubtful_rows_are_named_and_fail_only_a_strict_check(folder, row, kind, counted):
     (folder / "files" / "testdata_tops.csv").write_text(HEADING + row)
-    report = check("fashion_vc", folder)
+    report = check("fashionvc", folder)
     assert (report.usable, kinds(report), getattr(report.splits["test"], counted)) == (True, [kind], 1)
     with pytest.raises(SystemExit) as stopped:
-        main(["data", "check", "fashion_vc", str(folder), "--strict"])
+        main(["data", "check", "fashionvc", str(folder), "--strict"])
     assert stopped.value.code == 1
 
 
@@ -54,7 +54,7 @@ def test_missing_and_damaged_pictures_and_lists_leave_it_usable_in_part(folder, 
     (folder / "img" / "7.jpg").unlink()
     (folder / "img" / "5.jpg").write_text("no picture")
     (folder / "files" / "devdata_tops.csv").unlink()
-    main(["data", "check", "fashion_vc", str(folder), "--json", str(tmp_path / "check.json")])
+    main(["data", "check", "fashionvc", str(folder), "--json", str(tmp_path / "check.json")])
     assert capsys.readouterr().out.endswith(": usable in part\n")
     report = json.loads((tmp_path / "check.json").read_text())
     assert {finding["kind"] for finding in report["findings"]} == {"missing", "unreadable", "list"}
@@ -62,12 +62,12 @@ def test_missing_and_damaged_pictures_and_lists_leave_it_usable_in_part(folder, 
     for name in "12568":
         (folder / "img" / f"{name}.jpg").write_text("no picture")
     with pytest.raises(SystemExit) as stopped:
-        main(["data", "check", "fashion_vc", str(folder)])
+        main(["data", "check", "fashionvc", str(folder)])
     assert stopped.value.code == 1
 
 
 def test_the_public_lists(shared_data):
-    report = check("fashion_vc", shared_data / "fashionvc")
+    report = check("fashionvc", shared_data / "fashionvc")
     assert kinds(report) == ["absent"]
     assert report.usable and "need no pictures" in report.lines()[-1]
     test = report.splits["test"]

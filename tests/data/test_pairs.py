@@ -10,12 +10,12 @@ from fashiongen.batches import PairBatch, QueryBatch
 from fashiongen.data import ExpReduced, FashionTaobaoTB, FashionVC
 from fashiongen.data.pairs import positives_of, read_rows
 from fashiongen.errors import UserError
-from fashiongen.wardrobe import write_exp_reduced, write_fashion_taobao_tb, write_fashion_vc
+from fashiongen.wardrobe import write_exp_reduced, write_fashion_taobao_tb, write_fashionvc
 from fashiongen.wardrobe.outfits import harmonious
 
 SIZE = (16, 16)
 PAIRS = 200
-LAYOUTS = [(FashionVC, write_fashion_vc), (ExpReduced, write_exp_reduced), (FashionTaobaoTB, write_fashion_taobao_tb)]
+LAYOUTS = [(FashionVC, write_fashionvc), (ExpReduced, write_exp_reduced), (FashionTaobaoTB, write_fashion_taobao_tb)]
 
 
 @pytest.fixture(scope="module", params=LAYOUTS, ids=lambda layout: layout[0].__name__)
@@ -89,7 +89,7 @@ def test_splits_share_no_item(world):
 
 def test_the_same_seed_gives_the_same_world(tmp_path):
     worlds = [
-        write_fashion_vc(tmp_path / name, people=PAIRS, size=SIZE, seed=seed, workers=1) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+        write_fashionvc(tmp_path / name, people=PAIRS, size=SIZE, seed=seed, workers=1) for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     prints = [json.loads((root / "wardrobe.json").read_text())["fingerprint"] for root in worlds]
     lists = [(root / "files" / "testdata_tops.csv").read_text() for root in worlds]
@@ -200,3 +200,16 @@ def test_the_public_lists_have_their_published_counts(shared_data):
     assert counts == {"train": (17140, 12309, 11281), "val": (500, 500, 498), "test": (1000, 1000, 977)}
     catalogue = data.catalogue()
     assert (catalogue.n_positives, len(catalogue)) == (977, len({id_ for row in data.rows["test"] for id_ in (row.bottom, *row.negatives)}))
+
+
+def test_a_baseline_that_looks_at_no_picture_is_tested_on_the_same_data(tmp_path):
+    """Else chance and the oracle would stand on another board than what they are held against; a folder of lists alone is other data."""
+    root = write_fashionvc(tmp_path / "world", people=PAIRS, size=SIZE, seed=0, workers=1)
+    prints = []
+    for pictures in (True, False):
+        data = FashionVC(root=str(root), pictures=pictures)
+        data.setup("test")
+        prints.append(data.fingerprint())
+    assert prints[0] == prints[1]
+    (root / "img").rename(root / "elsewhere")
+    assert data.fingerprint() != prints[0]
