@@ -34,17 +34,21 @@ UNTESTED_OTHER = "untested: not the same samples as the best"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A record and the folder that it lies in."""
+    """A record and the folder that it lies in; `stale`: the suite plans its node with other settings, data or code."""
 
     record: Record
     folder: Path
+    stale: bool = False
 
     def file(self, name: str | None) -> Path | None:
         """Return a file or folder that the record names, if it is there and inside the record's folder."""
         if not name:
             return None
-        path = (self.folder / name).resolve()
-        return path if path.is_relative_to(self.folder.resolve()) and path.exists() else None
+        try:
+            path = (self.folder / name).resolve()
+            return path if path.is_relative_to(self.folder.resolve()) and path.exists() else None
+        except (OSError, ValueError, RuntimeError):  # no name of a file: too long, with a NUL, or links in a circle
+            return None
 
     @property
     def log(self) -> Path | None:
@@ -54,7 +58,10 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What became of one node of the plan; `run` is None where no record can be read."""
+    """What became of one node; `run` is None where no record can be read.
+
+    `status` is the record's, or damaged, waiting (planned and without a record), or unplanned (a record that the suite knows nothing of).
+    """
 
     id: str
     kind: str
@@ -128,7 +135,7 @@ class Row:
 
 @dataclass(kw_only=True)
 class Board:
-    """What may be compared; `absent` are the nodes that would have been rows of it."""
+    """What may be compared; `absent` are the nodes that would have been rows of it, `notes` what else to know of the whole."""
 
     task: str
     dataset: str
@@ -141,6 +148,7 @@ class Board:
     rows: list[Row]
     absent: list[Node]
     published: list[Published]
+    notes: list[str]
 
 
 @dataclass(kw_only=True)
@@ -195,25 +203,30 @@ def _suite(path: Path) -> dict[str, Any]:
 
 def _nodes(folder: Path, suite: dict[str, Any]) -> list[Node]:
     """Return all nodes: those that left a record, those whose record cannot be read, and those of the plan that left none."""
+    listed = suite.get("nodes")
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    planned = {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
+    # A plan without keys cannot tell what is stale.
+    keyed = any(isinstance(entry.get("key"), str) for entry in planned.values())
     nodes = []
     for path in sorted((folder / "nodes").glob("*/record.json")):
         name = path.parent.name
+        entry = planned.pop(name, None)
         try:
             record = Record.read(path)
         except UserError as error:
             nodes.append(Node(id=name, kind=name.partition("--")[0], status="damaged", reason=str(error), run=None))
             continue
-        nodes.append(
-            Node(id=name, kind=record.kind, status=record.status, reason=record.reason, run=Run(record=record, folder=path.parent))
-        )
-    known = {node.id for node in nodes}
-    planned = suite.get("nodes")
-    for entry in planned if isinstance(planned, list) else []:
-        id_ = entry.get("id") if isinstance(entry, dict) else None
-        if isinstance(id_, str) and id_ not in known:
-            reason = entry.get("skipped") or entry.get("reason")
-            status, told = ("skipped", str(reason)) if reason else ("waiting", "planned, and not run yet")
-            nodes.append(Node(id=id_, kind=str(entry.get("kind", "")), status=status, reason=told, run=None))
+        status: str = record.status
+        reason = record.reason
+        if keyed and entry is None:
+            status, reason = "unplanned", f"not in the suite any more; its record says {status}" + (f": {reason}" if reason else "")
+        stale = entry is not None and entry.get("key") not in (None, record.key)
+        nodes.append(Node(id=name, kind=record.kind, status=status, reason=reason, run=Run(record=record, folder=path.parent, stale=stale)))
+    for id_, entry in planned.items():
+        skipped = entry.get("skipped") or entry.get("reason")
+        status, reason = ("skipped", str(skipped)) if skipped else ("waiting", "planned, and not run yet")
+        nodes.append(Node(id=id_, kind=str(entry.get("kind", "")), status=status, reason=reason, run=None))
     return nodes
 
 
@@ -222,11 +235,14 @@ def _board_key(record: Record) -> tuple[str, ...]:
 
 
 def _conditions(record: Record) -> dict[str, str]:
-    """Return what must be the same for two numbers to be compared, beside the protocol."""
+    """Return what must be the same for two numbers to be compared, beside the protocol.
+
+    Where pictures are made they are judged at the data's size. A retrieval method looks at pictures of the size that it likes.
+    """
     reference = record.reference or {}
     return {
         "data": record.data.get("fingerprint", "")[:12],
-        "size": record.data.get("size", ""),
+        "size": "" if record.task == "retrieval" else record.data.get("size", ""),
         "samples": str(record.n_samples),
         "reference": " ".join(reference.get(key, "") for key in ("dataset", "split", "field", "size")).strip(),
         "reference_data": reference.get("fingerprint", "")[:12],
@@ -243,7 +259,7 @@ def _row_key(record: Record) -> tuple[str, ...]:
 
 
 def _row_name(key: Sequence[str], *, whole: bool = False) -> str:
-    return " + ".join(part if whole else PurePosixPath(part).stem or part for part in key)
+    return " + ".join(part if whole else PurePosixPath(part).name.removesuffix(".yaml") or part for part in key)
 
 
 def _board(runs: list[Run], fits: list[Run], tests: list[Node], published: Sequence[Published], number: int | None) -> Board:
@@ -263,9 +279,12 @@ def _board(runs: list[Run], fits: list[Run], tests: list[Node], published: Seque
         )
         if len({run.record.source_sha256 for run in mine}) > 1:
             row.notes.append("its seeds were run by different versions of the code")
+        if seeds := ", ".join(str(run.record.seed) for run in mine if run.stale):
+            row.notes.append(f"of other settings, data or code than the suite plans: seed {seeds}")
         row.notes += list(dict.fromkeys(run.record.reason for run in mine if run.record.reason))
         rows.append(row)
     rows.sort(key=lambda row: row.name)
+    versions = {run.record.source_sha256 for row in rows for run in row.runs}
     columns = _columns(runs)
     samples = {id(run): _per_sample(run) for run in runs}
     for column in columns:
@@ -274,7 +293,7 @@ def _board(runs: list[Run], fits: list[Run], tests: list[Node], published: Seque
     absent = [
         node
         for node in tests
-        if node.status != "ok"
+        if node.status not in ("ok", "unplanned")
         and node.run is not None
         and (node.run.record.task, node.run.record.dataset, node.run.record.protocol) == (first.task, first.dataset, first.protocol)
     ]
@@ -291,6 +310,7 @@ def _board(runs: list[Run], fits: list[Run], tests: list[Node], published: Seque
         rows=rows,
         absent=absent,
         published=[block for block in published if block.task == first.task and _same_dataset(block.dataset, first.dataset)],
+        notes=["Its rows were run by different versions of the code."] if len(versions) > 1 else [],
     )
 
 
@@ -363,8 +383,8 @@ def _fill(column: Column, rows: list[Row]) -> None:
     cells = [row.cells[column.key] for row in rows if column.key in row.cells]
     if column.higher_is_better is not None:
         mark(cells, higher_is_better=column.higher_is_better)
-    largest = max((abs(cell.value) for cell in cells if cell.value is not None), default=0.0)
-    column.decimals = min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest > 0 else 4
+    smallest = min((abs(cell.value) for cell in cells if cell.value), default=None)
+    column.decimals = 4 if smallest is None else min(max(3 - math.floor(math.log10(smallest)), 0), 6)
 
 
 def mark(cells: Sequence[Cell], *, higher_is_better: bool) -> None:
@@ -396,12 +416,12 @@ def _per_sample(run: Run) -> _Samples | None:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         by_id = {line["id"]: line for line in lines}
         ids = tuple(sorted(by_id))
-        names = [name for name in (lines[0] if lines else {}) if name != "id"]
+        names = dict.fromkeys(name for line in lines for name in line if name != "id")
         values = {
-            name: np.array([math.nan if by_id[id_][name] is None else float(by_id[id_][name]) for id_ in ids], dtype=np.float64)
+            name: np.array([math.nan if (value := by_id[id_].get(name)) is None else float(value) for id_ in ids], dtype=np.float64)
             for name in names
         }
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     return _Samples(ids, values)
 
@@ -440,7 +460,8 @@ def _compare(columns: list[Column], rows: list[Row], samples: dict[int, _Samples
             elif mine[0] != target[0]:
                 cell.untested = UNTESTED_OTHER
             else:
-                waiting[mine[0]].append((cell, mine[1] - target[1]))
+                rounding = np.isclose(mine[1], target[1], rtol=SAME, atol=0.0)
+                waiting[mine[0]].append((cell, np.where(rounding, 0.0, mine[1] - target[1])))
     for found in waiting.values():
         tested = paired_bootstrap(np.stack([difference for _, difference in found], axis=1))
         for (cell, _), difference in zip(found, tested, strict=True):
@@ -466,7 +487,7 @@ def protocol_text(protocol: str, recipes: Iterable[str | None]) -> str | None:
         try:
             text = file.read_text(encoding="utf-8")
             content = yaml.safe_load(text)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):  # ValueError: a NUL in its name, no UTF-8
             continue
         if isinstance(content, dict) and isinstance(content.get("evaluate"), dict) and content["evaluate"].get("protocol") == protocol:
             return text

@@ -40,7 +40,7 @@ def gibibytes(value: float | None) -> str:
 def link(path: Path, page: Path | None) -> str:
     """Return the address of a file as seen from the folder of a page, or from the current one, quoted."""
     start = (page.absolute().parent if page else Path.cwd()).resolve()
-    return quote(Path(os.path.relpath(path.resolve(), start)).as_posix())
+    return quote(os.fsencode(os.path.relpath(path.resolve(), start)))
 
 
 def _md(text: str) -> str:
@@ -81,10 +81,14 @@ def _markdown_board(board: Board, page: Path | None) -> list[str]:
     lines += [
         "",
         "**Best**, *second best*. In brackets the 95 % interval: over seeds (Student's t) where a row has several, else over samples "
-        "(bootstrap). ≈: a paired bootstrap over samples does not tell it from the best, for one comparison alone.",
+        "(bootstrap). ≈: a paired bootstrap over samples does not tell it from the best, for one comparison alone. ?: that is untested, as "
+        "it is for a metric of a whole set, such as FID.",
         "",
     ]
+    lines += [f"{_md(note)}\n" for note in board.notes]
     lines += [f"† {_md(row.name)}: {_md('; '.join(row.notes))}\n" for row in board.rows if row.notes]
+    for row in board.rows:
+        lines += [f"† {_md(row.name)}, {_md(key)}: {_md(cell.note)}\n" for key, cell in row.cells.items() if cell.note]
     lines += [f"Not here: {_md(node.id)}, {_md(node.status)}: {_md(node.reason or '')}\n" for node in board.absent]
     if board.published:
         lines += ["<details><summary>Published numbers: nobody here measured them</summary>", ""]
@@ -95,13 +99,16 @@ def _markdown_board(board: Board, page: Path | None) -> list[str]:
 
 
 def _markdown_cell(cell: Cell | None, column: Column) -> str:
-    if cell is None or cell.value is None:
+    if cell is None:
         return "-"
+    noted = " †" if cell.note else ""
+    if cell.value is None:
+        return f"-{noted}"
     text = number(cell.value, column.decimals)
     text = {"best": f"**{text}**", "second": f"*{text}*", None: text}[cell.rank]
     if cell.interval:
         text += f" ({number(cell.interval[0], column.decimals)} to {number(cell.interval[1], column.decimals)})"
-    return text + (" ≈" if apart(cell) is False else "")
+    return text + (" ≈" if apart(cell) is False else " ?" if cell.untested else "") + noted
 
 
 def _markdown_published(block: Published, protocol: str) -> list[str]:
@@ -123,8 +130,8 @@ def _markdown_published(block: Published, protocol: str) -> list[str]:
 
 CSV_COLUMNS = (
     "task dataset split protocol board row method recipe overlays seeds metric higher_is_better value low high interval_over rank "
-    "difference_to_best difference_low difference_high p untested n_samples seconds_per_sample peak_memory_bytes fit_seconds parameters "
-    "status reason nodes"
+    "difference_to_best difference_low difference_high p untested note n_samples seconds_per_sample peak_memory_bytes fit_seconds "
+    "parameters status reason nodes"
 ).split()
 
 
@@ -181,6 +188,7 @@ def csv_text(board: Leaderboard) -> str:
                         "rank": cell.rank,
                         **tested,
                         "untested": cell.untested,
+                        "note": cell.note,
                     }
                 )
     for node in board.nodes:
@@ -223,12 +231,17 @@ def run(
     if csv_file:
         _write(csv_file, csv_text(found))
     if not (html or markdown_file or csv_file):
-        print(markdown(found))
+        print(_encodable(markdown(found)))
+
+
+def _encodable(text: str) -> str:
+    """Return text in which a lone surrogate, which JSON and names of files may hold and UTF-8 cannot, is a question mark."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _write(path: Path, text: str) -> None:
     try:
-        write_atomically(path, text)
+        write_atomically(path, _encodable(text))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another file") from error
     print(f"wrote {path}")

@@ -81,7 +81,7 @@ def _blocks(file: Path) -> list[Published]:
         if paper["schema"] != SCHEMA:
             raise UserError(f"{file}: schema {paper['schema']}, and this fashiongen reads {SCHEMA}")
         return [_block(paper, table, key) for table in paper["tables"] if table["kind"] != "data" for key in table["groups"]]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError) as error:
         told = " ".join(str(error).split())
         raise UserError(
             f"{file}: no file of published numbers ({type(error).__name__}: {told}); its folder's README tells the schema"
@@ -93,6 +93,9 @@ def _block(paper: dict[str, Any], table: dict[str, Any], key: str) -> Published:
     protocol = paper["protocols"][group["protocol"]]
     rows = []
     for row in table["rows"]:
+        values = dict(row["values"][key])
+        if not all(value is None or isinstance(value, str) for value in values.values()):
+            raise TypeError(f"{row['row']}: values must be strings, in quotes, exactly as printed")
         own = [row["note"]] if row.get("note") else []
         own += [row["missing"][key]] if key in row.get("missing", {}) else []
         own += [
@@ -106,7 +109,7 @@ def _block(paper: dict[str, Any], table: dict[str, Any], key: str) -> Published:
                 method=row["method"],
                 variant=row.get("variant"),
                 origin=row["origin"],
-                values=dict(row["values"][key]),
+                values=values,
                 notes=own,
             )
         )

@@ -32,6 +32,8 @@ GALLERY_BYTES = 16 * 2**20
 GRID_ROWS = 12
 GRID_COLUMNS = ("person", "masked", "prediction", "truth")
 GRID_SHOWN = {"person": "input", "truth": "truth"}
+# What Pillow raises for a file that is cut off, damaged, huge, or no picture at all.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 def page(board: Leaderboard, place: Path) -> str:
@@ -91,6 +93,7 @@ def _board(board: Board, place: Path, budget: _Budget) -> dict[str, Any]:
         "conditions": list(board.conditions.items()),
         "columns": [{"key": column.key, "higher": column.higher_is_better} for column in board.columns],
         "rows": [_row(row, board.columns, place) for row in board.rows],
+        "notes": board.notes,
         "absent": [_node(node, place) for node in board.absent],
         "published": [_published(block, board.protocol) for block in board.published],
         "gallery": _gallery(board.rows, budget),
@@ -285,7 +288,7 @@ def _from_grid(run: Run, ids: Sequence[str], id_: str) -> list[str | None]:
             if height * min(len(ids), GRID_ROWS) != picture.height or width * len(GRID_COLUMNS) != picture.width:
                 return nothing
             whole = picture.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except UNREADABLE:
         return nothing
     places = [GRID_COLUMNS.index(column) * width for column in GRID_SHOWN]
     # Each cell has a white rim of two pixels.
@@ -297,7 +300,7 @@ def _picture(path: Path) -> str | None:
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             return _address(picture.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except UNREADABLE:
         return None
 
 

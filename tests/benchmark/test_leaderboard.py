@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from bench_folder import N, write_folder, write_test
 from scipy import stats
 
@@ -136,6 +137,36 @@ def test_rows_are_tested_against_the_best_over_the_same_samples(tmp_path):
     assert rows["far"].cells["fid[x]"].difference is None
 
 
+def test_a_tie_for_the_best_does_not_differ_from_itself(tmp_path):
+    """Values that differ by rounding alone, all in one direction."""
+    ids = [f"{index}" for index in range(N)]
+    for recipe, value in (("a.yaml", 0.3), ("b.yaml", 0.1 + 0.2)):
+        folder = write_test(tmp_path, recipe, {"ssim": value}, ids=ids)
+        record = json.loads((folder / "record.json").read_text())
+        record["metrics"]["ssim"]["value"] = value
+        (folder / "record.json").write_text(json.dumps(record))
+        (folder / "record.per_sample.jsonl").write_text("\n".join(json.dumps({"id": id_, "ssim": value}) for id_ in ids))
+    cells = [row.cells["ssim"] for row in only(tmp_path)[0].rows]
+    assert [cell.rank for cell in cells] == ["best", "best"]
+    assert cells[1].difference.mean == 0.0 and apart(cells[1]) is False
+
+
+def test_what_is_untested_is_marked_and_a_bad_baseline_takes_no_digit(tmp_path):
+    for recipe, value in (("a.yaml", 12.31), ("b.yaml", 12.34), ("white.yaml", 1212.0)):
+        write_test(tmp_path, recipe, {"fid[x]": value})
+    text = markdown(read(tmp_path))
+    assert "| **12.31** |" in text and "| *12.34* ? |" in text and "| 1212.00 ? |" in text and "?: that is untested" in text
+
+
+def test_a_first_sample_without_a_value_leaves_the_metric_one_of_samples(tmp_path):
+    for recipe in ("a.yaml", "b.yaml"):
+        file = write_test(tmp_path, recipe, {"ssim": 0.5 if recipe == "a.yaml" else 0.3}) / "record.per_sample.jsonl"
+        first, *rest = file.read_text().splitlines()
+        file.write_text("\n".join([json.dumps({"id": json.loads(first)["id"]}), *rest]))
+    cell = only(tmp_path)[1]["b"].cells["ssim"]
+    assert cell.untested is None and cell.difference.samples == N - 1
+
+
 # ---- what shares a column, and what does not
 
 
@@ -171,6 +202,47 @@ def test_a_seed_counts_once_and_code_that_changed_is_told(tmp_path):
     assert rows["igr"].notes == ["2 records of seed 0: the last one counts", "its seeds were run by different versions of the code"]
 
 
+def test_a_retrieval_method_chooses_the_size_that_it_looks_at(tmp_path):
+    data = {"fingerprint": "7c68" * 16}
+    for task, boards in (("retrieval", 1), ("vtoff", 2)):
+        for recipe, size in (("a.yaml", "64x48"), ("b.yaml", "128x128")):
+            write_test(tmp_path / task, recipe, {"auc": 0.5}, task=task, data={**data, "size": size})
+        assert len(read(tmp_path / task).boards) == boards
+
+
+def test_a_name_keeps_what_follows_its_last_dot(tmp_path):
+    for name in ("guidance-2.0", "guidance-2.5"):
+        write_test(tmp_path, IGR, {"ssim": 0.5}, overlays=[name], node=name)
+    assert list(only(tmp_path)[1]) == ["igr + guidance-2.0", "igr + guidance-2.5"]
+
+
+def plan(folder, keys):
+    """Write a suite that plans these nodes with these keys."""
+    content = {"suite": "s", "nodes": [{"id": id_, "kind": "test", **({"key": key} if key else {})} for id_, key in keys.items()]}
+    (folder / "suite.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_records_that_the_suite_does_not_plan_are_no_rows_and_stale_ones_say_so(tmp_path):
+    for node, value in (("now", 3.0), ("before", 2.0), ("gone", 1.0)):
+        write_test(
+            tmp_path, f"{node}.yaml", {"fid[x]": value}, node=node, key="k1", source_sha256="99" * 32 if node == "before" else "ab" * 32
+        )
+    plan(tmp_path, {"now": "k1", "before": "k2"})
+    board, rows = only(tmp_path)
+    assert {name: row.notes for name, row in rows.items()} == {
+        "now": [], "before": ["of other settings, data or code than the suite plans: seed 0"],
+    }  # fmt: skip
+    assert rows["before"].cells["fid[x]"].rank == "best"
+    assert board.notes == ["Its rows were run by different versions of the code."]
+    found = read(tmp_path)
+    assert [(node.id, node.status) for node in found.nodes if node.status != "ok"] == [("gone", "unplanned")]
+    text = markdown(found)
+    assert "| gone | unplanned | not in the suite any more; its record says ok |" in text and board.notes[0] in text
+    # A plan that has no keys, or no plan, tells nothing.
+    plan(tmp_path, {"now": None})
+    assert [row.notes for row in only(tmp_path)[1].values()] == [[], [], []]
+
+
 def test_what_is_not_a_number_is_never_best_and_what_is_missing_is_told(tmp_path):
     write_test(tmp_path, IGR, {"ssim": None}, reason="3 of 40 predictions are not finite")
     write_test(tmp_path, "b.yaml", {"ssim": -0.2})
@@ -184,7 +256,10 @@ def test_what_is_not_a_number_is_never_best_and_what_is_missing_is_told(tmp_path
     for seed, value in enumerate((1.0, None)):
         write_test(tmp_path, "d.yaml", {"fid[x]": value}, seed=seed)
     assert only(tmp_path)[1]["d"].cells["fid[x]"].value is None  # no mean over the seeds that happened to work
-    assert "| - |" in markdown(read(tmp_path))
+    text = markdown(read(tmp_path))
+    assert "| - † |" in text and "† c, fid\\[x\\]: 1 of 2 seeds have this metric" in text
+    lines = csv.DictReader(io.StringIO(csv_text(read(tmp_path))))
+    assert {line["note"] for line in lines if (line["row"], line["metric"]) == ("c", "fid[x]")} == {"1 of 2 seeds have this metric"}
 
 
 def test_nodes_without_a_result_keep_their_reasons(tmp_path):
@@ -231,7 +306,7 @@ def test_markdown_marks_links_and_escapes(tmp_path):
     text = markdown(read(tmp_path / "run"), tmp_path / "page" / "board.md")
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert "a\\|b&lt;script&gt;\\*x\\*\\`" in text and "<script>" not in text
-    assert "| **1.000** |" in table[2] and "| *2.000* |" in table[3] and "| 3.000 |" in table[4]
+    assert "| **1.000** |" in table[2] and "| *2.000* ? |" in table[3] and "| 3.000 ? |" in table[4]
     assert "(../run/nodes/one/record.json)" in table[2]
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1
 
@@ -314,9 +389,62 @@ def test_mistakes_end_with_one_line(tmp_path, prepare, words):
     assert "\n" not in str(error.value)
 
 
+def huge(record):
+    record["metrics"]["ssim"]["value"] = int("9" * 400)
+
+
+def names_no_file(record):
+    record |= {"log": "a\0b", "pictures": "x" * 300, "recipe": "a\0b/c.yaml", "protocol": "p\0q", "overlays": ["\ud800=1"]}
+
+
+DAMAGE = {
+    "a number of 400 digits": lambda folder: change(folder, huge),
+    "memory of 400 digits": lambda folder: change(folder, lambda record: record.update(peak_memory_bytes=int("9" * 400))),
+    "the largest float": lambda folder: change(folder, lambda record: record["metrics"]["ssim"].update(value=1e308)),
+    "names of no file": lambda folder: change(folder, names_no_file),
+    "links in a circle": lambda folder: ((folder / "log.txt").unlink(), (folder / "log.txt").symlink_to("log.txt")),
+    "values per sample": lambda folder: (folder / "record.per_sample.jsonl").write_text(f'{{"id": "a", "ssim": {"9" * 400}}}\n'),
+    "a damaged picture": lambda folder: broken_png(folder / "record.pictures" / "00000_00.png"),
+    "a folder that is no UTF-8": lambda folder: folder.rename(folder.with_name(f"{folder.name}\udcff")),
+}
+
+
+def change(folder, do):
+    record = json.loads((folder / "record.json").read_text())
+    do(record)
+    (folder / "record.json").write_text(json.dumps(record))
+
+
+def broken_png(file):
+    """Damage the name of the second chunk."""
+    content = bytearray(file.read_bytes())
+    content[33 + 4 : 33 + 8] = b"\x00\x01\x02\x03"
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_one_damaged_node_leaves_the_others_their_leaderboard(tmp_path, damage, capsys):
+    for seed in range(2):
+        place = write_test(tmp_path / "run", "bad.yaml", {"ssim": 0.4}, seed=seed, pictures=2)
+        DAMAGE[damage](place)
+    write_test(tmp_path / "run", "good.yaml", {"ssim": 0.5}, pictures=2)
+    (tmp_path / "run" / "suite.json").write_text('{"suite": "\\ud800"}')
+    files = {option: tmp_path / f"out.{option}" for option in ("html", "markdown", "csv")}
+    main(["leaderboard", str(tmp_path / "run"), *(part for option, file in files.items() for part in (f"--{option}", str(file)))])
+    main(["leaderboard", str(tmp_path / "run")])
+    assert all("good" in file.read_text(encoding="utf-8") for file in files.values()) and "good" in capsys.readouterr().out
+
+
 def test_published_numbers_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no \*.yaml there"):
         read_published(tmp_path)
+    igr = (ROOT / "benchmarks" / "published" / "igr.yaml").read_text(encoding="utf-8")
+    paper = yaml.safe_load(igr)
+    for values, words in (("abc", "ValueError"), ({"ssim": 0.5}, "TypeError: .*: values must be strings, in quotes")):
+        paper["tables"][0]["rows"][0]["values"]["viton_hd"] = values
+        (tmp_path / "paper.yaml").write_text(json.dumps(paper))
+        with pytest.raises(UserError, match=rf"paper.yaml: no file of published numbers \({words}"):
+            read_published(tmp_path)
     (tmp_path / "paper.yaml").write_text(json.dumps({"schema": 1, "tables": [{"kind": "results"}]}))
     with pytest.raises(UserError, match=r"paper.yaml: no file of published numbers \(KeyError"):
         read_published(tmp_path)
