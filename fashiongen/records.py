@@ -69,6 +69,8 @@ class Record:
     `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set. `extractors` maps the
     names of those that have one to `{weights, sha256}`. `reference` tells what set of true pictures they were held against:
     `{dataset, split, field, fingerprint}`.
+    `data` tells of the data: `fingerprint`, `size`, where `masks` come from, and `world: wardrobe` for the embedded world.
+    `protocol_sha256` is of how the protocol judges: its metrics with their settings, and its size.
     Times are in seconds, memory in bytes.
     """
 
@@ -100,6 +102,7 @@ class Record:
     checkpoint: dict[str, str] | None = None
     data: dict[str, str] = field(default_factory=dict)
     config_sha256: str | None = None
+    protocol_sha256: str | None = None
     source_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: str | None = None

@@ -37,7 +37,10 @@ class Published:
         caption: its first sentence.
         dataset: as in our records, possibly with a part after a dash.
         task: of the protocol.
-        protocol: its name; only one that equals ours may be compared with ours at all.
+        protocol: its name; see `Board.unlike` for when it may be compared with ours at all.
+        split: of the judged samples, None where the paper does not say; so are the next two.
+        samples: how many were judged.
+        size: of the judged pictures, height x width.
         protocol_note: what the paper leaves open about it.
         metrics: column: the name over it, and whether higher is better.
         rows: in printed order.
@@ -51,6 +54,9 @@ class Published:
     dataset: str
     task: str
     protocol: str
+    split: str | None
+    samples: str | None
+    size: str | None
     protocol_note: str
     metrics: dict[str, dict[str, Any]]
     rows: list[PublishedRow] = field(default_factory=list)
@@ -122,6 +128,7 @@ def _block(paper: dict[str, Any], table: dict[str, Any], key: str) -> Published:
         dataset=group["dataset"],
         task=protocol["task"],
         protocol=group["protocol"],
+        **{name: None if protocol[name] is None else str(protocol[name]) for name in ("split", "samples", "size")},
         protocol_note=protocol["note"],
         metrics={name: dict(paper["metrics"][name]) for name in group["metrics"]},
         rows=rows,

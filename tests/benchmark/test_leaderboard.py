@@ -5,12 +5,13 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from bench_folder import N, write_folder, write_test
+from bench_folder import N, write_fit, write_folder, write_test
 from scipy import stats
 
 from fashiongen.benchmark.boards import Cell, apart, mark, read
@@ -243,6 +244,42 @@ def test_records_that_the_suite_does_not_plan_are_no_rows_and_stale_ones_say_so(
     assert [row.notes for row in only(tmp_path)[1].values()] == [[], [], []]
 
 
+def test_masks_and_the_protocol_s_settings_keep_apart(tmp_path):
+    data = {"fingerprint": "7c68" * 16}
+    for index, masks in enumerate(("file", "parse", "parse")):
+        node = f"n{index}"
+        write_test(tmp_path, f"{node}.yaml", {"ssim": 0.5}, data={**data, "masks": masks}, protocol_sha256=f"{index // 2}" * 64, node=node)
+    assert [(len(board.rows), board.conditions["masks"], board.conditions["protocol_settings"][-1]) for board in read(tmp_path).boards] == [
+        (1, "file", "0"), (1, "parse", "0"), (1, "parse", "1"),
+    ]  # fmt: skip
+
+
+def test_a_metric_that_two_records_read_the_other_way_round_is_two_columns(tmp_path):
+    for recipe, higher in (("a.yaml", True), ("b.yaml", False)):
+        metrics = {"ssim": {"value": 0.5, "higher_is_better": higher, "ci95": None}}
+        write_test(tmp_path, recipe, {}, metrics=metrics, per_sample=None)
+    board, rows = only(tmp_path)
+    assert [(column.key, column.higher_is_better) for column in board.columns] == [
+        ("ssim (higher is better)", True), ("ssim (lower is better)", False),
+    ]  # fmt: skip
+    assert [list(rows[name].cells) for name in "ab"] == [["ssim (higher is better)"], ["ssim (lower is better)"]]
+
+
+def test_a_row_finds_its_training_by_the_checkpoint_and_tells_its_parents_apart(tmp_path):
+    def left(name):
+        return {"path": f"/run/{name}/last.ckpt", "sha256": name * 64}
+
+    write_fit(tmp_path, "cigm.yaml", checkpoint=left("a"), fit_seconds=100.0)
+    write_fit(tmp_path, "geco.yaml", checkpoint=left("b"), fit_seconds=20.0, parents={"template": "/run/a/last.ckpt"})
+    write_fit(tmp_path, "geco.yaml", node="other", checkpoint=left("c"), fit_seconds=7.0)
+    write_test(tmp_path, "geco.yaml", {"auc": 0.7}, overlays=["guidance-2.0"], checkpoint=left("b"))
+    row = only(tmp_path)[0].rows[0]
+    assert [run.folder.name for run in (*row.fits, *row.parent_fits)] == ["fit--geco--seed0", "fit--cigm--seed0"]
+    assert (row.fit_seconds, row.parents_fit_seconds) == (20.0, 100.0)
+    (line,) = csv.DictReader(io.StringIO(csv_text(read(tmp_path))))
+    assert (line["fit_seconds"], line["parents_fit_seconds"]) == ("20.0", "100.0")
+
+
 def test_what_is_not_a_number_is_never_best_and_what_is_missing_is_told(tmp_path):
     write_test(tmp_path, IGR, {"ssim": None}, reason="3 of 40 predictions are not finite")
     write_test(tmp_path, "b.yaml", {"ssim": -0.2})
@@ -280,6 +317,19 @@ def test_nodes_without_a_result_keep_their_reasons(tmp_path):
     assert "| test--method1--seed0 | killed | killed by signal 9 \\(out of memory?\\) |" in text
 
 
+def test_what_has_no_record_to_read_stands_where_the_suite_plans_it(tmp_path):
+    ids = {"torn": "vtoff", "late": "vtoff", "alone": "retrieval"}
+    where = {"dataset": "viton_hd", "protocol": "vtoff-tiny", "kind": "test"}
+    (tmp_path / "suite.json").write_text(json.dumps({"nodes": [{"id": id_, "task": task, **where} for id_, task in ids.items()]}))
+    write_test(tmp_path, IGR, {"ssim": 0.5})
+    (tmp_path / "nodes" / "torn").mkdir()
+    (tmp_path / "nodes" / "torn" / "record.json").write_text("{")
+    found = read(tmp_path)
+    told = {(board.task, len(board.rows)): [(node.id, node.status) for node in board.absent] for board in found.boards}
+    assert told == {("vtoff", 1): [("torn", "damaged"), ("late", "waiting")], ("retrieval", 0): [("alone", "waiting")]}
+    assert "No test of it has a result." in markdown(found) and "Not here: alone, waiting" in markdown(found)
+
+
 # ---- files
 
 
@@ -297,6 +347,13 @@ def test_csv_gives_every_number_back(tmp_path):
         assert numbers[key]["p"] == (str(cell.difference.p) if cell.difference else "")
     others = {line["nodes"]: (line["status"], line["reason"]) for line in rows if not line["metric"]}
     assert others["test--method2--seed0"] == ("timeout", "took longer than 60 s") and len(others) == 5
+
+
+def test_no_text_of_the_csv_is_a_formula(tmp_path):
+    write_test(tmp_path, "=cmd().yaml", {"@sum": -0.5}, reason="+1", dataset="-2", node="n")
+    (line,) = csv.DictReader(io.StringIO(csv_text(read(tmp_path))))
+    assert [line[name] for name in ("row", "recipe", "metric", "reason", "dataset")] == ["'=cmd()", "'=cmd().yaml", "'@sum", "'+1", "'-2"]
+    assert float(line["value"]) < 0
 
 
 def test_markdown_marks_links_and_escapes(tmp_path):
@@ -326,7 +383,30 @@ def test_published_rows_stand_apart(tmp_path):
     assert any(note.startswith("contradiction: ") for note in blocks["igr", "3"].notes)
     assert [row.name for row in board.rows] == ["igr"] and "0.7895" not in csv_text(read(tmp_path, published))
     text = markdown(read(tmp_path, published))
-    assert text.index("<details>") < text.index("0.7895") < text.index("</details>")
+    assert text.index("<details><summary>Published") < text.index("0.7895") < text.rindex("</details>")
+    assert "protocol vtoff-igr: the same protocol)" in text and "protocol vtoff-twgtm: not to be compared: another protocol" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, []),
+        ({"protocol": "other"}, ["another protocol"]),
+        ({"dataset": "viton_hd-clean"}, ["another data set"]),
+        ({"data": {"world": "wardrobe"}}, ["the data here are the embedded world's"]),
+        ({"split": "train"}, ["split test (here train)"]),
+        ({"n_samples": 7, "data": {"size": "64x48"}}, ["samples 2032 (here 7)", "size 1024x768 (here 64x48)"]),
+    ],
+)
+def test_published_numbers_are_compared_only_with_the_like(tmp_path, fields, words):
+    given = {"protocol": "vtoff-igr", "n_samples": 2032, **fields}
+    write_test(tmp_path, IGR, {"ssim": 0.5}, **{**given, "data": {"size": "1024x768", **given.get("data", {})}})
+    published = read_published(default_folder())
+    (board,) = read(tmp_path, published).boards
+    block = next(block for block in board.published if (block.paper, block.table, block.dataset) == ("igr", "2", "viton_hd"))
+    assert board.unlike(replace(block, samples="2032", size="1024x768")) == words
+    assert board.unlike(block) == [word for word in words if "samples" not in word and "size" not in word]  # the paper tells neither
+    assert ("wardrobe" in board.label) == ("embedded" in " ".join(words))
 
 
 def test_the_protocol_is_told_in_full(tmp_path, monkeypatch):
@@ -338,6 +418,13 @@ def test_the_protocol_is_told_in_full(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     texts = {board.protocol: board.protocol_text for board in read(tmp_path / "run").boards}
     assert texts == {"vtoff-tiny": (ROOT / "recipes" / "tasks" / "vtoff-tiny.yaml").read_text(), "../../secret": None}
+    text = markdown(read(tmp_path / "run"))
+    assert f"```yaml\n{texts['vtoff-tiny']}```\n" in text and text.count("only the name is known") == 1
+    assert "times compare on one device only" in text
+    # Nothing in the text ends the code.
+    (tmp_path / "recipes" / "tasks" / "evil.yaml").write_text("# ````\n# <b>\nevaluate: {protocol: evil}\n")
+    write_test(tmp_path / "evil", str(tmp_path / "recipes" / "x.yaml"), {"ssim": 0.5}, protocol="evil")
+    assert "`````yaml\n# ````\n# <b>\nevaluate: {protocol: evil}\n`````\n" in markdown(read(tmp_path / "evil"))
 
 
 def test_the_same_records_give_the_same_bytes_in_any_order(tmp_path):

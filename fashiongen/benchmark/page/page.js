@@ -120,7 +120,7 @@ function buildBoard(board, panel) {
   const notes = board.rows.filter((row) => row.notes.length);
   put(panel, {}, [
     el("h2", {}, name(board.label), ", protocol ", name(board.protocol)),
-    el("p", { class: "quiet" }, "Split ", name(board.split), board.conditions.map(([key, told]) => [" · ", key.replace("_", " "), " ", name(told)])),
+    board.split ? el("p", { class: "quiet" }, "Split ", name(board.split), board.conditions.map(([key, told]) => [" · ", key.replace("_", " "), " ", name(told)])) : null,
     el("details", { class: "protocol" }, el("summary", {}, "The protocol in full"), board.protocol_text
       ? el("pre", { dir: "auto" }, board.protocol_text)
       : el("p", {}, "Its file in recipes/tasks was not at hand when this page was written; only its name is known.")),
@@ -173,7 +173,7 @@ function openDetails(board, row, column) {
     if (cell.difference) {
       const { mean, interval, p, samples } = cell.difference;
       body.push(el("p", {}, `Against the best: ${mean} (95 % interval ${interval[0]} to ${interval[1]}, p ${p}), paired bootstrap over ${samples} samples. `,
-        cell.apart ? "They differ." : "They are not told apart."));
+        cell.apart ? "These trained models differ on such samples; trained with another seed they may not." : "They are not told apart."));
     }
     if (cell.untested) body.push(el("p", {}, "Against the best: ", cell.untested, "."));
     if (cell.note) body.push(el("p", { class: "note" }, cell.note));
@@ -208,7 +208,7 @@ function drawPublished(board) {
     board.published.map((block) => [
       el("h4", {}, name(block.title), `, Table ${block.table}`),
       el("p", { class: "quiet" }, name(block.caption), " · ", name(block.dataset), " · protocol ", name(block.protocol), ": ",
-        block.same ? "the one of this tab" : el("span", { class: "note" }, "another than this tab's, not to be compared"), " · ", name(block.protocol_note)),
+        block.unlike.length ? el("span", { class: "note" }, `not to be compared: ${block.unlike.join(", ")}`) : "the one of this tab", " · ", name(block.protocol_note)),
       el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": `${block.paper}, Table ${block.table}` }, el("table", {},
         el("thead", {}, el("tr", {}, ["row as printed", ...block.metrics].map((text) => el("th", { scope: "col" }, name(text))), el("th", { scope: "col", class: "text" }, "who ran it"))),
         el("tbody", {}, block.rows.map((row) => el("tr", {}, el("th", { scope: "row" }, label(row.row)),
