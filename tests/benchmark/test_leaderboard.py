@@ -1,5 +1,6 @@
 """The leaderboard's numbers: marks, intervals, paired tests, what shares a column, and the files that it writes."""
 
+import base64
 import csv
 import io
 import json
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 import yaml
 from bench_folder import N, write_fit, write_folder, write_test
+from PIL import Image
 from scipy import stats
 
 from fashiongen.benchmark.boards import Cell, apart, mark, read
 from fashiongen.benchmark.leaderboard import CSV_COLUMNS, csv_text, markdown, seconds
 from fashiongen.benchmark.published import default_folder, read_published
 from fashiongen.benchmark.statistics import RESAMPLES, mean_over_seeds, paired_bootstrap
+from fashiongen.benchmark.webpage import page
 from fashiongen.cli import main
 from fashiongen.errors import UserError
 
@@ -409,6 +412,23 @@ def test_published_numbers_are_compared_only_with_the_like(tmp_path, fields, wor
     assert ("wardrobe" in board.label) == ("embedded" in " ".join(words))
 
 
+def test_lost_pictures_neither_empty_the_gallery_nor_shift_its_truth(tmp_path):
+    """The first sample's picture of one method is gone, and all of another's."""
+    for recipe in ("a.yaml", "b.yaml", "c.yaml"):
+        folder = write_test(tmp_path, recipe, {"ssim": 0.5}, pictures=3) / "record.pictures"
+        for file in sorted(folder.glob("*.png"))[: {"a.yaml": 1, "b.yaml": 0, "c.yaml": 3}[recipe]]:
+            file.unlink()
+    text = page(read(tmp_path), tmp_path / "board.html")
+    content = json.loads(text.partition('<script type="application/json" id="data">')[2].partition("</script>")[0])
+    gallery = content["boards"][0]["gallery"]
+    assert (gallery["columns"], gallery["without"]) == (["input", "truth", "a", "b"], ["c"])
+    assert [line["id"] for line in gallery["lines"]] == ["00001_00", "00002_00"]
+    for row, line in enumerate(gallery["lines"], start=1):
+        for address, shade in zip(line["pictures"], (10, 160), strict=False):
+            with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
+                assert picture.size == (48, 64) and picture.convert("RGB").getpixel((24, 32)) == (shade, 20 * row, 255 - shade)
+
+
 def test_the_protocol_is_told_in_full(tmp_path, monkeypatch):
     write_test(tmp_path / "run", str(ROOT / IGR), {"ssim": 0.5})
     # A name that leads out of recipes/tasks is not followed, even to a file that claims it.
@@ -492,6 +512,7 @@ DAMAGE = {
     "links in a circle": lambda folder: ((folder / "log.txt").unlink(), (folder / "log.txt").symlink_to("log.txt")),
     "values per sample": lambda folder: (folder / "record.per_sample.jsonl").write_text(f'{{"id": "a", "ssim": {"9" * 400}}}\n'),
     "a damaged picture": lambda folder: broken_png(folder / "record.pictures" / "00000_00.png"),
+    "a suite's name that is no text": lambda folder: (folder.parents[1] / "suite.json").write_text('{"suite": "\\ud800"}'),
     "a folder that is no UTF-8": lambda folder: folder.rename(folder.with_name(f"{folder.name}\udcff")),
 }
 
@@ -515,7 +536,6 @@ def test_one_damaged_node_leaves_the_others_their_leaderboard(tmp_path, damage, 
         place = write_test(tmp_path / "run", "bad.yaml", {"ssim": 0.4}, seed=seed, pictures=2)
         DAMAGE[damage](place)
     write_test(tmp_path / "run", "good.yaml", {"ssim": 0.5}, pictures=2)
-    (tmp_path / "run" / "suite.json").write_text('{"suite": "\\ud800"}')
     files = {option: tmp_path / f"out.{option}" for option in ("html", "markdown", "csv")}
     main(["leaderboard", str(tmp_path / "run"), *(part for option, file in files.items() for part in (f"--{option}", str(file)))])
     main(["leaderboard", str(tmp_path / "run")])
