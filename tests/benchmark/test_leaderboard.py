@@ -4,8 +4,10 @@ import base64
 import csv
 import io
 import json
+import struct
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -524,10 +526,10 @@ def change(folder, do):
 
 
 def broken_png(file):
-    """Damage the name of the second chunk."""
-    content = bytearray(file.read_bytes())
-    content[33 + 4 : 33 + 8] = b"\x00\x01\x02\x03"
-    file.write_bytes(content)
+    """Let the data end early, before a chunk without a name."""
+    content = file.read_bytes()
+    first = b"IDAT" + content[41:51]
+    file.write_bytes(content[:33] + struct.pack(">I", 10) + first + struct.pack(">I", zlib.crc32(first)) + bytes(40))
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
