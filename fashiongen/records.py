@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import os
 import tempfile
 import types
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -17,6 +18,11 @@ from fashiongen.errors import UserError
 
 SCHEMA = 1
 """Changes when what was written before would be misread; a field more does not change it."""
+
+LARGEST = 1e100
+"""Numbers of a record are below; what is not is damage, and would overflow in a mean or a variance."""
+
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
 
 Kind = Literal["test", "fit"]
 Status = Literal["ok", "failed", "killed", "timeout", "skipped"]
@@ -63,6 +69,8 @@ class Record:
     `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set. `extractors` maps the
     names of those that have one to `{weights, sha256}`. `reference` tells what set of true pictures they were held against:
     `{dataset, split, field, fingerprint}`.
+    `data` tells of the data: `fingerprint`, `size`, where `masks` come from, and `world: wardrobe` for the embedded world.
+    `protocol_sha256` is of how the protocol judges: its metrics with their settings, and its size.
     Times are in seconds, memory in bytes.
     """
 
@@ -94,6 +102,7 @@ class Record:
     checkpoint: dict[str, str] | None = None
     data: dict[str, str] = field(default_factory=dict)
     config_sha256: str | None = None
+    protocol_sha256: str | None = None
     source_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: str | None = None
@@ -121,7 +130,7 @@ class Record:
             raise UserError(f"{path}: not a record: it is no JSON object with a number `schema`")
         if schema > SCHEMA:
             raise UserError(f"{path}: a record of schema {schema}, and this fashiongen reads up to {SCHEMA}: update it")
-        hints = get_type_hints(cls)
+        hints = _hints(cls)
         known = {entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
         for name, value in known.items():
             if not _is(value, hints[name]):
@@ -164,11 +173,11 @@ def _is(value: Any, hint: Any) -> bool:  # noqa: ANN401  any JSON value, any ann
     if origin is dict:
         return isinstance(value, dict) and all(_is(entry, inner[1]) for entry in value.values())
     if is_typeddict(hint):
-        hints = get_type_hints(hint)
+        hints = _hints(hint)
         return isinstance(value, dict) and all(name in value and _is(value[name], hints[name]) for name in hints)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    if hint in (float, int):
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+    return isinstance(value, hint)
 
 
 def _named(hint: Any) -> str:  # noqa: ANN401  any annotation

@@ -255,15 +255,19 @@ class FashionCLI(LightningCLI):
         evaluate.recipe = self.recipes[0] if self.recipes else None
         evaluate.overlays = self.recipes[1:]
         evaluate.parents = dict(self.options.parents)
-        evaluate.config_sha256 = self._config_sha256()
+        self._dump_config()
+        evaluate.config_sha256, evaluate.protocol_sha256 = self._config_sha256(), self._protocol_sha256()
+
+    def _protocol_sha256(self) -> str:
+        """Hash how the protocol judges; by what true pictures, the record's `reference` tells by their content."""
+        return _hash({key: self.config_dump["evaluate"][key] for key in ("metrics", "size")})
 
     def _config_sha256(self) -> str:
-        self._dump_config()
         settings = {
             key: value for key, value in self.config_dump.items() if key not in ("config", "ckpt_path", "out", "verbose", "trust", "cache")
         }
         settings["evaluate"] = {key: value for key, value in settings["evaluate"].items() if key != "out"}
-        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+        return _hash(settings)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401  as in Lightning
         """Build the trainer, with a progress bar only where someone watches."""
@@ -402,6 +406,10 @@ def with_protocol(args: list[str]) -> list[str]:
         key = f"{source}: evaluate.protocol" if source else "--evaluate.protocol"
         raise UserError(f"{key}: {evaluate['protocol']}: there is no {places[0]}; name a file of recipes/tasks")
     return [args[0], "--config", str(file), *args[1:]]
+
+
+def _hash(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _evaluate_of(recipe: str) -> dict[str, Any]:

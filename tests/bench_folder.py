@@ -76,7 +76,7 @@ def write_test(
 
 def write_fit(folder: Path, recipe: str, *, seed=0, overlays=(), **fields) -> None:
     label = "+".join([Path(recipe).stem, *(Path(overlay).stem for overlay in overlays)])
-    node = f"fit--{label}--seed{seed}"
+    node = fields.pop("node", f"fit--{label}--seed{seed}")
     names = {"task": "", "protocol": "", "dataset": "viton_hd", "split": "train", "method": Path(recipe).stem, "kind": "fit"}
     record = Record(**{"node": node, "recipe": recipe, "overlays": list(overlays), "seed": seed, "fit_seconds": 360.0, **names, **fields})
     record.write(folder / "nodes" / node / "record.json")

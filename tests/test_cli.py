@@ -149,7 +149,7 @@ def test_the_record_says_what_was_run(trained, tmp_path):
     recipe, checkpoint = trained
     Path("more.yaml").write_text("trainer: {limit_test_batches: 2}\n")
     shutil.copy(checkpoint, "copy.ckpt")  # where a checkpoint lies is no setting
-    hashes = []
+    hashes, protocols = [], set()
     common = ["test", "--config", recipe, "--config", "more.yaml", "--ckpt_path"]
     for out, path in (("one.json", checkpoint), ("two.json", "copy.ckpt")):
         main([*common, path, "--evaluate.out", out])
@@ -158,9 +158,14 @@ def test_the_record_says_what_was_run(trained, tmp_path):
         assert record["overlays"] == ["more.yaml"]
         assert record["n_samples"] == 4
         hashes.append(record["config_sha256"])
+        protocols.add(record["protocol_sha256"])
     assert hashes[0] == hashes[1] and len(hashes[0]) == 64
     main([*common, checkpoint, "--evaluate.out", "three.json", "--data.init_args.count", "6"])
-    assert json.loads(Path("three.json").read_text())["config_sha256"] != hashes[0]
+    record = json.loads(Path("three.json").read_text())
+    assert record["config_sha256"] != hashes[0] and protocols == {record["protocol_sha256"]}  # other data, the same protocol
+    Path("judged.yaml").write_text("evaluate: {metrics: {ssim: {class_path: fashiongen.metrics.SSIM}}}\n")
+    main([*common, checkpoint, "--evaluate.out", "four.json", "--config", "judged.yaml"])
+    assert json.loads(Path("four.json").read_text())["protocol_sha256"] not in protocols
 
 
 def test_parents_are_handed_over_unless_a_run_goes_on(trained, monkeypatch):

@@ -28,6 +28,7 @@ from fashiongen.methods.base import Method
 from fashiongen.metrics import FID, KID
 from fashiongen.metrics.base import PairMetric, SetMetric
 from fashiongen.nn.classifier import AttributeClassifier
+from fashiongen.records import source_sha256
 
 N, SIZE = 7, (12, 8)
 
@@ -173,9 +174,17 @@ def test_the_record_tells_what_was_measured_and_how(tmp_path, monkeypatch):
     assert record["command"] == "fashiongen test --evaluate.out 'a b.json'"
     assert 0 < record["seconds_per_sample"] < 1 and record["peak_memory_bytes"] > 1e6
     assert record["data"] == {"fingerprint": "f" * 64} and record["checkpoint"] is None
+    assert record["source_sha256"] == source_sha256(leave_out=("benchmark",))  # a new leaderboard gives no new numbers
     assert set(record["versions"]) == {"fashiongen", "torch", "lightning", "diffusers"}
     assert not method.saw_target
     assert evaluate.results == record["metrics"]
+
+
+def test_the_record_tells_the_embedded_world_from_the_data_set_of_its_name(tmp_path):
+    data = Gallery()
+    data.embedded = True
+    judge(tmp_path, data=data)
+    assert json.loads((tmp_path / "out.json").read_text())["data"]["world"] == "wardrobe"
 
 
 def test_metrics_of_one_extractor_see_a_batch_once(tmp_path, monkeypatch):

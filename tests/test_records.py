@@ -58,6 +58,8 @@ def test_a_key_of_later_days_is_ignored_and_a_later_schema_is_refused(tmp_path):
         ({"metrics": {"ssim": {"value": 1.0}}}, "metrics: "),
         ({"metrics": {"ssim": {"value": 1.0, "higher_is_better": 1, "ci95": None}}}, "metrics: "),
         ({"node": None}, "node: null is no str"),
+        ({"seconds": 1e308}, r"seconds: 1e\+308 is no float"),
+        ({"peak_memory_bytes": 10**400}, "peak_memory_bytes: 1000"),
     ],
 )
 def test_a_damaged_record_is_named_with_its_place(change, message, tmp_path):

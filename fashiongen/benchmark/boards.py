@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from fashiongen.benchmark.published import Published
 from fashiongen.benchmark.statistics import Difference, mean_over_seeds, paired_bootstrap
 from fashiongen.errors import UserError
-from fashiongen.records import Record
+from fashiongen.records import MetricEntry, Record
 
 Rank = Literal["best", "second"]
 # Values this close, relative to the larger one, are the same: they differ by rounding alone.
 SAME = 1e-9
+WAYS = {True: "higher is better", False: "lower is better", None: "neither is better"}
 UNTESTED_SET = "untested: a metric of the whole set has no values per sample"
 UNTESTED_MISSING = "untested: no values per sample"
 UNTESTED_OTHER = "untested: not the same samples as the best"
@@ -34,17 +35,21 @@ UNTESTED_OTHER = "untested: not the same samples as the best"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A record and the folder that it lies in."""
+    """A record and the folder that it lies in; `stale`: the suite plans its node with other settings, data or code."""
 
     record: Record
     folder: Path
+    stale: bool = False
 
     def file(self, name: str | None) -> Path | None:
         """Return a file or folder that the record names, if it is there and inside the record's folder."""
         if not name:
             return None
-        path = (self.folder / name).resolve()
-        return path if path.is_relative_to(self.folder.resolve()) and path.exists() else None
+        try:
+            path = (self.folder / name).resolve()
+            return path if path.is_relative_to(self.folder.resolve()) and path.exists() else None
+        except (OSError, ValueError, RuntimeError):  # no name of a file: too long, with a NUL, or links in a circle
+            return None
 
     @property
     def log(self) -> Path | None:
@@ -54,13 +59,18 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What became of one node of the plan; `run` is None where no record can be read."""
+    """What became of one node; `run` is None where no record can be read.
+
+    `status` is the record's, or damaged, waiting (planned and without a record), or unplanned (a record that the suite knows nothing of).
+    `test` are the task, the data set and the protocol of a test, as the record or the plan tells them; empty where neither does.
+    """
 
     id: str
     kind: str
     status: str
     reason: str | None
     run: Run | None
+    test: tuple[str, str, str] = ("", "", "")
 
 
 @dataclass(kw_only=True)
@@ -88,24 +98,26 @@ class Cell:
 
 @dataclass(kw_only=True)
 class Column:
-    """A metric: `key` is `name`, with the weights' hash where records of one board disagree about them; `decimals` are how many to show.
+    """A metric: `key` is `name`, with what records of one board disagree about: the weights, or which way is better.
 
-    Where `higher_is_better` is None nothing is best.
+    `decimals` are how many to show. Where `higher_is_better` is None nothing is best.
     """
 
     key: str
     name: str
     higher_is_better: bool | None
+    weights: str
     decimals: int = 4
 
 
 @dataclass(kw_only=True)
 class Row:
-    """A recipe with its overlays on one board: its runs in the order of their seeds."""
+    """A recipe with its overlays on one board: its runs in the order of their seeds, their trainings, and those that these began from."""
 
     name: str
     runs: list[Run]
     fits: list[Run]
+    parent_fits: list[Run]
     cells: dict[str, Cell] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -116,9 +128,15 @@ class Row:
 
     @property
     def fit_seconds(self) -> float | None:
-        """Mean time of training, over the seeds."""
+        """Mean time of training, over the seeds, without that of the parents."""
         values = [run.record.fit_seconds for run in self.fits if run.record.fit_seconds is not None]
         return math.fsum(values) / len(values) if values else None
+
+    @property
+    def parents_fit_seconds(self) -> float | None:
+        """Mean time a seed of the trainings that these began from, all together."""
+        values = [run.record.fit_seconds for run in self.parent_fits if run.record.fit_seconds is not None]
+        return math.fsum(values) / len(self.fits) if values else None
 
     @property
     def parameters(self) -> int | None:
@@ -128,7 +146,7 @@ class Row:
 
 @dataclass(kw_only=True)
 class Board:
-    """What may be compared; `absent` are the nodes that would have been rows of it."""
+    """What may be compared; `absent` are the nodes that would have been rows of it, `notes` what else to know of the whole."""
 
     task: str
     dataset: str
@@ -141,6 +159,18 @@ class Board:
     rows: list[Row]
     absent: list[Node]
     published: list[Published]
+    notes: list[str]
+
+    def unlike(self, block: Published) -> list[str]:
+        """Return in what published numbers differ from this board, as far as both tell; only where it is nothing may one compare."""
+        told = ["another protocol"] if block.protocol != self.protocol else []
+        told += ["another data set"] if block.dataset != self.dataset else []
+        told += ["the data here are the embedded world's"] if "world" in self.conditions else []
+        ours = {"split": self.split, **self.conditions}
+        for name, theirs in (("split", block.split), ("samples", block.samples), ("size", block.size)):
+            if theirs and ours.get(name, theirs) != theirs:
+                told.append(f"{name} {theirs} (here {ours[name]})")
+        return told
 
 
 @dataclass(kw_only=True)
@@ -165,7 +195,7 @@ def read(folder: Path, published: Sequence[Published] = ()) -> Leaderboard:
     if not nodes:
         raise UserError(f"{folder}: no records there (nodes/*/record.json); `fashiongen bench run SUITE --out {folder}` writes them")
     tests = [node for node in nodes if node.kind == "test"]
-    fits = [node.run for node in nodes if node.kind == "fit" and node.run is not None and node.status == "ok"]
+    fits = _Fits([node.run for node in nodes if node.kind == "fit" and node.run is not None and node.status == "ok"])
     groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for node in tests:
         if node.status == "ok" and node.run is not None:
@@ -174,6 +204,9 @@ def read(folder: Path, published: Sequence[Published] = ()) -> Leaderboard:
     for key in sorted(groups):
         alike = sorted(other for other in groups if other[:4] == key[:4])
         boards.append(_board(groups[key], fits, tests, published, number=alike.index(key) + 1 if len(alike) > 1 else None))
+    with_result = {key[:2] + key[3:4] for key in groups}
+    for test in sorted({node.test for node in tests if node.status not in ("ok", "unplanned") and node.test[0]} - with_result):
+        boards.append(_empty_board(test, tests, published))
     return Leaderboard(
         folder=folder,
         name=str(suite.get("name") or suite.get("suite") or folder.resolve().name),
@@ -195,26 +228,39 @@ def _suite(path: Path) -> dict[str, Any]:
 
 def _nodes(folder: Path, suite: dict[str, Any]) -> list[Node]:
     """Return all nodes: those that left a record, those whose record cannot be read, and those of the plan that left none."""
+    listed = suite.get("nodes")
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    planned = {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
+    # A plan without keys cannot tell what is stale.
+    keyed = any(isinstance(entry.get("key"), str) for entry in planned.values())
     nodes = []
     for path in sorted((folder / "nodes").glob("*/record.json")):
         name = path.parent.name
+        entry = planned.pop(name, None)
         try:
             record = Record.read(path)
         except UserError as error:
-            nodes.append(Node(id=name, kind=name.partition("--")[0], status="damaged", reason=str(error), run=None))
+            planned_as = entry or {"kind": name.partition("--")[0]}
+            nodes.append(_unread(name, planned_as, "damaged", str(error)))
             continue
-        nodes.append(
-            Node(id=name, kind=record.kind, status=record.status, reason=record.reason, run=Run(record=record, folder=path.parent))
-        )
-    known = {node.id for node in nodes}
-    planned = suite.get("nodes")
-    for entry in planned if isinstance(planned, list) else []:
-        id_ = entry.get("id") if isinstance(entry, dict) else None
-        if isinstance(id_, str) and id_ not in known:
-            reason = entry.get("skipped") or entry.get("reason")
-            status, told = ("skipped", str(reason)) if reason else ("waiting", "planned, and not run yet")
-            nodes.append(Node(id=id_, kind=str(entry.get("kind", "")), status=status, reason=told, run=None))
+        status: str = record.status
+        reason = record.reason
+        if keyed and entry is None:
+            status, reason = "unplanned", f"not in the suite any more; its record says {status}" + (f": {reason}" if reason else "")
+        stale = entry is not None and entry.get("key") not in (None, record.key)
+        run, test = Run(record=record, folder=path.parent, stale=stale), (record.task, record.dataset, record.protocol)
+        nodes.append(Node(id=name, kind=record.kind, status=status, reason=reason, run=run, test=test))
+    for id_, entry in planned.items():
+        skipped = entry.get("skipped") or entry.get("reason")
+        status, reason = ("skipped", str(skipped)) if skipped else ("waiting", "planned, and not run yet")
+        nodes.append(_unread(id_, entry, status, reason))
     return nodes
+
+
+def _unread(id_: str, entry: dict[str, Any], status: str, reason: str) -> Node:
+    """Return a node without a record, of which its entry in the plan tells."""
+    task, dataset, protocol = (str(entry.get(name) or "") for name in ("task", "dataset", "protocol"))
+    return Node(id=id_, kind=str(entry.get("kind", "")), status=status, reason=reason, run=None, test=(task, dataset, protocol))
 
 
 def _board_key(record: Record) -> tuple[str, ...]:
@@ -222,14 +268,20 @@ def _board_key(record: Record) -> tuple[str, ...]:
 
 
 def _conditions(record: Record) -> dict[str, str]:
-    """Return what must be the same for two numbers to be compared, beside the protocol."""
+    """Return what must be the same for two numbers to be compared, beside the protocol.
+
+    Where pictures are made they are judged at the data's size. A retrieval method looks at pictures of the size that it likes.
+    """
     reference = record.reference or {}
     return {
+        "world": record.data.get("world", ""),
         "data": record.data.get("fingerprint", "")[:12],
-        "size": record.data.get("size", ""),
+        "masks": record.data.get("masks", ""),
+        "size": "" if record.task == "retrieval" else record.data.get("size", ""),
         "samples": str(record.n_samples),
         "reference": " ".join(reference.get(key, "") for key in ("dataset", "split", "field", "size")).strip(),
         "reference_data": reference.get("fingerprint", "")[:12],
+        "protocol_settings": (record.protocol_sha256 or "")[:12],
     }
 
 
@@ -243,10 +295,44 @@ def _row_key(record: Record) -> tuple[str, ...]:
 
 
 def _row_name(key: Sequence[str], *, whole: bool = False) -> str:
-    return " + ".join(part if whole else PurePosixPath(part).stem or part for part in key)
+    return " + ".join(part if whole else PurePosixPath(part).name.removesuffix(".yaml") or part for part in key)
 
 
-def _board(runs: list[Run], fits: list[Run], tests: list[Node], published: Sequence[Published], number: int | None) -> Board:
+class _Fits:
+    """The trainings of a folder, by what they left."""
+
+    def __init__(self, fits: list[Run]) -> None:
+        self._by_hash: dict[str, Run] = {}
+        self._by_path: dict[str, Run] = {}
+        self._by_name: dict[tuple[tuple[str, ...], int | None], Run] = {}
+        for fit in fits:
+            left = fit.record.checkpoint or {}
+            if "sha256" in left:
+                self._by_hash[left["sha256"]] = fit
+            else:
+                self._by_name[_row_key(fit.record), fit.record.seed] = fit
+            if "path" in left:
+                self._by_path[left["path"]] = fit
+
+    def of(self, run: Run) -> Run | None:
+        """Return the training whose checkpoint was tested; one that does not tell its hash goes by its recipe, overlays and seed."""
+        tested = (run.record.checkpoint or {}).get("sha256", "")
+        return self._by_hash.get(tested) or self._by_name.get((_row_key(run.record), run.record.seed))
+
+    def parents(self, fit: Run) -> list[Run]:
+        """Return the trainings that one began from, and those that these did."""
+        found: dict[Path, Run] = {}
+        waiting = [fit]
+        while waiting:
+            for path in waiting.pop().record.parents.values():
+                parent = self._by_path.get(path)
+                if parent is not None and parent.folder not in (*found, fit.folder):
+                    found[parent.folder] = parent
+                    waiting.append(parent)
+        return list(found.values())
+
+
+def _board(runs: list[Run], fits: _Fits, tests: list[Node], published: Sequence[Published], number: int | None) -> Board:
     first = runs[0].record
     groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
@@ -255,47 +341,72 @@ def _board(runs: list[Run], fits: list[Run], tests: list[Node], published: Seque
     rows = []
     for (key, found), name in zip(groups.items(), names, strict=True):
         mine, notes = _one_a_seed(found)
+        trained = [fit for run in mine if (fit := fits.of(run)) is not None]
         row = Row(
             name=_row_name(key, whole=True) if names.count(name) > 1 else name,
             runs=mine,
-            fits=[fit for fit in fits if _row_key(fit.record) == key and fit.record.seed in {run.record.seed for run in mine}],
+            fits=trained,
+            parent_fits=[parent for fit in trained for parent in fits.parents(fit)],
             notes=notes,
         )
         if len({run.record.source_sha256 for run in mine}) > 1:
             row.notes.append("its seeds were run by different versions of the code")
+        if seeds := ", ".join(str(run.record.seed) for run in mine if run.stale):
+            row.notes.append(f"of other settings, data or code than the suite plans: seed {seeds}")
         row.notes += list(dict.fromkeys(run.record.reason for run in mine if run.record.reason))
         rows.append(row)
     rows.sort(key=lambda row: row.name)
+    versions = {run.record.source_sha256 for row in rows for run in row.runs}
     columns = _columns(runs)
-    samples = {id(run): _per_sample(run) for run in runs}
+    samples = {id(run): per_sample(run) for run in runs}
     for column in columns:
         _fill(column, rows)
     _compare(columns, rows, samples)
-    absent = [
-        node
-        for node in tests
-        if node.status != "ok"
-        and node.run is not None
-        and (node.run.record.task, node.run.record.dataset, node.run.record.protocol) == (first.task, first.dataset, first.protocol)
-    ]
-    label = f"{first.task} on {first.dataset}" + (f" ({number})" if number else "")
+    conditions = {name: told for name, told in _conditions(first).items() if told}
+    world, counted = f", {conditions['world']}" if "world" in conditions else "", f" ({number})" if number else ""
     return Board(
         task=first.task,
         dataset=first.dataset,
         split=first.split,
         protocol=first.protocol,
-        conditions={name: told for name, told in _conditions(first).items() if told},
-        label=label,
+        conditions=conditions,
+        label=f"{first.task} on {first.dataset}{world}{counted}",
         protocol_text=protocol_text(first.protocol, [run.record.recipe for run in runs]),
         columns=columns,
         rows=rows,
-        absent=absent,
-        published=[block for block in published if block.task == first.task and _same_dataset(block.dataset, first.dataset)],
+        absent=_absent(tests, (first.task, first.dataset, first.protocol)),
+        published=_beside(published, first.task, first.dataset),
+        notes=["Its rows were run by different versions of the code."] if len(versions) > 1 else [],
     )
 
 
-def _same_dataset(printed: str, ours: str) -> bool:
-    return printed == ours or printed.partition("-")[0] == ours
+def _empty_board(test: tuple[str, str, str], tests: list[Node], published: Sequence[Published]) -> Board:
+    """Return the board of a task whose every test failed."""
+    task, dataset, protocol = test
+    absent = _absent(tests, test)
+    return Board(
+        task=task,
+        dataset=dataset,
+        split="",
+        protocol=protocol,
+        conditions={},
+        label=f"{task} on {dataset}",
+        protocol_text=protocol_text(protocol, [node.run.record.recipe for node in absent if node.run]),
+        columns=[],
+        rows=[],
+        absent=absent,
+        published=_beside(published, task, dataset),
+        notes=["No test of it has a result."],
+    )
+
+
+def _absent(tests: list[Node], test: tuple[str, str, str]) -> list[Node]:
+    return [node for node in tests if node.status not in ("ok", "unplanned") and node.test == test]
+
+
+def _beside(published: Sequence[Published], task: str, dataset: str) -> list[Published]:
+    """Return the published numbers for a task and a data set, or for another part of the same: what follows a dash is a part."""
+    return [block for block in published if block.task == task and block.dataset.partition("-")[0] == dataset.partition("-")[0]]
 
 
 def _one_a_seed(runs: list[Run]) -> tuple[list[Run], list[str]]:
@@ -308,42 +419,36 @@ def _one_a_seed(runs: list[Run]) -> tuple[list[Run], list[str]]:
     return [by_seed[seed][-1] for seed in order], notes
 
 
-def _column_key(record: Record, name: str, disagreeing: set[str]) -> str:
-    if name not in disagreeing:
-        return name
-    return f"{name} weights {record.extractors.get(name, {}).get('sha256', 'unknown')[:8]}"
-
-
-def _disagreeing(runs: Iterable[Run]) -> set[str]:
-    """Return the metrics whose extractor has other weights in other records: they must not share a column."""
-    weights: dict[str, set[str | None]] = defaultdict(set)
-    for run in runs:
-        for name in run.record.metrics:
-            weights[name].add(run.record.extractors.get(name, {}).get("sha256"))
-    return {name for name, found in weights.items() if len(found) > 1}
+def _says(record: Record, name: str) -> tuple[str, bool | None]:
+    """Return what must be the same in one column: the weights of the metric's extractor, and which way is better."""
+    return record.extractors.get(name, {}).get("sha256", "unknown"), record.metrics[name]["higher_is_better"]
 
 
 def _columns(runs: list[Run]) -> list[Column]:
-    """Return the columns in the order in which the records name them."""
-    disagreeing = _disagreeing(runs)
-    columns: dict[str, Column] = {}
+    """Return the columns in the order in which the records name them; metrics of one name that are not the same get one each."""
+    found: dict[str, dict[tuple[str, bool | None], None]] = {}
     for run in runs:
-        for name, entry in run.record.metrics.items():
-            key = _column_key(run.record, name, disagreeing)
-            columns.setdefault(key, Column(key=key, name=name, higher_is_better=entry["higher_is_better"]))
-    return list(columns.values())
+        for name in run.record.metrics:
+            found.setdefault(name, {})[_says(run.record, name)] = None
+    columns = []
+    for name, kinds in found.items():
+        weights, ways = {sha256 for sha256, _ in kinds}, {higher for _, higher in kinds}
+        for sha256, higher in kinds:
+            key = name + (f" weights {sha256[:8]}" if len(weights) > 1 else "") + (f" ({WAYS[higher]})" if len(ways) > 1 else "")
+            columns.append(Column(key=key, name=name, higher_is_better=higher, weights=sha256))
+    return columns
 
 
-def _entry(run: Run, column: Column) -> Any:  # noqa: ANN401  a MetricEntry or None
-    if column.key != column.name and _column_key(run.record, column.name, {column.name}) != column.key:
-        return None
-    return run.record.metrics.get(column.name)
+def entry_of(run: Run, column: Column) -> MetricEntry | None:
+    """Return what a record says of a column's metric."""
+    known = column.name in run.record.metrics and _says(run.record, column.name) == (column.weights, column.higher_is_better)
+    return run.record.metrics[column.name] if known else None
 
 
 def _fill(column: Column, rows: list[Row]) -> None:
     """Give each row that has the metric its cell, and mark the best and the second best."""
     for row in rows:
-        entries = [entry for run in row.runs if (entry := _entry(run, column)) is not None]
+        entries = [entry for run in row.runs if (entry := entry_of(run, column)) is not None]
         if not entries:
             continue
         values = [entry["value"] for entry in entries if entry["value"] is not None]
@@ -363,8 +468,8 @@ def _fill(column: Column, rows: list[Row]) -> None:
     cells = [row.cells[column.key] for row in rows if column.key in row.cells]
     if column.higher_is_better is not None:
         mark(cells, higher_is_better=column.higher_is_better)
-    largest = max((abs(cell.value) for cell in cells if cell.value is not None), default=0.0)
-    column.decimals = min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest > 0 else 4
+    smallest = min((abs(cell.value) for cell in cells if cell.value), default=None)
+    column.decimals = 4 if smallest is None else min(max(3 - math.floor(math.log10(smallest)), 0), 6)
 
 
 def mark(cells: Sequence[Cell], *, higher_is_better: bool) -> None:
@@ -380,14 +485,14 @@ def mark(cells: Sequence[Cell], *, higher_is_better: bool) -> None:
 
 
 @dataclass(frozen=True)
-class _Samples:
+class Samples:
     """Values per sample: ids in order, and by metric an array that is NaN where there is no value."""
 
     ids: tuple[str, ...]
     values: dict[str, NDArray[np.float64]]
 
 
-def _per_sample(run: Run) -> _Samples | None:
+def per_sample(run: Run) -> Samples | None:
     """Read the values per sample of a record; None where there are none that can be read."""
     path = run.file(run.record.per_sample)
     if path is None:
@@ -396,21 +501,21 @@ def _per_sample(run: Run) -> _Samples | None:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         by_id = {line["id"]: line for line in lines}
         ids = tuple(sorted(by_id))
-        names = [name for name in (lines[0] if lines else {}) if name != "id"]
+        names = dict.fromkeys(name for line in lines for name in line if name != "id")
         values = {
-            name: np.array([math.nan if by_id[id_][name] is None else float(by_id[id_][name]) for id_ in ids], dtype=np.float64)
+            name: np.array([math.nan if (value := by_id[id_].get(name)) is None else float(value) for id_ in ids], dtype=np.float64)
             for name in names
         }
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    return _Samples(ids, values)
+    return Samples(ids, values)
 
 
-def _row_samples(row: Row, column: Column, samples: dict[int, _Samples | None]) -> tuple[tuple[str, ...], NDArray[np.float64]] | str:
+def _row_samples(row: Row, column: Column, samples: dict[int, Samples | None]) -> tuple[tuple[str, ...], NDArray[np.float64]] | str:
     """Return the ids and the mean of each over the row's seeds, or why there are none."""
     parts = []
     for run in row.runs:
-        found, entry = samples[id(run)], _entry(run, column)
+        found, entry = samples[id(run)], entry_of(run, column)
         if entry is None or found is None:
             return UNTESTED_MISSING
         if column.name not in found.values:
@@ -421,7 +526,7 @@ def _row_samples(row: Row, column: Column, samples: dict[int, _Samples | None]) 
     return parts[0].ids, np.mean([part.values[column.name] for part in parts], axis=0)
 
 
-def _compare(columns: list[Column], rows: list[Row], samples: dict[int, _Samples | None]) -> None:
+def _compare(columns: list[Column], rows: list[Row], samples: dict[int, Samples | None]) -> None:
     """Test each cell against the best of its column over the same samples, all of one set of ids with the same draws."""
     waiting: dict[tuple[str, ...], list[tuple[Cell, NDArray[np.float64]]]] = defaultdict(list)
     for column in columns:
@@ -440,7 +545,8 @@ def _compare(columns: list[Column], rows: list[Row], samples: dict[int, _Samples
             elif mine[0] != target[0]:
                 cell.untested = UNTESTED_OTHER
             else:
-                waiting[mine[0]].append((cell, mine[1] - target[1]))
+                rounding = np.isclose(mine[1], target[1], rtol=SAME, atol=0.0)
+                waiting[mine[0]].append((cell, np.where(rounding, 0.0, mine[1] - target[1])))
     for found in waiting.values():
         tested = paired_bootstrap(np.stack([difference for _, difference in found], axis=1))
         for (cell, _), difference in zip(found, tested, strict=True):
@@ -466,7 +572,7 @@ def protocol_text(protocol: str, recipes: Iterable[str | None]) -> str | None:
         try:
             text = file.read_text(encoding="utf-8")
             content = yaml.safe_load(text)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):  # ValueError: a NUL in its name, no UTF-8
             continue
         if isinstance(content, dict) and isinstance(content.get("evaluate"), dict) and content["evaluate"].get("protocol") == protocol:
             return text

@@ -37,7 +37,10 @@ class Published:
         caption: its first sentence.
         dataset: as in our records, possibly with a part after a dash.
         task: of the protocol.
-        protocol: its name; only one that equals ours may be compared with ours at all.
+        protocol: its name; see `Board.unlike` for when it may be compared with ours at all.
+        split: of the judged samples, None where the paper does not say; so are the next two.
+        samples: how many were judged.
+        size: of the judged pictures, height x width.
         protocol_note: what the paper leaves open about it.
         metrics: column: the name over it, and whether higher is better.
         rows: in printed order.
@@ -51,6 +54,9 @@ class Published:
     dataset: str
     task: str
     protocol: str
+    split: str | None
+    samples: str | None
+    size: str | None
     protocol_note: str
     metrics: dict[str, dict[str, Any]]
     rows: list[PublishedRow] = field(default_factory=list)
@@ -81,7 +87,7 @@ def _blocks(file: Path) -> list[Published]:
         if paper["schema"] != SCHEMA:
             raise UserError(f"{file}: schema {paper['schema']}, and this fashiongen reads {SCHEMA}")
         return [_block(paper, table, key) for table in paper["tables"] if table["kind"] != "data" for key in table["groups"]]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError) as error:
         told = " ".join(str(error).split())
         raise UserError(
             f"{file}: no file of published numbers ({type(error).__name__}: {told}); its folder's README tells the schema"
@@ -93,6 +99,9 @@ def _block(paper: dict[str, Any], table: dict[str, Any], key: str) -> Published:
     protocol = paper["protocols"][group["protocol"]]
     rows = []
     for row in table["rows"]:
+        values = dict(row["values"][key])
+        if not all(value is None or isinstance(value, str) for value in values.values()):
+            raise TypeError(f"{row['row']}: values must be strings, in quotes, exactly as printed")
         own = [row["note"]] if row.get("note") else []
         own += [row["missing"][key]] if key in row.get("missing", {}) else []
         own += [
@@ -106,7 +115,7 @@ def _block(paper: dict[str, Any], table: dict[str, Any], key: str) -> Published:
                 method=row["method"],
                 variant=row.get("variant"),
                 origin=row["origin"],
-                values=dict(row["values"][key]),
+                values=values,
                 notes=own,
             )
         )
@@ -119,6 +128,7 @@ def _block(paper: dict[str, Any], table: dict[str, Any], key: str) -> Published:
         dataset=group["dataset"],
         task=protocol["task"],
         protocol=group["protocol"],
+        **{name: None if protocol[name] is None else str(protocol[name]) for name in ("split", "samples", "size")},
         protocol_note=protocol["note"],
         metrics={name: dict(paper["metrics"][name]) for name in group["metrics"]},
         rows=rows,

@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, apart
+from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, apart, entry_of, per_sample
 from fashiongen.benchmark.leaderboard import gibibytes, link, number, seconds
 from fashiongen.benchmark.published import Published
 
@@ -32,6 +32,8 @@ GALLERY_BYTES = 16 * 2**20
 GRID_ROWS = 12
 GRID_COLUMNS = ("person", "masked", "prediction", "truth")
 GRID_SHOWN = {"person": "input", "truth": "truth"}
+# What Pillow raises for a file that is cut off, damaged, huge, or no picture at all.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 def page(board: Leaderboard, place: Path) -> str:
@@ -91,8 +93,9 @@ def _board(board: Board, place: Path, budget: _Budget) -> dict[str, Any]:
         "conditions": list(board.conditions.items()),
         "columns": [{"key": column.key, "higher": column.higher_is_better} for column in board.columns],
         "rows": [_row(row, board.columns, place) for row in board.rows],
+        "notes": board.notes,
         "absent": [_node(node, place) for node in board.absent],
-        "published": [_published(block, board.protocol) for block in board.published],
+        "published": [_published(block, board) for block in board.published],
         "gallery": _gallery(board.rows, budget),
     }
 
@@ -100,6 +103,7 @@ def _board(board: Board, place: Path, budget: _Budget) -> dict[str, Any]:
 def _row(row: Row, columns: Sequence[Column], place: Path) -> dict[str, Any]:
     time, memory = row.mean("seconds_per_sample"), row.mean("peak_memory_bytes")
     parameters = row.parameters
+    parents = "" if row.parents_fit_seconds is None else f" after {seconds(row.parents_fit_seconds)}"
     return {
         "name": row.name,
         "method": row.runs[0].record.method,
@@ -109,11 +113,11 @@ def _row(row: Row, columns: Sequence[Column], place: Path) -> dict[str, Any]:
             "seeds": {"value": len(row.runs), "text": str(len(row.runs))},
             "time": {"value": time, "text": seconds(time)},
             "memory": {"value": memory, "text": gibibytes(memory)},
-            "training": {"value": row.fit_seconds, "text": seconds(row.fit_seconds)},
+            "training": {"value": row.fit_seconds, "text": seconds(row.fit_seconds) + parents},
             "parameters": {"value": parameters, "text": "-" if parameters is None else f"{parameters:,}"},
         },
         "runs": [_run(run, columns, place) for run in row.runs],
-        "fits": [_run(run, (), place) for run in row.fits],
+        "fits": [_run(run, (), place) for run in (*row.fits, *row.parent_fits)],
     }
 
 
@@ -146,8 +150,7 @@ def _run(run: Run, columns: Sequence[Column], place: Path) -> dict[str, Any]:
     record = run.record
     values = {}
     for column in columns:
-        entry = record.metrics.get(column.name)
-        if entry is not None:
+        if (entry := entry_of(run, column)) is not None:
             values[column.key] = number(entry["value"], column.decimals)
     facts = {
         "recipe": record.recipe,
@@ -201,7 +204,7 @@ def _node(node: Node, place: Path) -> dict[str, Any]:
     }
 
 
-def _published(block: Published, protocol: str) -> dict[str, Any]:
+def _published(block: Published, board: Board) -> dict[str, Any]:
     return {
         "paper": block.paper,
         "title": block.title,
@@ -210,7 +213,7 @@ def _published(block: Published, protocol: str) -> dict[str, Any]:
         "dataset": block.dataset,
         "protocol": block.protocol,
         "protocol_note": block.protocol_note,
-        "same": block.protocol == protocol,
+        "unlike": board.unlike(block),
         "metrics": [str(metric["printed"]) for metric in block.metrics.values()],
         "rows": [
             {
@@ -248,14 +251,17 @@ class _Budget:
 def _gallery(rows: Sequence[Row], budget: _Budget) -> dict[str, Any] | None:
     """Return the same samples from every row's first seed side by side, with input and truth where a record's grid shows them."""
     folders = [(row.name, row.runs[0], row.runs[0].file(row.runs[0].record.pictures)) for row in rows]
-    shown = [(name, run, folder) for name, run, folder in folders if folder and folder.is_dir()]
+    all_stems = [{file.stem for file in folder.glob("*.png")} if folder and folder.is_dir() else set() for _, _, folder in folders]
+    # A method without pictures must not take them from all.
+    shown = [(name, run, folder) for (name, run, folder), found in zip(folders, all_stems, strict=True) if folder and found]
+    stems = [found for found in all_stems if found]
     if not shown:
         return None
-    stems = [{file.stem for file in folder.glob("*.png")} for _, _, folder in shown]
-    common = sorted(set.intersection(*stems))
-    ids, lines = common[:GALLERY_SAMPLES], []
+    ids, lines = sorted(set.intersection(*stems))[:GALLERY_SAMPLES], []
+    orders = [(run, folder, samples.ids) for _, run, folder in shown if (samples := per_sample(run)) is not None]
     for id_ in ids:
-        extra = _from_grid(shown[0][1], sorted(stems[0]), id_)
+        nothing: list[str | None] = [None] * len(GRID_SHOWN)
+        extra = next((found for run, folder, order in orders if (found := _from_grid(run, folder, order, id_))), nothing)
         line = [*extra, *(_picture(folder / f"{id_}.png") for _, _, folder in shown)]
         if not budget.take(line):
             break
@@ -268,25 +274,29 @@ def _gallery(rows: Sequence[Row], budget: _Budget) -> dict[str, Any] | None:
         "seeds": [None if index < len(GRID_SHOWN) else shown[index - len(GRID_SHOWN)][1].record.seed for index in kept],
         "lines": [{"id": line["id"], "pictures": [line["pictures"][index] for index in kept]} for line in lines],
         "left_out": len(set.union(*stems)) - len(lines),
-        "without": [name for name, _, folder in folders if not (folder and folder.is_dir())],
+        "without": [name for (name, _, _), found in zip(folders, all_stems, strict=True) if not found],
     }
 
 
-def _from_grid(run: Run, ids: Sequence[str], id_: str) -> list[str | None]:
-    """Cut the input and the truth of a sample out of a record's grid; None each where it does not show them."""
-    nothing: list[str | None] = [None] * len(GRID_SHOWN)
+def _from_grid(run: Run, folder: Path, ids: Sequence[str], id_: str) -> list[str | None] | None:
+    """Cut the input and the truth of a sample out of a record's grid, whose rows are the first of `ids`; None where it does not show them.
+
+    How many rows it has follows from its cells, which have the proportions of the pictures: of the pictures' files some may be lost.
+    """
     stem = Path(run.record.pictures or "").name.removesuffix(".pictures")
-    path, row = run.file(f"{stem}.grid.png"), ids.index(id_)
-    if path is None or row >= GRID_ROWS:
-        return nothing
+    path, row = run.file(f"{stem}.grid.png"), ids.index(id_) if id_ in ids else GRID_ROWS
+    if path is None:
+        return None
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            height, width = picture.height // min(len(ids), GRID_ROWS), picture.width // len(GRID_COLUMNS)
-            if height * min(len(ids), GRID_ROWS) != picture.height or width * len(GRID_COLUMNS) != picture.width:
-                return nothing
+        with Image.open(path, formats=["PNG"]) as picture, Image.open(folder / f"{id_}.png", formats=["PNG"]) as one:
+            width = picture.width // len(GRID_COLUMNS)
+            rows = round(picture.height / ((width - 4) * one.height / one.width + 4))
+            if width * len(GRID_COLUMNS) != picture.width or not row < rows <= GRID_ROWS or picture.height % rows:
+                return None
+            height = picture.height // rows
             whole = picture.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return nothing
+    except UNREADABLE:
+        return None
     places = [GRID_COLUMNS.index(column) * width for column in GRID_SHOWN]
     # Each cell has a white rim of two pixels.
     return [_address(whole.crop((left + 2, row * height + 2, left + width - 2, (row + 1) * height - 2))) for left in places]
@@ -297,7 +307,7 @@ def _picture(path: Path) -> str | None:
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             return _address(picture.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except UNREADABLE:
         return None
 
 

@@ -60,10 +60,11 @@ class Evaluate(Callback):
 
     Attributes:
         results: after a test the metrics by reported name, each `{value, higher_is_better, ci95}`.
-        recipe: name of the recipe, for the record; the command line sets it and the following three.
+        recipe: name of the recipe, for the record; the command line sets it and the following four.
         overlays: names of the further config files.
         parents: the checkpoints of earlier stages, by role.
         config_sha256: hash of the resolved config.
+        protocol_sha256: hash of how the protocol judges.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Evaluate(Callback):
         self.overlays: list[str] = []
         self.parents: dict[str, str] = {}
         self.config_sha256: str | None = None
+        self.protocol_sha256: str | None = None
         self.results: dict[str, MetricEntry] = {}
         self._ids: list[str] = []
         self._catalogue: Catalogue | None = None
@@ -279,6 +281,7 @@ class Evaluate(Callback):
             protocol=self.protocol,
             reason="; ".join(dict.fromkeys(doubts)) or None,
             **self._provenance(pl_module, data),
+            protocol_sha256=self.protocol_sha256,
             reference=self._described(data),
             metrics=self.results,
             extractors={name: found for name, found in extractors.items() if found},
@@ -376,9 +379,10 @@ class Evaluate(Callback):
             "seed": getattr(pl_module, "seed", None),
             "command": shlex.join(sys.argv),
             "parameters": parameters(pl_module),
-            "data": {"fingerprint": data.fingerprint(), **_size(data), **_masks(data)},
+            "data": {"fingerprint": data.fingerprint(), **_size(data), **_masks(data), **_world(data)},
             "config_sha256": self.config_sha256,
-            "source_sha256": source_sha256(),
+            # The benchmark only starts what gives the numbers; a change in it does not change them.
+            "source_sha256": source_sha256(leave_out=("benchmark",)),
             "versions": versions(),
         }
 
@@ -451,6 +455,11 @@ def _masks(data: Any) -> dict[str, str]:  # noqa: ANN401  a data module with a s
     """Return where the tested masks come from, for the record: results with a data set's own masks and with made ones differ."""
     origins = data.describe().get("masks", {}).get(data.split) if hasattr(data, "describe") else None
     return {"masks": ", ".join(origins)} if origins else {}
+
+
+def _world(data: object) -> dict[str, str]:
+    """Return for the record that the data are the embedded world's, which bear the name of a real data set for its layout alone."""
+    return {"world": "wardrobe"} if getattr(data, "embedded", False) else {}
 
 
 def _gathered(mine: Any) -> list[Any]:  # noqa: ANN401  any picklable object

@@ -1,21 +1,28 @@
 """The leaderboard's numbers: marks, intervals, paired tests, what shares a column, and the files that it writes."""
 
+import base64
 import csv
 import io
 import json
+import struct
 import subprocess
 import sys
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench_folder import N, write_folder, write_test
+import yaml
+from bench_folder import N, write_fit, write_folder, write_test
+from PIL import Image
 from scipy import stats
 
 from fashiongen.benchmark.boards import Cell, apart, mark, read
 from fashiongen.benchmark.leaderboard import CSV_COLUMNS, csv_text, markdown, seconds
 from fashiongen.benchmark.published import default_folder, read_published
 from fashiongen.benchmark.statistics import RESAMPLES, mean_over_seeds, paired_bootstrap
+from fashiongen.benchmark.webpage import page
 from fashiongen.cli import main
 from fashiongen.errors import UserError
 
@@ -136,6 +143,36 @@ def test_rows_are_tested_against_the_best_over_the_same_samples(tmp_path):
     assert rows["far"].cells["fid[x]"].difference is None
 
 
+def test_a_tie_for_the_best_does_not_differ_from_itself(tmp_path):
+    """Values that differ by rounding alone, all in one direction."""
+    ids = [f"{index}" for index in range(N)]
+    for recipe, value in (("a.yaml", 0.3), ("b.yaml", 0.1 + 0.2)):
+        folder = write_test(tmp_path, recipe, {"ssim": value}, ids=ids)
+        record = json.loads((folder / "record.json").read_text())
+        record["metrics"]["ssim"]["value"] = value
+        (folder / "record.json").write_text(json.dumps(record))
+        (folder / "record.per_sample.jsonl").write_text("\n".join(json.dumps({"id": id_, "ssim": value}) for id_ in ids))
+    cells = [row.cells["ssim"] for row in only(tmp_path)[0].rows]
+    assert [cell.rank for cell in cells] == ["best", "best"]
+    assert cells[1].difference.mean == 0.0 and apart(cells[1]) is False
+
+
+def test_what_is_untested_is_marked_and_a_bad_baseline_takes_no_digit(tmp_path):
+    for recipe, value in (("a.yaml", 12.31), ("b.yaml", 12.34), ("white.yaml", 1212.0)):
+        write_test(tmp_path, recipe, {"fid[x]": value})
+    text = markdown(read(tmp_path))
+    assert "| **12.31** |" in text and "| *12.34* ? |" in text and "| 1212.00 ? |" in text and "?: that is untested" in text
+
+
+def test_a_first_sample_without_a_value_leaves_the_metric_one_of_samples(tmp_path):
+    for recipe in ("a.yaml", "b.yaml"):
+        file = write_test(tmp_path, recipe, {"ssim": 0.5 if recipe == "a.yaml" else 0.3}) / "record.per_sample.jsonl"
+        first, *rest = file.read_text().splitlines()
+        file.write_text("\n".join([json.dumps({"id": json.loads(first)["id"]}), *rest]))
+    cell = only(tmp_path)[1]["b"].cells["ssim"]
+    assert cell.untested is None and cell.difference.samples == N - 1
+
+
 # ---- what shares a column, and what does not
 
 
@@ -171,6 +208,83 @@ def test_a_seed_counts_once_and_code_that_changed_is_told(tmp_path):
     assert rows["igr"].notes == ["2 records of seed 0: the last one counts", "its seeds were run by different versions of the code"]
 
 
+def test_a_retrieval_method_chooses_the_size_that_it_looks_at(tmp_path):
+    data = {"fingerprint": "7c68" * 16}
+    for task, boards in (("retrieval", 1), ("vtoff", 2)):
+        for recipe, size in (("a.yaml", "64x48"), ("b.yaml", "128x128")):
+            write_test(tmp_path / task, recipe, {"auc": 0.5}, task=task, data={**data, "size": size})
+        assert len(read(tmp_path / task).boards) == boards
+
+
+def test_a_name_keeps_what_follows_its_last_dot(tmp_path):
+    for name in ("guidance-2.0", "guidance-2.5"):
+        write_test(tmp_path, IGR, {"ssim": 0.5}, overlays=[name], node=name)
+    assert list(only(tmp_path)[1]) == ["igr + guidance-2.0", "igr + guidance-2.5"]
+
+
+def plan(folder, keys):
+    """Write a suite that plans these nodes with these keys."""
+    content = {"suite": "s", "nodes": [{"id": id_, "kind": "test", **({"key": key} if key else {})} for id_, key in keys.items()]}
+    (folder / "suite.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_records_that_the_suite_does_not_plan_are_no_rows_and_stale_ones_say_so(tmp_path):
+    for node, value in (("now", 3.0), ("before", 2.0), ("gone", 1.0)):
+        write_test(
+            tmp_path, f"{node}.yaml", {"fid[x]": value}, node=node, key="k1", source_sha256="99" * 32 if node == "before" else "ab" * 32
+        )
+    plan(tmp_path, {"now": "k1", "before": "k2"})
+    board, rows = only(tmp_path)
+    assert {name: row.notes for name, row in rows.items()} == {
+        "now": [], "before": ["of other settings, data or code than the suite plans: seed 0"],
+    }  # fmt: skip
+    assert rows["before"].cells["fid[x]"].rank == "best"
+    assert board.notes == ["Its rows were run by different versions of the code."]
+    found = read(tmp_path)
+    assert [(node.id, node.status) for node in found.nodes if node.status != "ok"] == [("gone", "unplanned")]
+    text = markdown(found)
+    assert "| gone | unplanned | not in the suite any more; its record says ok |" in text and board.notes[0] in text
+    # A plan that has no keys, or no plan, tells nothing.
+    plan(tmp_path, {"now": None})
+    assert [row.notes for row in only(tmp_path)[1].values()] == [[], [], []]
+
+
+def test_masks_and_the_protocol_s_settings_keep_apart(tmp_path):
+    data = {"fingerprint": "7c68" * 16}
+    for index, masks in enumerate(("file", "parse", "parse")):
+        node = f"n{index}"
+        write_test(tmp_path, f"{node}.yaml", {"ssim": 0.5}, data={**data, "masks": masks}, protocol_sha256=f"{index // 2}" * 64, node=node)
+    assert [(len(board.rows), board.conditions["masks"], board.conditions["protocol_settings"][-1]) for board in read(tmp_path).boards] == [
+        (1, "file", "0"), (1, "parse", "0"), (1, "parse", "1"),
+    ]  # fmt: skip
+
+
+def test_a_metric_that_two_records_read_the_other_way_round_is_two_columns(tmp_path):
+    for recipe, higher in (("a.yaml", True), ("b.yaml", False)):
+        metrics = {"ssim": {"value": 0.5, "higher_is_better": higher, "ci95": None}}
+        write_test(tmp_path, recipe, {}, metrics=metrics, per_sample=None)
+    board, rows = only(tmp_path)
+    assert [(column.key, column.higher_is_better) for column in board.columns] == [
+        ("ssim (higher is better)", True), ("ssim (lower is better)", False),
+    ]  # fmt: skip
+    assert [list(rows[name].cells) for name in "ab"] == [["ssim (higher is better)"], ["ssim (lower is better)"]]
+
+
+def test_a_row_finds_its_training_by_the_checkpoint_and_tells_its_parents_apart(tmp_path):
+    def left(name):
+        return {"path": f"/run/{name}/last.ckpt", "sha256": name * 64}
+
+    write_fit(tmp_path, "cigm.yaml", checkpoint=left("a"), fit_seconds=100.0)
+    write_fit(tmp_path, "geco.yaml", checkpoint=left("b"), fit_seconds=20.0, parents={"template": "/run/a/last.ckpt"})
+    write_fit(tmp_path, "geco.yaml", node="other", checkpoint=left("c"), fit_seconds=7.0)
+    write_test(tmp_path, "geco.yaml", {"auc": 0.7}, overlays=["guidance-2.0"], checkpoint=left("b"))
+    row = only(tmp_path)[0].rows[0]
+    assert [run.folder.name for run in (*row.fits, *row.parent_fits)] == ["fit--geco--seed0", "fit--cigm--seed0"]
+    assert (row.fit_seconds, row.parents_fit_seconds) == (20.0, 100.0)
+    (line,) = csv.DictReader(io.StringIO(csv_text(read(tmp_path))))
+    assert (line["fit_seconds"], line["parents_fit_seconds"]) == ("20.0", "100.0")
+
+
 def test_what_is_not_a_number_is_never_best_and_what_is_missing_is_told(tmp_path):
     write_test(tmp_path, IGR, {"ssim": None}, reason="3 of 40 predictions are not finite")
     write_test(tmp_path, "b.yaml", {"ssim": -0.2})
@@ -184,7 +298,10 @@ def test_what_is_not_a_number_is_never_best_and_what_is_missing_is_told(tmp_path
     for seed, value in enumerate((1.0, None)):
         write_test(tmp_path, "d.yaml", {"fid[x]": value}, seed=seed)
     assert only(tmp_path)[1]["d"].cells["fid[x]"].value is None  # no mean over the seeds that happened to work
-    assert "| - |" in markdown(read(tmp_path))
+    text = markdown(read(tmp_path))
+    assert "| - † |" in text and "† c, fid\\[x\\]: 1 of 2 seeds have this metric" in text
+    lines = csv.DictReader(io.StringIO(csv_text(read(tmp_path))))
+    assert {line["note"] for line in lines if (line["row"], line["metric"]) == ("c", "fid[x]")} == {"1 of 2 seeds have this metric"}
 
 
 def test_nodes_without_a_result_keep_their_reasons(tmp_path):
@@ -203,6 +320,19 @@ def test_nodes_without_a_result_keep_their_reasons(tmp_path):
     assert next(row for row in vtoff.rows if row.name == "igr").fit_seconds == 360.0
     text = markdown(found)
     assert "| test--method1--seed0 | killed | killed by signal 9 \\(out of memory?\\) |" in text
+
+
+def test_what_has_no_record_to_read_stands_where_the_suite_plans_it(tmp_path):
+    ids = {"torn": "vtoff", "late": "vtoff", "alone": "retrieval"}
+    where = {"dataset": "viton_hd", "protocol": "vtoff-tiny", "kind": "test"}
+    (tmp_path / "suite.json").write_text(json.dumps({"nodes": [{"id": id_, "task": task, **where} for id_, task in ids.items()]}))
+    write_test(tmp_path, IGR, {"ssim": 0.5})
+    (tmp_path / "nodes" / "torn").mkdir()
+    (tmp_path / "nodes" / "torn" / "record.json").write_text("{")
+    found = read(tmp_path)
+    told = {(board.task, len(board.rows)): [(node.id, node.status) for node in board.absent] for board in found.boards}
+    assert told == {("vtoff", 1): [("torn", "damaged"), ("late", "waiting")], ("retrieval", 0): [("alone", "waiting")]}
+    assert "No test of it has a result." in markdown(found) and "Not here: alone, waiting" in markdown(found)
 
 
 # ---- files
@@ -224,6 +354,13 @@ def test_csv_gives_every_number_back(tmp_path):
     assert others["test--method2--seed0"] == ("timeout", "took longer than 60 s") and len(others) == 5
 
 
+def test_no_text_of_the_csv_is_a_formula(tmp_path):
+    write_test(tmp_path, "=cmd().yaml", {"@sum": -0.5}, reason="+1", dataset="-2", node="n")
+    (line,) = csv.DictReader(io.StringIO(csv_text(read(tmp_path))))
+    assert [line[name] for name in ("row", "recipe", "metric", "reason", "dataset")] == ["'=cmd()", "'=cmd().yaml", "'@sum", "'+1", "'-2"]
+    assert float(line["value"]) < 0
+
+
 def test_markdown_marks_links_and_escapes(tmp_path):
     write_test(tmp_path / "run", "recipes/a|b<script>*x*`.yaml", {"fid[x]": 1.0}, node="one")
     write_test(tmp_path / "run", "recipes/plain.yaml", {"fid[x]": 2.0})
@@ -231,7 +368,7 @@ def test_markdown_marks_links_and_escapes(tmp_path):
     text = markdown(read(tmp_path / "run"), tmp_path / "page" / "board.md")
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert "a\\|b&lt;script&gt;\\*x\\*\\`" in text and "<script>" not in text
-    assert "| **1.000** |" in table[2] and "| *2.000* |" in table[3] and "| 3.000 |" in table[4]
+    assert "| **1.000** |" in table[2] and "| *2.000* ? |" in table[3] and "| 3.000 ? |" in table[4]
     assert "(../run/nodes/one/record.json)" in table[2]
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1
 
@@ -251,7 +388,47 @@ def test_published_rows_stand_apart(tmp_path):
     assert any(note.startswith("contradiction: ") for note in blocks["igr", "3"].notes)
     assert [row.name for row in board.rows] == ["igr"] and "0.7895" not in csv_text(read(tmp_path, published))
     text = markdown(read(tmp_path, published))
-    assert text.index("<details>") < text.index("0.7895") < text.index("</details>")
+    assert text.index("<details><summary>Published") < text.index("0.7895") < text.rindex("</details>")
+    assert "protocol vtoff-igr: the same protocol)" in text and "protocol vtoff-twgtm: not to be compared: another protocol" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, []),
+        ({"protocol": "other"}, ["another protocol"]),
+        ({"dataset": "viton_hd-clean"}, ["another data set"]),
+        ({"data": {"world": "wardrobe"}}, ["the data here are the embedded world's"]),
+        ({"split": "train"}, ["split test (here train)"]),
+        ({"n_samples": 7, "data": {"size": "64x48"}}, ["samples 2032 (here 7)", "size 1024x768 (here 64x48)"]),
+    ],
+)
+def test_published_numbers_are_compared_only_with_the_like(tmp_path, fields, words):
+    given = {"protocol": "vtoff-igr", "n_samples": 2032, **fields}
+    write_test(tmp_path, IGR, {"ssim": 0.5}, **{**given, "data": {"size": "1024x768", **given.get("data", {})}})
+    published = read_published(default_folder())
+    (board,) = read(tmp_path, published).boards
+    block = next(block for block in board.published if (block.paper, block.table, block.dataset) == ("igr", "2", "viton_hd"))
+    assert board.unlike(replace(block, samples="2032", size="1024x768")) == words
+    assert board.unlike(block) == [word for word in words if "samples" not in word and "size" not in word]  # the paper tells neither
+    assert ("wardrobe" in board.label) == ("embedded" in " ".join(words))
+
+
+def test_lost_pictures_neither_empty_the_gallery_nor_shift_its_truth(tmp_path):
+    """The first sample's picture of one method is gone, and all of another's."""
+    for recipe in ("a.yaml", "b.yaml", "c.yaml"):
+        folder = write_test(tmp_path, recipe, {"ssim": 0.5}, pictures=3) / "record.pictures"
+        for file in sorted(folder.glob("*.png"))[: {"a.yaml": 1, "b.yaml": 0, "c.yaml": 3}[recipe]]:
+            file.unlink()
+    text = page(read(tmp_path), tmp_path / "board.html")
+    content = json.loads(text.partition('<script type="application/json" id="data">')[2].partition("</script>")[0])
+    gallery = content["boards"][0]["gallery"]
+    assert (gallery["columns"], gallery["without"]) == (["input", "truth", "a", "b"], ["c"])
+    assert [line["id"] for line in gallery["lines"]] == ["00001_00", "00002_00"]
+    for row, line in enumerate(gallery["lines"], start=1):
+        for address, shade in zip(line["pictures"], (10, 160), strict=False):
+            with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
+                assert picture.size == (48, 64) and picture.convert("RGB").getpixel((24, 32)) == (shade, 20 * row, 255 - shade)
 
 
 def test_the_protocol_is_told_in_full(tmp_path, monkeypatch):
@@ -263,6 +440,13 @@ def test_the_protocol_is_told_in_full(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     texts = {board.protocol: board.protocol_text for board in read(tmp_path / "run").boards}
     assert texts == {"vtoff-tiny": (ROOT / "recipes" / "tasks" / "vtoff-tiny.yaml").read_text(), "../../secret": None}
+    text = markdown(read(tmp_path / "run"))
+    assert f"```yaml\n{texts['vtoff-tiny']}```\n" in text and text.count("only the name is known") == 1
+    assert "times compare on one device only" in text
+    # Nothing in the text ends the code.
+    (tmp_path / "recipes" / "tasks" / "evil.yaml").write_text("# ````\n# <b>\nevaluate: {protocol: evil}\n")
+    write_test(tmp_path / "evil", str(tmp_path / "recipes" / "x.yaml"), {"ssim": 0.5}, protocol="evil")
+    assert "`````yaml\n# ````\n# <b>\nevaluate: {protocol: evil}\n`````\n" in markdown(read(tmp_path / "evil"))
 
 
 def test_the_same_records_give_the_same_bytes_in_any_order(tmp_path):
@@ -314,9 +498,62 @@ def test_mistakes_end_with_one_line(tmp_path, prepare, words):
     assert "\n" not in str(error.value)
 
 
+def huge(record):
+    record["metrics"]["ssim"]["value"] = int("9" * 400)
+
+
+def names_no_file(record):
+    record |= {"log": "a\0b", "pictures": "x" * 300, "recipe": "a\0b/c.yaml", "protocol": "p\0q", "overlays": ["\ud800=1"]}
+
+
+DAMAGE = {
+    "a number of 400 digits": lambda folder: change(folder, huge),
+    "memory of 400 digits": lambda folder: change(folder, lambda record: record.update(peak_memory_bytes=int("9" * 400))),
+    "the largest float": lambda folder: change(folder, lambda record: record["metrics"]["ssim"].update(value=1e308)),
+    "names of no file": lambda folder: change(folder, names_no_file),
+    "links in a circle": lambda folder: ((folder / "log.txt").unlink(), (folder / "log.txt").symlink_to("log.txt")),
+    "values per sample": lambda folder: (folder / "record.per_sample.jsonl").write_text(f'{{"id": "a", "ssim": {"9" * 400}}}\n'),
+    "a damaged picture": lambda folder: broken_png(folder / "record.pictures" / "00000_00.png"),
+    "a suite's name that is no text": lambda folder: (folder.parents[1] / "suite.json").write_text('{"suite": "\\ud800"}'),
+    "a folder that is no UTF-8": lambda folder: folder.rename(folder.with_name(f"{folder.name}\udcff")),
+}
+
+
+def change(folder, do):
+    record = json.loads((folder / "record.json").read_text())
+    do(record)
+    (folder / "record.json").write_text(json.dumps(record))
+
+
+def broken_png(file):
+    """Let the data end early, before a chunk without a name."""
+    content = file.read_bytes()
+    first = b"IDAT" + content[41:51]
+    file.write_bytes(content[:33] + struct.pack(">I", 10) + first + struct.pack(">I", zlib.crc32(first)) + bytes(40))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_one_damaged_node_leaves_the_others_their_leaderboard(tmp_path, damage, capsys):
+    for seed in range(2):
+        place = write_test(tmp_path / "run", "bad.yaml", {"ssim": 0.4}, seed=seed, pictures=2)
+        DAMAGE[damage](place)
+    write_test(tmp_path / "run", "good.yaml", {"ssim": 0.5}, pictures=2)
+    files = {option: tmp_path / f"out.{option}" for option in ("html", "markdown", "csv")}
+    main(["leaderboard", str(tmp_path / "run"), *(part for option, file in files.items() for part in (f"--{option}", str(file)))])
+    main(["leaderboard", str(tmp_path / "run")])
+    assert all("good" in file.read_text(encoding="utf-8") for file in files.values()) and "good" in capsys.readouterr().out
+
+
 def test_published_numbers_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no \*.yaml there"):
         read_published(tmp_path)
+    igr = (ROOT / "benchmarks" / "published" / "igr.yaml").read_text(encoding="utf-8")
+    paper = yaml.safe_load(igr)
+    for values, words in (("abc", "ValueError"), ({"ssim": 0.5}, "TypeError: .*: values must be strings, in quotes")):
+        paper["tables"][0]["rows"][0]["values"]["viton_hd"] = values
+        (tmp_path / "paper.yaml").write_text(json.dumps(paper))
+        with pytest.raises(UserError, match=rf"paper.yaml: no file of published numbers \({words}"):
+            read_published(tmp_path)
     (tmp_path / "paper.yaml").write_text(json.dumps({"schema": 1, "tables": [{"kind": "results"}]}))
     with pytest.raises(UserError, match=r"paper.yaml: no file of published numbers \(KeyError"):
         read_published(tmp_path)

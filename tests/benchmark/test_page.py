@@ -132,7 +132,7 @@ def test_published_rows_are_a_block_of_their_own_behind_a_switch(show, folder):
     assert switch.get_attribute("aria-checked") == "true" and block.is_visible()
     text = block.inner_text()
     assert "IGR: Improving Diffusion Model" in text and "Table 1" in text and "0.7895" in text
-    assert "another than this tab's, not to be compared" in text and "contradiction: The text names five scales" in text
+    assert "not to be compared: another protocol" in text and "contradiction: The text names five scales" in text
     ours = tab.locator("[role=tabpanel]:visible table").first
     assert "0.7895" not in ours.inner_text() and names(tab) == ["igr", "igr + igr-no-garmnet", "white"]
     switch.click()
@@ -169,7 +169,7 @@ def test_a_number_leads_to_its_record_log_and_command(show, folder, tmp_path):
     tab.keyboard.press("Enter")
     dialog = tab.get_by_role("dialog")
     text = dialog.inner_text()
-    assert "95 % interval" in text and "over 40 samples" in text and "paired bootstrap over 40 samples. They differ." in text
+    assert "95 % interval" in text and "over 40 samples" in text and "paired bootstrap over 40 samples. These trained models differ" in text
     assert "fashiongen test --config recipes/tiny/white.yaml --seed_everything 0" in text and "cpu (x86_64)" in text
     for name, content in (("record", '"method": "white"'), ("log", "what it printed"), ("values per sample", '"id": "00000_00"')):
         address = dialog.get_by_role("link", name=name).get_attribute("href")

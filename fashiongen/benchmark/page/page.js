@@ -120,7 +120,7 @@ function buildBoard(board, panel) {
   const notes = board.rows.filter((row) => row.notes.length);
   put(panel, {}, [
     el("h2", {}, name(board.label), ", protocol ", name(board.protocol)),
-    el("p", { class: "quiet" }, "Split ", name(board.split), board.conditions.map(([key, told]) => [" · ", key.replace("_", " "), " ", name(told)])),
+    board.split ? el("p", { class: "quiet" }, "Split ", name(board.split), board.conditions.map(([key, told]) => [" · ", key.replace("_", " "), " ", name(told)])) : null,
     el("details", { class: "protocol" }, el("summary", {}, "The protocol in full"), board.protocol_text
       ? el("pre", { dir: "auto" }, board.protocol_text)
       : el("p", {}, "Its file in recipes/tasks was not at hand when this page was written; only its name is known.")),
@@ -128,8 +128,9 @@ function buildBoard(board, panel) {
     el("p", { class: "quiet" },
       "↑ higher is better, ↓ lower. 1st and 2nd mark the best of a column. The small line is the 95 % interval: over seeds (Student's t) ",
       "where a row has several, else over samples (bootstrap). ≈ where a paired bootstrap over samples does not tell a row from the best; each such ",
-      "comparison stands alone, without a correction for their number. Any number opens its record, log and command. ",
+      "comparison stands alone, without a correction for their number. ? where that is untested, as for metrics of whole sets. Any number opens its record, log and command. ",
       "Memory on a CPU is that of the whole process; times compare on one device only."),
+    board.notes.map((text) => el("p", { class: "note" }, text)),
     notes.length ? el("ul", { class: "notes" }, notes.map((row) => el("li", {}, name(row.name), ": ", el("span", { class: "note" }, name(row.notes.join("; ")))))) : null,
     board.absent.length ? [el("h3", {}, "Not in this table"), el("ul", {}, board.absent.map((node) =>
       el("li", {}, name(node.node), ": ", el("span", { class: node.status }, node.status), ", ", name(node.reason), " ", links(node.links))))] : null,
@@ -156,7 +157,8 @@ function drawCell(board, row, column) {
   return el("td", { class: cell.rank },
     el("button", { class: "number", type: "button", "aria-label": `${row.name}, ${column.key}: ${cell.text}${rank}; details`, onclick: () => openDetails(board, row, column) }, cell.text),
     cell.rank ? el("span", { class: "place", "aria-hidden": "true" }, ` ${PLACES[cell.rank]}`) : null,
-    cell.apart === false ? el("span", { title: "not told from the best" }, " ≈") : null,
+    cell.apart === false ? el("span", { title: "not told from the best" }, " ≈") : cell.untested ? el("span", { title: cell.untested }, " ?") : null,
+    cell.note ? el("span", { class: "note", title: cell.note }, " †") : null,
     cell.interval ? el("small", {}, `${cell.interval[0]} to ${cell.interval[1]}`) : null);
 }
 
@@ -171,7 +173,7 @@ function openDetails(board, row, column) {
     if (cell.difference) {
       const { mean, interval, p, samples } = cell.difference;
       body.push(el("p", {}, `Against the best: ${mean} (95 % interval ${interval[0]} to ${interval[1]}, p ${p}), paired bootstrap over ${samples} samples. `,
-        cell.apart ? "They differ." : "They are not told apart."));
+        cell.apart ? "These trained models differ on such samples; trained with another seed they may not." : "They are not told apart."));
     }
     if (cell.untested) body.push(el("p", {}, "Against the best: ", cell.untested, "."));
     if (cell.note) body.push(el("p", { class: "note" }, cell.note));
@@ -206,7 +208,7 @@ function drawPublished(board) {
     board.published.map((block) => [
       el("h4", {}, name(block.title), `, Table ${block.table}`),
       el("p", { class: "quiet" }, name(block.caption), " · ", name(block.dataset), " · protocol ", name(block.protocol), ": ",
-        block.same ? "the one of this tab" : el("span", { class: "note" }, "another than this tab's, not to be compared"), " · ", name(block.protocol_note)),
+        block.unlike.length ? el("span", { class: "note" }, `not to be compared: ${block.unlike.join(", ")}`) : "the one of this tab", " · ", name(block.protocol_note)),
       el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": `${block.paper}, Table ${block.table}` }, el("table", {},
         el("thead", {}, el("tr", {}, ["row as printed", ...block.metrics].map((text) => el("th", { scope: "col" }, name(text))), el("th", { scope: "col", class: "text" }, "who ran it"))),
         el("tbody", {}, block.rows.map((row) => el("tr", {}, el("th", { scope: "row" }, label(row.row)),
@@ -324,7 +326,8 @@ function buildNodes(panel) {
     el("td", {}, row.exit_status === null ? "-" : row.exit_status), el("td", {}, row.seconds.text), el("td", { class: "text" }, links(row.links))), "Nodes");
   put(panel, {}, [el("h2", {}, "Nodes"), el("p", { class: "quiet" },
     "Each training and each test of the suite. failed: it ended by itself with an error. killed: a signal ended it, such as for want of memory. ",
-    "timeout: it took longer than its limit. skipped: it cannot run here. waiting: planned, without a record. damaged: its record cannot be read."), table.box]);
+    "timeout: it took longer than its limit. skipped: it cannot run here. waiting: planned, without a record. damaged: its record cannot be read. ",
+    "unplanned: a record of a node that is not in the suite any more."), table.box]);
   return table.refresh;
 }
 
