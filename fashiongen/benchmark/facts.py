@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from fashiongen.errors import UserError
+from fashiongen.records import file_sha256
 
-LISTS = (".txt", ".csv", ".jsonl")
+LISTS = (".txt", ".csv", ".json", ".jsonl")
 Resolve = Callable[[list[list[str]]], list[dict[str, Any]]]
 
 
@@ -108,7 +109,7 @@ def gather(commands: list[list[str]], resolve: Resolve, *, render: bool) -> dict
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    seen: dict[str, tuple[str, list[str] | None, str, str | None]] = {}
+    seen: dict[str, Any] = {}
     found = [
         vars(_facts(command[0], settings, gpus, seen, render=render)) for command, settings in zip(commands, resolve(commands), strict=True)
     ]
@@ -126,15 +127,22 @@ def _facts(kind: str, settings: dict[str, Any], gpus: int, seen: dict[str, Any],
     trainer = settings["trainer"]
     paths = dict(_paths(settings))
     absolute = {key: str(Path(path).absolute()) for key, path in paths.items() if not Path(path).expanduser().is_absolute()}
-    name, offers, fingerprint, problem = _data(settings["data"], kind, absolute, seen, render=render)
+    own = {key: path for key, path in absolute.items() if key.startswith("data.")}
+    name, offers, fingerprint, problem = _data(settings["data"], kind, own, seen, render=render)
     asked = str(trainer["accelerator"])
     accelerator = "cuda" if asked in ("gpu", "cuda") or (asked == "auto" and gpus) else "cpu"
     reference = (settings["evaluate"].get("reference") or {}).get("data")
     wheres = [fingerprint]
     if kind == "test" and reference is not None:
         places = {key.removeprefix("evaluate.reference."): path for key, path in absolute.items() if key.startswith("evaluate.reference.")}
-        wheres.append(_data(reference, None, places, seen, render=render)[2])
-    wheres += [f"{key} {_listing(Path(path).expanduser())}" for key, path in paths.items() if key.startswith("model.")]
+        *_, true_pictures, lacking = _data(reference, None, places, seen, render=render)
+        wheres.append(true_pictures)
+        problem = problem or lacking
+    for key, path in paths.items():
+        if not _is_root(key):
+            held, lacking = _held(path, seen)
+            wheres.append(f"{key} {held}")
+            problem = problem or lacking
     strategy = trainer["strategy"]
     return Facts(
         method=method.__name__,
@@ -194,9 +202,14 @@ def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for key, value in _leaves(part, name):
             if not isinstance(value, str) or not value or value == "wardrobe":
                 continue
-            is_root = key.endswith(".root") and name != "model"
-            if is_root or ("/" in value and Path(value).expanduser().exists() and not key.endswith(".decisions")):  # decisions are written
+            weights = "/" in value and Path(value).expanduser().exists() and not key.endswith(".decisions")  # decisions are written
+            if _is_root(key) or weights:
                 yield key, value
+
+
+def _is_root(key: str) -> bool:
+    """Tell whether a key names the folder of a data set."""
+    return key.endswith(".root") and not key.startswith("model.")
 
 
 def _leaves(value: object, key: str) -> Iterator[tuple[str, object]]:
@@ -265,26 +278,44 @@ def _look(
             data.prepare_data()
         if kind is not None:
             data.setup(kind)
+        elif root is not None and not root.exists():
+            raise UserError(f"{root}: no such folder")
+        if root is None:
+            fingerprint = data.fingerprint()
+        else:
+            fingerprint = root.name if embedded else _listing(root)
     except (UserError, OSError) as error:
         return data.name, None, "", " ".join(str(error).split())
-    if root is not None:
-        return data.name, sorted(data.offers), root.name if embedded else _listing(root), None
-    return data.name, sorted(data.offers), data.fingerprint(), None
+    return data.name, sorted(data.offers), fingerprint, None
 
 
-def _listing(root: Path) -> str:
-    """Return a sha256 over names and sizes of all files below a folder (or of one file), and the content of the lists among them."""
+def _held(path: str, seen: dict[str, Any]) -> tuple[str, str | None]:
+    """Return what tells the content of a file or folder, such as weights, from others, and why it cannot be read."""
+    if path not in seen:
+        try:
+            seen[path] = _listing(Path(path).expanduser(), contents=True), None
+        except OSError as error:
+            seen[path] = "", f"{error.filename}: {error.strerror}"
+    return seen[path]  # type: ignore[no-any-return]
+
+
+def _listing(root: Path, *, contents: bool = False) -> str:
+    """Return a sha256 over names and sizes of all files below a folder (or of one file), and the content of the lists or of all.
+
+    Links are followed, but to no folder that was counted before: they may lead in circles.
+    """
     digest = hashlib.sha256()
-    top = root if root.is_dir() else root.parent
-    for folder, inner, names in os.walk(root) if root.is_dir() else [(str(top), [], [root.name])]:
-        inner.sort()
+    counted = {root.resolve()}
+    for folder, inner, names in os.walk(root, followlinks=True) if root.is_dir() else [(str(root.parent), [], [root.name])]:
+        new = {name: path for name in sorted(inner) if (path := Path(folder, name).resolve()) not in counted}
+        inner[:] = new
+        counted.update(new.values())
         for name in sorted(names):
             path = Path(folder, name)
-            digest.update(
-                f"{path.relative_to(root.parent if root.is_file() else root)}\0{path.stat().st_size}\n".encode(errors="surrogateescape")
-            )
-            if name.endswith(LISTS):
-                digest.update(path.read_bytes())
+            size = path.stat().st_size
+            digest.update(f"{name if path == root else path.relative_to(root)}\0{size}\n".encode(errors="surrogateescape"))
+            if contents or name.endswith(LISTS):
+                digest.update(file_sha256(path).encode())
     return digest.hexdigest()
 
 

@@ -31,7 +31,7 @@ from fashiongen.benchmark.plan import Describe, Node, Plan, make_plan
 from fashiongen.errors import UserError
 from fashiongen.records import Record, source_sha256, write_atomically
 
-LIBRARIES = ("torch", "lightning", "diffusers", "transformers", "torchmetrics", "numpy")
+LIBRARIES = ("torch", "torchvision", "lightning", "diffusers", "transformers", "torchmetrics", "numpy", "scipy", "pillow")
 BAD = ("failed", "killed", "timeout")
 COLOURS = {"ok": "green", "failed": "red", "killed": "red", "timeout": "red", "skipped": "yellow", "running": "cyan", "kept": "green"}
 SHOWN = 12
