@@ -251,7 +251,7 @@ def test_a_begun_training_outlives_a_run_without_its_data(tmp_path, trace):
     with other_runner(suite, tmp_path / "out") as other:
         wait_for((tmp_path / "out" / "nodes" / "fit--slow--seed0" / "logs" / "toy" / "last.ckpt").exists, other)
         other.kill()
-    toys.write_suite(tmp_path, {"slow": {**recipe, "facts": {"problem": "no folder"}}})
+    toys.write_suite(tmp_path, {"slow": {**recipe, "facts": {"problem": "no folder", "data": "away"}}})
     assert "2 skipped" in toys.run(suite, tmp_path / "out")[1]
     toys.write_suite(tmp_path, {"slow": recipe})
     assert toys.run(suite, tmp_path / "out", jobs=1)[0] == 0
@@ -313,7 +313,7 @@ def test_a_stale_test_is_not_accepted_for_a_new_training(tmp_path, trace, monkey
     shutil.copytree(tmp_path / "old", test)  # as a kill after the training would have left it
     begun = len(starts(trace))
     _, told = toys.run(suite, tmp_path / "out", accept_stale=True)
-    assert starts(trace)[begun:] == ["test--base--seed0--toy--Toys"] and "1 kept, 1 ok" in told or "1 ok" in told
+    assert starts(trace)[begun:] == ["test--base--seed0--toy--Toys"] and "1 kept, 1 ok" in told
 
 
 @pytest.mark.parametrize(
