@@ -12,7 +12,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ class Facts:
         data_name: what records call it.
         offers: what the data offer; None where that is not known before the embedded world is rendered.
         problem: why the data cannot be read, in one line; None if they can.
-        accelerator: cpu or cuda.
-        gpus: how many GPUs it takes.
+        accelerator: cpu, cuda, or auto: cuda wherever there is a GPU.
+        gpus: how many GPUs it takes where it runs on some; -1: all that there are.
         deepspeed: whether its strategy is DeepSpeed.
         checkpoint: where a fit writes its last checkpoint, relative to its folder; None where the recipe says no such place.
         seeded_data: whether the data module takes a seed of its own.
@@ -68,11 +68,23 @@ class Facts:
     content: str = ""
 
 
+def placed(facts: Facts, available: int | None) -> Facts:
+    """Return facts that hold where a node may have `available` GPUs: on cpu or cuda, with a number of GPUs.
+
+    A cluster's scheduler (None) is asked for a GPU where the recipe leaves it open.
+    """
+    accelerator = facts.accelerator
+    if accelerator == "auto":
+        accelerator = "cpu" if available == 0 else "cuda"
+    gpus = (available or 1) if facts.gpus == -1 else facts.gpus
+    return replace(facts, accelerator=accelerator, gpus=gpus if accelerator == "cuda" else 0)
+
+
 def obstacle(facts: Facts, kind: str, available: int | None) -> str | None:
     """Return why a command cannot run, in one line; None if nothing is known to be in the way.
 
     Args:
-        facts: of the command.
+        facts: of the command, placed.
         kind: fit or test.
         available: how many GPUs a node may have; None where that is for others to know (a cluster's scheduler).
     """
@@ -110,13 +122,11 @@ def gather(commands: list[list[str]], resolve: Resolve, *, render: bool) -> dict
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     seen: dict[str, Any] = {}
-    found = [
-        vars(_facts(command[0], settings, gpus, seen, render=render)) for command, settings in zip(commands, resolve(commands), strict=True)
-    ]
+    found = [vars(_facts(command[0], settings, seen, render=render)) for command, settings in zip(commands, resolve(commands), strict=True)]
     return {"gpus": gpus, "facts": found}
 
 
-def _facts(kind: str, settings: dict[str, Any], gpus: int, seen: dict[str, Any], *, render: bool) -> Facts:
+def _facts(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, render: bool) -> Facts:
     from lightning.pytorch.utilities.model_helpers import is_overridden
 
     from fashiongen import tasks
@@ -130,7 +140,7 @@ def _facts(kind: str, settings: dict[str, Any], gpus: int, seen: dict[str, Any],
     own = {key: path for key, path in absolute.items() if key.startswith("data.")}
     name, offers, fingerprint, problem = _data(settings["data"], kind, own, seen, render=render)
     asked = str(trainer["accelerator"])
-    accelerator = "cuda" if asked in ("gpu", "cuda") or (asked == "auto" and gpus) else "cpu"
+    accelerator = "cuda" if asked in ("gpu", "cuda") else asked if asked == "auto" else "cpu"
     reference = (settings["evaluate"].get("reference") or {}).get("data")
     wheres = [fingerprint]
     if kind == "test" and reference is not None:
@@ -157,7 +167,7 @@ def _facts(kind: str, settings: dict[str, Any], gpus: int, seen: dict[str, Any],
         offers=offers,
         problem=problem,
         accelerator=accelerator,
-        gpus=_devices(trainer["devices"], gpus) if accelerator == "cuda" else 0,
+        gpus=_devices(trainer["devices"]) if accelerator != "cpu" else 0,
         deepspeed="deepspeed" in str(strategy["class_path"] if isinstance(strategy, dict) else strategy).lower(),
         checkpoint=_last_checkpoint(trainer),
         seeded_data="seed" in _parameters(data),
@@ -176,12 +186,12 @@ def _parameters(data: type) -> set[str]:
     return {name for ancestor in data.__mro__ if "__init__" in vars(ancestor) for name in inspect.signature(ancestor).parameters}
 
 
-def _devices(asked: object, there: int) -> int:
-    """Return how many GPUs `trainer.devices` means: `auto` is one a node, so that several nodes share a machine."""
+def _devices(asked: object) -> int:
+    """Return how many GPUs `trainer.devices` means, -1 for all: `auto` is one a node, so that several nodes share a machine."""
     if isinstance(asked, list):
         return len(asked)
-    if asked in (-1, "-1"):
-        return max(1, there)
+    if asked == "-1":
+        return -1
     if isinstance(asked, str):
         return int(asked) if asked.isdigit() else 1 + asked.count(",")
     return asked if isinstance(asked, int) else 1

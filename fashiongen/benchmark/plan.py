@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import yaml
 
-from fashiongen.benchmark.facts import Facts, obstacle
+from fashiongen.benchmark.facts import Facts, obstacle, placed
 from fashiongen.errors import UserError
 
 Describe = Callable[[list[list[str]]], tuple[list[Facts], int]]
@@ -210,7 +210,7 @@ def make_plan(file: Path, describe: Describe, *, available: Callable[[int], int 
     commands |= {f"test {row.name} {number}": row.command("test", test) for row in rows.values() for number, test in enumerate(row.tests)}
     found, there = describe(list(commands.values()))
     gpus = available(there)
-    facts = dict(zip(commands, found, strict=True))
+    facts = dict(zip(commands, (placed(one, gpus) for one in found), strict=True))
     nodes: dict[str, Node] = {}
     for row in rows.values():
         for seed in row.seeds:

@@ -45,6 +45,12 @@ def test_what_decides_about_a_result_changes_the_content_and_nothing_else(recipe
     assert judged.content == plain  # a training does not depend on how it will be judged
 
 
+def test_what_the_recipe_leaves_open_is_left_to_the_executor(recipe):
+    fit = ["fit", "--config", recipe, "--trainer.accelerator"]
+    found = facts([*fit, "auto"], [*fit, "auto", "--trainer.devices", "-1"], [*fit, "cuda", "--trainer.devices", "2"], [*fit, "cpu"])
+    assert [(one.accelerator, one.gpus) for one in found] == [("auto", 1), ("auto", -1), ("cuda", 2), ("cpu", 0)]
+
+
 def test_overlays_that_cannot_run_here_are_told(cache):
     zero2 = ["--config", OVERLAYS / "zero2.yaml"]
     cigm, bpr, white = facts(

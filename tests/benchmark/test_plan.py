@@ -167,6 +167,25 @@ def test_what_stands_in_the_way(facts, kind, available, reason):
     assert obstacle(Facts(**{**known, **facts}), kind, available) == reason
 
 
+@pytest.mark.parametrize(
+    ("asked", "available", "gpus", "skipped"),
+    [
+        ({"accelerator": "auto", "gpus": 1}, 0, 0, None),
+        ({"accelerator": "auto", "gpus": 1}, 2, 1, None),
+        ({"accelerator": "auto", "gpus": 1}, None, 1, None),  # of a cluster nobody knows, but that one asks it for what is needed
+        ({"accelerator": "auto", "gpus": 1, "deepspeed": True}, None, 1, None),
+        ({"accelerator": "auto", "gpus": 1, "deepspeed": True}, 0, 0, "DeepSpeed needs a CUDA GPU, and there is none"),
+        ({"accelerator": "cuda", "gpus": -1}, 4, 4, None),
+        ({"accelerator": "cuda", "gpus": -1}, None, 1, None),
+        ({"accelerator": "cpu"}, 4, 0, None),
+    ],
+)
+def test_the_executor_and_not_the_planning_machine_tells_what_auto_is(tmp_path, asked, available, gpus, skipped):
+    suite = toys.write_suite(tmp_path, {"igr": {"facts": asked}})
+    fit, test = make_plan(suite, toys.describe, available=lambda there: available).nodes
+    assert (fit.gpus, fit.skipped) == (test.gpus, test.skipped) == (gpus, skipped)
+
+
 def test_there_are_the_suites():
     assert {path.name for path in SUITES} >= {
         "tiny-smoke.yaml",
