@@ -122,7 +122,12 @@ def gather(commands: list[list[str]], resolve: Resolve, *, render: bool) -> dict
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     seen: dict[str, Any] = {}
-    found = [vars(_facts(command[0], settings, seen, render=render)) for command, settings in zip(commands, resolve(commands), strict=True)]
+    found = []
+    for command, settings in zip(commands, resolve(commands), strict=True):
+        options = dict(zip(command[1::2], command[2::2], strict=True))
+        if "--cache" in options:  # an option of the command, and no setting
+            settings["cache"] = options["--cache"]
+        found.append(vars(_facts(command[0], settings, seen, render=render)))
     return {"gpus": gpus, "facts": found}
 
 
@@ -149,8 +154,8 @@ def _facts(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, render:
         wheres.append(true_pictures)
         problem = problem or lacking
     for key, path in paths.items():
-        if not _is_root(key):
-            held, lacking = _held(path, seen)
+        if not _is_root(key) and not (kind == "fit" and key.startswith("evaluate.")):
+            held, lacking = _held(path, seen, contents=key != "cache")
             wheres.append(f"{key} {held}")
             problem = problem or lacking
     strategy = trainer["strategy"]
@@ -207,14 +212,21 @@ def _last_checkpoint(trainer: dict[str, Any]) -> str | None:
 
 def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the keys that say where data and weights lie; of weights those alone that are there, the others are left to hubs."""
-    reference = settings["evaluate"].get("reference") or {}
-    for name, part in (("data", settings["data"]), ("model", settings["model"]), ("evaluate.reference.data", reference.get("data") or {})):
-        for key, value in _leaves(part, name):
-            if not isinstance(value, str) or not value or value == "wardrobe":
-                continue
-            weights = "/" in value and Path(value).expanduser().exists() and not key.endswith(".decisions")  # decisions are written
-            if _is_root(key) or weights:
-                yield key, value
+    evaluate = settings["evaluate"]
+    parts = {
+        "data": settings["data"],
+        "model": settings["model"],
+        "evaluate.reference.data": (evaluate.get("reference") or {}).get("data"),
+        "evaluate.metrics": evaluate.get("metrics"),
+        "cache": settings.get("cache"),
+    }
+    for key, value in (leaf for name, part in parts.items() for leaf in _leaves(part, name)):
+        if not isinstance(value, str) or not value or value == "wardrobe":
+            continue
+        path = Path(value).expanduser()
+        there = ("/" in value and path.exists()) or (path.suffix and path.is_file())
+        if _is_root(key) or key == "cache" or (there and not key.endswith(".decisions")):  # decisions are written
+            yield key, value
 
 
 def _is_root(key: str) -> bool:
@@ -299,11 +311,11 @@ def _look(
     return data.name, sorted(data.offers), fingerprint, None
 
 
-def _held(path: str, seen: dict[str, Any]) -> tuple[str, str | None]:
-    """Return what tells the content of a file or folder, such as weights, from others, and why it cannot be read."""
+def _held(path: str, seen: dict[str, Any], *, contents: bool) -> tuple[str, str | None]:
+    """Return what tells a file or folder, such as weights, from others, and why it cannot be read."""
     if path not in seen:
         try:
-            seen[path] = _listing(Path(path).expanduser(), contents=True), None
+            seen[path] = _listing(Path(path).expanduser(), contents=contents), None
         except OSError as error:
             seen[path] = "", f"{error.filename}: {error.strerror}"
     return seen[path]  # type: ignore[no-any-return]

@@ -152,6 +152,28 @@ def test_other_weights_of_the_same_size_are_another_content(recipe, tmp_path):
     assert one.content != two.content
 
 
+def test_relative_paths_are_found_wherever_a_recipe_or_a_suite_names_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("alexnet.pth", "weights/metric.pth", "encoded/index.json"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("one")
+    commands = {
+        "model.init_args.weights": ["fit", "--config", TINY / "bpr_dae.yaml", "--model.init_args.weights", "alexnet.pth"],
+        "evaluate.metrics.fid.init_args.weights": [
+            *("test", "--config", TINY / "white.yaml", "--evaluate.metrics.fid.init_args.weights", "weights/metric.pth")
+        ],
+        "cache": ["fit", "--config", TINY / "igr.yaml", "--cache", "encoded"],
+    }
+    before = facts(*commands.values())
+    for (key, command), found in zip(commands.items(), before, strict=True):
+        assert found.absolute == {key: str(tmp_path / command[-1])}
+    for name in ("alexnet.pth", "weights/metric.pth", "encoded/index.json"):
+        Path(name).write_text("two")
+    assert all(one.content != other.content for one, other in zip(before, facts(*commands.values()), strict=True))
+    (absent,) = facts([*commands["cache"][:-1], "absent"])
+    assert absent.problem == "absent: No such file or directory"
+
+
 def test_the_shipped_weights_are_a_part_of_the_source(tmp_path, monkeypatch):
     package = tmp_path / "package"
     (package / "tiny" / "__pycache__").mkdir(parents=True)
