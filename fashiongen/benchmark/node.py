@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
+import math
 import os
 import re
 import shlex
@@ -59,7 +60,7 @@ class Job:
         out: the benchmark's folder.
         command: the command line, without what goes on from a checkpoint of its own.
         environment: variables that are set for it.
-        limit: seconds that it may take.
+        limit: seconds that it may take, those that went into the checkpoint that it goes on from included.
         key: hash of all that the node depends on.
         chain: the same without the package's source and the libraries' versions.
         parents: keys of the parents whose checkpoints it takes, by role.
@@ -157,7 +158,8 @@ def run_node(job: Job, processes: Processes | None = None) -> Record:
         there = finished(job, accept_stale=False)
         if there is not None and intact(job, there):
             return there
-        fresh = _prepare(job)
+        spent = _spent(job)
+        fresh = _prepare(job, spent)
         command, log = _resumed(job), job.folder / "log.txt"
         place = {"cwd": job.folder, "env": {**os.environ, **job.environment}, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
         started = datetime.now(UTC)
@@ -166,10 +168,10 @@ def run_node(job: Job, processes: Processes | None = None) -> Record:
             file.flush()
             beginning, clock = file.tell(), time.monotonic()
             process = processes.start(command, stdout=file, pass_fds=[lock], **place)
-        _mark(job, process.pid)
+        _mark(job, process.pid, spent)
         exceeded = False
         try:
-            process.wait(job.limit)
+            process.wait(None if job.limit is None else max(0.0, job.limit - spent))
         except subprocess.TimeoutExpired:
             exceeded = True
             processes.end(process)
@@ -179,7 +181,7 @@ def run_node(job: Job, processes: Processes | None = None) -> Record:
             raise Interrupted
         record = _judged(job, process.returncode, exceeded, _last_words(log, beginning))
         record.started = started.isoformat(timespec="seconds")
-        record.seconds = time.monotonic() - clock
+        record.seconds = spent + time.monotonic() - clock
         record.command = pasteable(job, job.command)  # from the beginning, also where this process went on
         record.log = log.name
         record.write(job.folder / "record.json")
@@ -232,7 +234,7 @@ def intact(job: Job, record: Record) -> bool:
     return path.is_dir() or (path.is_file() and (record.checkpoint is None or record.checkpoint["sha256"] == file_sha256(path)))
 
 
-def _prepare(job: Job) -> bool:
+def _prepare(job: Job, spent: float = 0.0) -> bool:
     """Make the folder ready for this key: go on in one of the same, move one of another aside. Tells whether it is a new one."""
     fresh = _begun(job).get("key") != job.key
     if fresh and job.folder.exists():
@@ -242,8 +244,16 @@ def _prepare(job: Job) -> bool:
         job.folder.rename(next(place for place in places if not place.exists()))
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / "record.json").unlink(missing_ok=True)
-    _mark(job, None)
+    _mark(job, None, spent)
     return fresh
+
+
+def _spent(job: Job) -> float:
+    """Return how many seconds went into the checkpoint that a training goes on from; what came after it is done again."""
+    begun, path = _begun(job), job.folder / (job.resumable or "")
+    if job.resumable is None or begun.get("key") != job.key or not path.exists():
+        return 0.0
+    return float(begun.get("spent", 0)) + max(0.0, path.stat().st_mtime - float(begun.get("began", math.inf)))
 
 
 def _resumed(job: Job) -> list[str]:
@@ -315,10 +325,10 @@ def _end_left_over(job: Job) -> None:
         _signal(pid, signal.SIGKILL)  # the whole group: its leader may be gone, and its number is free only when all of the group are
 
 
-def _mark(job: Job, pid: int | None) -> None:
+def _mark(job: Job, pid: int | None, spent: float = 0.0) -> None:
     """Write down for which key the folder was begun and who works in it."""
     worker = {"pid": pid, "host": os.uname().nodename, "start": None if pid is None else _start_time(pid)}
-    begun = {"id": job.id, "key": job.key, "chain": job.chain, "parents": job.parents, **worker}
+    begun = {"id": job.id, "key": job.key, "chain": job.chain, "parents": job.parents, "spent": spent, "began": time.time(), **worker}
     write_atomically(job.folder / "node.json", json.dumps(begun, indent=2) + "\n")
 
 

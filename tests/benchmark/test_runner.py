@@ -258,6 +258,19 @@ def test_a_begun_training_outlives_a_run_without_its_data(tmp_path, trace):
     assert "fit--slow--seed0 resumed" in trace.read_text()
 
 
+def test_a_limit_and_the_seconds_go_on_with_a_training(tmp_path):
+    """Three starts, of which each saves after half a second and dies: what went into the checkpoint counts."""
+    code = "import os, time; time.sleep(0.5); open('last.ckpt', 'w').close(); os.kill(os.getpid(), 9)"
+    job = bare_job(tmp_path, code)
+    job.resumable, job.limit = "last.ckpt", 600
+    seconds = [run_node(job).seconds for _ in range(3)]
+    assert all(seconds[number] > 0.5 * (number + 1) for number in range(3))
+    job.limit = 1.5
+    assert run_node(job).status == "timeout"
+    job.key = "other"  # a new training
+    assert run_node(job).status == "killed"
+
+
 def test_a_folder_that_cannot_be_had_fails_one_node(tmp_path, trace):
     suite = toys.write_suite(tmp_path, {"base": LEARNT, "white": TRIVIAL})
     (tmp_path / "out" / "nodes").mkdir(parents=True)
