@@ -285,17 +285,21 @@ def _bench(options: argparse.Namespace) -> int:
         raise UserError(f"--slurm {wrong[0]}: must be KEY=VALUE, such as partition=gpu")
 
     def executor(gpus: int) -> Executor:
-        if options.executor == "ray" and not options.dry_run:
+        from fashiongen.benchmark.on_machine import OnMachine
+
+        if options.executor == "local":
+            return OnMachine(options.jobs, gpus)
+        if options.dry_run:  # lists what a cluster would be asked, without one
+            listing = OnMachine(options.jobs, 0)
+            listing.available, listing.cpus = None, options.cpus
+            return listing
+        if options.executor == "ray":
             from fashiongen.benchmark.on_ray import OnRay
 
             return OnRay(options.jobs, options.address, options.cpus, package_path())
-        if options.executor == "slurm" and not options.dry_run:
-            from fashiongen.benchmark.on_slurm import OnSlurm
+        from fashiongen.benchmark.on_slurm import OnSlurm
 
-            return OnSlurm(options.jobs, options.out.resolve(), options.cpus, parameters)
-        from fashiongen.benchmark.on_machine import OnMachine
-
-        return OnMachine(options.jobs, gpus)
+        return OnSlurm(options.jobs, options.out.resolve(), options.cpus, parameters)
 
     return run_suite(options.suite, options.out, executor, dry_run=options.dry_run, accept_stale=options.accept_stale)
 

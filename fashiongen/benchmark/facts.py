@@ -12,13 +12,14 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fashiongen.errors import UserError
+from fashiongen.records import file_sha256
 
-LISTS = (".txt", ".csv", ".jsonl")
+LISTS = (".txt", ".csv", ".json", ".jsonl")
 Resolve = Callable[[list[list[str]]], list[dict[str, Any]]]
 
 
@@ -38,8 +39,8 @@ class Facts:
         data_name: what records call it.
         offers: what the data offer; None where that is not known before the embedded world is rendered.
         problem: why the data cannot be read, in one line; None if they can.
-        accelerator: cpu or cuda.
-        gpus: how many GPUs it takes.
+        accelerator: cpu, cuda, or auto: cuda wherever there is a GPU.
+        gpus: how many GPUs it takes where it runs on some; -1: all that there are.
         deepspeed: whether its strategy is DeepSpeed.
         checkpoint: where a fit writes its last checkpoint, relative to its folder; None where the recipe says no such place.
         seeded_data: whether the data module takes a seed of its own.
@@ -67,11 +68,23 @@ class Facts:
     content: str = ""
 
 
+def placed(facts: Facts, available: int | None) -> Facts:
+    """Return facts that hold where a node may have `available` GPUs: on cpu or cuda, with a number of GPUs.
+
+    A cluster's scheduler (None) is asked for a GPU where the recipe leaves it open.
+    """
+    accelerator = facts.accelerator
+    if accelerator == "auto":
+        accelerator = "cpu" if available == 0 else "cuda"
+    gpus = (available or 1) if facts.gpus == -1 else facts.gpus
+    return replace(facts, accelerator=accelerator, gpus=gpus if accelerator == "cuda" else 0)
+
+
 def obstacle(facts: Facts, kind: str, available: int | None) -> str | None:
     """Return why a command cannot run, in one line; None if nothing is known to be in the way.
 
     Args:
-        facts: of the command.
+        facts: of the command, placed.
         kind: fit or test.
         available: how many GPUs a node may have; None where that is for others to know (a cluster's scheduler).
     """
@@ -108,14 +121,17 @@ def gather(commands: list[list[str]], resolve: Resolve, *, render: bool) -> dict
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    seen: dict[str, tuple[str, list[str] | None, str, str | None]] = {}
-    found = [
-        vars(_facts(command[0], settings, gpus, seen, render=render)) for command, settings in zip(commands, resolve(commands), strict=True)
-    ]
+    seen: dict[str, Any] = {}
+    found = []
+    for command, settings in zip(commands, resolve(commands), strict=True):
+        options = dict(zip(command[1::2], command[2::2], strict=True))
+        if "--cache" in options:  # an option of the command, and no setting
+            settings["cache"] = options["--cache"]
+        found.append(vars(_facts(command[0], settings, seen, render=render)))
     return {"gpus": gpus, "facts": found}
 
 
-def _facts(kind: str, settings: dict[str, Any], gpus: int, seen: dict[str, Any], *, render: bool) -> Facts:
+def _facts(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, render: bool) -> Facts:
     from lightning.pytorch.utilities.model_helpers import is_overridden
 
     from fashiongen import tasks
@@ -126,15 +142,22 @@ def _facts(kind: str, settings: dict[str, Any], gpus: int, seen: dict[str, Any],
     trainer = settings["trainer"]
     paths = dict(_paths(settings))
     absolute = {key: str(Path(path).absolute()) for key, path in paths.items() if not Path(path).expanduser().is_absolute()}
-    name, offers, fingerprint, problem = _data(settings["data"], kind, absolute, seen, render=render)
+    own = {key: path for key, path in absolute.items() if key.startswith("data.")}
+    name, offers, fingerprint, problem = _data(settings["data"], kind, own, seen, render=render)
     asked = str(trainer["accelerator"])
-    accelerator = "cuda" if asked in ("gpu", "cuda") or (asked == "auto" and gpus) else "cpu"
+    accelerator = "cuda" if asked in ("gpu", "cuda") else asked if asked == "auto" else "cpu"
     reference = (settings["evaluate"].get("reference") or {}).get("data")
     wheres = [fingerprint]
     if kind == "test" and reference is not None:
         places = {key.removeprefix("evaluate.reference."): path for key, path in absolute.items() if key.startswith("evaluate.reference.")}
-        wheres.append(_data(reference, None, places, seen, render=render)[2])
-    wheres += [f"{key} {_listing(Path(path).expanduser())}" for key, path in paths.items() if key.startswith("model.")]
+        *_, true_pictures, lacking = _data(reference, None, places, seen, render=render)
+        wheres.append(true_pictures)
+        problem = problem or lacking
+    for key, path in paths.items():
+        if not _is_root(key) and not (kind == "fit" and key.startswith("evaluate.")):
+            held, lacking = _held(path, seen, contents=key != "cache")
+            wheres.append(f"{key} {held}")
+            problem = problem or lacking
     strategy = trainer["strategy"]
     return Facts(
         method=method.__name__,
@@ -149,7 +172,7 @@ def _facts(kind: str, settings: dict[str, Any], gpus: int, seen: dict[str, Any],
         offers=offers,
         problem=problem,
         accelerator=accelerator,
-        gpus=_devices(trainer["devices"], gpus) if accelerator == "cuda" else 0,
+        gpus=_devices(trainer["devices"]) if accelerator != "cpu" else 0,
         deepspeed="deepspeed" in str(strategy["class_path"] if isinstance(strategy, dict) else strategy).lower(),
         checkpoint=_last_checkpoint(trainer),
         seeded_data="seed" in _parameters(data),
@@ -168,12 +191,12 @@ def _parameters(data: type) -> set[str]:
     return {name for ancestor in data.__mro__ if "__init__" in vars(ancestor) for name in inspect.signature(ancestor).parameters}
 
 
-def _devices(asked: object, there: int) -> int:
-    """Return how many GPUs `trainer.devices` means: `auto` is one a node, so that several nodes share a machine."""
+def _devices(asked: object) -> int:
+    """Return how many GPUs `trainer.devices` means, -1 for all: `auto` is one a node, so that several nodes share a machine."""
     if isinstance(asked, list):
         return len(asked)
-    if asked in (-1, "-1"):
-        return max(1, there)
+    if asked == "-1":
+        return -1
     if isinstance(asked, str):
         return int(asked) if asked.isdigit() else 1 + asked.count(",")
     return asked if isinstance(asked, int) else 1
@@ -189,14 +212,26 @@ def _last_checkpoint(trainer: dict[str, Any]) -> str | None:
 
 def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the keys that say where data and weights lie; of weights those alone that are there, the others are left to hubs."""
-    reference = settings["evaluate"].get("reference") or {}
-    for name, part in (("data", settings["data"]), ("model", settings["model"]), ("evaluate.reference.data", reference.get("data") or {})):
-        for key, value in _leaves(part, name):
-            if not isinstance(value, str) or not value or value == "wardrobe":
-                continue
-            is_root = key.endswith(".root") and name != "model"
-            if is_root or ("/" in value and Path(value).expanduser().exists() and not key.endswith(".decisions")):  # decisions are written
-                yield key, value
+    evaluate = settings["evaluate"]
+    parts = {
+        "data": settings["data"],
+        "model": settings["model"],
+        "evaluate.reference.data": (evaluate.get("reference") or {}).get("data"),
+        "evaluate.metrics": evaluate.get("metrics"),
+        "cache": settings.get("cache"),
+    }
+    for key, value in (leaf for name, part in parts.items() for leaf in _leaves(part, name)):
+        if not isinstance(value, str) or not value or value == "wardrobe":
+            continue
+        path = Path(value).expanduser()
+        there = ("/" in value and path.exists()) or (path.suffix and path.is_file())
+        if _is_root(key) or key == "cache" or (there and not key.endswith(".decisions")):  # decisions are written
+            yield key, value
+
+
+def _is_root(key: str) -> bool:
+    """Tell whether a key names the folder of a data set."""
+    return key.endswith(".root") and not key.startswith("model.")
 
 
 def _leaves(value: object, key: str) -> Iterator[tuple[str, object]]:
@@ -265,26 +300,44 @@ def _look(
             data.prepare_data()
         if kind is not None:
             data.setup(kind)
+        elif root is not None and not root.exists():
+            raise UserError(f"{root}: no such folder")
+        if root is None:
+            fingerprint = data.fingerprint()
+        else:
+            fingerprint = root.name if embedded else _listing(root)
     except (UserError, OSError) as error:
         return data.name, None, "", " ".join(str(error).split())
-    if root is not None:
-        return data.name, sorted(data.offers), root.name if embedded else _listing(root), None
-    return data.name, sorted(data.offers), data.fingerprint(), None
+    return data.name, sorted(data.offers), fingerprint, None
 
 
-def _listing(root: Path) -> str:
-    """Return a sha256 over names and sizes of all files below a folder (or of one file), and the content of the lists among them."""
+def _held(path: str, seen: dict[str, Any], *, contents: bool) -> tuple[str, str | None]:
+    """Return what tells a file or folder, such as weights, from others, and why it cannot be read."""
+    if path not in seen:
+        try:
+            seen[path] = _listing(Path(path).expanduser(), contents=contents), None
+        except OSError as error:
+            seen[path] = "", f"{error.filename}: {error.strerror}"
+    return seen[path]  # type: ignore[no-any-return]
+
+
+def _listing(root: Path, *, contents: bool = False) -> str:
+    """Return a sha256 over names and sizes of all files below a folder (or of one file), and the content of the lists or of all.
+
+    Links are followed, but to no folder that was counted before: they may lead in circles.
+    """
     digest = hashlib.sha256()
-    top = root if root.is_dir() else root.parent
-    for folder, inner, names in os.walk(root) if root.is_dir() else [(str(top), [], [root.name])]:
-        inner.sort()
+    counted = {root.resolve()}
+    for folder, inner, names in os.walk(root, followlinks=True) if root.is_dir() else [(str(root.parent), [], [root.name])]:
+        new = {name: path for name in sorted(inner) if (path := Path(folder, name).resolve()) not in counted}
+        inner[:] = new
+        counted.update(new.values())
         for name in sorted(names):
             path = Path(folder, name)
-            digest.update(
-                f"{path.relative_to(root.parent if root.is_file() else root)}\0{path.stat().st_size}\n".encode(errors="surrogateescape")
-            )
-            if name.endswith(LISTS):
-                digest.update(path.read_bytes())
+            size = path.stat().st_size
+            digest.update(f"{name if path == root else path.relative_to(root)}\0{size}\n".encode(errors="surrogateescape"))
+            if contents or name.endswith(LISTS):
+                digest.update(file_sha256(path).encode())
     return digest.hexdigest()
 
 

@@ -12,8 +12,11 @@ What holds a node together when things go wrong:
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
+import math
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -28,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from fashiongen.errors import UserError
-from fashiongen.records import Record, Status, write_atomically
+from fashiongen.records import Record, Status, file_sha256, write_atomically
 
 GRACE = 10.0
 """Seconds between asking a process to end and ending it."""
@@ -57,9 +60,10 @@ class Job:
         out: the benchmark's folder.
         command: the command line, without what goes on from a checkpoint of its own.
         environment: variables that are set for it.
-        limit: seconds that it may take.
+        limit: seconds that it may take, those that went into the checkpoint that it goes on from included.
         key: hash of all that the node depends on.
         chain: the same without the package's source and the libraries' versions.
+        parents: keys of the parents whose checkpoints it takes, by role.
         resumable: where a fit's own last checkpoint lies, relative to the node's folder.
         trust: whether checkpoints are DeepSpeed's folders.
         known: what its record tells, whatever the command wrote.
@@ -77,6 +81,7 @@ class Job:
     chain: str
     resumable: str | None
     trust: bool
+    parents: dict[str, str] = field(default_factory=dict)
     known: dict[str, Any] = field(default_factory=dict)
     assumed: dict[str, Any] = field(default_factory=dict)
     cpus: int = 1
@@ -138,6 +143,8 @@ class Processes:
 def run_node(job: Job, processes: Processes | None = None) -> Record:
     """Run a node and return its record, which then lies in its folder; what went wrong with it is in there.
 
+    One that is done is not run: a cluster may have started a task of a runner that was killed before this one.
+
     Args:
         job: the node.
         processes: by which it can be told to stop.
@@ -148,7 +155,11 @@ def run_node(job: Job, processes: Processes | None = None) -> Record:
     """
     processes = processes or Processes()
     with _held(job) as lock:
-        fresh = _prepare(job)
+        there = finished(job, accept_stale=False)
+        if there is not None and intact(job, there):
+            return there
+        spent = _spent(job)
+        fresh = _prepare(job, spent)
         command, log = _resumed(job), job.folder / "log.txt"
         place = {"cwd": job.folder, "env": {**os.environ, **job.environment}, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
         started = datetime.now(UTC)
@@ -157,20 +168,20 @@ def run_node(job: Job, processes: Processes | None = None) -> Record:
             file.flush()
             beginning, clock = file.tell(), time.monotonic()
             process = processes.start(command, stdout=file, pass_fds=[lock], **place)
-        _mark(job, process.pid)
+        _mark(job, process.pid, spent)
         exceeded = False
         try:
-            process.wait(job.limit)
+            process.wait(None if job.limit is None else max(0.0, job.limit - spent))
         except subprocess.TimeoutExpired:
             exceeded = True
             processes.end(process)
         finally:
             processes.gone(process)
-        if processes.stopped:
+        if processes.stopped and (exceeded or process.returncode != 0):
             raise Interrupted
-        record = _judged(job, process.returncode, exceeded, _last_line(log, beginning))
+        record = _judged(job, process.returncode, exceeded, _last_words(log, beginning))
         record.started = started.isoformat(timespec="seconds")
-        record.seconds = time.monotonic() - clock
+        record.seconds = spent + time.monotonic() - clock
         record.command = pasteable(job, job.command)  # from the beginning, also where this process went on
         record.log = log.name
         record.write(job.folder / "record.json")
@@ -186,14 +197,17 @@ def pasteable(job: Job, command: list[str]) -> str:
 def without_running(job: Job, status: Status, reason: str, *, keep: bool = False) -> Record:
     """Write and return the record of a node that did not run, or whose machine was lost.
 
-    With `keep` a result that is there already, of whatever key, is left alone and returned.
+    With `keep` a result that is there already, of whatever key, is left alone and returned. A training that was begun is left alone, too.
     """
     with _held(job):
         path = job.folder / "record.json"
         with suppress(UserError):
-            if keep and (there := Record.read(path)).status == "ok" and there.key is not None:
-                return there
-        _prepare(job)
+            there = Record.read(path)
+            if there.status == "ok" and there.key is not None:
+                if keep:
+                    return there
+                _prepare(job)
+        job.folder.mkdir(parents=True, exist_ok=True)
         record = Record(**job.known, **job.assumed, status=status, reason=reason, key=job.key, command=pasteable(job, job.command))
         record.write(path)
         return record
@@ -208,21 +222,38 @@ def finished(job: Job, *, accept_stale: bool) -> Record | None:
         return None
     if record.status != "ok" or record.key is None or record.key != begun.get("key"):
         return None
-    return record if record.key == job.key or (accept_stale and begun.get("chain") == job.chain) else None
+    stale = accept_stale and begun.get("chain") == job.chain and begun.get("parents", job.parents) == job.parents
+    return record if record.key == job.key or stale else None
 
 
-def _prepare(job: Job) -> bool:
+def intact(job: Job, record: Record) -> bool:
+    """Tell whether the checkpoint of a node is the one of its record: its command may have been run by hand, and not to its end."""
+    if job.resumable is None:
+        return True
+    path = job.folder / job.resumable
+    return path.is_dir() or (path.is_file() and (record.checkpoint is None or record.checkpoint["sha256"] == file_sha256(path)))
+
+
+def _prepare(job: Job, spent: float = 0.0) -> bool:
     """Make the folder ready for this key: go on in one of the same, move one of another aside. Tells whether it is a new one."""
     fresh = _begun(job).get("key") != job.key
     if fresh and job.folder.exists():
         aside = Path(job.out, "replaced")
         aside.mkdir(exist_ok=True)
-        number = sum(1 for _ in aside.glob(f"{job.id}--*")) + 1
-        job.folder.rename(aside / f"{job.id}--{number}")
+        places = (aside / f"{job.id}--{number}" for number in itertools.count(1))
+        job.folder.rename(next(place for place in places if not place.exists()))
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / "record.json").unlink(missing_ok=True)
-    _mark(job, None)
+    _mark(job, None, spent)
     return fresh
+
+
+def _spent(job: Job) -> float:
+    """Return how many seconds went into the checkpoint that a training goes on from; what came after it is done again."""
+    begun, path = _begun(job), job.folder / (job.resumable or "")
+    if job.resumable is None or begun.get("key") != job.key or not path.exists():
+        return 0.0
+    return float(begun.get("spent", 0)) + max(0.0, path.stat().st_mtime - float(begun.get("began", math.inf)))
 
 
 def _resumed(job: Job) -> list[str]:
@@ -247,6 +278,9 @@ def _judged(job: Job, status: int, exceeded: bool, last: str) -> Record:
         except UserError as error:
             problem = "failed", f"ended with exit status 0 and left no record: {error}"
         else:
+            if job.resumable is not None and not (job.folder / job.resumable).exists():
+                reason = f"ended with exit status 0 and left no checkpoint {job.resumable}"
+                return Record(**job.known, **job.assumed, status="failed", reason=reason, exit_status=status, key=job.key)
             for name, value in job.known.items():
                 setattr(record, name, value)
             record.exit_status, record.key = 0, job.key
@@ -254,12 +288,13 @@ def _judged(job: Job, status: int, exceeded: bool, last: str) -> Record:
     return Record(**job.known, **job.assumed, status=problem[0], reason=problem[1], exit_status=status, key=job.key)
 
 
-def _last_line(log: Path, beginning: int) -> str:
-    """Return the last line that the command wrote; of a traceback that is the error."""
+def _last_words(log: Path, beginning: int) -> str:
+    """Return the last line that names an error, since that may go on with advice, else the last line that the command wrote."""
     with log.open("rb") as file:
         file.seek(max(beginning, log.stat().st_size - 100_000))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:1000] if lines else ""
+        lines = [line.rstrip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"fashiongen: |[\w.]*(Error|Exception|Interrupt)(:|$)", line)]
+    return [*lines[-1:], *errors][-1].strip()[:1000] if lines else ""
 
 
 @contextmanager
@@ -279,6 +314,7 @@ def _held(job: Job) -> Iterator[int]:
                 begun = _begun(job)
                 raise UserError(f"{job.folder}: process {begun.get('pid')} on {begun.get('host')} still writes to it: end that first")
             time.sleep(0.1)
+        _end_left_over(job)  # the processes of several GPUs do not inherit the lock from the first of them
         yield file.fileno()
 
 
@@ -289,10 +325,11 @@ def _end_left_over(job: Job) -> None:
         _signal(pid, signal.SIGKILL)  # the whole group: its leader may be gone, and its number is free only when all of the group are
 
 
-def _mark(job: Job, pid: int | None) -> None:
+def _mark(job: Job, pid: int | None, spent: float = 0.0) -> None:
     """Write down for which key the folder was begun and who works in it."""
     worker = {"pid": pid, "host": os.uname().nodename, "start": None if pid is None else _start_time(pid)}
-    write_atomically(job.folder / "node.json", json.dumps({"id": job.id, "key": job.key, "chain": job.chain, **worker}, indent=2) + "\n")
+    begun = {"id": job.id, "key": job.key, "chain": job.chain, "parents": job.parents, "spent": spent, "began": time.time(), **worker}
+    write_atomically(job.folder / "node.json", json.dumps(begun, indent=2) + "\n")
 
 
 def _begun(job: Job) -> dict[str, Any]:

@@ -39,11 +39,11 @@ class OnRay:
             ray.init(address=address, log_to_driver=False, runtime_env=environment, **local)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"--executor ray: no Ray at {address or 'this machine'}: {' '.join(str(error).split())}") from error
-        resources = ray.cluster_resources()
+        machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]  # a task runs on one of them
         self._running, self._stopped, self._stopping = 0, False, threading.Condition()
         self.jobs = jobs
-        self.available: int | None = int(resources.get("GPU", 0))
-        self.cpus = min(cpus, max(1, int(resources.get("CPU", 1))))
+        self.available: int | None = int(max((machine.get("GPU", 0) for machine in machines), default=0))
+        self.cpus = min(cpus, max(1, int(max((machine.get("CPU", 1) for machine in machines), default=1))))
         self.task: Any = ray.remote(max_retries=0)(run_node)
 
     def run(self, job: Job) -> Record:

@@ -46,6 +46,7 @@ class OnSlurm:
 
     def run(self, job: Job) -> Record:
         """Submit a node and wait for it; a job that Slurm ended is a killed node."""
+        job.environment["SLURM_JOB_NAME"] = "bash"  # Lightning's switch for: start the processes of several GPUs yourself, srun has not
         minutes = MINUTES if job.limit is None else math.ceil(job.limit / 60) + 5
         with self._lock:
             resources = {"timeout_min": minutes, "cpus_per_task": job.cpus, "gpus_per_node": job.gpus, "nodes": 1, "tasks_per_node": 1}

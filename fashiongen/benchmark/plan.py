@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import yaml
 
-from fashiongen.benchmark.facts import Facts, obstacle
+from fashiongen.benchmark.facts import Facts, obstacle, placed
 from fashiongen.errors import UserError
 
 Describe = Callable[[list[list[str]]], tuple[list[Facts], int]]
@@ -44,6 +44,8 @@ SUITE: dict[str, type] = {"suite": str, "recipes": str, "runs": list, **SHARED}
 RUN: dict[str, type] = {"methods": list, "ablations": list, **SHARED}
 TEST: dict[str, type] = {"name": str, "protocol": str, "data": str, "overlays": list, "keys": dict}
 ABLATION: dict[str, type] = {"name": str, "overlays": list, "keys": dict}
+LONGEST = 200
+"""Bytes of a node's name: file systems allow 255, and some are added."""
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -118,13 +120,18 @@ class _Row:
     def name(self) -> str:
         return "+".join([self.method, *self.overlays])
 
-    def command(self, kind: str, test: dict[str, Any] | None = None) -> list[str]:
-        """Return what describes the row: its command line without seed, checkpoints and place."""
+    def settings(self, kind: str, test: dict[str, Any] | None = None) -> tuple[list[Path], dict[str, Any]]:
+        """Return the files and further keys of its command line."""
         test = test or {}
         configs = [self.recipe, *self.files, *test.get("files", [])]
         keys = {**self.run["keys"], **self.run[f"{kind}_keys"], **self.keys, **test.get("keys", {})}
         if "protocol" in test:
             keys["evaluate.protocol"] = test["protocol"]
+        return configs, keys
+
+    def command(self, kind: str, test: dict[str, Any] | None = None) -> list[str]:
+        """Return what describes the row: its command line without seed, checkpoints and place."""
+        configs, keys = self.settings(kind, test)
         return [
             kind,
             *(arg for path in configs for arg in ("--config", str(path))),
@@ -203,7 +210,7 @@ def make_plan(file: Path, describe: Describe, *, available: Callable[[int], int 
     commands |= {f"test {row.name} {number}": row.command("test", test) for row in rows.values() for number, test in enumerate(row.tests)}
     found, there = describe(list(commands.values()))
     gpus = available(there)
-    facts = dict(zip(commands, found, strict=True))
+    facts = dict(zip(commands, (placed(one, gpus) for one in found), strict=True))
     nodes: dict[str, Node] = {}
     for row in rows.values():
         for seed in row.seeds:
@@ -213,6 +220,9 @@ def make_plan(file: Path, describe: Describe, *, available: Callable[[int], int 
                 if node.id in nodes:
                     raise UserError(f"{row.run['place']}: two tests would be {node.id}: tell them apart by `name: NAME`")
                 nodes[node.id] = node
+    for name in nodes:
+        if len(name.encode()) > LONGEST:
+            raise UserError(f"{file}: {name} is too long for the name of a folder: shorten the names of overlays, ablations, tests or data")
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     return Plan(suite=suite["suite"], file=str(file.resolve()), sha256=sha256, nodes=list(nodes.values()))
 
@@ -229,9 +239,13 @@ def _add_parents(row: _Row, rows: dict[str, _Row], files: list[Path]) -> None:
             raise UserError(f"{row.recipe}: parents: {parent}: there is no {path}")
         found = _row(path, {**row.run, **own}, row.run["overlays"], files, {})
         known = rows.setdefault(found.name, found)
-        known.seeds = sorted({*known.seeds, *row.seeds})
         if known is found:
             _add_parents(found, rows, files)
+        elif known.settings("fit") != found.settings("fit"):
+            raise UserError(
+                f"{row.run['place']}: {row.name} starts from {found.name}, which the suite trains with other overlays or keys "
+                f"({known.run['place']}): give both the same, or one an overlay of another name"
+            )
 
 
 def _add_fit(row: _Row, seed: int, rows: dict[str, _Row], facts: dict[str, Facts], nodes: dict[str, Node], gpus: int | None) -> None:

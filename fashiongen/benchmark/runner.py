@@ -26,12 +26,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from fashiongen.benchmark.facts import Facts
-from fashiongen.benchmark.node import Job, finished, pasteable, without_running
+from fashiongen.benchmark.node import Job, finished, intact, pasteable, without_running
 from fashiongen.benchmark.plan import Describe, Node, Plan, make_plan
 from fashiongen.errors import UserError
-from fashiongen.records import Record, source_sha256, write_atomically
+from fashiongen.records import Record, Status, source_sha256, write_atomically
 
-LIBRARIES = ("torch", "lightning", "diffusers", "transformers", "torchmetrics", "numpy")
+LIBRARIES = ("torch", "torchvision", "lightning", "diffusers", "transformers", "torchmetrics", "numpy", "scipy", "pillow")
 BAD = ("failed", "killed", "timeout")
 COLOURS = {"ok": "green", "failed": "red", "killed": "red", "timeout": "red", "skipped": "yellow", "running": "cyan", "kept": "green"}
 SHOWN = 12
@@ -67,7 +67,8 @@ def package_path() -> str | None:
     parent = Path(__file__).parents[2]
     if parent.name in ("site-packages", "dist-packages"):
         return None
-    return os.pathsep.join(dict.fromkeys([str(parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
+    given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return os.pathsep.join(dict.fromkeys([str(parent), *map(os.path.abspath, given)]))  # nodes run in folders of their own
 
 
 def command_line() -> list[str]:
@@ -121,7 +122,7 @@ class Runner:
         accept_stale: bool = False,
         console: Console | None = None,
     ) -> None:
-        """Find out what is done and what is to do.
+        """Prepare to run or list.
 
         Args:
             plan: the nodes.
@@ -133,23 +134,33 @@ class Runner:
         """
         self.plan, self.out, self.executor = plan, out.resolve(), executor
         self.command = command or command_line()
+        self.accept_stale = accept_stale
         self.console = console or Console()
         self.states: dict[str, State] = {}
+
+    def _look(self) -> None:
+        """Find out what is done and what is to do; a child that must run needs its parents' checkpoints as they were recorded."""
         version = _hash([source_sha256(leave_out=("benchmark",)), libraries()])
-        for node in plan.nodes:
-            job = self._job(node, version)
-            record = finished(job, accept_stale=accept_stale)
-            self.states[node.id] = State(node, job, record, "kept" if record else "waiting")
-        for node in reversed(plan.nodes):  # a child that must run needs its parents' checkpoints
-            if self.states[node.id].status == "waiting" and node.skipped is None:
-                for parent in (self.states[name] for name in node.parents.values()):
-                    if parent.record is not None and not self._checkpoint(parent).exists():
-                        parent.record, parent.status = None, "waiting"
+        lost: set[str] = set()
+        whole: set[str] = set()
+        while True:
+            for node in self.plan.nodes:
+                job = self._job(node, version)
+                record = finished(job, accept_stale=self.accept_stale) if node.id not in lost else None
+                self.states[node.id] = State(node, job, record, "kept" if record else "waiting")
+            to_do = [state for state in self.states.values() if state.status == "waiting" and state.node.skipped is None]
+            parents = [self.states[name] for state in to_do for name in state.node.parents.values()]
+            needed = {parent.node.id: parent for parent in parents if parent.record is not None and parent.node.id not in whole}
+            broken = {name for name, parent in needed.items() if parent.record is not None and not intact(parent.job, parent.record)}
+            if not broken:
+                return
+            lost |= broken
+            whole |= needed.keys() - broken
 
     def _job(self, node: Node, version: str) -> Job:
         """Return how to run a node. Its key holds for its parents as they are: run anew, or accepted though stale."""
         parents = {role: self.states[parent] for role, parent in node.parents.items()}
-        keys = {role: parent.record.key if parent.record else parent.job.key for role, parent in parents.items()}
+        keys = {role: (parent.record and parent.record.key) or parent.job.key for role, parent in parents.items()}
         arguments = [*node.arguments, "--evaluate.out", "record.json"]
         for role, parent in parents.items():
             path = str(self._checkpoint(parent))
@@ -168,6 +179,7 @@ class Runner:
             limit=node.limit,
             key=_hash([node.content, version, keys]),
             chain=_hash([node.content, {role: parent.job.chain for role, parent in parents.items()}]),
+            parents=keys,
             resumable=node.checkpoint,
             trust=node.trust,
             known={"node": node.id, "kind": node.kind, "method": node.method, "overlays": node.overlays, "seed": node.seed},
@@ -187,6 +199,7 @@ class Runner:
 
     def list(self) -> None:
         """Print every node with what it needs, what stands in its way, and its command."""
+        self._look()
         for state in self.states.values():
             node = state.node
             left = f"skipped: {node.skipped}" if node.skipped else {"kept": "done"}.get(state.status, "to do")
@@ -205,6 +218,7 @@ class Runner:
         """
         self.out.mkdir(parents=True, exist_ok=True)
         with _alone(self.out):
+            self._look()
             self._write_plan()
             with self._table() as refresh, ThreadPoolExecutor(self.executor.jobs) as pool:
                 try:
@@ -226,26 +240,44 @@ class Runner:
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in done:
                 state = running.pop(future)
-                self._finish(state, future.result())
+                try:
+                    record = future.result()
+                except (OSError, UserError) as error:
+                    record = self._not_run(state.job, "failed", " ".join(str(error).split()))
+                self._finish(state, record)
             refresh()
 
     def _ready(self, state: State) -> bool:
         """Tell whether a node can start; one that cannot at all is recorded as skipped."""
         if state.node.skipped is not None:
-            record = without_running(state.job, "skipped", state.node.skipped, keep=True)
-            self._finish(state, record)
+            self._finish(state, self._not_run(state.job, "skipped", state.node.skipped, keep=True))
             return False
-        parents = [self.states[name] for name in state.node.parents.values()]
-        for parent in parents:
+        parents = {role: self.states[name] for role, name in state.node.parents.items()}
+        for role, parent in parents.items():
             if parent.record is not None and parent.record.status != "ok":
                 reason = f"its parent {parent.node.id} is {parent.record.status}: {parent.record.reason}"
-                self._finish(state, without_running(state.job, "skipped", reason))
+                self._finish(state, self._not_run(state.job, "skipped", reason))
                 return False
-        return all(parent.record is not None for parent in parents)
+            kept = parent.record if parent.status == "kept" else None
+            if kept is not None and (kept.key != state.job.parents[role] or not intact(parent.job, kept)):
+                why = f"its parent {parent.node.id} cannot run here ({parent.node.skipped or 'nor can its own parent'})"
+                reason = f"{why}, and what is kept of it is of other settings, or incomplete"
+                self._finish(state, self._not_run(state.job, "skipped", reason, keep=True))
+                return False
+        return all(parent.record is not None for parent in parents.values())
+
+    @staticmethod
+    def _not_run(job: Job, status: Status, reason: str, *, keep: bool = False) -> Record:
+        """Return the record of a node that did not run, written where that can be done."""
+        try:
+            return without_running(job, status, reason, keep=keep)
+        except (OSError, UserError) as error:
+            told = f"{reason}; no record could be written: {' '.join(str(error).split())}"
+            return Record(**job.known, **job.assumed, status="failed", reason=told, key=job.key)
 
     def _finish(self, state: State, record: Record) -> None:
-        state.record = record
-        state.status = "kept" if state.node.skipped and record.status == "ok" else record.status
+        kept = record.status == "ok" and state.status != "running"
+        state.record, state.status = record, "kept" if kept else record.status
         if not self.console.is_terminal:
             done = sum(state.record is not None for state in self.states.values())
             seconds = "" if record.seconds is None else f"  {record.seconds:.1f} s"

@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+import toys
 import yaml
 
+from fashiongen.benchmark import runner
 from fashiongen.cli import main
 from fashiongen.records import Record
 
@@ -70,6 +72,15 @@ def test_a_mistake_ends_in_one_line(tmp_path, monkeypatch, capsys, arguments, wo
     told = capsys.readouterr().err
     assert words in told and told.count("\n") == 1
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(("executor", "words"), [("local", "to do; needs nothing; no limit\n"), ("slurm", "no limit, 1 GPU\n")])
+def test_a_dry_run_lists_what_a_cluster_would_be_asked(tmp_path, monkeypatch, capfd, executor, words):
+    monkeypatch.setattr(runner, "describer", lambda render: toys.describe)
+    suite = toys.write_suite(tmp_path, {"white": {"facts": {"learns": False, "accelerator": "auto", "gpus": 1}}})
+    assert bench(suite, "--out", tmp_path / "out", "--dry-run", "--executor", executor, "--cpus", 3) == 0
+    told = capfd.readouterr().out
+    assert words in told
 
 
 @pytest.mark.slow

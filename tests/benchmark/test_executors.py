@@ -3,9 +3,11 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import toys
+from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from fashiongen.benchmark.on_ray import OnRay
 from fashiongen.benchmark.on_slurm import OnSlurm
@@ -52,6 +54,33 @@ def test_slurm_gives_the_records_of_this_machine(tmp_path, trace, monkeypatch):
     assert status == 1, told
     assert what_counts(tmp_path / "slurm") == what_counts(tmp_path / "here")
     assert list((tmp_path / "slurm" / "slurm").glob("*_submitted.pkl"))
+
+
+def test_a_node_may_have_what_one_machine_of_a_ray_cluster_has(monkeypatch):
+    machines = [{"Alive": alive, "Resources": {"GPU": gpus, "CPU": 4.0}} for alive, gpus in ((True, 2.0), (True, 2.0), (False, 8.0))]
+    ray = SimpleNamespace(init=lambda **options: None, nodes=lambda: machines, remote=lambda **options: lambda function: function)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    executor = OnRay(4, None, 6, None)
+    assert (executor.available, executor.cpus) == (2, 4)
+
+
+def test_lightning_starts_its_processes_itself_in_a_slurm_job(tmp_path, trace, monkeypatch):
+    """Else it would take the one task of the job for one of several that srun has started."""
+    pytest.importorskip("submitit", reason="the extra `cluster` is not installed")
+    monkeypatch.setenv("PYTHONPATH", PATH)
+    suite = toys.write_suite(tmp_path, {"white": RECIPES["white"]})
+    jobs = []
+
+    class Watched(OnSlurm):
+        def run(self, job):
+            jobs.append(job)
+            return super().run(job)
+
+    assert toys.run(suite, tmp_path / "out", lambda gpus: Watched(1, tmp_path / "out", 1, {}, cluster="local"))[0] == 0
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NAME": "fashiongen", **jobs[0].environment}.items():
+        monkeypatch.setenv(name, value)
+    assert not SLURMEnvironment.detect()
+    SLURMEnvironment().validate_settings(num_devices=4, num_nodes=1)
 
 
 @pytest.mark.parametrize("module", ["ray", "submitit"])

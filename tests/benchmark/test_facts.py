@@ -7,7 +7,8 @@ import lightning.pytorch as L
 import pytest
 import yaml
 
-from fashiongen.benchmark.facts import Facts, gather, obstacle
+from fashiongen import records
+from fashiongen.benchmark.facts import Facts, _listing, gather, obstacle
 from fashiongen.benchmark.plan import make_plan
 from fashiongen.errors import UserError
 from fashiongen.methods.bpr_dae import BPRDAE
@@ -15,7 +16,7 @@ from fashiongen.methods.geco import CIGM
 from fashiongen.methods.mgcm import MGCM
 from fashiongen.methods.pix2pix_cm import Pix2PixCM
 from fashiongen.training import resolved
-from fashiongen.wardrobe import write_fashionvc
+from fashiongen.wardrobe import write_fashionvc, write_street_tryon, write_viton_hd
 
 ROOT = Path(__file__).parents[2]
 TINY, OVERLAYS = ROOT / "recipes" / "tiny", ROOT / "recipes" / "overlays"
@@ -42,6 +43,12 @@ def test_what_decides_about_a_result_changes_the_content_and_nothing_else(recipe
     assert plain == named and len({plain, longer, thinner}) == 3
     (judged,) = facts([*fit, "--evaluate.pictures", "3"])
     assert judged.content == plain  # a training does not depend on how it will be judged
+
+
+def test_what_the_recipe_leaves_open_is_left_to_the_executor(recipe):
+    fit = ["fit", "--config", recipe, "--trainer.accelerator"]
+    found = facts([*fit, "auto"], [*fit, "auto", "--trainer.devices", "-1"], [*fit, "cuda", "--trainer.devices", "2"], [*fit, "cpu"])
+    assert [(one.accelerator, one.gpus) for one in found] == [("auto", 1), ("auto", -1), ("cuda", 2), ("cpu", 0)]
 
 
 def test_overlays_that_cannot_run_here_are_told(cache):
@@ -80,6 +87,105 @@ def test_data_are_told_apart_by_what_they_hold_and_not_by_their_place(pairs, tmp
     assert other.content != here.content
     (absent,) = facts([*command, "data/absent"])
     assert "data/absent" in obstacle(absent, "test", 0)
+
+
+SUITES = sorted((ROOT / "benchmarks" / "suites").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "suite", [pytest.param(path, id=path.stem, marks=[] if path.stem == "paper-igr" else pytest.mark.slow) for path in SUITES]
+)
+def test_every_suite_can_be_planned_where_there_are_no_data(suite, tmp_path, monkeypatch):
+    """What is not there is a reason to skip a node, never an end of the suite."""
+    monkeypatch.chdir(tmp_path)
+
+    def describe(commands):
+        answer = gather(commands, resolved, render=False)
+        return [Facts(**found) for found in answer["facts"]], 8
+
+    nodes = make_plan(suite, describe).nodes
+    lacking = [node for node in nodes if "data/" in (node.skipped or "")]
+    assert len(lacking) == (0 if suite.stem.startswith("tiny") else len(nodes))
+
+
+def test_the_true_pictures_of_a_protocol_are_data_of_their_own(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_street_tryon(tmp_path / "data" / "street_tryon", people=12, size=(64, 48), seed=0, test_fraction=0.5, workers=1)
+    street = ["--data.class_path", "fashiongen.data.StreetTryOn", "--data.init_args.root", "data/street_tryon"]
+    command = ["test", "--config", ROOT / "recipes" / "igr.yaml", "--evaluate.protocol", "vtoff-igr-street", *street]
+    (found,) = facts(command)
+    assert found.offers and "data/viton_hd: no such folder" in found.problem  # the data are there, what they are held against is not
+    write_viton_hd(tmp_path / "data" / "viton_hd", people=4, size=(64, 48), seed=0, test_fraction=0.5, workers=1)
+    (found,) = facts(command)
+    assert found.offers and found.problem is None
+
+
+def test_what_cannot_be_read_is_a_reason_and_no_end(pairs, tmp_path):
+    shutil.copytree(pairs, tmp_path / "data")
+    (tmp_path / "data" / "lost.csv").symlink_to(tmp_path / "absent")
+    (found,) = facts(["test", "--config", TINY / "colour_neighbour.yaml", "--data.init_args.root", tmp_path / "data"])
+    assert "lost.csv" in obstacle(found, "test", 0)
+
+
+def test_a_listing_follows_links_once_and_reads_weights_whole(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "elsewhere" / "a.bin").write_bytes(b"one")
+    (tmp_path / "root" / "train").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "root")
+    listed, held = _listing(tmp_path / "root"), _listing(tmp_path / "root", contents=True)
+    (tmp_path / "elsewhere" / "a.bin").write_bytes(b"two")
+    assert _listing(tmp_path / "root") == listed and _listing(tmp_path / "root", contents=True) != held
+    (tmp_path / "elsewhere" / "b.json").write_text("[1]")
+    longer = _listing(tmp_path / "root")
+    (tmp_path / "elsewhere" / "b.json").write_text("[2]")
+    assert len({listed, longer, _listing(tmp_path / "root")}) == 3
+    assert _listing(tmp_path / "elsewhere" / "a.bin") == _listing(tmp_path / "root" / "train" / "a.bin")
+
+
+def test_other_weights_of_the_same_size_are_another_content(recipe, tmp_path):
+    command = ["fit", "--config", TINY / "bpr_dae.yaml", "--model.init_args.weights", tmp_path / "alexnet.pth"]
+    (tmp_path / "alexnet.pth").write_bytes(b"one")
+    (one,) = facts(command)
+    (tmp_path / "alexnet.pth").write_bytes(b"two")
+    (two,) = facts(command)
+    assert one.content != two.content
+
+
+def test_relative_paths_are_found_wherever_a_recipe_or_a_suite_names_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("alexnet.pth", "weights/metric.pth", "encoded/index.json"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("one")
+    commands = {
+        "model.init_args.weights": ["fit", "--config", TINY / "bpr_dae.yaml", "--model.init_args.weights", "alexnet.pth"],
+        "evaluate.metrics.fid.init_args.weights": [
+            *("test", "--config", TINY / "white.yaml", "--evaluate.metrics.fid.init_args.weights", "weights/metric.pth")
+        ],
+        "cache": ["fit", "--config", TINY / "igr.yaml", "--cache", "encoded"],
+    }
+    before = facts(*commands.values())
+    for (key, command), found in zip(commands.items(), before, strict=True):
+        assert found.absolute == {key: str(tmp_path / command[-1])}
+    for name in ("alexnet.pth", "weights/metric.pth", "encoded/index.json"):
+        Path(name).write_text("two")
+    assert all(one.content != other.content for one, other in zip(before, facts(*commands.values()), strict=True))
+    (absent,) = facts([*commands["cache"][:-1], "absent"])
+    assert absent.problem == "absent: No such file or directory"
+
+
+def test_the_shipped_weights_are_a_part_of_the_source(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    (package / "tiny" / "__pycache__").mkdir(parents=True)
+    (package / "records.py").touch()
+    (package / "tiny" / "weights.safetensors").write_bytes(b"one")
+    monkeypatch.setattr(records, "__file__", str(package / "records.py"))
+    before = records.source_sha256()
+    (package / "tiny" / "__pycache__" / "records.pyc").touch()
+    (package / "README.md").touch()
+    assert records.source_sha256() == before == records.source_sha256(leave_out=("benchmark",))
+    (package / "tiny" / "weights.safetensors").write_bytes(b"two")
+    assert records.source_sha256() != before != records.source_sha256(leave_out=("tiny",))
 
 
 def test_the_content_is_the_same_in_another_place(pairs, tmp_path):
@@ -125,7 +231,7 @@ def test_the_keys_of_all_suites_are_known():
             found.append(Facts(method="M", tasks=["t"], task="t" * (command[0] == "test"), protocol=str(len(found)), checkpoint="c"))
         return found, 8
 
-    for suite in sorted((ROOT / "benchmarks" / "suites").glob("*.yaml")):
+    for suite in SUITES:
         make_plan(suite, describe)
     assert len(asked) > 20
     for settings in resolved(list(asked.values())):

@@ -86,6 +86,23 @@ def test_a_plan_is_the_same_wherever_the_suite_lies(tmp_path):
     assert [node.content for node in one.nodes] == [node.content for node in two.nodes]
 
 
+def test_a_parent_that_is_trained_otherwise_elsewhere_in_the_suite_is_told(tmp_path):
+    recipes = {"geco": {"parents": {"cigm": "cigm"}}, "cigm": LEARNT}
+    runs = [{"methods": ["cigm"], "keys": {"trainer.max_epochs": 3}}, {"methods": ["geco"], "keys": {"trainer.max_epochs": 9}}]
+    with pytest.raises(UserError, match=r"run 2: geco starts from cigm, which the suite trains with other overlays or keys \(.*run 1\)"):
+        plan(tmp_path, recipes, runs)
+    runs[0]["keys"] = {"trainer.max_epochs": 9}
+    assert len(plan(tmp_path, recipes, runs).nodes) == 4
+
+
+def test_the_seeds_of_a_child_train_its_parent_and_test_it_no_more(tmp_path):
+    recipes = {"geco": {"parents": {"cigm": "cigm"}}, "cigm": LEARNT}
+    nodes = [
+        node.id for node in plan(tmp_path, recipes, [{"methods": ["cigm"], "seeds": [0]}, {"methods": ["geco"], "seeds": [0, 1]}]).nodes
+    ]
+    assert "fit--cigm--seed1" in nodes and [name for name in nodes if name.startswith("test--cigm")] == ["test--cigm--seed0--toy--Toys"]
+
+
 @pytest.mark.parametrize(
     ("runs", "keys", "words"),
     [
@@ -102,6 +119,7 @@ def test_a_plan_is_the_same_wherever_the_suite_lies(tmp_path):
         ([{"methods": ["igr"], "seeds": [-1]}], {}, r"seeds: \[-1\] must be whole numbers"),
         ([{"methods": ["igr"], "seeds": []}], {}, "seeds: "),
         ([{"methods": "igr"}], {}, "methods: 'igr' must be a list"),
+        ([{"methods": ["igr"], "ablations": [{"name": "a" * 200}]}], {}, "is too long for the name of a folder"),
         ([{}], {}, "run 1: lacks the key 'methods'"),
         ([{"methods": ["igr"], "limits": {"fits": 3}}], {}, "limits: fits"),
         ([{"methods": ["igr"], "limits": {"fit": 0}}], {}, "limits: fit: 0: must be"),
@@ -147,6 +165,25 @@ def test_a_file_that_is_no_suite_is_named(tmp_path, content):
 def test_what_stands_in_the_way(facts, kind, available, reason):
     known = {"method": "M", "tasks": ["vtoff"], "dataset": "D", "offers": ["mask"]}
     assert obstacle(Facts(**{**known, **facts}), kind, available) == reason
+
+
+@pytest.mark.parametrize(
+    ("asked", "available", "gpus", "skipped"),
+    [
+        ({"accelerator": "auto", "gpus": 1}, 0, 0, None),
+        ({"accelerator": "auto", "gpus": 1}, 2, 1, None),
+        ({"accelerator": "auto", "gpus": 1}, None, 1, None),  # of a cluster nobody knows, but that one asks it for what is needed
+        ({"accelerator": "auto", "gpus": 1, "deepspeed": True}, None, 1, None),
+        ({"accelerator": "auto", "gpus": 1, "deepspeed": True}, 0, 0, "DeepSpeed needs a CUDA GPU, and there is none"),
+        ({"accelerator": "cuda", "gpus": -1}, 4, 4, None),
+        ({"accelerator": "cuda", "gpus": -1}, None, 1, None),
+        ({"accelerator": "cpu"}, 4, 0, None),
+    ],
+)
+def test_the_executor_and_not_the_planning_machine_tells_what_auto_is(tmp_path, asked, available, gpus, skipped):
+    suite = toys.write_suite(tmp_path, {"igr": {"facts": asked}})
+    fit, test = make_plan(suite, toys.describe, available=lambda there: available).nodes
+    assert (fit.gpus, fit.skipped) == (test.gpus, test.skipped) == (gpus, skipped)
 
 
 def test_there_are_the_suites():

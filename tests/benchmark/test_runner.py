@@ -1,8 +1,11 @@
 """The runner on toy commands: what it repeats, what it keeps, what it says of what went wrong, and what a kill leaves."""
 
+import io
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +14,10 @@ from pathlib import Path
 
 import pytest
 import toys
+from rich.console import Console
 
 from fashiongen.benchmark import runner
-from fashiongen.benchmark.node import Job, Processes, run_node
+from fashiongen.benchmark.node import Job, Processes, finished, run_node, without_running
 from fashiongen.benchmark.on_machine import OnMachine
 from fashiongen.errors import UserError
 from fashiongen.records import Record
@@ -195,6 +199,233 @@ def test_a_lost_checkpoint_is_trained_again_when_a_child_needs_it(tmp_path, trac
     assert starts(trace)[2:] == ["fit--base--seed0", "test--base--seed0--toy--Toys"]
 
 
+def test_a_half_trained_checkpoint_is_not_tested(tmp_path, trace):
+    """The printed command is pasted and stopped halfway: what lies there is no longer what the record tells of."""
+    suite = toys.write_suite(tmp_path, {"base": LEARNT})
+    toys.run(suite, tmp_path / "out")
+    before = what_counts(tmp_path / "out")
+    (tmp_path / "out" / "nodes" / "fit--base--seed0" / "logs" / "toy" / "last.ckpt").write_text(begun_training(tmp_path))
+    (tmp_path / "out" / "nodes" / "test--base--seed0--toy--Toys" / "record.json").unlink()
+    assert toys.run(suite, tmp_path / "out")[0] == 0
+    assert starts(trace)[2:] == ["fit--base--seed0", "test--base--seed0--toy--Toys"]
+    assert what_counts(tmp_path / "out") == before
+
+
+def begun_training(folder: Path) -> str:
+    """Return the checkpoint of the toy `base` after its first step."""
+    one = toys.write_suite(folder / "one", {"base": {"toy": {"fit": {"steps": 1}}}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOY_TRACE", os.devnull)
+        toys.run(one, folder / "one" / "out")
+    return (folder / "one" / "out" / "nodes" / "fit--base--seed0" / "logs" / "toy" / "last.ckpt").read_text()
+
+
+def test_a_parent_that_is_kept_of_other_settings_feeds_no_child(tmp_path, trace):
+    """As where it was trained on a GPU, its recipe was changed since, and there is no GPU now."""
+    recipes = {"base": LEARNT, "second": {**LEARNT, "parents": {"first": "base"}}}
+    suite = toys.write_suite(tmp_path, recipes)
+    toys.run(suite, tmp_path / "out")
+    before, begun = records(tmp_path / "out"), len(starts(trace))
+
+    def without_gpu(commands):
+        found, gpus = toys.describe(commands)
+        for command, facts in zip(commands, found, strict=True):
+            facts.problem = "no GPU" if command[0] == "fit" and "base.yaml" in command[2] else None
+        return found, gpus
+
+    toys.write_suite(tmp_path, {**recipes, "base": {"toy": {"fit": {"steps": 4}}}}, seeds=[0, 1])
+    status, told = toys.run(suite, tmp_path / "out", describe=without_gpu)
+    assert status == 0 and len(starts(trace)) == begun
+    after = records(tmp_path / "out")
+    assert {name: after[name] for name in before} == before and "4 kept, 4 skipped" in told
+    (tmp_path / "out" / "nodes" / "test--base--seed0--toy--Toys" / "record.json").unlink()
+    toys.run(suite, tmp_path / "out", describe=without_gpu)
+    child = records(tmp_path / "out")["test--base--seed0--toy--Toys"]
+    assert child.status == "skipped" and len(starts(trace)) == begun
+    assert child.reason.startswith("its parent fit--base--seed0 cannot run here (no GPU), and what is kept of it is of other settings")
+
+
+def test_a_begun_training_outlives_a_run_without_its_data(tmp_path, trace):
+    recipe = {"toy": {"fit": {"steps": 40, "pause": 0.05}}}
+    suite = toys.write_suite(tmp_path, {"slow": recipe})
+    with other_runner(suite, tmp_path / "out") as other:
+        wait_for((tmp_path / "out" / "nodes" / "fit--slow--seed0" / "logs" / "toy" / "last.ckpt").exists, other)
+        other.kill()
+    toys.write_suite(tmp_path, {"slow": {**recipe, "facts": {"problem": "no folder", "data": "away"}}})
+    assert "2 skipped" in toys.run(suite, tmp_path / "out")[1]
+    toys.write_suite(tmp_path, {"slow": recipe})
+    assert toys.run(suite, tmp_path / "out", jobs=1)[0] == 0
+    assert "fit--slow--seed0 resumed" in trace.read_text()
+
+
+def test_a_limit_and_the_seconds_go_on_with_a_training(tmp_path):
+    """Three starts, of which each saves after half a second and dies: what went into the checkpoint counts."""
+    code = "import os, time; time.sleep(0.5); open('last.ckpt', 'w').close(); os.kill(os.getpid(), 9)"
+    job = bare_job(tmp_path, code)
+    job.resumable, job.limit = "last.ckpt", 600
+    seconds = [run_node(job).seconds for _ in range(3)]
+    assert all(seconds[number] > 0.5 * (number + 1) for number in range(3))
+    job.limit = 1.5
+    assert run_node(job).status == "timeout"
+    job.key = "other"  # a new training
+    assert run_node(job).status == "killed"
+
+
+def test_a_folder_that_cannot_be_had_fails_one_node(tmp_path, trace):
+    suite = toys.write_suite(tmp_path, {"base": LEARNT, "white": TRIVIAL})
+    (tmp_path / "out" / "nodes").mkdir(parents=True)
+    (tmp_path / "out" / "nodes" / "fit--base--seed0").write_text("no folder")
+    (tmp_path / "out" / "replaced").write_text("no folder either")
+    status, told = toys.run(suite, tmp_path / "out")
+    assert status == 1 and "1 ok, 1 failed, 1 skipped" in told and "replaced" in told
+
+
+def test_what_is_moved_aside_never_lands_on_another(tmp_path, trace):
+    """Also where an older one was taken away, and where a name looks like a pattern."""
+    toys.write_suite(tmp_path, {"a[1]": TRIVIAL})
+    suite = toys.write_suite(tmp_path, {}, [{"methods": ["a*"]}])
+    for data in ("first", "second", "third", "fourth"):
+        toys.write_suite(tmp_path, {"a[1]": {"facts": {"learns": False, "data": data}}}, [{"methods": ["a*"]}])
+        assert toys.run(suite, tmp_path / "out")[0] == 0
+        if data == "third":
+            shutil.rmtree(tmp_path / "out" / "replaced" / "test--a[1]--seed0--toy--Toys--1")
+    assert len(list((tmp_path / "out" / "replaced").iterdir())) == 2
+
+
+def test_a_task_that_starts_late_repeats_nothing(tmp_path, trace):
+    """A cluster may start what a killed runner left in its queue after the next runner has finished it."""
+    jobs = []
+
+    class Queue(OnMachine):
+        def run(self, job):
+            jobs.append(job)
+            return super().run(job)
+
+    suite = toys.write_suite(tmp_path, {"base": LEARNT})
+    toys.run(suite, tmp_path / "out", lambda gpus: Queue(1, 0))
+    before, begun = records(tmp_path / "out"), len(starts(trace))
+    assert [run_node(job) for job in jobs] == [before[job.id] for job in jobs]
+    assert records(tmp_path / "out") == before and len(starts(trace)) == begun
+
+
+def test_a_stale_test_is_not_accepted_for_a_new_training(tmp_path, trace, monkeypatch):
+    suite = toys.write_suite(tmp_path, {"base": LEARNT})
+    toys.run(suite, tmp_path / "out")
+    monkeypatch.setattr(runner, "source_sha256", lambda leave_out: "another")
+
+    class OnlyFits(OnMachine):
+        def run(self, job):
+            if job.id.startswith("test"):
+                raise OSError("no machine")
+            return super().run(job)
+
+    test = tmp_path / "out" / "nodes" / "test--base--seed0--toy--Toys"
+    shutil.copytree(test, tmp_path / "old")
+    toys.run(suite, tmp_path / "out", lambda gpus: OnlyFits(1, 0))
+    shutil.rmtree(test)
+    shutil.copytree(tmp_path / "old", test)  # as a kill after the training would have left it
+    begun = len(starts(trace))
+    _, told = toys.run(suite, tmp_path / "out", accept_stale=True)
+    assert starts(trace)[begun:] == ["test--base--seed0--toy--Toys"] and "1 kept, 1 ok" in told
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        (
+            "Traceback:\nRuntimeError: CUDA error: illegal access\nCUDA kernel errors may\nCompile with `X`.",
+            "RuntimeError: CUDA error: illegal access",
+        ),
+        ("torch.OutOfMemoryError: too large\n[W1] warning: a process group", "torch.OutOfMemoryError: too large"),
+        ("ValueError: first\nfashiongen: data/x: no such folder", "fashiongen: data/x: no such folder"),
+        ("one\nlast words\n", "last words"),
+        ("", "ended with exit status 3 and said nothing"),
+    ],
+)
+def test_the_reason_is_the_error_and_not_the_advice_after_it(tmp_path, written, reason):
+    job = bare_job(tmp_path, f"print({written!r}); raise SystemExit(3)")
+    assert run_node(job).reason == reason
+
+
+def test_a_training_without_a_checkpoint_has_failed(tmp_path):
+    record = json.dumps({"schema": 1, **KNOWN})
+    job = bare_job(tmp_path, f"open('record.json', 'w').write({record!r})")
+    assert run_node(job).status == "ok"
+    job.key, job.resumable = "other", "last.ckpt"
+    found = run_node(job)
+    assert (found.status, found.reason) == ("failed", "ended with exit status 0 and left no checkpoint last.ckpt")
+
+
+def test_what_ended_well_as_the_runner_was_stopped_counts(tmp_path):
+    record = json.dumps({"schema": 1, **KNOWN})
+    job = bare_job(tmp_path, f"import time; open('record.json', 'w').write({record!r}); open('x', 'w'); time.sleep(0.3)")
+
+    class Stopped(Processes):
+        def gone(self, process):
+            self.stopped = True
+
+    assert run_node(job, Stopped()).status == "ok"
+    assert finished(job, accept_stale=False) is not None
+
+
+def test_what_does_not_hold_the_lock_is_ended_too(tmp_path):
+    """As further processes of one training, which the first started without handing the lock on; their leader is gone."""
+    worker = "import time; time.sleep(600)"
+    leader = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {worker!r}]).pid)"
+    job = bare_job(tmp_path, leader)
+
+    class Forgetful(Processes):
+        def gone(self, process):
+            pass
+
+    run_node(job, Forgetful())
+    left = int((job.folder / "log.txt").read_text().split()[-1])
+    assert alive(left)
+    without_running(job, "skipped", "for a test")
+    deadline = time.monotonic() + 10
+    while alive(left) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive(left)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+KNOWN = {"node": "n", "kind": "fit", "method": "m", "task": "", "dataset": "", "split": "", "protocol": ""}
+
+
+def bare_job(out: Path, code: str) -> Job:
+    command = [sys.executable, "-c", code]
+    return Job(
+        id="n", out=str(out), command=command, environment={}, limit=None, key="k", chain="c", resumable=None, trust=False, known=KNOWN
+    )
+
+
+def test_nodes_find_what_a_relative_pythonpath_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"mine{os.pathsep}/elsewhere")
+    assert runner.package_path().split(os.pathsep)[1:] == [str(tmp_path / "mine"), "/elsewhere"]
+
+
+def test_a_terminal_shows_a_live_table(tmp_path, trace):
+    suite = toys.write_suite(tmp_path, {"fine": LEARNT, "raises": {"toy": {"fit": {"raises": "the [red]paint[/] is dry"}}}})
+    told = io.StringIO()
+    status, _ = toys.run(suite, tmp_path / "out", console=Console(file=told, force_terminal=True, width=200))
+    assert status == 1
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told.getvalue())
+    assert "toys: 2 ok, 1 failed, 1 skipped" in shown and "│ failed" in shown and "the [red]paint[/] is dry" in shown
+
+
+def test_another_number_of_jobs_repeats_nothing(tmp_path, trace):
+    suite = toys.write_suite(tmp_path, {"white": TRIVIAL, "base": LEARNT})
+    toys.run(suite, tmp_path / "out", jobs=1)
+    assert "3 kept" in toys.run(suite, tmp_path / "out", jobs=3)[1] and len(starts(trace)) == 3
+
+
 def test_a_dry_run_lists_and_does_nothing(tmp_path, trace):
     suite = toys.write_suite(tmp_path, {"base": LEARNT, "cannot": {"facts": {"needs": ["silhouettes"]}}}, limits={"fit": 60})
     status, told = toys.run(suite, tmp_path / "out", dry_run=True)
@@ -261,9 +492,7 @@ def test_ten_kills_leave_no_trace(tmp_path, trace):
 def test_whatever_outlives_its_runner_is_ended_before_a_folder_is_used_again(tmp_path):
     """The lock alone, as where the kernel ends no orphans: a child that a command left behind holds it."""
     left = "import os, time\nif os.fork() == 0:\n    os.closerange(1, 3)\n    time.sleep(600)\nprint('left')"
-    command = [sys.executable, "-c", left]
-    job = Job(id="n", out=str(tmp_path), command=command, environment={}, limit=None, key="k", chain="c", resumable=None, trust=False)
-    job.known = {"node": "n", "kind": "fit", "method": "m", "task": "", "dataset": "", "split": "", "protocol": ""}
+    job = bare_job(tmp_path, left)
 
     class Forgetful(Processes):
         def gone(self, process):
