@@ -5,14 +5,11 @@
 Every run is the public command line; what is done already is not done again. Prints the table as Markdown.
 """
 
-import argparse
-import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from study import OVERLAYS, TINY, call, configs, interval, per_sample, row, spread
+from study import OVERLAYS, TINY, call, configs, in_parallel, interval, options, per_sample, row, spread
 
 TRIVIAL = ["random", "popularity", "colour_neighbour", "oracle"]
 COLUMNS = ["auc", "mrr", "recall_at_1", "recall_at_5", "recall_at_10", "recall_at_50", "ndcg"]
@@ -70,29 +67,21 @@ def table(out: Path, seeds: list[int]) -> str:
 
 def main() -> None:
     """Run what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
-    parser.add_argument("--table-only", action="store_true")
-    options = parser.parse_args()
-    out = options.out.resolve()
-    if not options.table_only:
-        once = partial(run, out, max(1, (os.cpu_count() or 1) // options.jobs))
+    given = options(__doc__)
+    if not given.table_only:
+        once = partial(run, given.out, given.threads)
         for name in TRIVIAL:  # one after the other: the first renders the world
             once(name, name, [], 0, learns=name == "popularity")
         after = {name: ("geco", further) for name, further in GECO.items()} | {name: (name, []) for name in OTHERS}
-        stages = [({CIGM: (CIGM, [])}, options.seeds), (after, options.seeds), ({name: (name, []) for name in SLOW}, options.seeds[:1])]
+        stages = [({CIGM: (CIGM, [])}, given.seeds), (after, given.seeds), ({name: (name, []) for name in SLOW}, given.seeds[:1])]
         for stage, seeds in stages:
-            with ThreadPoolExecutor(options.jobs) as pool:
-                runs = [
-                    pool.submit(once, f"{name}-seed{seed}", recipe, further, seed, learns=True)
-                    for seed in seeds
-                    for name, (recipe, further) in stage.items()
-                ]
-                for finished in runs:
-                    finished.result()
-    print(table(out, options.seeds))
+            runs = [
+                partial(once, f"{name}-seed{seed}", recipe, further, seed, learns=True)
+                for seed in seeds
+                for name, (recipe, further) in stage.items()
+            ]
+            in_parallel(given.jobs, runs)
+    print(table(given.out, given.seeds))
 
 
 if __name__ == "__main__":

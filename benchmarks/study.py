@@ -1,9 +1,12 @@
 """What the scripts of `results/` share: runs by the public command line that are never repeated, and their numbers."""
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,26 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "recipes" / "tiny"
 OVERLAYS = ROOT / "recipes" / "overlays"
+
+
+def options(told: str | None) -> argparse.Namespace:
+    """Parse what both scripts take: `out`, `seeds`, `jobs`, `table_only`, and `threads`, the cores of one job."""
+    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
+    parser.add_argument("--table-only", action="store_true")
+    given = parser.parse_args()
+    given.out = given.out.resolve()
+    given.threads = max(1, (os.cpu_count() or 1) // given.jobs)
+    return given
+
+
+def in_parallel(jobs: int, runs: list[Callable[[], None]]) -> None:
+    """Do some runs, `jobs` at a time; the first that fails is raised."""
+    with ThreadPoolExecutor(jobs) as pool:
+        for finished in [pool.submit(run) for run in runs]:
+            finished.result()
 
 
 def call(threads: int, *args: str) -> None:
