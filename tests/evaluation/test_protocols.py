@@ -111,7 +111,7 @@ def test_the_street_protocol_runs_on_street_photos_against_another_data_set_s_ga
     street.setup("test")
     shop.setup("test")
     assert record["n_samples"] == len(street.datasets["test"]) == 6
-    assert record["data"] == {"fingerprint": street.fingerprint(), "size": "64x48", "masks": "parse and DensePose"}
+    assert record["data"] == {"fingerprint": street.fingerprint(), "size": "64x48", "masks": "parse and DensePose", "world": "wardrobe"}
     garments = shop.pictures_of("test", "garment")
     assert record["reference"] == {
         **{"dataset": "viton_hd", "split": "test", "field": "garment", "fingerprint": garments.fingerprint(), "size": "64x48"}
