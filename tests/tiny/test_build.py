@@ -37,6 +37,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_and_its_weights_load(tmp_path, monkeypatch):
     out = tmp_path / "weights"
 
