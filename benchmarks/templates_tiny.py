@@ -1,17 +1,20 @@
 """Draw templates of a trained tiny CIGM for held-out tops: a grid, how much they vary with the noise, and whose palette they take.
 
-    python benchmarks/templates_tiny.py CKPT GRID.png [noise_channels=N ...]
+    python benchmarks/templates_tiny.py CKPT GRID.png [--split test] [--set noise_channels=N ...]
 
-Palette distance: CIEDE2000 between the mean colours (Lab) of what is not paper, of a top and of a template or bottom. Whether pictures
-go with their own tops is told by a permutation test: the mean distance of the pairs beside that of 10,000 random pairings.
+A palette is the mean colour (Lab) of what is not paper; its distances are CIEDE2000, for templates the mean over 16 noises of a top.
+Whether pictures go with their own tops is told by a permutation test: the mean distance of the pairs beside that of 10,000 random
+pairings. The distance to the top is small where both have one colour; the distance by the wardrobe's rule is that to the nearest of the
+colours which the rule lets go with the top (tops in black, white or grey, with which every colour goes, are left out).
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from study import TINY
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -19,13 +22,15 @@ from torchvision.utils import make_grid
 from fashiongen.batches import to_float, to_uint8
 from fashiongen.checkpoints import read_state
 from fashiongen.data import FashionVC
+from fashiongen.data.pairs import TRUTH, read_truth
 from fashiongen.evaluation.pictures import write_png
 from fashiongen.methods.geco import CIGM
 from fashiongen.metrics.colour import ciede2000, srgb_to_lab
-from fashiongen.nn import noise
+from fashiongen.wardrobe.outfits import NEUTRALS, harmonious
+from fashiongen.wardrobe.world import COLORS
 
 PAPER = 0.95  # in [0, 1]: a pixel whose three channels reach it is background
-DRAWS, SHOWN = 4, 8
+DRAWS, DRAWN, SHOWN = 16, 4, 8  # noises a top: measured, and in the grid; tops in the grid
 
 
 def palette(pictures: Tensor) -> Tensor:
@@ -35,17 +40,16 @@ def palette(pictures: Tensor) -> Tensor:
     return (srgb_to_lab(pictures) * drawn).sum(dim=(2, 3), keepdim=True) / drawn.sum(dim=(2, 3), keepdim=True)
 
 
-def distance(one: Tensor, other: Tensor) -> Tensor:
-    """Return the colour distances (N,) of two sets of palettes."""
-    return ciede2000(one, other).flatten()
+def distances(one: Tensor, other: Tensor) -> Tensor:
+    """Return the colour distance of each palette (N, 3, 1, 1) to each of others (M, 3, 1, 1), as (N, M)."""
+    pairs = one.repeat_interleave(len(other), dim=0), other.repeat(len(one), 1, 1, 1)
+    return ciede2000(*pairs).view(len(one), len(other))
 
 
-def matched(name: str, one: Tensor, other: Tensor, permutations: int = 10_000) -> None:
-    """Print how far palettes (N, 3, 1, 1) are from those of the same row, beside random pairings."""
-    count = len(one)
-    every = distance(one.repeat_interleave(count, dim=0), other.repeat(count, 1, 1, 1)).view(count, count).numpy()
-    generator, rows = np.random.default_rng(0), np.arange(count)
-    chance = np.array([every[rows, generator.permutation(count)].mean() for _ in range(permutations)])
+def matched(name: str, every: NDArray[np.float64], permutations: int = 10_000) -> None:
+    """Print the mean of the diagonal of distances (N, N) of pictures to tops, beside random pairings."""
+    generator, rows = np.random.default_rng(0), np.arange(len(every))
+    chance = np.array([every[rows, generator.permutation(len(every))].mean() for _ in range(permutations)])
     own = every.diagonal().mean()
     low, high = np.quantile(chance, [0.025, 0.975])
     tail = (1 + (chance <= own).sum()) / (1 + permutations)
@@ -53,37 +57,62 @@ def matched(name: str, one: Tensor, other: Tensor, permutations: int = 10_000) -
 
 
 @torch.no_grad()
-def main(checkpoint: str, grid: str, *further: str) -> None:
+def main() -> None:
     """Draw, measure and print."""
-    settings = yaml.safe_load((TINY / "geco-cigm.yaml").read_text())["model"]["init_args"]
-    settings.pop("optimizer")
-    settings |= {key: int(value) for key, _, value in (argument.partition("=") for argument in further)}
-    method = CIGM(**settings)
-    method.load_state_dict(read_state(checkpoint))
-    method.eval()
-    data = FashionVC(root="wardrobe", people=2000, size=(64, 64), eval_batch_size=300, num_workers=0)
-    data.setup("test")
-    queries, catalogue = next(iter(data.test_dataloader())), list(data.catalogue_dataloader("test"))
-    tops = to_float(queries.top)
-    channels = method.generator.noise_channels
-    draws = torch.stack(
-        [method.generator(tops, noise.normal(noise.keys(queries.top_ids, 0, "template", draw), (channels,))) for draw in range(DRAWS)]
-    )
-    bottoms = to_float(torch.cat([batch.bottom for batch in catalogue]))
-    places = {id_: index for index, id_ in enumerate(id_ for batch in catalogue for id_ in batch.ids)}
-    own = bottoms[[places[id_] for id_ in queries.positive]]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("grid", type=Path)
+    parser.add_argument("--split", choices=["val", "test"], default="test", help="whose tops; choices are made on val")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=N", help="what differs from recipes/tiny/geco-cigm.yaml")
+    options = parser.parse_args()
 
-    of_tops, of_bottoms, of_templates = (palette((pictures + 1) / 2) for pictures in (tops, own, draws[0]))
-    print(f"{len(tops)} tops, palette distances:")
-    matched("template to its top", of_templates, of_tops)
-    matched("template to its bottom", of_templates, of_bottoms)
-    matched("bottom to its top", of_bottoms, of_tops)
-    print(f"deviation over {DRAWS} noises, mean over pixels: {(draws / 2).std(dim=0).mean() * 255:.2f} grey levels")
-    between = palette((draws.flatten(0, 1) + 1) / 2).unflatten(0, (DRAWS, len(tops)))
-    print(f"palette distance between two noises of a top: {distance(between[0], between[1]).mean():.2f}")
-    shown = torch.cat([tops[:SHOWN], *draws[:, :SHOWN], own[:SHOWN]])
-    write_png(Path(grid), make_grid(to_uint8(shown), nrow=SHOWN, padding=2, pad_value=255))
+    recipe = yaml.safe_load((TINY / "geco-cigm.yaml").read_text())
+    settings = recipe["model"]["init_args"]
+    settings.pop("optimizer")
+    settings |= {key: int(value) for key, _, value in (argument.partition("=") for argument in options.set)}
+    method = CIGM(**settings)
+    method.load_state_dict(read_state(options.checkpoint))
+    method.eval()
+    data = FashionVC(**recipe["data"]["init_args"] | {"eval_batch_size": 1000})
+    data.setup("fit" if options.split == "val" else "test")
+    pairs = next(iter(data.val_dataloader() if options.split == "val" else data.test_dataloader()))
+    top_ids = pairs.top_ids
+    if options.split == "val":
+        own_ids, bottoms = pairs.bottom_ids, to_float(pairs.bottom)
+    else:
+        catalogue = list(data.catalogue_dataloader("test"))
+        own_ids = pairs.positive
+        places = {id_: index for index, id_ in enumerate(id_ for batch in catalogue for id_ in batch.ids)}
+        bottoms = to_float(torch.cat([batch.bottom for batch in catalogue]))[[places[id_] for id_ in own_ids]]
+    tops = to_float(pairs.top)
+    templates = torch.stack([method.template(tops, top_ids, draw) for draw in range(DRAWS)])  # (16, N, 3, S, S)
+
+    of_tops, of_bottoms = palette((tops + 1) / 2), palette((bottoms + 1) / 2)
+    of_templates = [palette((drawn + 1) / 2) for drawn in templates]
+    truth = read_truth(data.root / TRUTH)
+    colours = [truth[top_id]["Color"] for top_id in top_ids]
+    bright = [row for row, colour in enumerate(colours) if colour not in NEUTRALS]
+    allowed = torch.tensor([[harmonious(colours[row], other) for other in COLORS] for row in bright])
+    named = srgb_to_lab(torch.tensor(list(COLORS.values())).div(255.0)[:, :, None, None])
+
+    def by_rule(palettes: Tensor) -> Tensor:
+        """Return the distance of each palette to the nearest colour that goes with each bright top."""
+        to_named = distances(palettes[bright], named)
+        return torch.stack([to_named[:, goes].amin(dim=1) for goes in allowed], dim=1)
+
+    print(f"{len(tops)} tops ({len(bright)} of them bright), palette distances:")
+    matched("template to its top", np.mean([distances(drawn, of_tops).numpy() for drawn in of_templates], axis=0))
+    matched("template to its bottom", np.mean([distances(drawn, of_bottoms).numpy() for drawn in of_templates], axis=0))
+    matched("template to its top, by the rule", np.mean([by_rule(drawn).numpy() for drawn in of_templates], axis=0))
+    matched("bottom to its top", distances(of_bottoms, of_tops).numpy())
+    matched("bottom to its top, by the rule", by_rule(of_bottoms).numpy())
+    print(f"deviation over {DRAWS} noises, mean over pixels: {(templates / 2).std(dim=0).mean() * 255:.2f} grey levels")
+    print(f"palette distance between two noises of a top: {ciede2000(*of_templates[:2]).mean():.2f}")
+    between = ciede2000(of_bottoms, of_bottoms.roll(1, dims=0)).mean()
+    print(f"palette distance between two true bottoms: {between:.2f}")
+    shown = torch.cat([tops[:SHOWN], *templates[:DRAWN, :SHOWN], bottoms[:SHOWN]])
+    write_png(options.grid, make_grid(to_uint8(shown), nrow=SHOWN, padding=2, pad_value=255))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

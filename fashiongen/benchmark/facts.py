@@ -318,7 +318,8 @@ def _held(path: str, seen: dict[str, Any], *, contents: bool) -> tuple[str, str 
             seen[path] = _listing(Path(path).expanduser(), contents=contents), None
         except OSError as error:
             seen[path] = "", f"{error.filename}: {error.strerror}"
-    return seen[path]  # type: ignore[no-any-return]
+    told: tuple[str, str | None] = seen[path]
+    return told
 
 
 def _listing(root: Path, *, contents: bool = False) -> str:

@@ -7,14 +7,15 @@ import lightning.pytorch as L
 import pytest
 import torch
 import yaml
-from couples import Couples, candidates, pairs, queries
+from couples import Couples, Pairs, candidates, pairs, queries
 from cpu_deepspeed import CPUDeepSpeedStrategy, fit
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
+from torch.utils.data import DataLoader
 
-from fashiongen.batches import to_float
+from fashiongen.batches import PairBatch, to_float
 from fashiongen.errors import UserError
 from fashiongen.methods.geco import CIGM, GECo
 from fashiongen.methods.geco.network import load_backbone
@@ -57,9 +58,24 @@ def parent(tmp_path_factory):
 # CIGM
 
 
-def test_cigm_trains_as_a_plain_loop_would():
+def encoded_once(generator, top, drawn, kept):
+    """Two draws a top as the authors' U-Net would make them of the tops twice over, but that its encoder's norms count each top once."""
+    skips = [generator.first(top)]
+    for down in generator.down:
+        skips.append(down(skips[-1]))
+    hidden = torch.cat([drawn[:, :, None, None], generator.bottleneck(skips[-1]).repeat(2, 1, 1, 1)], dim=1)
+    for level, up in enumerate(generator.up):
+        hidden = up(hidden)
+        if level < len(kept):
+            hidden = hidden * kept[level] / 0.5
+        hidden = torch.cat([hidden, skips.pop().repeat(2, 1, 1, 1)], dim=1)
+    return generator.last(hidden).chunk(2)
+
+
+@pytest.mark.parametrize("diversity", [0.0, 0.5])
+def test_cigm_trains_as_a_plain_loop_would(diversity):
     """Two turns of two Adams: the discriminator on eq. 8, then the generator on eq. 7 against the new discriminator."""
-    method = cigm()
+    method = cigm(diversity=diversity)
     generator, discriminator = copy.deepcopy(method.generator), copy.deepcopy(method.discriminator)
     adams = [torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999)) for network in (generator, discriminator)]
     batches = []
@@ -80,7 +96,12 @@ def test_cigm_trains_as_a_plain_loop_would():
             noise.normal(noise.keys(batch.ids, 0, "train", step, "dropout", level), shape) > 0
             for level, shape in enumerate(generator.dropped)
         ]
-        generated = generator(top, drawn, kept)
+        if diversity:
+            again = noise.normal(noise.keys(batch.ids, 0, "train", step, "second template"), (4,))
+            twice = [torch.cat([mask, mask]) for mask in kept]
+            generated, other = encoded_once(generator, top, torch.cat([drawn, again]), twice)
+        else:
+            generated = generator(top, drawn, kept)
         real, fake = discriminator(top, bottom), discriminator(top, generated.detach())
         adams[1].zero_grad()
         (
@@ -89,12 +110,53 @@ def test_cigm_trains_as_a_plain_loop_would():
         adams[1].step()
         fake = discriminator(top, generated)
         adams[0].zero_grad()
-        (binary_cross_entropy_with_logits(fake, torch.ones_like(fake)) + 100.0 * (generated - bottom).abs().mean()).backward()
+        l1 = (generated - bottom).abs().mean()
+        if diversity:
+            l1 = l1 / 2 + (other - bottom).abs().mean() / 2 - diversity / 2 * (generated - other).abs().mean()
+        (binary_cross_entropy_with_logits(fake, torch.ones_like(fake)) + 100.0 * l1).backward()
         adams[0].step()
     for name, value in generator.state_dict().items():
         torch.testing.assert_close(method.generator.state_dict()[name], value, msg=name)
     for name, value in discriminator.state_dict().items():
         torch.testing.assert_close(method.discriminator.state_dict()[name], value, msg=name)
+
+
+class BlackOrWhite(Couples):
+    """Each top once with a black bottom and once with a white one."""
+
+    def train_dataloader(self):
+        rows = Pairs(8, 16)
+        both = [replace(rows[row], bottom=torch.full_like(rows[row].bottom, value)) for row in range(8) for value in (0, 255)]
+        return DataLoader(both * 8, batch_size=16, collate_fn=PairBatch.collate)
+
+
+def test_with_diversity_templates_vary_with_the_noise():
+    """Eq. 7 gives one picture for every noise; less the spread, noise tells whether the bottom is black or white."""
+    spread = {}
+    for diversity in (0.0, 1.0):
+        torch.manual_seed(0)
+        wider = {**SMALL, "features": 8, "discriminator_widths": (4, 8), "diversity": diversity}
+        method = CIGM(**wider, optimizer=lambda p: torch.optim.Adam(p, lr=2e-3, betas=(0.5, 0.999)))
+        trainer(max_steps=400).fit(method, BlackOrWhite())
+        with torch.no_grad():
+            drawn = method.eval().generator(to_float(pairs().top), torch.randn(6 * 32, 4))
+        spread[diversity] = drawn.mean(dim=(1, 2, 3)).view(32, 6).std(dim=0).mean().item()
+    assert spread[1.0] > 0.1 and spread[0.0] < 0.01, spread
+
+
+def test_several_draws_of_a_top_are_those_of_the_top_several_times():
+    method, top = cigm(), torch.rand(3, 3, 16, 16)
+    drawn = torch.randn(6, 4)
+    with torch.no_grad():
+        method.eval()
+        once, each = method.generator(top, drawn), method.generator(top.repeat(2, 1, 1, 1), drawn)
+        torch.testing.assert_close(once, each)
+        method.train()
+        kept = [torch.rand(3, *shape) > 0.5 for shape in method.generator.dropped]
+        once = method.generator(top, drawn, kept)
+        each = method.generator(top.repeat(2, 1, 1, 1), drawn, [mask.repeat(2, 1, 1, 1) for mask in kept])
+        torch.testing.assert_close(once, each)
+        assert (once[:3] - once[3:]).abs().max() > 0.01
 
 
 def test_dropout_keeps_half():
@@ -213,6 +275,8 @@ def test_wrong_settings_are_named():
     for build, wrong, named in (
         (cigm, {"variant": "papers"}, "variant: papers"),
         (cigm, {"l1_weight": -1.0}, "l1_weight: -1.0"),
+        (cigm, {"diversity": -0.1}, "diversity: -0.1"),
+        (cigm, {"diversity": 1.1}, "diversity: 1.1"),
         (cigm, {"compared_size": 17}, "compared_size: 17"),
         (geco, {"variant": "papers"}, "variant: papers"),
         (geco, {"alpha": 0.0, "beta": 0.0}, "alpha and beta are both 0"),

@@ -166,3 +166,20 @@ def test_cigm_losses_equal_plain_loops():
     assert adversarial.item() == pytest.approx(-log_sigma(fake, 1), abs=1e-6)
     differences = [abs(a - b) for a, b in zip(generated.flatten().tolist(), bottom.flatten().tolist(), strict=True)]
     assert l1.item() == pytest.approx(100 * sum(differences) / len(differences), abs=1e-6)
+
+
+def test_with_the_spread_the_true_distribution_is_better_than_its_median():
+    """Eq. 7's L1 is .5 for the constant between bottoms of 0 and 1, and for 0 or 1 by chance; less the spread the latter is better, and
+    than what is spread too wide."""
+
+    def expected(outcomes, diversity):
+        """The mean over every pair of draws and both bottoms, lambda 10."""
+        every = torch.tensor([(z, other, bottom) for z in outcomes for other in outcomes for bottom in (0.0, 1.0)])
+        first, second, bottom = (column.view(-1, 1, 1, 1) for column in every.unbind(dim=1))
+        drawn = torch.cat([first, second])
+        _, l1 = loss.generator_loss(torch.zeros(1), drawn, bottom.repeat(2, 1, 1, 1), 10.0)
+        return (l1 - loss.spread(drawn, 10.0, diversity)).item()
+
+    assert [expected(outcomes, 0.0) for outcomes in ([0.5], [0.0, 1.0], [-1.0, 2.0])] == pytest.approx([5.0, 5.0, 15.0])
+    assert [expected(outcomes, 1.0) for outcomes in ([0.5], [0.0, 1.0], [-1.0, 2.0])] == pytest.approx([5.0, 2.5, 7.5])
+    assert [expected(outcomes, 0.5) for outcomes in ([0.5], [0.0, 1.0])] == pytest.approx([5.0, 3.75])

@@ -101,6 +101,22 @@ def generator_loss(logits: Tensor, generated: Tensor, bottom: Tensor, weight: fl
     return binary_cross_entropy_with_logits(logits, torch.ones_like(logits)), weight * l1_loss(generated, bottom)
 
 
+def spread(generated: Tensor, weight: float, diversity: float) -> Tensor:
+    """What eq. 7 lets off for two draws of one top that differ: lambda * diversity / 2 * || G(t, z) - G(t, z') ||_1, a mean over elements.
+
+    Eq. 7's L1 norm is least where every z gives the median of what goes with the top, so that it takes from z the say that the paper
+    joins it for. Less this term with diversity 1, its mean over z and z' is the energy score of Gneiting and Raftery (2007, eq. 21; CRPS of
+    each value): it is least where the draws of a pixel are spread as the true bottoms' are, and no wider.
+
+    Args:
+        generated: G(t, z) and, behind them, G(t, z') of the same tops, (2B, 3, S, S).
+        weight: lambda.
+        diversity: share of that score, 0 to 1.
+    """
+    first, second = generated.chunk(2)
+    return weight * diversity / 2.0 * l1_loss(first, second)
+
+
 def discriminator_loss(real: Tensor, generated: Tensor, variant: Variant) -> Tensor:
     """Eq. 8: -log D(t, b) - log(1 - D(t, G(t, z))), means over the patches; `code` takes half of it. Logits (B, 1, c, c)."""
     loss = binary_cross_entropy_with_logits(real, torch.ones_like(real)) + binary_cross_entropy_with_logits(

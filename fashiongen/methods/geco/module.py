@@ -50,6 +50,7 @@ class CIGM(Method):
         noise_channels: int = 1024,
         discriminator_widths: tuple[int, ...] = (64, 128, 256, 512),
         l1_weight: float = 100.0,
+        diversity: float = 0.0,
         compared_size: int = 16,
         variant: Variant = "paper",
         published: str | None = None,
@@ -64,6 +65,8 @@ class CIGM(Method):
             noise_channels: Z, how many normal numbers are joined at the bottleneck.
             discriminator_widths: of the discriminator's convolutions; leave out the last but one for 64 pixels.
             l1_weight: lambda of eq. 7.
+            diversity: 0 is eq. 7; up to 1, two draws of a top are rewarded for being apart, as far as its true bottoms may be (ours, see
+                `loss.spread`). Each step then draws two templates a top.
             compared_size: side to which pictures are reduced where CIGM alone ranks bottoms (see `score`).
             variant: `code` has half the discriminator's loss, and the layer `down6` that is never called.
             published: a generator that was trained with the authors' code.
@@ -74,12 +77,14 @@ class CIGM(Method):
             UserError: if a setting is out of range or a file unfit.
         """
         super().__init__(optimizer)
-        _check("CIGM", variant, l1_weight=l1_weight)
+        _check("CIGM", variant, l1_weight=l1_weight, diversity=diversity)
+        if diversity > 1:
+            raise UserError(f"CIGM: diversity: {diversity}: must not be above 1, where templates would be better the more they vary")
         if not 1 <= compared_size <= image_size:
             raise UserError(f"CIGM: compared_size: {compared_size}: must lie in 1 to the image size, {image_size}")
         self.automatic_optimization = False
         self.image_size = image_size
-        self.l1_weight = l1_weight
+        self.l1_weight, self.diversity = l1_weight, diversity
         self.compared_size = compared_size
         self.variant: Variant = variant
         self.generator = Generator(image_size, features, noise_channels, unused_down=variant == "code")
@@ -111,7 +116,10 @@ class CIGM(Method):
         """Minimise eq. 8 by the discriminator, then eq. 7 by the generator against the discriminator so improved."""
         top, bottom = self.pictures(batch.top), self.pictures(batch.bottom)
         names = (self.seed, "train", self.global_step)
-        drawn = noise.normal(noise.keys(batch.ids, *names, "template"), (self.generator.noise_channels,), self.device)
+        purposes = ["template", "second template"] if self.diversity else ["template"]
+        drawn = [
+            noise.normal(noise.keys(batch.ids, *names, purpose), (self.generator.noise_channels,), self.device) for purpose in purposes
+        ]
         # A normal number is positive in half of the cases.
         kept = [
             noise.normal(noise.keys(batch.ids, *names, "dropout", level), shape, self.device) > 0
@@ -119,40 +127,48 @@ class CIGM(Method):
         ]
         optimizers: Any = self.optimizers()
         generator_optimizer, discriminator_optimizer = optimizers
-        generated = self.generator(top, drawn, kept)
+        generated = self.generator(top, torch.cat(drawn), kept)  # (B or, with a second draw, 2B, 3, S, S)
+        judged = generated[: len(batch)]
 
         discriminator_loss = loss.discriminator_loss(
-            self.discriminator(top, bottom), self.discriminator(top, generated.detach()), self.variant
+            self.discriminator(top, bottom), self.discriminator(top, judged.detach()), self.variant
         )
         discriminator_optimizer.zero_grad()
         self.manual_backward(discriminator_loss)
         discriminator_optimizer.step()
 
         self.discriminator.requires_grad_(False)
-        adversarial, l1 = loss.generator_loss(self.discriminator(top, generated), generated, bottom, self.l1_weight)
-        generator_optimizer.zero_grad()
-        self.manual_backward(adversarial + l1)
-        generator_optimizer.step()
-        self.discriminator.requires_grad_(True)
-
+        true = bottom.repeat(len(drawn), 1, 1, 1)
+        adversarial, l1 = loss.generator_loss(self.discriminator(top, judged), generated, true, self.l1_weight)
         values = {
             "train/loss": adversarial + l1,
             "train/l1": l1,
             "train/adversarial": adversarial,
             "train/discriminator": discriminator_loss,
         }
+        if self.diversity:
+            values["train/spread"] = loss.spread(generated, self.l1_weight, self.diversity)
+            values["train/loss"] = values["train/loss"] - values["train/spread"]
+        generator_optimizer.zero_grad()
+        self.manual_backward(values["train/loss"])
+        generator_optimizer.step()
+        self.discriminator.requires_grad_(True)
         self.log_dict(values, batch_size=len(batch))
         return None
 
     @torch.no_grad()
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """Log eq. 7 at the noise of inference, and a picture of the first rows: tops, templates, bottoms."""
+        """Log the generator's loss at the noise of inference, and a picture of the first rows: tops, templates, bottoms."""
         top, bottom = self.pictures(batch.top), self.pictures(batch.bottom)
-        generated = self.template(top, batch.top_ids)
-        adversarial, l1 = loss.generator_loss(self.discriminator(top, generated), generated, bottom, self.l1_weight)
-        self.log_dict({"val/loss": adversarial + l1, "val/l1": l1}, batch_size=len(batch), sync_dist=True)
+        templates = [self.template(top, batch.top_ids, draw) for draw in range(2 if self.diversity else 1)]
+        adversarial, l1 = loss.generator_loss(self.discriminator(top, templates[0]), templates[0], bottom, self.l1_weight)
+        values = {"val/loss": adversarial + l1, "val/l1": l1}
+        if self.diversity:
+            values["val/spread"] = loss.spread(torch.cat(templates), self.l1_weight, self.diversity)
+            values["val/loss"] = values["val/loss"] - values["val/spread"]
+        self.log_dict(values, batch_size=len(batch), sync_dist=True)
         if batch_idx == 0 and self.trainer.is_global_zero and isinstance(self.logger, TensorBoardLogger):
-            rows = torch.cat([top[:SHOWN], generated[:SHOWN], bottom[:SHOWN]])
+            rows = torch.cat([pictures[:SHOWN] for pictures in (top, *templates, bottom)])
             grid = make_grid(to_uint8(rows.cpu()), nrow=len(top[:SHOWN]))
             self.logger.experiment.add_image("val/top, template, bottom", grid, self.global_step)
 
@@ -161,9 +177,9 @@ class CIGM(Method):
         """Generate each top's template, (B, 3, S, S) in [-1, 1]: eq. 3, the noise from the top's id."""
         return self.template(self.pictures(batch.top), batch.top_ids)
 
-    def template(self, top: Tensor, top_ids: list[str]) -> Tensor:
-        """Return G(t, z), (B, 3, S, S), for tops in [-1, 1] at the noise of inference."""
-        return self.generator(top, _noise_of(top_ids, self.seed, 0, self.generator.noise_channels, self.device))  # type: ignore[no-any-return]
+    def template(self, top: Tensor, top_ids: list[str], draw: int = 0) -> Tensor:
+        """Return G(t, z), (B, 3, S, S), for tops in [-1, 1] at the noise of inference, of which a top has as many draws as one likes."""
+        return self.generator(top, _noise_of(top_ids, self.seed, draw, self.generator.noise_channels, self.device))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def embed_query(self, batch: QueryBatch) -> Tensor:

@@ -71,26 +71,32 @@ class Generator(nn.Module):
 
         Args:
             top: (B, 3, S, S), in training in [-1, 1].
-            noise: z of eq. 6, (B, Z), standard normal.
-            kept: in training, dropout's masks: bools of the shapes `dropped`, True where a value is kept. Drawn outside, so that a
-                draw belongs to a sample and a step.
+            noise: z of eq. 6, (K * B, Z), standard normal: K draws for all tops, one after the other. The tops are encoded once.
+            kept: in training, dropout's masks, (B, ...): bools of the shapes `dropped`, True where a value is kept, the same for all K
+                draws. Drawn outside, so that a draw belongs to a sample and a step.
 
         Returns:
-            (B, 3, S, S) in [-1, 1], float32.
+            (K * B, 3, S, S) in [-1, 1], float32.
         """
+        draws = len(noise) // len(top)
         hidden = self.first(top.to(next(self.parameters()).dtype))
         skips = [hidden]
         for down in self.down:
             hidden = down(hidden)
             skips.append(hidden)
         hidden = self.bottleneck(hidden)  # (B, 8 * features, 1, 1)
-        hidden = torch.cat([noise.to(hidden.dtype)[:, :, None, None], hidden], dim=1)
+        hidden = torch.cat([noise.to(hidden.dtype)[:, :, None, None], _repeated(hidden, draws)], dim=1)
         for level, up in enumerate(self.up):
             hidden = up(hidden)
             if kept is not None and level < len(kept):
-                hidden = hidden * kept[level] * 2.0
-            hidden = torch.cat([hidden, skips.pop()], dim=1)
+                hidden = hidden * _repeated(kept[level], draws) * 2.0
+            hidden = torch.cat([hidden, _repeated(skips.pop(), draws)], dim=1)
         return self.last(hidden).float()  # type: ignore[no-any-return]
+
+
+def _repeated(hidden: Tensor, draws: int) -> Tensor:
+    """Return (K * B, C, H, W): a batch (B, C, H, W), K times over."""
+    return hidden if draws == 1 else hidden.repeat(draws, 1, 1, 1)
 
 
 def _down(channels_in: int, channels_out: int) -> nn.Sequential:
