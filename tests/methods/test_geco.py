@@ -159,6 +159,18 @@ def test_several_draws_of_a_top_are_those_of_the_top_several_times():
         assert (once[:3] - once[3:]).abs().max() > 0.01
 
 
+def test_both_learning_rates_follow_the_scheduler_and_go_on_with_it(tmp_path):
+    def halving():
+        return cigm(lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5))
+
+    run = trainer(max_steps=6, **checkpointing(tmp_path, 2))
+    run.fit(halving(), Couples())
+    assert [optimizer.param_groups[0]["lr"] for optimizer in run.optimizers] == pytest.approx([2e-4 / 8] * 2)
+    resumed = trainer(max_steps=6)
+    resumed.fit(halving(), Couples(), ckpt_path=tmp_path / "step=2.ckpt")
+    assert [optimizer.param_groups[0]["lr"] for optimizer in resumed.optimizers] == pytest.approx([2e-4 / 8] * 2)
+
+
 def test_dropout_keeps_half():
     method = cigm()
     kept = noise.normal(noise.keys([str(row) for row in range(200)], 0, "train", 0, "dropout", 0), method.generator.dropped[0]) > 0

@@ -56,6 +56,7 @@ class CIGM(Method):
         published: str | None = None,
         published_discriminator: str | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         """Build the generator and the discriminator.
 
@@ -72,11 +73,12 @@ class CIGM(Method):
             published: a generator that was trained with the authors' code.
             published_discriminator: likewise a discriminator.
             optimizer: builds two of them, one for each network.
+            lr_scheduler: gets each of them; stepped once a batch. The paper has none.
 
         Raises:
             UserError: if a setting is out of range or a file unfit.
         """
-        super().__init__(optimizer)
+        super().__init__(optimizer, lr_scheduler)
         _check("CIGM", variant, l1_weight=l1_weight, diversity=diversity)
         if diversity > 1:
             raise UserError(f"CIGM: diversity: {diversity}: must not be above 1, where templates would be better the more they vary")
@@ -110,7 +112,8 @@ class CIGM(Method):
             raise UserError(
                 "CIGM has two optimizers and DeepSpeed takes one: leave out the zero2 overlay, or use recipes/overlays/ddp.yaml"
             )
-        return [self.optimizer(self.generator.parameters()), self.optimizer(self.discriminator.parameters())]
+        optimizers = [self.optimizer(self.generator.parameters()), self.optimizer(self.discriminator.parameters())]
+        return optimizers, [self.lr_scheduler(optimizer) for optimizer in optimizers] if self.lr_scheduler is not None else []
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> STEP_OUTPUT:
         """Minimise eq. 8 by the discriminator, then eq. 7 by the generator against the discriminator so improved."""
@@ -153,6 +156,9 @@ class CIGM(Method):
         self.manual_backward(values["train/loss"])
         generator_optimizer.step()
         self.discriminator.requires_grad_(True)
+        schedulers: Any = self.lr_schedulers() or []
+        for scheduler in schedulers:
+            scheduler.step()
         self.log_dict(values, batch_size=len(batch))
         return None
 
