@@ -1,11 +1,13 @@
 """Draw templates of a trained tiny CIGM for held-out tops: a grid, how much they vary with the noise, and whose palette they take.
 
-    python benchmarks/templates_tiny.py CKPT GRID.png [--split test] [--set noise_channels=N ...]
+    python benchmarks/templates_tiny.py CKPT GRID.png [--split test] [--set NAME=VALUE ...]
 
 A palette is the mean colour (Lab) of what is not paper; its distances are CIEDE2000, for templates the mean over 16 noises of a top.
 Whether pictures go with their own tops is told by a permutation test: the mean distance of the pairs beside that of 10,000 random
 pairings. The distance to the top is small where both have one colour; the distance by the wardrobe's rule is that to the nearest of the
-colours which the rule lets go with the top (tops in black, white or grey, with which every colour goes, are left out).
+colours which the rule lets go with the top (tops in black, white or grey, with which every colour goes, are left out). A grey picture
+is near to a colour that goes with any top, and a mean colour is greyer than the named one: only the difference to the shuffled pairs
+tells something.
 """
 
 import argparse
@@ -46,8 +48,8 @@ def distances(one: Tensor, other: Tensor) -> Tensor:
     return ciede2000(*pairs).view(len(one), len(other))
 
 
-def matched(name: str, every: NDArray[np.float64], permutations: int = 10_000) -> None:
-    """Print the mean of the diagonal of distances (N, N) of pictures to tops, beside random pairings."""
+def matched(name: str, every: NDArray[np.float32], permutations: int = 10_000) -> None:
+    """Print the mean of the diagonal of distances (N, N) of pictures to tops or bottoms, beside random pairings."""
     generator, rows = np.random.default_rng(0), np.arange(len(every))
     chance = np.array([every[rows, generator.permutation(len(every))].mean() for _ in range(permutations)])
     own = every.diagonal().mean()
@@ -63,13 +65,13 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("grid", type=Path)
     parser.add_argument("--split", choices=["val", "test"], default="test", help="whose tops; choices are made on val")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=N", help="what differs from recipes/tiny/geco-cigm.yaml")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="what differs from recipes/tiny/geco-cigm.yaml")
     options = parser.parse_args()
 
     recipe = yaml.safe_load((TINY / "geco-cigm.yaml").read_text())
     settings = recipe["model"]["init_args"]
-    settings.pop("optimizer")
-    settings |= {key: int(value) for key, _, value in (argument.partition("=") for argument in options.set)}
+    settings = {key: value for key, value in settings.items() if key not in ("optimizer", "lr_scheduler")}
+    settings |= {key: yaml.safe_load(value) for key, _, value in (argument.partition("=") for argument in options.set)}
     method = CIGM(**settings)
     method.load_state_dict(read_state(options.checkpoint))
     method.eval()
@@ -78,12 +80,11 @@ def main() -> None:
     pairs = next(iter(data.val_dataloader() if options.split == "val" else data.test_dataloader()))
     top_ids = pairs.top_ids
     if options.split == "val":
-        own_ids, bottoms = pairs.bottom_ids, to_float(pairs.bottom)
+        bottoms = to_float(pairs.bottom)
     else:
         catalogue = list(data.catalogue_dataloader("test"))
-        own_ids = pairs.positive
         places = {id_: index for index, id_ in enumerate(id_ for batch in catalogue for id_ in batch.ids)}
-        bottoms = to_float(torch.cat([batch.bottom for batch in catalogue]))[[places[id_] for id_ in own_ids]]
+        bottoms = to_float(torch.cat([batch.bottom for batch in catalogue]))[[places[id_] for id_ in pairs.positive]]
     tops = to_float(pairs.top)
     templates = torch.stack([method.template(tops, top_ids, draw) for draw in range(DRAWS)])  # (16, N, 3, S, S)
 
@@ -109,7 +110,7 @@ def main() -> None:
     print(f"deviation over {DRAWS} noises, mean over pixels: {(templates / 2).std(dim=0).mean() * 255:.2f} grey levels")
     print(f"palette distance between two noises of a top: {ciede2000(*of_templates[:2]).mean():.2f}")
     between = ciede2000(of_bottoms, of_bottoms.roll(1, dims=0)).mean()
-    print(f"palette distance between two true bottoms: {between:.2f}")
+    print(f"palette distance between the true bottoms of two tops: {between:.2f}")
     shown = torch.cat([tops[:SHOWN], *templates[:DRAWN, :SHOWN], bottoms[:SHOWN]])
     write_png(options.grid, make_grid(to_uint8(shown), nrow=SHOWN, padding=2, pad_value=255))
 

@@ -32,6 +32,10 @@ def cigm(**settings) -> CIGM:
     return method
 
 
+def diverse_cigm() -> CIGM:
+    return cigm(diversity=1.0, lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 7))
+
+
 def geco(**settings) -> GECo:
     torch.manual_seed(0)
     return GECo(**SMALL, **BACKBONE, optimizer=lambda p: torch.optim.Adam(p, lr=1e-3), **settings)
@@ -171,16 +175,22 @@ def test_both_learning_rates_follow_the_scheduler_and_go_on_with_it(tmp_path):
     assert [optimizer.param_groups[0]["lr"] for optimizer in resumed.optimizers] == pytest.approx([2e-4 / 8] * 2)
 
 
+def test_a_scheduler_that_waits_for_a_figure_is_refused():
+    waiting = cigm(lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)
+    with pytest.raises(UserError, match="ReduceLROnPlateau waits for a figure"):
+        trainer(max_steps=2).fit(waiting, Couples())
+
+
 def test_dropout_keeps_half():
     method = cigm()
     kept = noise.normal(noise.keys([str(row) for row in range(200)], 0, "train", 0, "dropout", 0), method.generator.dropped[0]) > 0
     assert kept.float().mean().item() == pytest.approx(0.5, abs=0.02)
 
 
-@pytest.mark.parametrize("build", [cigm, geco], ids=["cigm", "geco"])
+@pytest.mark.parametrize("build", [cigm, diverse_cigm, geco], ids=["cigm", "diverse cigm", "geco"])
 def test_broken_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(build, parent, tmp_path):
     """An epoch has 4 steps; the run goes on from the third, whatever random numbers others have drawn meanwhile."""
-    per_step = 2 if build is cigm else 1
+    per_step = 1 if build is geco else 2
 
     def run(method, **options):
         if isinstance(method, GECo):
@@ -217,16 +227,22 @@ def test_two_processes_train_by_the_overlay(tmp_path):
     assert [optimizer["state"][0]["step"] for optimizer in state["optimizer_states"]] == [2, 2]
 
 
-def test_validation_logs_the_loss_and_a_picture(tmp_path):
+@pytest.mark.parametrize("diversity", [0.0, 1.0])
+def test_validation_logs_the_loss_and_a_picture(diversity, tmp_path):
+    """With diversity both templates that the loss compares are shown."""
     logger = TensorBoardLogger(tmp_path, name="", version="")
     run = trainer(max_epochs=1, limit_val_batches=2, logger=logger, log_every_n_steps=1)
-    run.fit(cigm(), Couples())
-    assert torch.isfinite(run.callback_metrics["val/loss"]) and run.callback_metrics["val/loss"] > run.callback_metrics["val/l1"]
+    run.fit(cigm(diversity=diversity), Couples())
+    values = run.callback_metrics
+    assert torch.isfinite(values["val/loss"])
+    assert values["val/loss"] > values["val/l1"] - (values["val/spread"] if diversity else 0) and ("val/spread" in values) == bool(
+        diversity
+    )
     logger.finalize("")
     events = EventAccumulator(str(tmp_path)).Reload()
     assert {"train/loss", "train/discriminator", "val/loss"} <= set(events.Tags()["scalars"])
     shown = events.Images("val/top, template, bottom")
-    assert len(shown) == 1 and (shown[0].width, shown[0].height) == (2 * (16 + 2) + 2, 3 * (16 + 2) + 2)
+    assert len(shown) == 1 and (shown[0].width, shown[0].height) == (2 * (16 + 2) + 2, (4 if diversity else 3) * (16 + 2) + 2)
 
 
 def test_cigm_alone_ranks_by_the_mean_absolute_difference():

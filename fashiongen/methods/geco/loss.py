@@ -105,13 +105,14 @@ def spread(generated: Tensor, weight: float, diversity: float) -> Tensor:
     """What eq. 7 lets off for two draws of one top that differ: lambda * diversity / 2 * || G(t, z) - G(t, z') ||_1, a mean over elements.
 
     Eq. 7's L1 norm is least where every z gives the median of what goes with the top, so that it takes from z the say that the paper
-    joins it for. Less this term with diversity 1, its mean over z and z' is the energy score of Gneiting and Raftery (2007, eq. 21; CRPS of
-    each value): it is least where the draws of a pixel are spread as the true bottoms' are, and no wider.
+    joins it for. Less this term with diversity 1, its mean over z and z' is the continuous ranked probability score of each value
+    (Gneiting and Raftery 2007, eq. 21): it is least where the draws of a value are spread as the true bottoms' are, and no wider. How
+    pixels go together it leaves to the discriminator. With a diversity d below 1 the best spread is the middle share d of the true one.
 
     Args:
         generated: G(t, z) and, behind them, G(t, z') of the same tops, (2B, 3, S, S).
         weight: lambda.
-        diversity: share of that score, 0 to 1.
+        diversity: d, 0 to 1.
     """
     first, second = generated.chunk(2)
     return weight * diversity / 2.0 * l1_loss(first, second)

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchvision.utils import make_grid
 
 from fashiongen.batches import CandidateBatch, PairBatch, QueryBatch, to_float, to_uint8
@@ -67,7 +68,7 @@ class CIGM(Method):
             discriminator_widths: of the discriminator's convolutions; leave out the last but one for 64 pixels.
             l1_weight: lambda of eq. 7.
             diversity: 0 is eq. 7; up to 1, two draws of a top are rewarded for being apart, as far as its true bottoms may be (ours, see
-                `loss.spread`). Each step then draws two templates a top.
+                `loss.spread`). Each step then draws two templates a top, of which the discriminator judges the first.
             compared_size: side to which pictures are reduced where CIGM alone ranks bottoms (see `score`).
             variant: `code` has half the discriminator's loss, and the layer `down6` that is never called.
             published: a generator that was trained with the authors' code.
@@ -81,7 +82,9 @@ class CIGM(Method):
         super().__init__(optimizer, lr_scheduler)
         _check("CIGM", variant, l1_weight=l1_weight, diversity=diversity)
         if diversity > 1:
-            raise UserError(f"CIGM: diversity: {diversity}: must not be above 1, where templates would be better the more they vary")
+            raise UserError(
+                f"CIGM: diversity: {diversity}: must not be above 1, where templates would be rewarded for varying more than the bottoms do"
+            )
         if not 1 <= compared_size <= image_size:
             raise UserError(f"CIGM: compared_size: {compared_size}: must lie in 1 to the image size, {image_size}")
         self.automatic_optimization = False
@@ -113,10 +116,17 @@ class CIGM(Method):
                 "CIGM has two optimizers and DeepSpeed takes one: leave out the zero2 overlay, or use recipes/overlays/ddp.yaml"
             )
         optimizers = [self.optimizer(self.generator.parameters()), self.optimizer(self.discriminator.parameters())]
-        return optimizers, [self.lr_scheduler(optimizer) for optimizer in optimizers] if self.lr_scheduler is not None else []
+        if self.lr_scheduler is None:
+            return optimizers
+        schedulers = [self.lr_scheduler(optimizer) for optimizer in optimizers]
+        if any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):
+            raise UserError(
+                "CIGM: lr_scheduler: ReduceLROnPlateau waits for a figure, and two networks at odds have none; choose another one"
+            )
+        return optimizers, schedulers
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> STEP_OUTPUT:
-        """Minimise eq. 8 by the discriminator, then eq. 7 by the generator against the discriminator so improved."""
+        """Minimise eq. 8 by the discriminator, then eq. 7, less the spread, by the generator against the discriminator so improved."""
         top, bottom = self.pictures(batch.top), self.pictures(batch.bottom)
         names = (self.seed, "train", self.global_step)
         purposes = ["template", "second template"] if self.diversity else ["template"]
@@ -184,7 +194,7 @@ class CIGM(Method):
         return self.template(self.pictures(batch.top), batch.top_ids)
 
     def template(self, top: Tensor, top_ids: list[str], draw: int = 0) -> Tensor:
-        """Return G(t, z), (B, 3, S, S), for tops in [-1, 1] at the noise of inference, of which a top has as many draws as one likes."""
+        """Return G(t, z), (B, 3, S, S), for tops in [-1, 1], at noise of inference number `draw`; that of 0 is the template."""
         return self.generator(top, _noise_of(top_ids, self.seed, draw, self.generator.noise_channels, self.device))  # type: ignore[no-any-return]
 
     @torch.no_grad()
