@@ -1,6 +1,6 @@
 """Draw templates of a trained tiny CIGM for held-out tops: a grid, how much they vary with the noise, and whose palette they take.
 
-    python benchmarks/templates_tiny.py CKPT GRID.png [--split test] [--set NAME=VALUE ...]
+    python benchmarks/templates_tiny.py GRID.png CKPT [CKPT ...] [--split test] [--set NAME=VALUE ...]
 
 A palette is the mean colour (Lab) of what is not paper; its distances are CIEDE2000, for templates the mean over 16 noises of a top.
 Whether pictures go with their own tops is told by a permutation test: the mean distance of the pairs beside that of 10,000 random
@@ -62,57 +62,66 @@ def matched(name: str, every: NDArray[np.float32], permutations: int = 10_000) -
 def main() -> None:
     """Draw, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("grid", type=Path)
+    parser.add_argument("grid", type=Path, help="of the first checkpoint: tops; four templates each, of four noises; the true bottoms")
+    parser.add_argument("checkpoints", type=Path, nargs="+", help="of one recipe, trained with the seeds 0, 1, ...")
     parser.add_argument("--split", choices=["val", "test"], default="test", help="whose tops; choices are made on val")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="what differs from recipes/tiny/geco-cigm.yaml")
     options = parser.parse_args()
 
     recipe = yaml.safe_load((TINY / "geco-cigm.yaml").read_text())
-    settings = recipe["model"]["init_args"]
-    settings = {key: value for key, value in settings.items() if key not in ("optimizer", "lr_scheduler")}
-    settings |= {key: yaml.safe_load(value) for key, _, value in (argument.partition("=") for argument in options.set)}
-    method = CIGM(**settings)
-    method.load_state_dict(read_state(options.checkpoint))
-    method.eval()
     data = FashionVC(**recipe["data"]["init_args"] | {"eval_batch_size": 1000})
     data.setup("fit" if options.split == "val" else "test")
     pairs = next(iter(data.val_dataloader() if options.split == "val" else data.test_dataloader()))
-    top_ids = pairs.top_ids
     if options.split == "val":
         bottoms = to_float(pairs.bottom)
     else:
         catalogue = list(data.catalogue_dataloader("test"))
         places = {id_: index for index, id_ in enumerate(id_ for batch in catalogue for id_ in batch.ids)}
         bottoms = to_float(torch.cat([batch.bottom for batch in catalogue]))[[places[id_] for id_ in pairs.positive]]
-    tops = to_float(pairs.top)
-    templates = torch.stack([method.template(tops, top_ids, draw) for draw in range(DRAWS)])  # (16, N, 3, S, S)
+    tops, top_ids = to_float(pairs.top), pairs.top_ids
 
     of_tops, of_bottoms = palette((tops + 1) / 2), palette((bottoms + 1) / 2)
-    of_templates = [palette((drawn + 1) / 2) for drawn in templates]
     truth = read_truth(data.root / TRUTH)
     colours = [truth[top_id]["Color"] for top_id in top_ids]
     bright = [row for row, colour in enumerate(colours) if colour not in NEUTRALS]
     allowed = torch.tensor([[harmonious(colours[row], other) for other in COLORS] for row in bright])
     named = srgb_to_lab(torch.tensor(list(COLORS.values())).div(255.0)[:, :, None, None])
 
-    def by_rule(palettes: Tensor) -> Tensor:
-        """Return the distance of each palette to the nearest colour that goes with each bright top."""
+    def to_every(palettes: Tensor) -> dict[str, NDArray[np.float32]]:
+        """Return the distances of palettes (N, 3, 1, 1) to each top, to each bottom, and to what goes with each bright top."""
         to_named = distances(palettes[bright], named)
-        return torch.stack([to_named[:, goes].amin(dim=1) for goes in allowed], dim=1)
+        by_rule = torch.stack([to_named[:, goes].amin(dim=1) for goes in allowed], dim=1)
+        every = {"its top": distances(palettes, of_tops), "its bottom": distances(palettes, of_bottoms), "its top, by the rule": by_rule}
+        return {name: values.numpy() for name, values in every.items()}
 
     print(f"{len(tops)} tops ({len(bright)} of them bright), palette distances:")
-    matched("template to its top", np.mean([distances(drawn, of_tops).numpy() for drawn in of_templates], axis=0))
-    matched("template to its bottom", np.mean([distances(drawn, of_bottoms).numpy() for drawn in of_templates], axis=0))
-    matched("template to its top, by the rule", np.mean([by_rule(drawn).numpy() for drawn in of_templates], axis=0))
-    matched("bottom to its top", distances(of_bottoms, of_tops).numpy())
-    matched("bottom to its top, by the rule", by_rule(of_bottoms).numpy())
-    print(f"deviation over {DRAWS} noises, mean over pixels: {(templates / 2).std(dim=0).mean() * 255:.2f} grey levels")
-    print(f"palette distance between two noises of a top: {ciede2000(*of_templates[:2]).mean():.2f}")
-    between = ciede2000(of_bottoms, of_bottoms.roll(1, dims=0)).mean()
-    print(f"palette distance between the true bottoms of two tops: {between:.2f}")
-    shown = torch.cat([tops[:SHOWN], *templates[:DRAWN, :SHOWN], bottoms[:SHOWN]])
-    write_png(options.grid, make_grid(to_uint8(shown), nrow=SHOWN, padding=2, pad_value=255))
+    for name, every in to_every(of_bottoms).items():
+        if name != "its bottom":
+            matched(f"bottom to {name}", every)
+    print(f"two true bottoms of two tops: {ciede2000(of_bottoms, of_bottoms.roll(1, dims=0)).mean():.2f}")
+    of_all: list[dict[str, NDArray[np.float32]]] = []
+    for seed, checkpoint in enumerate(options.checkpoints):
+        settings = {key: value for key, value in recipe["model"]["init_args"].items() if key not in ("optimizer", "lr_scheduler")}
+        settings |= {key: yaml.safe_load(value) for key, _, value in (argument.partition("=") for argument in options.set)}
+        method = CIGM(**settings)
+        method.load_state_dict(read_state(checkpoint))
+        method.eval()
+        drawn = [(method.template(tops, top_ids, draw) + 1) / 2 for draw in range(DRAWS)]
+        palettes = [palette(pictures) for pictures in drawn]
+        measured = [to_every(each) for each in palettes]
+        of_all.append({name: np.mean([each[name] for each in measured], axis=0) for name in measured[0]})
+        print(f"\n{checkpoint}")
+        for name, every in of_all[-1].items():
+            matched(f"template to {name}", every)
+        print(f"two noises of a top: {ciede2000(*palettes[:2]).mean():.2f}")
+        print(f"deviation over {DRAWS} noises, mean over pixels: {torch.stack(drawn).std(dim=0).mean() * 255:.2f} grey levels")
+        if seed == 0:
+            rows = [(pictures[:SHOWN] * 2 - 1) for pictures in drawn[:DRAWN]]
+            shown = to_uint8(torch.cat([tops[:SHOWN], *rows, bottoms[:SHOWN]]))
+            write_png(options.grid, make_grid(shown, nrow=SHOWN, padding=2, pad_value=255))
+    print(f"\nMean over {len(of_all)} checkpoints:")
+    for name in of_all[0]:
+        matched(f"template to {name}", np.mean([each[name] for each in of_all], axis=0))
 
 
 if __name__ == "__main__":
