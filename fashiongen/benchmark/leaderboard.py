@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, apart, overlays, read
+from fashiongen.benchmark.arrange import read
+from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, apart, overlays
 from fashiongen.benchmark.published import Published, default_folder, read_published
 from fashiongen.errors import UserError
 from fashiongen.records import write_atomically

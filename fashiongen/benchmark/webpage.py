@@ -18,8 +18,9 @@ from typing import Any
 
 from PIL import Image
 
-from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, apart, entry_of, per_sample
+from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, apart, entry_of
 from fashiongen.benchmark.leaderboard import gibibytes, link, number, seconds
+from fashiongen.benchmark.paired import per_sample
 from fashiongen.benchmark.published import Published
 
 PARTS = Path(__file__).parent / "page"

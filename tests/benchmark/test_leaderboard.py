@@ -18,7 +18,8 @@ from bench_folder import N, write_fit, write_folder, write_test
 from PIL import Image
 from scipy import stats
 
-from fashiongen.benchmark.boards import Cell, apart, mark, read
+from fashiongen.benchmark.arrange import mark, read
+from fashiongen.benchmark.boards import Cell, apart
 from fashiongen.benchmark.leaderboard import CSV_COLUMNS, csv_text, markdown, seconds
 from fashiongen.benchmark.published import default_folder, read_published
 from fashiongen.benchmark.statistics import RESAMPLES, mean_over_seeds, paired_bootstrap

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from bench_folder import write_folder, write_test
 
-from fashiongen.benchmark.boards import read
+from fashiongen.benchmark.arrange import read
 from fashiongen.benchmark.published import default_folder, read_published
 from fashiongen.benchmark.webpage import GRID_COLUMNS, GRID_ROWS, as_json_block, page
 

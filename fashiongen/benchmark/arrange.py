@@ -1,0 +1,319 @@
+"""The records of a benchmark put in order: what may be compared side by side, and what is best. Imports no torch, to start at once."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, entry_of, overlays, says
+from fashiongen.benchmark.paired import SAME, compare, per_sample
+from fashiongen.benchmark.published import Published
+from fashiongen.benchmark.statistics import mean_over_seeds
+from fashiongen.errors import UserError
+from fashiongen.records import Record
+
+WAYS = {True: "higher is better", False: "lower is better", None: "neither is better"}
+
+
+def read(folder: Path, published: Sequence[Published] = ()) -> Leaderboard:
+    """Read the records of `folder/nodes` and put them in order.
+
+    Raises:
+        UserError: if there is no record.
+    """
+    suite = _suite(folder / "suite.json")
+    nodes = _nodes(folder, suite)
+    if not nodes:
+        raise UserError(f"{folder}: no records there (nodes/*/record.json); `fashiongen bench run SUITE --out {folder}` writes them")
+    tests = [node for node in nodes if node.kind == "test"]
+    fits = _Fits([node.run for node in nodes if node.kind == "fit" and node.run is not None and node.status == "ok"])
+    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for node in tests:
+        if node.status == "ok" and node.run is not None:
+            groups[_board_key(node.run.record)].append(node.run)
+    boards = []
+    for key in sorted(groups):
+        alike = sorted(other for other in groups if other[:4] == key[:4])
+        boards.append(_board(groups[key], fits, tests, published, number=alike.index(key) + 1 if len(alike) > 1 else None))
+    with_result = {key[:2] + key[3:4] for key in groups}
+    for test in sorted({node.test for node in tests if node.status not in ("ok", "unplanned") and node.test[0]} - with_result):
+        boards.append(_empty_board(test, tests, published))
+    return Leaderboard(
+        folder=folder,
+        name=str(suite.get("name") or suite.get("suite") or folder.resolve().name),
+        suite_sha256=suite.get("sha256") if isinstance(suite.get("sha256"), str) else None,
+        boards=boards,
+        nodes=nodes,
+    )
+
+
+def _suite(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error}); `fashiongen bench run` writes it anew") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _nodes(folder: Path, suite: dict[str, Any]) -> list[Node]:
+    """Return all nodes: those that left a record, those whose record cannot be read, and those of the plan that left none."""
+    listed = suite.get("nodes")
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    planned = {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
+    # A plan without keys cannot tell what is stale.
+    keyed = any(isinstance(entry.get("key"), str) for entry in planned.values())
+    nodes = []
+    for path in sorted((folder / "nodes").glob("*/record.json")):
+        name = path.parent.name
+        entry = planned.pop(name, None)
+        try:
+            record = Record.read(path)
+        except UserError as error:
+            planned_as = entry or {"kind": name.partition("--")[0]}
+            nodes.append(_unread(name, planned_as, "damaged", str(error)))
+            continue
+        status: str = record.status
+        reason = record.reason
+        if keyed and entry is None:
+            status, reason = "unplanned", f"not in the suite any more; its record says {status}" + (f": {reason}" if reason else "")
+        stale = entry is not None and entry.get("key") not in (None, record.key)
+        run, test = Run(record=record, folder=path.parent, stale=stale), (record.task, record.dataset, record.protocol)
+        nodes.append(Node(id=name, kind=record.kind, status=status, reason=reason, run=run, test=test))
+    for id_, entry in planned.items():
+        skipped = entry.get("skipped") or entry.get("reason")
+        status, reason = ("skipped", str(skipped)) if skipped else ("waiting", "planned, and not run yet")
+        nodes.append(_unread(id_, entry, status, reason))
+    return nodes
+
+
+def _unread(id_: str, entry: dict[str, Any], status: str, reason: str) -> Node:
+    """Return a node without a record, of which its entry in the plan tells."""
+    task, dataset, protocol = (str(entry.get(name) or "") for name in ("task", "dataset", "protocol"))
+    return Node(id=id_, kind=str(entry.get("kind", "")), status=status, reason=reason, run=None, test=(task, dataset, protocol))
+
+
+def _board_key(record: Record) -> tuple[str, ...]:
+    return (record.task, record.dataset, record.split, record.protocol, json.dumps(_conditions(record), sort_keys=True))
+
+
+def _conditions(record: Record) -> dict[str, str]:
+    """Return what must be the same for two numbers to be compared, beside the protocol.
+
+    Where pictures are made they are judged at the data's size. A retrieval method looks at pictures of the size that it likes.
+    """
+    reference = record.reference or {}
+    return {
+        "world": record.data.get("world", ""),
+        "data": record.data.get("fingerprint", "")[:12],
+        "masks": record.data.get("masks", ""),
+        "size": "" if record.task == "retrieval" else record.data.get("size", ""),
+        "samples": str(record.n_samples),
+        "reference": " ".join(reference.get(key, "") for key in ("dataset", "split", "field", "size")).strip(),
+        "reference_data": reference.get("fingerprint", "")[:12],
+        "protocol_settings": (record.protocol_sha256 or "")[:12],
+    }
+
+
+def _row_key(record: Record) -> tuple[str, ...]:
+    return (record.recipe or record.method, *overlays(record))
+
+
+def _row_name(key: Sequence[str], *, whole: bool = False) -> str:
+    return " + ".join(part if whole else PurePosixPath(part).name.removesuffix(".yaml") or part for part in key)
+
+
+class _Fits:
+    """The trainings of a folder, by what they left."""
+
+    def __init__(self, fits: list[Run]) -> None:
+        self._by_hash: dict[str, Run] = {}
+        self._by_path: dict[str, Run] = {}
+        self._by_name: dict[tuple[tuple[str, ...], int | None], Run] = {}
+        for fit in fits:
+            left = fit.record.checkpoint or {}
+            if "sha256" in left:
+                self._by_hash[left["sha256"]] = fit
+            else:
+                self._by_name[_row_key(fit.record), fit.record.seed] = fit
+            if "path" in left:
+                self._by_path[left["path"]] = fit
+
+    def of(self, run: Run) -> Run | None:
+        """Return the training whose checkpoint was tested; one that does not tell its hash goes by its recipe, overlays and seed."""
+        tested = (run.record.checkpoint or {}).get("sha256", "")
+        return self._by_hash.get(tested) or self._by_name.get((_row_key(run.record), run.record.seed))
+
+    def parents(self, fit: Run) -> list[Run]:
+        """Return the trainings that one began from, and those that these did."""
+        found: dict[Path, Run] = {}
+        waiting = [fit]
+        while waiting:
+            for path in waiting.pop().record.parents.values():
+                parent = self._by_path.get(path)
+                if parent is not None and parent.folder not in (*found, fit.folder):
+                    found[parent.folder] = parent
+                    waiting.append(parent)
+        return list(found.values())
+
+
+def _board(runs: list[Run], fits: _Fits, tests: list[Node], published: Sequence[Published], number: int | None) -> Board:
+    first = runs[0].record
+    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[_row_key(run.record)].append(run)
+    names = [_row_name(key) for key in groups]
+    rows = []
+    for (key, found), name in zip(groups.items(), names, strict=True):
+        mine, notes = _one_a_seed(found)
+        trained = [fit for run in mine if (fit := fits.of(run)) is not None]
+        row = Row(
+            name=_row_name(key, whole=True) if names.count(name) > 1 else name,
+            runs=mine,
+            fits=trained,
+            parent_fits=[parent for fit in trained for parent in fits.parents(fit)],
+            notes=notes,
+        )
+        if len({run.record.source_sha256 for run in mine}) > 1:
+            row.notes.append("its seeds were run by different versions of the code")
+        if seeds := ", ".join(str(run.record.seed) for run in mine if run.stale):
+            row.notes.append(f"of other settings, data or code than the suite plans: seed {seeds}")
+        row.notes += list(dict.fromkeys(run.record.reason for run in mine if run.record.reason))
+        rows.append(row)
+    rows.sort(key=lambda row: row.name)
+    versions = {run.record.source_sha256 for row in rows for run in row.runs}
+    columns = _columns(runs)
+    samples = {id(run): per_sample(run) for run in runs}
+    for column in columns:
+        _fill(column, rows)
+    compare(columns, rows, samples)
+    conditions = {name: told for name, told in _conditions(first).items() if told}
+    world, counted = f", {conditions['world']}" if "world" in conditions else "", f" ({number})" if number else ""
+    return Board(
+        task=first.task,
+        dataset=first.dataset,
+        split=first.split,
+        protocol=first.protocol,
+        conditions=conditions,
+        label=f"{first.task} on {first.dataset}{world}{counted}",
+        protocol_text=protocol_text(first.protocol, [run.record.recipe for run in runs]),
+        columns=columns,
+        rows=rows,
+        absent=_absent(tests, (first.task, first.dataset, first.protocol)),
+        published=_beside(published, first.task, first.dataset),
+        notes=["Its rows were run by different versions of the code."] if len(versions) > 1 else [],
+    )
+
+
+def _empty_board(test: tuple[str, str, str], tests: list[Node], published: Sequence[Published]) -> Board:
+    """Return the board of a task whose every test failed."""
+    task, dataset, protocol = test
+    absent = _absent(tests, test)
+    return Board(
+        task=task,
+        dataset=dataset,
+        split="",
+        protocol=protocol,
+        conditions={},
+        label=f"{task} on {dataset}",
+        protocol_text=protocol_text(protocol, [node.run.record.recipe for node in absent if node.run]),
+        columns=[],
+        rows=[],
+        absent=absent,
+        published=_beside(published, task, dataset),
+        notes=["No test of it has a result."],
+    )
+
+
+def _absent(tests: list[Node], test: tuple[str, str, str]) -> list[Node]:
+    return [node for node in tests if node.status not in ("ok", "unplanned") and node.test == test]
+
+
+def _beside(published: Sequence[Published], task: str, dataset: str) -> list[Published]:
+    """Return the published numbers for a task and a data set, or for another part of the same: what follows a dash is a part."""
+    return [block for block in published if block.task == task and block.dataset.partition("-")[0] == dataset.partition("-")[0]]
+
+
+def _one_a_seed(runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """Return one run a seed, the one that started last, and what that leaves out: repeats of a seed are no independent draws."""
+    by_seed: dict[int | None, list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: (run.record.started or "", run.folder.name)):
+        by_seed[run.record.seed].append(run)
+    notes = [f"{len(found)} records of seed {seed}: the last one counts" for seed, found in by_seed.items() if len(found) > 1]
+    order = sorted(by_seed, key=lambda seed: -1 if seed is None else seed)
+    return [by_seed[seed][-1] for seed in order], notes
+
+
+def _columns(runs: list[Run]) -> list[Column]:
+    """Return the columns in the order in which the records name them; metrics of one name that are not the same get one each."""
+    found: dict[str, dict[tuple[str, bool | None], None]] = {}
+    for run in runs:
+        for name in run.record.metrics:
+            found.setdefault(name, {})[says(run.record, name)] = None
+    columns = []
+    for name, kinds in found.items():
+        weights, ways = {sha256 for sha256, _ in kinds}, {higher for _, higher in kinds}
+        for sha256, higher in kinds:
+            key = name + (f" weights {sha256[:8]}" if len(weights) > 1 else "") + (f" ({WAYS[higher]})" if len(ways) > 1 else "")
+            columns.append(Column(key=key, name=name, higher_is_better=higher, weights=sha256))
+    return columns
+
+
+def _fill(column: Column, rows: list[Row]) -> None:
+    """Give each row that has the metric its cell, and mark the best and the second best."""
+    for row in rows:
+        entries = [entry for run in row.runs if (entry := entry_of(run, column)) is not None]
+        if not entries:
+            continue
+        values = [entry["value"] for entry in entries if entry["value"] is not None]
+        cell = Cell(value=None, interval=None, over="")
+        if len(values) < len(entries):
+            cell.note = "not a number: a prediction was not finite, or there was nothing to average"
+        elif len(values) > 1:
+            cell.value, cell.interval = mean_over_seeds(values)
+            cell.over = f"{len(values)} seeds"
+        else:
+            cell.value, ends = values[0], entries[0]["ci95"]
+            cell.interval = (ends[0], ends[1]) if ends is not None and len(ends) == 2 else None
+            cell.over = f"{row.runs[0].record.n_samples} samples" if cell.interval else ""
+        if len(entries) < len(row.runs):
+            cell.note = f"{len(entries)} of {len(row.runs)} seeds have this metric"
+        row.cells[column.key] = cell
+    cells = [row.cells[column.key] for row in rows if column.key in row.cells]
+    if column.higher_is_better is not None:
+        mark(cells, higher_is_better=column.higher_is_better)
+    smallest = min((abs(cell.value) for cell in cells if cell.value), default=None)
+    column.decimals = 4 if smallest is None else min(max(3 - math.floor(math.log10(smallest)), 0), 6)
+
+
+def mark(cells: Sequence[Cell], *, higher_is_better: bool) -> None:
+    """Mark the best and the second best of a column; equal values share a place, and two best leave no second."""
+    ranked = [(cell.value if higher_is_better else -cell.value, cell) for cell in cells if cell.value is not None]
+    ranked.sort(key=lambda pair: -pair[0])
+    for value, cell in ranked:
+        above = sum(other > value and not math.isclose(other, value, rel_tol=SAME) for other, _ in ranked)
+        cell.rank = "best" if above == 0 else "second" if above == 1 else None
+
+
+def protocol_text(protocol: str, recipes: Iterable[str | None]) -> str | None:
+    """Return the file of `recipes/tasks` that states a protocol in full, found beside the recipes, else below the current folder."""
+    places = [folder for recipe in recipes if recipe for folder in list(Path(recipe).absolute().parents)[:2]]
+    if not protocol or PurePosixPath(protocol).name != protocol:
+        return None
+    for place in dict.fromkeys([*places, Path("recipes").absolute()]):
+        file = place / "tasks" / f"{protocol}.yaml"
+        try:
+            text = file.read_text(encoding="utf-8")
+            content = yaml.safe_load(text)
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):  # ValueError: a NUL in its name, no UTF-8
+            continue
+        if isinstance(content, dict) and isinstance(content.get("evaluate"), dict) and content["evaluate"].get("protocol") == protocol:
+            return text
+    return None
