@@ -99,25 +99,23 @@ def main() -> None:
         if name != "its bottom":
             matched(f"bottom to {name}", every)
     print(f"two true bottoms of two tops: {ciede2000(of_bottoms, of_bottoms.roll(1, dims=0)).mean():.2f}")
+    settings = {key: value for key, value in recipe["model"]["init_args"].items() if key not in ("optimizer", "lr_scheduler")}
+    settings |= {key: yaml.safe_load(value) for key, _, value in (argument.partition("=") for argument in options.set)}
+    method = CIGM(**settings).eval()
     of_all: list[dict[str, NDArray[np.float32]]] = []
     for seed, checkpoint in enumerate(options.checkpoints):
-        settings = {key: value for key, value in recipe["model"]["init_args"].items() if key not in ("optimizer", "lr_scheduler")}
-        settings |= {key: yaml.safe_load(value) for key, _, value in (argument.partition("=") for argument in options.set)}
-        method = CIGM(**settings)
         method.load_state_dict(read_state(checkpoint))
-        method.eval()
-        drawn = [(method.template(tops, top_ids, draw) + 1) / 2 for draw in range(DRAWS)]
-        palettes = [palette(pictures) for pictures in drawn]
+        drawn = torch.stack([method.template(tops, top_ids, draw) for draw in range(DRAWS)])  # (16, N, 3, S, S) in [-1, 1]
+        palettes = [palette((pictures + 1) / 2) for pictures in drawn]
         measured = [to_every(each) for each in palettes]
         of_all.append({name: np.mean([each[name] for each in measured], axis=0) for name in measured[0]})
         print(f"\n{checkpoint}")
         for name, every in of_all[-1].items():
             matched(f"template to {name}", every)
         print(f"two noises of a top: {ciede2000(*palettes[:2]).mean():.2f}")
-        print(f"deviation over {DRAWS} noises, mean over pixels: {torch.stack(drawn).std(dim=0).mean() * 255:.2f} grey levels")
+        print(f"deviation over {DRAWS} noises, mean over pixels: {(drawn / 2).std(dim=0).mean() * 255:.2f} grey levels")
         if seed == 0:
-            rows = [(pictures[:SHOWN] * 2 - 1) for pictures in drawn[:DRAWN]]
-            shown = to_uint8(torch.cat([tops[:SHOWN], *rows, bottoms[:SHOWN]]))
+            shown = to_uint8(torch.cat([tops[:SHOWN], *drawn[:DRAWN, :SHOWN], bottoms[:SHOWN]]))
             write_png(options.grid, make_grid(shown, nrow=SHOWN, padding=2, pad_value=255))
     print(f"\nMean over {len(of_all)} checkpoints:")
     for name in of_all[0]:

@@ -195,7 +195,8 @@ class CIGM(Method):
 
     def template(self, top: Tensor, top_ids: list[str], draw: int = 0) -> Tensor:
         """Return G(t, z), (B, 3, S, S), for tops in [-1, 1], at noise of inference number `draw`; that of 0 is the template."""
-        return self.generator(top, _noise_of(top_ids, self.seed, draw, self.generator.noise_channels, self.device))  # type: ignore[no-any-return]
+        drawn: Tensor = self.generator(top, _noise_of(top_ids, self.seed, draw, self.generator.noise_channels, self.device))
+        return drawn
 
     @torch.no_grad()
     def embed_query(self, batch: QueryBatch) -> Tensor:
