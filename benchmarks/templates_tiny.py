@@ -3,9 +3,9 @@
     python benchmarks/templates_tiny.py GRID.png CKPT [CKPT ...] [--split test] [--set NAME=VALUE ...]
 
 A palette is the mean colour (Lab) of what is not paper; its distances are CIEDE2000, for templates the mean over 16 noises of a top.
-Whether pictures go with their own tops is told by a permutation test: the mean distance of the pairs beside that of 10,000 random
+Whether images go with their own tops is told by a permutation test: the mean distance of the pairs beside that of 10,000 random
 pairings. The distance to the top is small where both have one colour; the distance by the wardrobe's rule is that to the nearest of the
-colours which the rule lets go with the top (tops in black, white or grey, with which every colour goes, are left out). A grey picture
+colours which the rule lets go with the top (tops in black, white or grey, with which every colour goes, are left out). A grey image
 is near to a colour that goes with any top, and a mean colour is greyer than the named one: only the difference to the shuffled pairs
 tells something.
 """
@@ -25,7 +25,7 @@ from fashiongen.batches import to_float, to_uint8
 from fashiongen.checkpoints import read_state
 from fashiongen.data import FashionVC
 from fashiongen.data.pairs import TRUTH, read_truth
-from fashiongen.evaluation.pictures import write_png
+from fashiongen.evaluation.images import write_png
 from fashiongen.methods.geco import CIGM
 from fashiongen.metrics.colour import ciede2000, srgb_to_lab
 from fashiongen.wardrobe.outfits import NEUTRALS, harmonious
@@ -35,11 +35,11 @@ PAPER = 0.95  # in [0, 1]: a pixel whose three channels reach it is background
 DRAWS, DRAWN, SHOWN = 16, 4, 8  # noises a top: measured, and in the grid; tops in the grid
 
 
-def palette(pictures: Tensor) -> Tensor:
-    """Return the mean colour (N, 3, 1, 1) in Lab of what is not paper in pictures (N, 3, H, W) in [0, 1]; of all of it where nothing is."""
-    drawn = (pictures.amin(dim=1, keepdim=True) < PAPER).float()
+def palette(images: Tensor) -> Tensor:
+    """Return the mean colour (N, 3, 1, 1) in Lab of what is not paper in images (N, 3, H, W) in [0, 1]; of all of it where nothing is."""
+    drawn = (images.amin(dim=1, keepdim=True) < PAPER).float()
     drawn = torch.where(drawn.sum(dim=(2, 3), keepdim=True) > 0, drawn, torch.ones_like(drawn))
-    return (srgb_to_lab(pictures) * drawn).sum(dim=(2, 3), keepdim=True) / drawn.sum(dim=(2, 3), keepdim=True)
+    return (srgb_to_lab(images) * drawn).sum(dim=(2, 3), keepdim=True) / drawn.sum(dim=(2, 3), keepdim=True)
 
 
 def distances(one: Tensor, other: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def distances(one: Tensor, other: Tensor) -> Tensor:
 
 
 def matched(name: str, every: NDArray[np.float32], permutations: int = 10_000) -> None:
-    """Print the mean of the diagonal of distances (N, N) of pictures to tops or bottoms, beside random pairings."""
+    """Print the mean of the diagonal of distances (N, N) of images to tops or bottoms, beside random pairings."""
     generator, rows = np.random.default_rng(0), np.arange(len(every))
     chance = np.array([every[rows, generator.permutation(len(every))].mean() for _ in range(permutations)])
     own = every.diagonal().mean()
@@ -106,7 +106,7 @@ def main() -> None:
     for seed, checkpoint in enumerate(options.checkpoints):
         method.load_state_dict(read_state(checkpoint))
         drawn = torch.stack([method.template(tops, top_ids, draw) for draw in range(DRAWS)])  # (16, N, 3, S, S) in [-1, 1]
-        palettes = [palette((pictures + 1) / 2) for pictures in drawn]
+        palettes = [palette((images + 1) / 2) for images in drawn]
         measured = [to_every(each) for each in palettes]
         of_all.append({name: np.mean([each[name] for each in measured], axis=0) for name in measured[0]})
         print(f"\n{checkpoint}")

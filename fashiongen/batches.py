@@ -1,7 +1,7 @@
 """Typed batches: what a method sees (inputs) and what it is judged by (targets).
 
 A sample is a batch of one, so that a Dataset returns the very type that a method receives and collating is concatenation.
-Pictures stay uint8 until they are on the device. The classes are neither frozen (Lightning's device transfer refuses that)
+Images stay uint8 until they are on the device. The classes are neither frozen (Lightning's device transfer refuses that)
 nor dictionaries (a misspelt field must fail).
 """
 
@@ -15,19 +15,19 @@ import torch
 from torch import Tensor
 
 
-def to_float(pictures: Tensor) -> Tensor:
-    """Map uint8 pictures in [0, 255] to floats in [-1, 1], same shape; floats pass unchanged."""
-    return pictures if pictures.is_floating_point() else pictures.float().div_(127.5).sub_(1.0)
+def to_float(images: Tensor) -> Tensor:
+    """Map uint8 images in [0, 255] to floats in [-1, 1], same shape; floats pass unchanged."""
+    return images if images.is_floating_point() else images.float().div_(127.5).sub_(1.0)
 
 
-def to_uint8(pictures: Tensor) -> Tensor:
-    """Map float pictures in [-1, 1] (clipped) to the nearest uint8 in [0, 255], same shape."""
-    return pictures.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+def to_uint8(images: Tensor) -> Tensor:
+    """Map float images in [-1, 1] (clipped) to the nearest uint8 in [0, 255], same shape."""
+    return images.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(kw_only=True)
 class Batch:
-    """Base of all batches: `B` samples, each with an id that is unique in its data set.
+    """Base of all batches: `B` samples, each with an id that is unique in its dataset.
 
     Attributes:
         ids: the samples' ids.
@@ -100,16 +100,16 @@ def _concatenate(name: str, values: list[object]) -> object:
 
 @dataclass(kw_only=True)
 class TryOffBatch(Batch):
-    """Virtual try-off (task `vtoff`): from a dressed person to the shop picture of the garment.
+    """Virtual try-off (task `vtoff`): from a dressed person to the shop image of the garment.
 
     Attributes:
         person: (B, 3, H, W) uint8 RGB.
-        mask: (B, 1, H, W) bool, True where the garment may be (the agnostic region of the try-on data sets, or a box).
+        mask: (B, 1, H, W) bool, True where the garment may be (the agnostic region of the try-on datasets, or a box).
         category: B of "upper", "lower", "full".
-        parse: (B, H, W) uint8 human-parse labels in the data set's palette, where offered.
+        parse: (B, H, W) uint8 human-parse labels in the dataset's palette, where offered.
         pose: (B, K, 3) float32 key points: x and y in pixels, confidence (0 where unseen), where offered.
-        garment: target, (B, 3, H, W) uint8 RGB shop picture on white.
-        garment_mask: target, (B, 1, H, W) bool, True on the shop picture's garment.
+        garment: target, (B, 3, H, W) uint8 RGB shop image on white.
+        garment_mask: target, (B, 1, H, W) bool, True on the shop image's garment.
     """
 
     TARGETS: ClassVar[tuple[str, ...]] = ("garment", "garment_mask")

@@ -17,7 +17,7 @@ TRAINER_COMMANDS = {
     "fit": "train the method of a recipe",
     "validate": "compute the validation loss of a checkpoint",
     "test": "judge a checkpoint by the metrics of its task and write the record",
-    "predict": "write the pictures that a checkpoint makes",
+    "predict": "write the images that a checkpoint makes",
 }
 EXAMPLES = """examples, with weights and data that come with the package:
   fashiongen fit --config recipes/tiny/igr.yaml
@@ -56,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     wardrobe = commands.add_parser("wardrobe", help="draw the embedded world of fashion", description="Draw the embedded world of fashion.")
     render = wardrobe.add_subparsers(dest="action", metavar="render", required=True).add_parser(
         "render",
-        help="write it in the folder layout of a public data set",
-        description="Write the embedded world in the folder layout of a public data set, to try a recipe without downloading one.",
+        help="write it in the folder layout of a public dataset",
+        description="Write the embedded world in the folder layout of a public dataset, to try a recipe without downloading one.",
         epilog="example: fashiongen wardrobe render viton_hd /tmp/wardrobe --people 40 --size 128x96 --seed 0",
     )
     render.add_argument("layout", metavar="LAYOUT", help="name of the layout, such as viton_hd")
@@ -67,18 +67,18 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same world (default: %(default)s)")
 
     data = commands.add_parser(
-        "data", help="check a data set, or encode it ahead", description="Check a data set, or encode it ahead of training."
+        "data", help="check a dataset, or encode it ahead", description="Check a dataset, or encode it ahead of training."
     )
     data_actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
     check = data_actions.add_parser(
         "check",
         help="name all that is missing, unreadable, mis-sized or double in a folder",
-        description="Read a data set's folder as its reader will, name every missing, unreadable, mis-sized or duplicate file, and "
+        description="Read a dataset's folder as its reader will, name every missing, unreadable, mis-sized or duplicate file, and "
         "count what is usable. Exit status 0 if there is anything usable, 1 if there is not, or with --strict if anything at all is found.",
         epilog="example: fashiongen data check viton_hd /data/zalando-hd-resized --json check.json",
     )
     check.add_argument("layout", metavar="LAYOUT", help="viton_hd, dress_code, street_tryon, fashionvc, exp_reduced or fashion_taobao_tb")
-    check.add_argument("root", metavar="ROOT", type=Path, help="the data set's folder")
+    check.add_argument("root", metavar="ROOT", type=Path, help="the dataset's folder")
     check.add_argument("--strict", action="store_true", help="exit status 1 if anything at all is found")
     check.add_argument("--json", type=Path, metavar="F", help="also write what was found to this file")
     encode = data_actions.add_parser(
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         "retrieve",
         help="rank a folder of bottoms for a top",
         description=(
-            "Rank the pictures of a folder for the picture of a top by a trained method, and write a page with the best of them, their\n"
+            "Rank the images of a folder for the image of a top by a trained method, and write a page with the best of them, their\n"
             "scores, and the template that the method draws for the top where it draws one. Any further key of the recipe may be given."
         ),
         epilog="example: fashiongen retrieve --config recipes/tiny/geco.yaml --ckpt_path logs/geco/last.ckpt "
@@ -113,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     retrieve.add_argument("--config", action="append", required=True, metavar="RECIPE", help="the recipe, then its overlays")
-    retrieve.add_argument("--query", type=Path, required=True, metavar="PICTURE", help="the picture of a top, or a folder of them")
-    retrieve.add_argument("--catalogue", type=Path, required=True, metavar="DIR", help="folder of pictures of bottoms")
+    retrieve.add_argument("--query", type=Path, required=True, metavar="IMAGE", help="the image of a top, or a folder of them")
+    retrieve.add_argument("--catalogue", type=Path, required=True, metavar="DIR", help="folder of images of bottoms")
     retrieve.add_argument("--top", type=int, default=10, metavar="N", help="how many to show (default: %(default)s)")
     retrieve.add_argument("--out", type=Path, required=True, metavar="PAGE", help="HTML file to write; it needs no other file")
     retrieve.add_argument(
@@ -168,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         "leaderboard",
         help="compare the records of a benchmark",
         description=(
-            "Compare the records that `fashiongen bench run` left in DIR: a table a task, data set and protocol, with intervals, paired\n"
+            "Compare the records that `fashiongen bench run` left in DIR: a table a task, dataset and protocol, with intervals, paired\n"
             "tests against the best, and what failed. Without --html, --markdown or --csv the tables are printed. Nothing is run."
         ),
         epilog="example: fashiongen leaderboard runs/tiny --html leaderboard.html --csv leaderboard.csv",

@@ -63,14 +63,16 @@ class Record:
     `kind` is test or fit; a fit has no task, no protocol and no metrics. `status` is ok, failed (ended by itself with another exit status
     than 0), killed (by a signal, as out of memory), timeout (exceeded its limit) or skipped (cannot run), all but the first with a one-line
     `reason`. `node`, `key` (a hash of all that the node depends on), `started` (UTC), `seconds` (wall time, start-up included),
-    `exit_status` and `log` are the benchmark's. Paths of `log`, `per_sample` and `pictures` are relative to the record's folder.
+    `exit_status` and `log` are the benchmark's. Paths of `log`, `per_sample`, `images` and `gallery` are relative to the record's folder.
     `checkpoint` holds `path`, `sha256` of the file and `weights_sha256` of the weights alone.
 
     `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set. `extractors` maps the
-    names of those that have one to `{weights, sha256}`. `reference` tells what set of true pictures they were held against:
+    names of those that have one to `{weights, sha256}`. `reference` tells what set of true images they were held against:
     `{dataset, split, field, fingerprint}`.
     `data` tells of the data: `fingerprint`, `size`, where `masks` come from, and `world: wardrobe` for the embedded world.
     `protocol_sha256` is of how the protocol judges: its metrics with their settings, and its size.
+    `conditions` are what two results must share to be compared, as the task states them. `images` is a folder of predictions, ID.png each;
+    `gallery` maps the headings of what is shown beside them (the input, the truth) to folders of files of the same names.
     Times are in seconds, memory in bytes.
     """
 
@@ -91,7 +93,9 @@ class Record:
     metrics: dict[str, MetricEntry] = field(default_factory=dict)
     extractors: dict[str, dict[str, str]] = field(default_factory=dict)
     per_sample: str | None = None
-    pictures: str | None = None
+    images: str | None = None
+    gallery: dict[str, str] = field(default_factory=dict)
+    conditions: dict[str, str] = field(default_factory=dict)
     log: str | None = None
     command: str | None = None
     n_samples: int = 0
@@ -131,6 +135,8 @@ class Record:
         if schema > SCHEMA:
             raise UserError(f"{path}: a record of schema {schema}, and this fashiongen reads up to {SCHEMA}: update it")
         hints = _hints(cls)
+        if "pictures" in content:  # written before version 0.1
+            content.setdefault("images", content["pictures"])
         known = {entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
         for name, value in known.items():
             if not _is(value, hints[name]):

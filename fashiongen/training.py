@@ -35,12 +35,12 @@ from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
 from fashiongen.evaluation.retrieve import run as retrieve
 from fashiongen.methods.base import Method
-from fashiongen.nn.keep import Encoding
+from fashiongen.nn.encodings import Encoding
 
 DESCRIPTIONS = {
     "fit": """Train the method of a recipe.
 
-A recipe is a YAML file that names a method (`model`), a data set (`data`) and a trainer. A further --config changes what it names
+A recipe is a YAML file that names a method (`model`), a dataset (`data`) and a trainer. A further --config changes what it names
 and leaves the rest; any key of a recipe may be given on the command line too, which wins.
 
 examples:
@@ -63,8 +63,8 @@ examples:
     "predict": """Write what a checkpoint makes of every sample, as PNG files named after the samples' ids.
 
 examples:
-  fashiongen predict --config recipes/tiny/igr.yaml --ckpt_path logs/igr/last.ckpt --out pictures
-  fashiongen predict --config recipes/igr.yaml --ckpt_path igr.ckpt --data fashiongen.data.Photos --data.root MY_PHOTOS --out pictures""",
+  fashiongen predict --config recipes/tiny/igr.yaml --ckpt_path logs/igr/last.ckpt --out images
+  fashiongen predict --config recipes/igr.yaml --ckpt_path igr.ckpt --data fashiongen.data.Photos --data.root MY_PHOTOS --out images""",
 }
 USAGE = "fashiongen {} --config RECIPE [--config OVERLAY ...] [--KEY VALUE ...]"
 RESUMES = ("last", "hpc")  # what Lightning resolves to a file by itself
@@ -151,7 +151,7 @@ class _ReadCache(L.Callback):
         self.folder = Path(folder).expanduser()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Wrap the data sets: Lightning has set up the data, and has not yet asked for loaders."""
+        """Wrap the datasets: Lightning has set up the data, and has not yet asked for loaders."""
         datasets = trainer.datamodule.datasets  # type: ignore[attr-defined]  # Lightning does not declare it
         encodings = _encodings(pl_module)
         entries = open_entries(self.folder, encodings)
@@ -167,7 +167,7 @@ def _encodings(method: L.LightningModule) -> dict[str, Encoding]:
 
 
 class FashionCLI(LightningCLI):
-    """LightningCLI for one method, one data set and one trainer."""
+    """LightningCLI for one method, one dataset and one trainer."""
 
     def __init__(self, args: list[str], recipes: list[str]) -> None:
         """Parse `args`, build what they name and run the subcommand; `recipes` are the config files that the user gave."""
@@ -225,7 +225,7 @@ class FashionCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401  as in Lightning
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
-            parser.add_argument("--out", type=str, help="Folder for the pictures.")
+            parser.add_argument("--out", type=str, help="Folder for the images.")
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401  as in Lightning
@@ -247,7 +247,7 @@ class FashionCLI(LightningCLI):
         if self.config.subcommand == "fit" and self.options.ckpt_path is None:
             _check_parents(self.options.parents, self.recipes)
         if self.config.subcommand == "predict" and self.options.out is None:
-            raise UserError("predict needs a folder for the pictures: add --out DIR")
+            raise UserError("predict needs a folder for the images: add --out DIR")
 
     def after_instantiate_classes(self) -> None:
         """Tell the record what was run."""
@@ -259,7 +259,7 @@ class FashionCLI(LightningCLI):
         evaluate.config_sha256, evaluate.protocol_sha256 = self._config_sha256(), self._protocol_sha256()
 
     def _protocol_sha256(self) -> str:
-        """Hash how the protocol judges; by what true pictures, the record's `reference` tells by their content."""
+        """Hash how the protocol judges; by what true images, the record's `reference` tells by their content."""
         return _hash({key: self.config_dump["evaluate"][key] for key in ("metrics", "size")})
 
     def _config_sha256(self) -> str:
@@ -519,7 +519,7 @@ def run(args: list[str], cli: Callable[[list[str], list[str]], FashionCLI] = Fas
         if isinstance(error, MisconfigurationException):
             raise UserError(str(error)) from error
         raise
-    except ValueError as error:  # jsonargparse's, of many lines, around what the constructor of a method, data set or metric raises
+    except ValueError as error:  # jsonargparse's, of many lines, around what the constructor of a method, dataset or metric raises
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, UserError | OSError):
             cause = cause.__cause__
@@ -538,7 +538,7 @@ def encode_data(args: list[str], out: Path, splits: list[str], dtype: str) -> No
 
 
 def retrieve_bottoms(args: list[str], **asked: Any) -> None:  # noqa: ANN401  those of `evaluation.retrieve.run`
-    """Rank the pictures of `catalogue` for `query` by the recipe and keys in `args`, which are those of `test`.
+    """Rank the images of `catalogue` for `query` by the recipe and keys in `args`, which are those of `test`.
 
     Raises:
         UserError: if fewer than one bottom is asked for, or less than one of an index's effort.

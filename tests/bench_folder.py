@@ -1,4 +1,4 @@
-"""A folder as `fashiongen bench run` leaves it, written by the tests of the leaderboard: values of a real run's size, small pictures."""
+"""A folder as `fashiongen bench run` leaves it, written by the tests of the leaderboard: values of a real run's size, small images."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ N = 40
 
 
 def write_test(
-    folder: Path, recipe: str, values: dict[str, float | None], *, seed: int | None = 0, overlays=(), pictures=0, **fields
+    folder: Path, recipe: str, values: dict[str, float | None], *, seed: int | None = 0, overlays=(), images=0, **fields
 ) -> Path:
     """Write the record of one test; values per sample scatter around the metrics' values, but for FID, which has none."""
     ids = fields.pop("ids", [f"{index:05d}_00" for index in range(N)])
@@ -58,16 +58,16 @@ def write_test(
             json.dumps({"id": id_, **{name: float(column[index]) for name, column in scattered.items()}}) for index, id_ in enumerate(ids)
         ]
         (place / record.per_sample).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if pictures:
-        record.pictures = "record.pictures"
-        (place / record.pictures).mkdir()
-        shown = sorted(ids)[:pictures]
+    if images:
+        record.images = "record.images"
+        (place / record.images).mkdir()
+        shown = sorted(ids)[:images]
         for index, id_ in enumerate(shown):
-            picture(hash_of(label) % 200, index).save(place / record.pictures / f"{id_}.png")
-        grid = Image.new("RGB", (4 * 52, 68 * min(pictures, 12)), "white")
-        for row in range(min(pictures, 12)):
+            image(hash_of(label) % 200, index).save(place / record.images / f"{id_}.png")
+        grid = Image.new("RGB", (4 * 52, 68 * min(images, 12)), "white")
+        for row in range(min(images, 12)):
             for column, shade in enumerate((10, 60, 110, 160)):
-                grid.paste(picture(shade, row), (column * 52 + 2, row * 68 + 2))
+                grid.paste(image(shade, row), (column * 52 + 2, row * 68 + 2))
         grid.save(place / "record.grid.png")
     (place / "log.txt").write_text("what it printed\n", encoding="utf-8")
     record.write(place / "record.json")
@@ -82,8 +82,8 @@ def write_fit(folder: Path, recipe: str, *, seed=0, overlays=(), **fields) -> No
     record.write(folder / "nodes" / node / "record.json")
 
 
-def picture(shade: int, index: int) -> Image.Image:
-    """A picture (64x48) known by its colour."""
+def image(shade: int, index: int) -> Image.Image:
+    """An image (64x48) known by its colour."""
     return Image.new("RGB", (48, 64), (shade, 20 * index, 255 - shade))
 
 
@@ -96,13 +96,13 @@ def write_folder(folder: Path) -> Path:
     """Two boards, three seeds of one method, one seed of two others, and every way in which a node may end."""
     for seed, lpips in enumerate((2.05, 2.08, 2.02)):
         values = {"lpips[tiny]": lpips, "ssim": 0.52, "fid[tiny-classifier]": 160.0 + seed}
-        write_test(folder, "recipes/tiny/igr.yaml", values, seed=seed, pictures=5, seconds_per_sample=0.5)
+        write_test(folder, "recipes/tiny/igr.yaml", values, seed=seed, images=5, seconds_per_sample=0.5)
         write_fit(folder, "recipes/tiny/igr.yaml", seed=seed)
     overlay = "recipes/overlays/igr-no-garmnet.yaml"
     values = {"lpips[tiny]": 2.12, "ssim": 0.515, "fid[tiny-classifier]": 170.0}
-    write_test(folder, "recipes/tiny/igr.yaml", values, overlays=[overlay, "recipes/tasks/vtoff-tiny.yaml"], pictures=5)
+    write_test(folder, "recipes/tiny/igr.yaml", values, overlays=[overlay, "recipes/tasks/vtoff-tiny.yaml"], images=5)
     values = {"lpips[tiny]": 4.4, "ssim": 0.39, "fid[tiny-classifier]": 1212.0}
-    write_test(folder, "recipes/tiny/white.yaml", values, pictures=4, seconds_per_sample=2e-5)
+    write_test(folder, "recipes/tiny/white.yaml", values, images=4, seconds_per_sample=2e-5)
     ranking = {"task": "retrieval", "dataset": "fashionvc", "protocol": "strict", "extractors": {}}
     for recipe, auc in (("random", 0.5), ("geco", 0.76)):
         write_test(folder, f"recipes/tiny/{recipe}.yaml", {"auc": auc, "mrr": auc / 10}, **ranking)

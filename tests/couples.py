@@ -9,15 +9,15 @@ from fashiongen.batches import CandidateBatch, PairBatch, QueryBatch
 from fashiongen.data.loading import EpochSampler, Loader, ResumableLoader, share
 
 
-def picture(name: str, size: int) -> Tensor:
-    """Draw the picture of an item, (1, 3, size, size) uint8."""
+def image(name: str, size: int) -> Tensor:
+    """Draw the image of an item, (1, 3, size, size) uint8."""
     generator = torch.Generator().manual_seed(sum(ord(letter) * 31**place for place, letter in enumerate(name)))
     return torch.randint(0, 256, (1, 3, size, size), generator=generator, dtype=torch.uint8)
 
 
 def pair(row: int, top: str, bottom: str, positives: tuple[str, ...], size: int = 16) -> PairBatch:
-    pictures = {"top": picture(top, size), "bottom": picture(bottom, size)}
-    return PairBatch(ids=[f"row-{row}"], top_ids=[top], bottom_ids=[bottom], positives=[positives], **pictures)
+    images = {"top": image(top, size), "bottom": image(bottom, size)}
+    return PairBatch(ids=[f"row-{row}"], top_ids=[top], bottom_ids=[bottom], positives=[positives], **images)
 
 
 class Pairs(Dataset):

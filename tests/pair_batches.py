@@ -8,12 +8,12 @@ from fashiongen.batches import CandidateBatch, PairBatch, QueryBatch
 from fashiongen.data.loading import EpochSampler, Loader, ResumableLoader
 
 
-def pairs(bottom_ids, positives=None, top_ids=None, size=64, pictures=True):
+def pairs(bottom_ids, positives=None, top_ids=None, size=64, images=True):
     """Rows with these bottoms; by default each row's only positive is its own bottom."""
     count = len(bottom_ids)
 
     def drawn():
-        return torch.randint(256, (count, 3, size, size), dtype=torch.uint8) if pictures else None
+        return torch.randint(256, (count, 3, size, size), dtype=torch.uint8) if images else None
 
     return PairBatch(
         ids=[f"row{index}" for index in range(count)],

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from fashiongen.checkpoints import tiny_weights
 from fashiongen.cli import main
-from fashiongen.methods.trivial import MaskedCrop
+from fashiongen.methods.baselines import MaskedCrop
 from fashiongen.wardrobe import write_viton_hd
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -54,11 +54,11 @@ class World:
         self.parse = test / "image-parse-v3" / f"{self.stem}.png"
         self.pose = test / "openpose_json" / f"{self.stem}_keypoints.json"
 
-    def resave(self, change=lambda picture: picture, path=None, **options):
-        """Replace a picture, the person's unless told, without loss and under its old name."""
+    def resave(self, change=lambda image: image, path=None, **options):
+        """Replace an image, the person's unless told, without loss and under its old name."""
         path = path or self.person
-        with Image.open(path) as picture:
-            changed = change(picture.copy())
+        with Image.open(path) as image:
+            changed = change(image.copy())
         changed.save(path, **{"format": "PNG", **options})
 
     def write_pairs(self, *lines, encoding="utf-8", end="\n"):
@@ -101,7 +101,7 @@ class World:
         for module, name in ((builtins, "open"), (io, "open"), (os, "listdir"), (os, "scandir")):
             self.monkeypatch.setattr(module, name, refusing(getattr(module, name)))
 
-    def pictures(self):
+    def images(self):
         return {path.name: np.asarray(Image.open(path)).astype(int) for path in Path("out").iterdir()}
 
 
@@ -118,7 +118,7 @@ def cut(path, share=0.5):
 
 
 def png_that_claims(width, height):
-    """A picture of a few bytes whose header promises more than fits in memory."""
+    """An image of a few bytes whose header promises more than fits in memory."""
     chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
 
@@ -126,7 +126,7 @@ def png_that_claims(width, height):
 def on_its_side(world):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
-    world.resave(lambda picture: picture.transpose(Image.Transpose.ROTATE_90), exif=exif)
+    world.resave(lambda image: image.transpose(Image.Transpose.ROTATE_90), exif=exif)
 
 
 def overlay(**settings):
@@ -134,25 +134,25 @@ def overlay(**settings):
 
 
 def same(most=0.0) -> Callable[[World], None]:
-    """The pictures are those of the folder before it was spoilt, up to a mean difference in grey levels."""
+    """The images are those of the folder before it was spoilt, up to a mean difference in grey levels."""
 
     def check(world):
-        pictures = world.pictures()
-        assert pictures.keys() == world.baseline.keys()
-        for name, picture in pictures.items():
-            assert np.abs(picture - world.baseline[name]).mean() <= most, name
+        images = world.images()
+        assert images.keys() == world.baseline.keys()
+        for name, image in images.items():
+            assert np.abs(image - world.baseline[name]).mean() <= most, name
 
     return check
 
 
 def others_same(what: Callable[[np.ndarray], bool]) -> Callable[[World], None]:
-    """The spoilt sample's picture is as `what` says, the others are what they were."""
+    """The spoilt sample's image is as `what` says, the others are what they were."""
 
     def check(world):
-        pictures = world.pictures()
-        assert pictures.keys() == world.baseline.keys()
-        for name, picture in pictures.items():
-            assert what(picture) if name == f"{world.stem}.png" else np.array_equal(picture, world.baseline[name]), name
+        images = world.images()
+        assert images.keys() == world.baseline.keys()
+        for name, image in images.items():
+            assert what(image) if name == f"{world.stem}.png" else np.array_equal(image, world.baseline[name]), name
 
     return check
 
@@ -160,20 +160,20 @@ def others_same(what: Callable[[np.ndarray], bool]) -> Callable[[World], None]:
 def whole_photo(world):
     """The spoilt sample's crop is its whole photo, the others are what they were."""
     photo = np.asarray(Image.open(world.person).convert("RGB")).astype(int)
-    others_same(lambda picture: np.abs(picture - photo).max() <= 1)(world)
+    others_same(lambda image: np.abs(image - photo).max() <= 1)(world)
 
 
 def renamed(name) -> Callable[[World], None]:
     def check(world):
-        pictures = world.pictures()
-        assert np.array_equal(pictures[f"{name}.png"], world.baseline[f"{world.stem}.png"])
+        images = world.images()
+        assert np.array_equal(images[f"{name}.png"], world.baseline[f"{world.stem}.png"])
 
     return check
 
 
 def made(count: int) -> Callable[[World], None]:
     def check(world):
-        assert len(world.pictures()) == count
+        assert len(world.images()) == count
 
     return check
 
@@ -191,26 +191,26 @@ class Kind(NamedTuple):
 
 
 KINDS = [
-    # Pictures
-    Kind("a truncated JPEG", lambda w: cut(w.person), PREDICT, r"image/\w+\.jpg is cut off, damaged or no picture"),
-    Kind("a text file named .jpg", lambda w: w.person.write_text("hello"), PREDICT, r"image/\w+\.jpg is cut off, damaged or no picture"),
-    Kind("a picture of zero bytes", lambda w: w.person.write_bytes(b""), PREDICT, r"image/\w+\.jpg is cut off, damaged or no picture"),
-    Kind("a folder in a picture's place", lambda w: (w.person.unlink(), w.person.mkdir()), PREDICT, r"image/\w+\.jpg is .*[Dd]irectory"),
+    # Images
+    Kind("a truncated JPEG", lambda w: cut(w.person), PREDICT, r"image/\w+\.jpg is cut off, damaged or no image"),
+    Kind("a text file named .jpg", lambda w: w.person.write_text("hello"), PREDICT, r"image/\w+\.jpg is cut off, damaged or no image"),
+    Kind("an image of zero bytes", lambda w: w.person.write_bytes(b""), PREDICT, r"image/\w+\.jpg is cut off, damaged or no image"),
+    Kind("a folder in an image's place", lambda w: (w.person.unlink(), w.person.mkdir()), PREDICT, r"image/\w+\.jpg is .*[Dd]irectory"),
     Kind(
         "a decompression bomb", lambda w: w.person.write_bytes(png_that_claims(60000, 60000)), PREDICT, r"image/\w+\.jpg .*3600000000 pix"
     ),
     Kind("a PNG named .jpg", lambda w: w.resave(), PREDICT, same()),
     Kind("a CMYK JPEG", lambda w: w.resave(lambda p: p.convert("CMYK"), format="JPEG", quality=100), PREDICT, same(8)),
-    Kind("a palette picture", lambda w: w.resave(lambda p: p.quantize(256)), PREDICT, same(4)),
-    Kind("a grey picture", lambda w: w.resave(lambda p: p.convert("L")), PREDICT, others_same(lambda p: np.ptp(p, axis=2).max() == 0)),
+    Kind("a palette image", lambda w: w.resave(lambda p: p.quantize(256)), PREDICT, same(4)),
+    Kind("a grey image", lambda w: w.resave(lambda p: p.convert("L")), PREDICT, others_same(lambda p: np.ptp(p, axis=2).max() == 0)),
     Kind(
-        "a 16-bit grey picture",
+        "a 16-bit grey image",
         lambda w: w.resave(lambda p: Image.fromarray(np.asarray(p.convert("L")).astype(np.uint16) * 257)),
         PREDICT,
         others_same(lambda p: np.ptp(p, axis=2).max() == 0 and 60 < p.mean() < 250 and p.std() > 10),
     ),
     Kind(
-        "a transparent picture",
+        "a transparent image",
         lambda w: w.resave(lambda p: Image.new("RGBA", p.size, (0, 0, 0, 0))),
         PREDICT,
         others_same(lambda p: bool((p == 255).all())),
@@ -504,10 +504,8 @@ KINDS = [
     Kind("a size of nothing", lambda w: None, [*PREDICT, "--data.init_args.size=[0, 48]"], r"size.* must be at least 1"),
     Kind("an unknown layout", lambda w: None, ["wardrobe", "render", "viton_h", "x"], r"no layout 'viton_h'; it writes: .*viton_hd"),
     # Results
-    Kind(
-        "a folder for pictures inside a file", lambda w: Path("out").write_text(""), [*PREDICT[:-1], "out/here"], r"cannot make the folder"
-    ),
-    Kind("a file in the place of the pictures", lambda w: Path("out").write_text(""), PREDICT, r"cannot make the folder out"),
+    Kind("a folder for images inside a file", lambda w: Path("out").write_text(""), [*PREDICT[:-1], "out/here"], r"cannot make the folder"),
+    Kind("a file in the place of the images", lambda w: Path("out").write_text(""), PREDICT, r"cannot make the folder out"),
     Kind(
         "a record inside a file",
         lambda w: Path("a").write_text(""),
@@ -525,11 +523,11 @@ def rendered(tmp_path_factory):
     data = {"class_path": "fashiongen.data.VITONHD"}
     data["init_args"] = {"root": "viton", "size": [64, 48], "batch_size": 2, "num_workers": 0, "validation": 0}
     trainer = {"accelerator": "cpu", "logger": False, "max_epochs": 1, "enable_model_summary": False, "enable_checkpointing": False}
-    crop = {"model": {"class_path": "fashiongen.methods.trivial.MaskedCrop"}, "data": data, "trainer": trainer}
+    crop = {"model": {"class_path": "fashiongen.methods.baselines.MaskedCrop"}, "data": data, "trainer": trainer}
     (folder / "crop.yaml").write_text(yaml.safe_dump(crop))
     igr = {"class_path": "fashiongen.methods.igr.IGR", "init_args": {"steps": 1}}
     (folder / "igr.yaml").write_text(yaml.safe_dump({**crop, "model": igr}))
-    mean = {"class_path": "fashiongen.methods.trivial.MeanGarment", "init_args": {"size": [64, 48]}}
+    mean = {"class_path": "fashiongen.methods.baselines.MeanGarment", "init_args": {"size": [64, 48]}}
     keep = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"dirpath": "checkpoints", "save_last": True}}
     keep["init_args"] |= {"save_top_k": 0, "enable_version_counter": False}
     trainer = {**trainer, "enable_checkpointing": True, "callbacks": [keep]}
@@ -537,7 +535,7 @@ def rendered(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         main(PREDICT)
-        baseline = World(patch, {}).pictures()
+        baseline = World(patch, {}).images()
     shutil.rmtree(folder / "out")
     return folder, baseline
 
@@ -585,15 +583,15 @@ def full_disk(path):
     path.with_name(f".{path.name}.{os.getpid()}.part").symlink_to("/dev/full")
 
 
-def test_a_full_disk_loses_no_picture(world, capsys):
+def test_a_full_disk_loses_no_image(world, capsys):
     """One that was there before stays as it was."""
-    picture = Path("out") / f"{world.stem}.png"
-    picture.parent.mkdir()
-    picture.write_text("of an earlier run")
-    full_disk(picture)
-    assert re.search(rf"cannot write {picture}: No space left on device", complaint(capsys, PREDICT))
-    assert picture.read_text() == "of an earlier run"
-    assert not list(picture.parent.glob(".*"))
+    image = Path("out") / f"{world.stem}.png"
+    image.parent.mkdir()
+    image.write_text("of an earlier run")
+    full_disk(image)
+    assert re.search(rf"cannot write {image}: No space left on device", complaint(capsys, PREDICT))
+    assert image.read_text() == "of an earlier run"
+    assert not list(image.parent.glob(".*"))
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])

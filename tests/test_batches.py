@@ -58,7 +58,7 @@ def test_lightning_can_move_it():
 
 
 def test_pixels_survive_the_way_to_float_and_back():
-    pictures = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    assert torch.equal(to_uint8(to_float(pictures)), pictures)
-    assert to_float(pictures).aminmax() == (-1.0, 1.0)
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert torch.equal(to_uint8(to_float(images)), images)
+    assert to_float(images).aminmax() == (-1.0, 1.0)
     assert to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]

@@ -139,10 +139,10 @@ def test_settings_come_from_the_recipe_not_from_the_checkpoint(trained, capsys):
     assert "hand.weight" in capsys.readouterr().err
 
 
-def test_predict_writes_pictures(trained):
+def test_predict_writes_images(trained):
     recipe, checkpoint = trained
-    main(["predict", "--config", recipe, "--ckpt_path", checkpoint, "--out", "pictures"])
-    assert sorted(path.name for path in Path("pictures").iterdir()) == [f"picture-{index}.png" for index in range(8)]
+    main(["predict", "--config", recipe, "--ckpt_path", checkpoint, "--out", "images"])
+    assert sorted(path.name for path in Path("images").iterdir()) == [f"image-{index}.png" for index in range(8)]
 
 
 def test_the_record_says_what_was_run(trained, tmp_path):

@@ -115,7 +115,7 @@ class Bomb:
 
 def test_a_checkpoint_cannot_run_code(recipe, capsys):
     torch.save({"state_dict": {}, "bomb": Bomb()}, "bomb.ckpt")
-    for command in (["fit"], ["validate"], ["test"], ["predict", "--out", "pictures"]):
+    for command in (["fit"], ["validate"], ["test"], ["predict", "--out", "images"]):
         line = complaint(capsys, *command, "--config", recipe, "--ckpt_path", "bomb.ckpt")
         assert "pickled objects that could run code" in line
     assert not Path("exploded").exists()
@@ -136,14 +136,14 @@ def test_consolidating_asks_for_trust(tmp_path, capsys):
 
 
 def test_predict_wants_a_folder(recipe, capsys):
-    assert complaint(capsys, "predict", "--config", recipe) == "predict needs a folder for the pictures: add --out DIR"
+    assert complaint(capsys, "predict", "--config", recipe) == "predict needs a folder for the images: add --out DIR"
 
 
 def test_mistakes_found_in_training_and_in_workers(recipe, capsys):
     assert complaint(capsys, "fit", "--config", recipe, "--model.init_args.refuse", "user") == "the paint is dry: buy paint"
     for workers in (0, 1):
         line = complaint(capsys, "fit", "--config", recipe, "--data.init_args.broken", "3", "--data.init_args.num_workers", workers)
-        assert line == "picture 3 cannot be read: replace it"
+        assert line == "image 3 cannot be read: replace it"
 
 
 def test_devices_that_are_not_there(recipe, capsys):

@@ -22,7 +22,7 @@ from fashiongen.data.loading import Loader, ShardSampler, share
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
 from fashiongen.evaluation.evaluate import bootstrap_interval
-from fashiongen.evaluation.pictures import as_written, grid, picture_name, shown
+from fashiongen.evaluation.images import as_written, grid, image_name, shown
 from fashiongen.evaluation.provenance import weights_sha256
 from fashiongen.methods.base import Method
 from fashiongen.metrics import FID, KID
@@ -94,12 +94,12 @@ class Restless(L.LightningModule):
 
 
 class Broken(Copier):
-    """Its second picture of each batch is not a number."""
+    """Its second image of each batch is not a number."""
 
     def take_off(self, batch):
-        pictures = super().take_off(batch).clone()
-        pictures[1:2, 0, 0, 0] = torch.nan
-        return pictures
+        images = super().take_off(batch).clone()
+        images[1:2, 0, 0, 0] = torch.nan
+        return images
 
 
 class Distance(PairMetric):
@@ -125,8 +125,8 @@ class Inside(Distance):
 class MeanGap(SetMetric):
     higher_is_better = False
 
-    def features(self, pictures):
-        return pictures.mean(dim=(2, 3))
+    def features(self, images):
+        return images.mean(dim=(2, 3))
 
     def distance(self, predictions, targets):
         return (predictions.mean(dim=0) - targets.mean(dim=0)).norm()
@@ -207,7 +207,7 @@ UNWRITABLE = {
     "in a file": ("file/out.json", "file", Path.touch, "File exists|Not a directory"),
     "a folder in the place of the values": ("out.json", "out.per_sample.jsonl", make_folder, "out.per_sample.jsonl is a folder"),
     "a folder in the place of the grid": ("out.json", "out.grid.png", make_folder, "out.grid.png is a folder"),
-    "a file in the place of the pictures": ("out.json", "out.pictures", Path.touch, "out.pictures is no folder"),
+    "a file in the place of the images": ("out.json", "out.images", Path.touch, "out.images is no folder"),
 }
 
 
@@ -239,18 +239,18 @@ def test_checking_the_place_of_the_record_leaves_nothing_behind(tmp_path):
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_pictures_are_the_first_by_id_and_exactly_what_was_judged(tmp_path):
-    (tmp_path / "out.pictures").mkdir()
-    (tmp_path / "out.pictures" / "stale.png").write_text("from an earlier run")
-    judge(tmp_path, pictures=4)
-    folder = tmp_path / json.loads((tmp_path / "out.json").read_text())["pictures"]
+def test_images_are_the_first_by_id_and_exactly_what_was_judged(tmp_path):
+    (tmp_path / "out.images").mkdir()
+    (tmp_path / "out.images" / "stale.png").write_text("from an earlier run")
+    judge(tmp_path, images=4)
+    folder = tmp_path / json.loads((tmp_path / "out.json").read_text())["images"]
     assert sorted(path.name for path in folder.iterdir()) == ["id0.png", "id1.png", "id2.png", "id3.png"]
     by_id = {one.ids[0]: one for one in map(sample, range(N))}
     for path in folder.iterdir():
         ours = to_uint8(to_float(by_id[path.stem].person) * 0.9)[0].permute(1, 2, 0).numpy()
         assert np.array_equal(np.array(Image.open(path)), ours)
-    with Image.open(tmp_path / "out.grid.png") as picture:
-        assert picture.size == (4 * (8 * 11 + 4), 4 * (12 * 11 + 4))
+    with Image.open(tmp_path / "out.grid.png") as image:
+        assert image.size == (4 * (8 * 11 + 4), 4 * (12 * 11 + 4))
     assert not list(tmp_path.glob(".*"))
 
 
@@ -263,8 +263,8 @@ def test_numbers_do_not_depend_on_the_batch_size(tmp_path):
 
 
 def test_two_processes_give_the_numbers_and_files_of_one(tmp_path):
-    judge(tmp_path / "one", pictures=3)
-    evaluate = Evaluate(protocol="toy", metrics=metrics(), out=str(tmp_path / "two" / "out.json"), pictures=3)
+    judge(tmp_path / "one", images=3)
+    evaluate = Evaluate(protocol="toy", metrics=metrics(), out=str(tmp_path / "two" / "out.json"), images=3)
     two = {"devices": 2, "strategy": "ddp_fork"}
     trainer(tmp_path, evaluate, **two).test(Copier(), datamodule=Gallery(2), verbose=False)
     one, both = (json.loads((tmp_path / folder / "out.json").read_text()) for folder in ("one", "two"))
@@ -272,7 +272,7 @@ def test_two_processes_give_the_numbers_and_files_of_one(tmp_path):
     for name, result in one["metrics"].items():
         assert both["metrics"][name]["value"] == pytest.approx(result["value"], abs=1e-6)
         assert both["metrics"][name]["ci95"] == (result["ci95"] and pytest.approx(result["ci95"], abs=1e-6))
-    for name in ["out.per_sample.jsonl", "out.grid.png", *(f"out.pictures/id{index}.png" for index in range(3))]:
+    for name in ["out.per_sample.jsonl", "out.grid.png", *(f"out.images/id{index}.png" for index in range(3))]:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
     trainer(tmp_path, WritePredictions(str(tmp_path / "all")), **two).predict(Copier(), datamodule=Gallery(2), return_predictions=False)
@@ -286,7 +286,7 @@ def test_a_second_test_starts_anew_and_replaces_the_record(tmp_path):
         trainer(tmp_path, evaluate).test(Copier(), datamodule=Gallery(count=count), verbose=False)
         record = json.loads((tmp_path / "out.json").read_text())
         assert record["n_samples"] == count == len((tmp_path / "out.per_sample.jsonl").read_text().splitlines())
-        assert len(list((tmp_path / "out.pictures").iterdir())) == count
+        assert len(list((tmp_path / "out.images").iterdir())) == count
     assert record["metrics"] == fresh.results
 
 
@@ -375,35 +375,35 @@ def test_samples_without_a_value_are_left_out_of_the_interval(tmp_path):
     assert [row["id"] for row in rows if row["inside[tiny]"] is None] == data.samples[2].ids
 
 
-def test_a_picture_of_another_size_is_refused(tmp_path):
+def test_a_image_of_another_size_is_refused(tmp_path):
     class Small(Copier):
         def take_off(self, batch):
             return super().take_off(batch)[..., 1:, :]
 
-    with pytest.raises(TypeError, match=r"Small must return pictures \(3, 3, 12, 8\), it returned \(3, 3, 11, 8\)"):
+    with pytest.raises(TypeError, match=r"Small must return images \(3, 3, 12, 8\), it returned \(3, 3, 11, 8\)"):
         judge(tmp_path, Small())
 
 
-def test_validation_pictures_leave_no_trace_in_the_random_state(tmp_path):
+def test_validation_images_leave_no_trace_in_the_random_state(tmp_path):
     methods, images = [], []
     for wanted in (0, 5):
         torch.manual_seed(1)
         method, logger = Copier(), TensorBoardLogger(tmp_path, name=str(wanted))
-        evaluate = Evaluate(validation_pictures=wanted)
+        evaluate = Evaluate(validation_images=wanted)
         trainer(tmp_path, evaluate, logger=logger, max_epochs=2).fit(method, datamodule=Gallery())
         events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
-        images.append(events.Images("val/pictures") if "val/pictures" in events.Tags()["images"] else [])
+        images.append(events.Images("val/images") if "val/images" in events.Tags()["images"] else [])
         methods.append(method)
     assert methods[0].random == methods[1].random
     assert not images[0]
     assert [(image.step, image.width, image.height) for image in images[1]] == [(4, 4 * 92, 5 * 136), (8, 4 * 92, 5 * 136)]
 
 
-def test_tensorboard_gets_numbers_and_pictures_of_a_test(tmp_path):
+def test_tensorboard_gets_numbers_and_images_of_a_test(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="log")
     trainer(tmp_path, Evaluate(metrics=metrics()), logger=logger).test(Copier(), datamodule=Gallery(), verbose=False)
     tags = EventAccumulator(logger.log_dir).Reload().Tags()
-    assert "test/pictures" in tags["images"] and "test/gap" in tags["scalars"]
+    assert "test/images" in tags["images"] and "test/gap" in tags["scalars"]
 
 
 def test_the_table_is_printed(tmp_path, capsys):
@@ -413,8 +413,8 @@ def test_the_table_is_printed(tmp_path, capsys):
 
 
 def test_as_written_is_what_a_png_gives_back():
-    pictures = torch.tensor([-2.0, -1.0, -0.999, 0.0, 0.5, 1.0, 3.0, torch.nan]).reshape(1, 1, 1, 8).expand(1, 3, 1, 8)
-    steps = as_written(pictures)[0, 0, 0] * 255
+    images = torch.tensor([-2.0, -1.0, -0.999, 0.0, 0.5, 1.0, 3.0, torch.nan]).reshape(1, 1, 1, 8).expand(1, 3, 1, 8)
+    steps = as_written(images)[0, 0, 0] * 255
     assert torch.allclose(steps[:-1], steps[:-1].round()) and steps[-1].isnan()
     assert steps[:-1].round().tolist() == [0, 0, 0, 128, 191, 255, 255]
 
@@ -444,7 +444,7 @@ def test_the_grid_shows_person_mask_prediction_and_truth_at_any_size():
 @pytest.mark.parametrize("id_", ["../x", "a/b", "a\\b", ".hidden", "", ".."])
 def test_ids_that_would_leave_the_folder_are_refused(tmp_path, id_):
     with pytest.raises(UserError, match="cannot be a file name"):
-        picture_name(id_)
+        image_name(id_)
     data = Gallery(count=2)
     data.samples[1].ids = [id_]
     with pytest.raises(UserError, match="cannot be a file name"):
@@ -462,7 +462,7 @@ def test_predictions_are_written_one_png_a_sample(tmp_path):
 
 
 def test_a_prediction_that_is_not_finite_is_named(tmp_path):
-    with pytest.raises(UserError, match="Broken's picture of id3 is not finite"):
+    with pytest.raises(UserError, match="Broken's image of id3 is not finite"):
         trainer(tmp_path, WritePredictions(str(tmp_path / "out"))).predict(Broken(), datamodule=Gallery(), return_predictions=False)
 
 

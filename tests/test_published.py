@@ -160,7 +160,7 @@ def squeezed(name: str) -> str:
 
 
 def test_our_names_are_those_printed(paper):
-    """Each method, metric, task and data set is the one whose printed name it stands for, as far as the name can tell."""
+    """Each method, metric, task and dataset is the one whose printed name it stands for, as far as the name can tell."""
     printed = {
         "VITON-HD": "viton_hd", "StreetTryOn": "street_tryon", "Upper Body": "dress_code-upper_body", "Lower Body": "dress_code-lower_body",
         "Dresses": "dress_code-dresses", "iFashion": "ifashion", "Polyvore-U": "polyvore_u", "FashionVC": "fashionvc",

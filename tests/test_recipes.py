@@ -50,7 +50,7 @@ def test_recipe_parses(recipe, capsys):
 def recipe_of(overlay: Path) -> str:
     """Return the recipe that an overlay is for.
 
-    That of one method is for the longest whose name its own begins with, that of one data set for a task that it serves; any serves for
+    That of one method is for the longest whose name its own begins with, that of one dataset for a task that it serves; any serves for
     the others.
     """
     any_other = "geco" if "fashiongen.data." in overlay.read_text(encoding="utf-8") else "igr"

@@ -1,4 +1,4 @@
-"""A method and a data set as small as they can be, for tests of what surrounds methods."""
+"""A method and a dataset as small as they can be, for tests of what surrounds methods."""
 
 import lightning.pytorch as L
 import torch
@@ -15,7 +15,7 @@ SIZE = (16, 12)
 
 
 class Painter(Method):
-    """Learns the garment's picture as a linear function of a frozen feature of the person's."""
+    """Learns the garment's image as a linear function of a frozen feature of the person's."""
 
     needs = frozenset({"mask"})
     frozen = ("eye",)
@@ -71,8 +71,8 @@ class TwoPainters(Painter):
         return [self.optimizer(self.hand.parameters()), self.optimizer(self.hand.parameters())]
 
 
-class Pictures(Dataset):
-    """Pictures of noise, the same ones each time."""
+class Images(Dataset):
+    """Images of noise, the same ones each time."""
 
     def __init__(self, count: int, broken: int | None) -> None:
         self.count, self.broken = count, broken
@@ -82,15 +82,15 @@ class Pictures(Dataset):
 
     def __getitem__(self, index: int) -> TryOffBatch:
         if index == self.broken:
-            raise UserError(f"picture {index} cannot be read: replace it")
+            raise UserError(f"image {index} cannot be read: replace it")
         generator = torch.Generator().manual_seed(index)
         person, garment = (torch.randint(0, 256, (1, 3, *SIZE), generator=generator, dtype=torch.uint8) for _ in range(2))
         mask = torch.ones(1, 1, *SIZE, dtype=torch.bool)
-        return TryOffBatch(ids=[f"picture-{index}"], person=person, mask=mask, category=["upper"], garment=garment, garment_mask=mask)
+        return TryOffBatch(ids=[f"image-{index}"], person=person, mask=mask, category=["upper"], garment=garment, garment_mask=mask)
 
 
 class Gallery(L.LightningDataModule):
-    """Pictures of noise; `broken` is the index of one that cannot be read."""
+    """Images of noise; `broken` is the index of one that cannot be read."""
 
     name = "gallery"
     split = "test"
@@ -99,34 +99,34 @@ class Gallery(L.LightningDataModule):
     def __init__(self, count: int = 8, num_workers: int = 0, broken: int | None = None) -> None:
         super().__init__()
         self.eval_batch_size = 2
-        self.pictures = Pictures(count, broken)
+        self.images = Images(count, broken)
         self.num_workers = num_workers
 
     def train_dataloader(self):
-        return DataLoader(self.pictures, batch_size=2, collate_fn=TryOffBatch.collate, num_workers=self.num_workers)
+        return DataLoader(self.images, batch_size=2, collate_fn=TryOffBatch.collate, num_workers=self.num_workers)
 
     val_dataloader = test_dataloader = predict_dataloader = train_dataloader
 
     def fingerprint(self) -> str:
         return "noise"
 
-    def pictures_of(self, split: str, part: str) -> "Part":
+    def images_of(self, split: str, part: str) -> "Part":
         if part not in self.offers:
             raise UserError(f"{self.name} has no {part}")
-        return Part(self.pictures, part)
+        return Part(self.images, part)
 
 
 class Part(Dataset):
-    """One of the pictures of each sample."""
+    """One of the images of each sample."""
 
-    def __init__(self, pictures: Pictures, part: str) -> None:
-        self.pictures, self.part = pictures, part
+    def __init__(self, images: Images, part: str) -> None:
+        self.images, self.part = images, part
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return getattr(self.pictures[index], self.part)[0]
+        return getattr(self.images[index], self.part)[0]
 
     def fingerprint(self) -> str:
         return f"{self.part}s of noise"

@@ -1,6 +1,6 @@
 """How large the cache gets and how long it takes: measured on samples of noise at the tiny recipes' size, calculated for VITON-HD.
 
-    python benchmarks/speed/cache.py OUT.json [--items 20000] [--picture 64x48] [--dtype float32|float16] [--folder DIR]
+    python benchmarks/speed/cache.py OUT.json [--items 20000] [--image 64x48] [--dtype float32|float16] [--folder DIR]
 
 The tiny encoders are timed on a few samples. For all the others a stand-in gives numbers of the same shapes at no cost, so that what is
 measured is the cache. Runs on one core of the CPU. Seconds are those of the processor, which a busy machine changes less, except where it
@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from igr import Noise, picture  # the script beside this one
+from igr import Noise, image  # the script beside this one
 from torch import Tensor
 
 from fashiongen.data import latents
@@ -27,7 +27,7 @@ from fashiongen.data.latents import DTYPES, EncodedDataset, encode
 from fashiongen.data.loading import Loader
 from fashiongen.evaluation.provenance import versions
 from fashiongen.methods.igr import IGR
-from fashiongen.nn.keep import Encoding
+from fashiongen.nn.encodings import Encoding
 
 READS = 2000
 ENCODED = 100
@@ -55,14 +55,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="JSON file to write")
     parser.add_argument("--items", type=int, default=20_000)
-    parser.add_argument("--picture", type=picture, default=(64, 48), metavar="HxW")
+    parser.add_argument("--image", type=image, default=(64, 48), metavar="HxW")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
     parser.add_argument("--folder", type=Path, help="where to put the cache for a while (default: the temporary folder)")
     parser.add_argument("--note", default="", help="put beside the conditions, such as what else the machine was doing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    tiny, samples = IGR().encodings(), Noise(options.items, options.picture)
+    tiny, samples = IGR().encodings(), Noise(options.items, options.image)
     encodings = {kind: stand_in(encoding, encoding(samples[0])) for kind, encoding in tiny.items()}
     result: dict[str, float] = {}
 
@@ -76,7 +76,7 @@ def main() -> None:
         for index in range(0, options.items, 100):
             samples[index]
         result["drawing the samples (within the next two), s"] = round((time.process_time() - started) * 100, 3)
-        few = Noise(ENCODED, options.picture)
+        few = Noise(ENCODED, options.image)
         started = time.process_time()
         encode(Loader(few, batch_size=ENCODED), tiny, cache.with_name("few"), dtype=DTYPES[options.dtype])
         result["tiny encoders, cache included, ms a sample"] = round((time.process_time() - started) / ENCODED * 1e3, 3)
@@ -105,7 +105,7 @@ def main() -> None:
         result["bytes of a sample"] = round(result["bytes"] / options.items)
     conditions = {
         "items": options.items,
-        "picture": list(options.picture),
+        "image": list(options.image),
         "dtype": options.dtype,
         "bytes at which a part is closed": latents.PART_BYTES,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, 1 thread",

@@ -1,9 +1,9 @@
 """What IGR's short ways save: each beside the long way, in one run, on the same samples, with equal results asserted.
 
-    python benchmarks/speed/igr.py OUT.json [--device cpu|cuda] [--size tiny|full] [--picture HxW] [--batch B] [--steps N] [--repeats R]
+    python benchmarks/speed/igr.py OUT.json [--device cpu|cuda] [--size tiny|full] [--image HxW] [--batch B] [--steps N] [--repeats R]
 
 `tiny` are the shipped weights at 64x48. `full` are Stable Diffusion 1.5's shapes and CLIP ViT-H with random weights at 1024x768: it needs
-4 GB of disk for a while, 50 GB of memory at most, and on a CPU a small --picture such as 64x64. Prints the table as Markdown and writes it,
+4 GB of disk for a while, 50 GB of memory at most, and on a CPU a small --image such as 64x64. Prints the table as Markdown and writes it,
 with the conditions, as JSON. Times are medians of the repeats after one warm-up, short and long way by turns: seconds on the wall with a
 GPU, seconds of the processor without one (which a busy machine changes less).
 """
@@ -42,12 +42,12 @@ from fashiongen.nn.attention import KeyValue, Memory, attention_layers
 from fashiongen.nn.backbone import ddim
 from fashiongen.nn.guidance import guide
 
-PICTURES = {"tiny": (64, 48), "full": (1024, 768)}
+IMAGES = {"tiny": (64, 48), "full": (1024, 768)}
 
 
 @dataclass
 class Row:
-    """All that a data set must know of a sample."""
+    """All that a dataset must know of a sample."""
 
     id: str
 
@@ -214,7 +214,7 @@ def compare(short: Callable[[], Tensor], long: Callable[[], Tensor], repeats: in
     return {**medians, "ratio": medians["long"] / medians["short"], "difference": difference}
 
 
-def picture(text: str) -> tuple[int, int]:
+def image(text: str) -> tuple[int, int]:
     """Parse HEIGHTxWIDTH."""
     height, _, width = text.partition("x")
     return int(height), int(width)
@@ -225,8 +225,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="JSON file to write")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--size", choices=list(PICTURES), default="tiny")
-    parser.add_argument("--picture", type=picture, metavar="HxW", help="default: 64x48 for tiny, 1024x768 for full")
+    parser.add_argument("--size", choices=list(IMAGES), default="tiny")
+    parser.add_argument("--image", type=image, metavar="HxW", help="default: 64x48 for tiny, 1024x768 for full")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=25, help="of DDIM")
     parser.add_argument("--repeats", type=int, default=5)
@@ -246,7 +246,7 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch, torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
         igr = build(options.size, options.steps, Path(scratch)).to(device)
-        samples = Noise(options.batch, options.picture or PICTURES[options.size])
+        samples = Noise(options.batch, options.image or IMAGES[options.size])
         plain = TryOffBatch.collate([samples[index] for index in range(options.batch)])
         on_device = replace(plain, person=plain.person.to(device), mask=plain.mask.to(device), garment=plain.garment.to(device))
         encode(Loader(samples, batch_size=options.batch), igr.encodings(), Path(scratch) / "cache", device=device)
@@ -302,7 +302,7 @@ def main() -> None:
         "seconds": "of the processor" if device.type == "cpu" else "on the wall",
         "precision": "bf16 autocast" if options.bf16 else "float32",
         **{name: getattr(options, name) for name in ("size", "batch", "steps", "repeats", "note")},
-        "picture": list(samples.size),
+        "image": list(samples.size),
         **versions(),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ from fashiongen.evaluation.provenance import versions
 from fashiongen.methods.geco import GECo
 
 PEOPLE = 6664  # pairs of the embedded world: 1,000 of them for testing
-PICTURES = {"tiny": 64, "full": 128}
+IMAGES = {"tiny": 64, "full": 128}
 NETWORKS: dict[str, dict[str, Any]] = {
     "tiny": {"backbone_options": {"channels": [16, 32, 64, 128]}, "features": 16, "noise_channels": 256},
     "full": {},
@@ -240,7 +240,7 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="JSON file to write")
-    parser.add_argument("--size", choices=list(PICTURES), default="tiny")
+    parser.add_argument("--size", choices=list(IMAGES), default="tiny")
     parser.add_argument("--rows", type=int, default=5, help="that the plain loop does by protocol strict")
     parser.add_argument("--queries", type=int, default=1000, help="of the growing catalogues")
     parser.add_argument("--items", type=int, nargs="*", default=[1000, 10_000, 100_000, 1_000_000], help="sizes of catalogues")
@@ -256,7 +256,7 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    side = PICTURES[options.size]
+    side = IMAGES[options.size]
     data = FashionVC(root="wardrobe", people=PEOPLE, size=(side, side), batch_size=50, num_workers=0, in_memory=True)
     data.setup("test")
     method = GECo(image_size=side, **NETWORKS[options.size]).eval()

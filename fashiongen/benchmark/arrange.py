@@ -107,7 +107,7 @@ def _board_key(record: Record) -> tuple[str, ...]:
 def _conditions(record: Record) -> dict[str, str]:
     """Return what must be the same for two numbers to be compared, beside the protocol.
 
-    Where pictures are made they are judged at the data's size. A retrieval method looks at pictures of the size that it likes.
+    Where images are made they are judged at the data's size. A retrieval method looks at images of the size that it likes.
     """
     reference = record.reference or {}
     return {
@@ -237,7 +237,7 @@ def _absent(tests: list[Node], test: tuple[str, str, str]) -> list[Node]:
 
 
 def _beside(published: Sequence[Published], task: str, dataset: str) -> list[Published]:
-    """Return the published numbers for a task and a data set, or for another part of the same: what follows a dash is a part."""
+    """Return the published numbers for a task and a dataset, or for another part of the same: what follows a dash is a part."""
     return [block for block in published if block.task == task and block.dataset.partition("-")[0] == dataset.partition("-")[0]]
 
 

@@ -1,6 +1,6 @@
 """What a leaderboard consists of; `arrange` makes it of records. Imports no torch, so that it starts at once.
 
-A *board* holds what may share columns: one task, data set, split and protocol, the same files of data and the same true pictures.
+A *board* holds what may share columns: one task, dataset, split and protocol, the same files of data and the same true images.
 A *row* is a recipe with its overlays; its seeds are one row.
 A *column* is a metric by its reported name, which carries its feature extractor.
 """
@@ -48,7 +48,7 @@ class Node:
     """What became of one node; `run` is None where no record can be read.
 
     `status` is the record's, or damaged, waiting (planned and without a record), or unplanned (a record that the suite knows nothing of).
-    `test` are the task, the data set and the protocol of a test, as the record or the plan tells them; empty where neither does.
+    `test` are the task, the dataset and the protocol of a test, as the record or the plan tells them; empty where neither does.
     """
 
     id: str
@@ -150,7 +150,7 @@ class Board:
     def unlike(self, block: Published) -> list[str]:
         """Return in what published numbers differ from this board, as far as both tell; only where it is nothing may one compare."""
         told = ["another protocol"] if block.protocol != self.protocol else []
-        told += ["another data set"] if block.dataset != self.dataset else []
+        told += ["another dataset"] if block.dataset != self.dataset else []
         told += ["the data here are the embedded world's"] if "world" in self.conditions else []
         ours = {"split": self.split, **self.conditions}
         for name, theirs in (("split", block.split), ("samples", block.samples), ("size", block.size)):

@@ -150,8 +150,8 @@ def _facts(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, render:
     wheres = [fingerprint]
     if kind == "test" and reference is not None:
         places = {key.removeprefix("evaluate.reference."): path for key, path in absolute.items() if key.startswith("evaluate.reference.")}
-        *_, true_pictures, lacking = _data(reference, None, places, seen, render=render)
-        wheres.append(true_pictures)
+        *_, true_images, lacking = _data(reference, None, places, seen, render=render)
+        wheres.append(true_images)
         problem = problem or lacking
     for key, path in paths.items():
         if not _is_root(key) and not (kind == "fit" and key.startswith("evaluate.")):
@@ -230,7 +230,7 @@ def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _is_root(key: str) -> bool:
-    """Tell whether a key names the folder of a data set."""
+    """Tell whether a key names the folder of a dataset."""
     return key.endswith(".root") and not key.startswith("model.")
 
 

@@ -28,7 +28,7 @@ class PublishedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """The columns of one printed table that share a data set and a protocol.
+    """The columns of one printed table that share a dataset and a protocol.
 
     Attributes:
         paper: short name of the paper.
@@ -40,7 +40,7 @@ class Published:
         protocol: its name; see `Board.unlike` for when it may be compared with ours at all.
         split: of the judged samples, None where the paper does not say; so are the next two.
         samples: how many were judged.
-        size: of the judged pictures, height x width.
+        size: of the judged images, height x width.
         protocol_note: what the paper leaves open about it.
         metrics: column: the name over it, and whether higher is better.
         rows: in printed order.

@@ -32,7 +32,7 @@ from fashiongen.errors import UserError
 from fashiongen.records import Record, Status, source_sha256, write_atomically
 
 LIBRARIES = ("torch", "torchvision", "lightning", "diffusers", "transformers", "torchmetrics", "numpy", "scipy", "pillow")
-BAD = ("failed", "killed", "timeout")
+FAILED_STATUSES = ("failed", "killed", "timeout")
 COLOURS = {"ok": "green", "failed": "red", "killed": "red", "timeout": "red", "skipped": "yellow", "running": "cyan", "kept": "green"}
 SHOWN = 12
 STDERR = 2  # where the progress of rendering goes
@@ -318,17 +318,17 @@ class Runner:
         return table
 
     def _count(self) -> dict[str, int]:
-        order = ("waiting", "running", "kept", "ok", *BAD, "skipped")
+        order = ("waiting", "running", "kept", "ok", *FAILED_STATUSES, "skipped")
         return {status: count for status in order if (count := sum(state.status == status for state in self.states.values()))}
 
     def _sum_up(self) -> int:
         """Say how it ended."""
         self._say(f"{self.plan.suite}: {_counted(self._count())}; records in {self.out / 'nodes'}")
         for state in self.states.values():
-            if state.status in (*BAD, "skipped") and state.record is not None:
-                log = f"\n    log: {state.job.folder / 'log.txt'}" if state.status in BAD else ""
+            if state.status in (*FAILED_STATUSES, "skipped") and state.record is not None:
+                log = f"\n    log: {state.job.folder / 'log.txt'}" if state.status in FAILED_STATUSES else ""
                 self._say(f"{state.status}: {state.node.id}: {state.record.reason}{log}")
-        return int(any(state.status in BAD for state in self.states.values()))
+        return int(any(state.status in FAILED_STATUSES for state in self.states.values()))
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

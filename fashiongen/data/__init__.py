@@ -1,4 +1,4 @@
-"""Data sets: one file reads one public layout."""
+"""Datasets: one file reads one public layout."""
 
 from fashiongen.data.dresscode import DressCode
 from fashiongen.data.expreduced import ExpReduced

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import track
 
 from fashiongen.data.dresscode import DressCode
+from fashiongen.data.images import Size, open_image, read_labels, read_mask
 from fashiongen.data.listing import Listing, NotListed, TryOnRow, locate, mask_origin
-from fashiongen.data.pictures import Size, open_picture, read_labels, read_mask
 from fashiongen.data.streettryon import StreetTryOn, clip_box, read_box, read_densepose
 from fashiongen.data.tryon import TryOnData, TryOnDataset
 from fashiongen.data.vitonhd import VITONHD
@@ -28,7 +28,7 @@ from fashiongen.errors import UserError
 from fashiongen.records import write_atomically
 
 LAYOUTS: dict[str, type[TryOnData]] = {cls.layout: cls for cls in (VITONHD, DressCode, StreetTryOn)}
-# The parts that lie pixel on pixel on the person's picture, so that they should have its size.
+# The parts that lie pixel on pixel on the person's image, so that they should have its size.
 ON_PERSON = ("mask", "agnostic", "parse", "densepose")
 # What each half is read for.
 STAGES = {"train": "fit", "test": "test"}
@@ -57,7 +57,7 @@ class Half:
     Attributes:
         listed: samples that the pair files list.
         people: those whose photo can be read, and cut where it is to be cut.
-        paired: people whose own shop picture can be read.
+        paired: people whose own shop image can be read.
         unpaired: people for whom another garment is listed and can be read.
         masked: people whose agnostic mask can be read, or made from what can be read, and marks something.
         masks: where masks come from.
@@ -82,7 +82,7 @@ class Report:
         layout: the layout.
         root: the folder.
         usable: whether some half is listed, and every one that is can be read through by the reader. StreetTryOn's training half, which
-            has no shop pictures by nature, does not count.
+            has no shop images by nature, does not count.
         halves: by name.
         findings: what is wrong.
     """
@@ -119,7 +119,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _Look:
-    """What one file looks like: its size where it is a picture, the digest of its bytes, the box that it holds, or what is wrong."""
+    """What one file looks like: its size where it is an image, the digest of its bytes, the box that it holds, or what is wrong."""
 
     size: Size | None = None
     digest: str = ""
@@ -175,7 +175,7 @@ def check(layout: str, root: str | Path, **options: Any) -> Report:  # noqa: ANN
     if layout not in LAYOUTS:
         raise UserError(f"no reader of layout {layout!r}; there are: {', '.join(LAYOUTS)}")
     if not Path(root).expanduser().is_dir():
-        raise UserError(f"{root} is no folder; name the folder of a data set in the layout {layout}")
+        raise UserError(f"{root} is no folder; name the folder of a dataset in the layout {layout}")
     module = LAYOUTS[layout](str(root), **{"validation": 0, **options})
     module.root = locate(module.root, module.markers)
     report = Report(layout, str(module.root))
@@ -201,7 +201,7 @@ def check(layout: str, root: str | Path, **options: Any) -> Report:  # noqa: ANN
 
 
 def _look_at(module: TryOnData, listings: Sequence[Listing]) -> _Looks:
-    """Read every file once for each way in which it is read; a shop picture can be one's own garment and another's other one."""
+    """Read every file once for each way in which it is read; a shop image can be one's own garment and another's other one."""
     wanted = dict.fromkeys((_reading(part), path) for listing in listings for row in listing.rows for part, path in row.parts().items())
     dataset = module.dataset_class([], module.size)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -211,7 +211,7 @@ def _look_at(module: TryOnData, listings: Sequence[Listing]) -> _Looks:
 
 
 def _reading(part: str) -> str:
-    return "picture" if part in ("person", "garment", "other", "agnostic") else part
+    return "image" if part in ("person", "garment", "other", "agnostic") else part
 
 
 def _look(dataset: TryOnDataset, wanted: tuple[str, Path]) -> _Look:
@@ -223,7 +223,7 @@ def _look(dataset: TryOnDataset, wanted: tuple[str, Path]) -> _Look:
             return _Look()
         if reading == "box":
             return _Look(box=read_box(path))
-        picture = open_picture(path)
+        image = open_image(path)
         if reading == "parse":
             read_labels(path, LOOKED_AT)
         elif reading == "densepose":
@@ -231,9 +231,9 @@ def _look(dataset: TryOnDataset, wanted: tuple[str, Path]) -> _Look:
         elif reading == "garment_mask":
             read_mask(path, LOOKED_AT)
         elif reading == "mask" and not read_mask(path, dataset.size).any():
-            return _Look(size=(picture.height, picture.width), problem=f"{path} marks nothing", kind="empty")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest() if reading == "picture" else ""
-        return _Look(size=(picture.height, picture.width), digest=digest)
+            return _Look(size=(image.height, image.width), problem=f"{path} marks nothing", kind="empty")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if reading == "image" else ""
+        return _Look(size=(image.height, image.width), digest=digest)
     except (UserError, OSError) as error:
         return _Look(problem=str(error))
 
@@ -249,7 +249,7 @@ def _faults(module: TryOnData, listing: Listing, looks: _Looks) -> dict[str, _Fa
     makeable: list[TryOnRow] = []
     for row in listing.rows:
         good = _good(row, looks)
-        box, size = looks["box", row.box].box if row.box else None, looks["picture", row.person].size
+        box, size = looks["box", row.box].box if row.box else None, looks["image", row.person].size
         if row.box and box and size:
             try:
                 clip_box(row.box, box, size)
@@ -304,7 +304,7 @@ def _count(module: TryOnData, listing: Listing, looks: _Looks, faults: dict[str,
         origin = mask_origin(row)
         if origin == "file":
             masked = "mask" in good
-        elif origin == "painted picture":
+        elif origin == "painted image":
             masked = "agnostic" in good and fault is None
         else:
             sources = row.parts().keys() & {"parse", "pose", "densepose"}
@@ -337,7 +337,7 @@ def _findings(module: TryOnData, listing: Listing, looks: _Looks, faults: dict[s
     told.clear()
     usual = {part: counter.most_common(1)[0][0] for part, counter in sizes.items()}
     for row in listing.rows:
-        person, garment = (looks["picture", path].size if path else None for path in (row.person, row.garment))
+        person, garment = (looks["image", path].size if path else None for path in (row.person, row.garment))
         # The photos of the street have sizes of their own; an uncut one has nothing that lies on it.
         wanted: dict[str, Size | None] = {} if row.box else dict.fromkeys(ON_PERSON, person)
         wanted["garment_mask"] = garment
@@ -347,7 +347,7 @@ def _findings(module: TryOnData, listing: Listing, looks: _Looks, faults: dict[s
             size = looks[_reading(part), path].size
             if size and (other := wanted.get(part)) and size != other and path not in told:
                 told.add(path)
-                whose = f"the other {part}s have" if part in usual else "its picture has"
+                whose = f"the other {part}s have" if part in usual else "its image has"
                 words = f"{path} has {size[0]} x {size[1]} pixels (height x width) where {whose} {other[0]} x {other[1]}"
                 found.append(Finding("mis-sized", half, str(path), f"{half}: {words}"))
     rows = listing.rows
@@ -361,19 +361,19 @@ def _findings(module: TryOnData, listing: Listing, looks: _Looks, faults: dict[s
 
 
 def _duplicates(listings: Sequence[Listing], looks: _Looks) -> list[Finding]:
-    """Name photos and shop pictures whose bytes are those of another, within a half or from the training to the test half."""
+    """Name photos and shop images whose bytes are those of another, within a half or from the training to the test half."""
     first: dict[tuple[str, str], tuple[str, Path]] = {}
     found: dict[Path, Finding] = {}
     for listing in listings:
         for row in listing.rows:
             for part in ("person", "garment"):
                 path = getattr(row, part)
-                look = looks["picture", path] if path else None
+                look = looks["image", path] if path else None
                 if look is None or not look.digest:
                     continue
                 half, same = first.setdefault((part, look.digest), (listing.half, path))
                 if same != path:
                     leak = " (a leak: it is trained on)" if (half, listing.half) == ("train", "test") else ""
-                    words = f"{path} is the same picture as {same}{leak}"
+                    words = f"{path} is the same image as {same}{leak}"
                     found.setdefault(path, Finding("duplicate", listing.half, str(path), f"{listing.half}: {words}"))
     return list(found.values())

@@ -13,9 +13,9 @@ from rich.progress import track
 from fashiongen.data.expreduced import ExpReduced
 from fashiongen.data.fashiontaobaotb import FashionTaobaoTB
 from fashiongen.data.fashionvc import FashionVC
+from fashiongen.data.images import open_image
 from fashiongen.data.listing import locate
-from fashiongen.data.pairs import PICTURES, PairRow, TopBottomData, find_pictures, positives_of, read_rows
-from fashiongen.data.pictures import open_picture
+from fashiongen.data.pairs import IMAGES, PairRow, TopBottomData, find_images, positives_of, read_rows
 from fashiongen.errors import UserError
 from fashiongen.records import write_atomically
 
@@ -32,7 +32,7 @@ class Split:
         rows: pairs listed.
         tops: different tops.
         bottoms: different positives.
-        readable: pairs whose two pictures can be read; all of them where the folder has no pictures.
+        readable: pairs whose two images can be read; all of them where the folder has no images.
         repeated: rows that repeat a pair.
         repeated_negatives: rows whose negatives name a bottom twice.
         false_negatives: rows whose negatives name a positive of the same top.
@@ -53,11 +53,11 @@ class Split:
 
 @dataclass
 class Report:
-    """What a check found; `usable` tells whether all three lists can be read through, pictures included where there are any."""
+    """What a check found; `usable` tells whether all three lists can be read through, images included where there are any."""
 
     layout: str
     root: str
-    pictures: int = 0
+    images: int = 0
     usable: bool = False
     splits: dict[str, Split] = field(default_factory=dict)
     findings: list[dict[str, str]] = field(default_factory=list)
@@ -86,8 +86,8 @@ class Report:
             )
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
         verdict = "usable" if self.usable else "usable in part" if self.some_usable else "not usable"
-        if self.usable and not self.pictures:
-            verdict = "usable for methods that need no pictures (data.init_args.pictures=false)"
+        if self.usable and not self.images:
+            verdict = "usable for methods that need no images (data.init_args.images=false)"
         return [*lines, f"findings: {counted}", f"{self.layout} at {self.root}: {verdict}"]
 
 
@@ -106,7 +106,7 @@ def run(layout: str, root: str | Path, *, strict: bool = False, json_file: str |
 
 
 def check(layout: str, root: str | Path) -> Report:
-    """Read all lists and pictures of a folder.
+    """Read all lists and images of a folder.
 
     Args:
         layout: a key of `LAYOUTS`.
@@ -116,9 +116,9 @@ def check(layout: str, root: str | Path) -> Report:
         UserError: if the folder is not there.
     """
     if not Path(root).expanduser().is_dir():
-        raise UserError(f"{root} is no folder; name the folder of a data set in the layout {layout}")
+        raise UserError(f"{root} is no folder; name the folder of a dataset in the layout {layout}")
     module = LAYOUTS[layout](str(root))
-    module.root = locate(module.root, ("files", PICTURES))
+    module.root = locate(module.root, ("files", IMAGES))
     report = Report(layout, str(module.root))
     lists: dict[str, list[PairRow]] = {}
     for split in module.lists:
@@ -126,10 +126,10 @@ def check(layout: str, root: str | Path) -> Report:
             lists[split] = read_rows(module.list_of(split))
         except UserError as error:
             report.find("list", split, str(error))
-    found = find_pictures(module.root / PICTURES) if (module.root / PICTURES).is_dir() else {}
-    report.pictures = len(found)
+    found = find_images(module.root / IMAGES) if (module.root / IMAGES).is_dir() else {}
+    report.images = len(found)
     if not found:
-        report.find("absent", "all", f"{module.root / PICTURES} holds no pictures")
+        report.find("absent", "all", f"{module.root / IMAGES} holds no images")
     wanted = {id_ for rows in lists.values() for row in rows for id_ in (row.top, row.bottom, *row.negatives)}
     problems = _look_at({id_: path for id_, path in found.items() if id_ in wanted})
     trained = lists.get("train", [])
@@ -140,19 +140,19 @@ def check(layout: str, root: str | Path) -> Report:
     return report
 
 
-def _look_at(pictures: dict[str, Path]) -> dict[str, str]:
-    """Decode every picture; return what is wrong, by id."""
+def _look_at(images: dict[str, Path]) -> dict[str, str]:
+    """Decode every image; return what is wrong, by id."""
 
     def look(path: Path) -> str:
         try:
-            open_picture(path)
+            open_image(path)
         except UserError as error:
             return str(error)
         return ""
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        shown = track(pool.map(look, pictures.values()), "reading", total=len(pictures), console=Console(stderr=True), transient=True)
-        return {id_: problem for id_, problem in zip(pictures, shown, strict=True) if problem}
+        shown = track(pool.map(look, images.values()), "reading", total=len(images), console=Console(stderr=True), transient=True)
+        return {id_: problem for id_, problem in zip(images, shown, strict=True) if problem}
 
 
 def _count(
@@ -162,7 +162,7 @@ def _count(
     named = dict.fromkeys(id_ for row in rows for id_ in (row.top, row.bottom, *(row.negatives if split == "test" else ())))
     for id_ in named:
         if found and id_ not in found:
-            report.find("missing", split, f"the picture of {id_} is missing")
+            report.find("missing", split, f"the image of {id_} is missing")
         elif id_ in problems:
             report.find("unreadable", split, problems[id_])
     positives = positives_of(rows)

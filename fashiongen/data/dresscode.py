@@ -1,18 +1,18 @@
-"""Dress Code (Morelli et al., ECCV 2022): upper-body clothes, lower-body clothes and dresses, one person and one shop picture a sample.
+"""Dress Code (Morelli et al., ECCV 2022): upper-body clothes, lower-body clothes and dresses, one person and one shop image a sample.
 
     ROOT/train_pairs.txt  test_pairs_paired.txt  test_pairs_unpaired.txt    person, garment, category (0 upper, 1 lower, 2 dresses)
     ROOT/{upper_body,lower_body,dresses}/
         train_pairs.txt  test_pairs_paired.txt  test_pairs_unpaired.txt     person, garment
         images/013563_0.jpg          the person
-               013563_1.jpg          the shop picture
-        keypoints/013563_2.json      18 key points, in a frame of 384 x 512 whatever the picture's size
+               013563_1.jpg          the shop image
+        keypoints/013563_2.json      18 key points, in a frame of 384 x 512 whatever the image's size
         label_maps/013563_4.png      ATR labels
         skeletons/013563_5.jpg  dense/013563_5.png  dense/013563_5_uv.npz   (not read)
-        masks/013563_1.png           the shop picture's background, white, as LaDI-VTON added it
+        masks/013563_1.png           the shop image's background, white, as LaDI-VTON added it
         agnostic_masks/013563_0.png  white where the garment may be, as CatVTON makes it for test people
 
 Columns are parted by tabs or blanks. A root's pair file may lack its third column, and either kind of pair file may be absent. There are no
-agnostic masks in the data set itself: they are made from labels and key points.
+agnostic masks in the dataset itself: they are made from labels and key points.
 """
 
 import json
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fashiongen.data import masks
+from fashiongen.data.images import Size, read_labels, read_mask
 from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
-from fashiongen.data.pictures import Size, read_labels, read_mask
 from fashiongen.data.tryon import TryOnData, TryOnDataset
 from fashiongen.errors import UserError
 
@@ -76,11 +76,11 @@ class DressCodeDataset(TryOnDataset):
 class DressCode(TryOnData):
     """Dress Code for garment restoration (`TryOffBatch`), paired in training and test alike.
 
-    A sample's id is its folder and the stem of its person picture, such as `upper_body_013563_0`, since a person can be in several folders.
+    A sample's id is its folder and the stem of its person image, such as `upper_body_013563_0`, since a person can be in several folders.
     A part that a category's folder lacks is withheld from all batches, since they mix categories; masks are made from what each has.
 
-    The tree to which TryOffDiff's script rewrites the data set (`{train,test}/{image,cloth}/`, in VITON-HD's manner) is not read: it holds
-    people and shop pictures alone, nothing to make masks from, and the pair files that are wanted of it are never written. Name the folder
+    The tree to which TryOffDiff's script rewrites the dataset (`{train,test}/{image,cloth}/`, in VITON-HD's manner) is not read: it holds
+    people and shop images alone, nothing to make masks from, and the pair files that are wanted of it are never written. Name the folder
     that was downloaded.
     """
 
@@ -98,9 +98,9 @@ class DressCode(TryOnData):
         """Say what to read; nothing is read before `setup`.
 
         Args:
-            root: the data set's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
+            root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
             categories: which of upper_body, lower_body and dresses.
-            options: those of every try-on data set.
+            options: those of every try-on dataset.
         """
         super().__init__(root, **options)
         if not categories or (unknown := set(categories) - set(CATEGORIES)):
@@ -113,7 +113,7 @@ class DressCode(TryOnData):
     def listing(self, half: str, part: str = "person") -> Listing:
         """List the pairs of a half, train or test, of which each category's folder must hold some `part`, person or garment.
 
-        The test half lists each person once, with its own garment from the paired file (or else the picture of its number) and the other
+        The test half lists each person once, with its own garment from the paired file (or else the image of its number) and the other
         one from the unpaired file.
 
         Raises:
@@ -181,7 +181,7 @@ class DressCode(TryOnData):
         return files, pairs
 
     def _placed(self, pair: tuple[str, ...]) -> _Pair:
-        """Tell the folder of a line of the root's pair file: by its number, or by where the person's picture lies."""
+        """Tell the folder of a line of the root's pair file: by its number, or by where the person's image lies."""
         person, garment = pair[:2]
         if len(pair) == 3:
             if pair[2] not in ("0", "1", "2"):
@@ -191,7 +191,7 @@ class DressCode(TryOnData):
         if len(folders) != 1:
             where = "in none" if not folders else f"in several ({', '.join(folders)})"
             raise UserError(
-                f"{self.root}: the pair file has no category for {person}, whose picture is {where} of the folders; "
+                f"{self.root}: the pair file has no category for {person}, whose image is {where} of the folders; "
                 "use the folders' own pair files"
             )
         return _Pair(folders[0], person, garment)
@@ -221,7 +221,7 @@ def read_keypoints(path: Path, size: Size) -> Tensor:
         raise UserError(
             f"{path}: no Dress Code file with {KEYPOINTS} keypoints of x, y, confidence, number ({type(error).__name__})"
         ) from error
-    # Points that were not found lie at or beyond the corner, as the data set's own code tells them.
+    # Points that were not found lie at or beyond the corner, as the dataset's own code tells them.
     seen = ((points[:, :2] > 1).all(dim=1) & points.isfinite().all(dim=1)).float()[:, None]
     scaled = points[:, :2] * torch.tensor([size[1] / FRAME[1], size[0] / FRAME[0]])
     # Some copies keep no confidence: a point that is seen counts as certain then.

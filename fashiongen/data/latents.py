@@ -5,7 +5,7 @@
         image-77d0e4c6a1b29f35/...
 
 An entry belongs to a kind, to the hash of its encoder (weights, config, preprocessing), to a sample's id, and to a fingerprint of the very
-tensors that were encoded, as they were decoded and resized. A changed picture, another size, an augmented or reframed sample thus never
+tensors that were encoded, as they were decoded and resized. A changed image, another size, an augmented or reframed sample thus never
 takes the entry of another: what is not there is refused with a line that says why, and `fashiongen data encode` adds it.
 
 A part is written under a hidden name, brought to the disk and renamed, and never changed again: a reader sees whole parts only, whenever a
@@ -34,7 +34,7 @@ from torch.utils.data import Dataset
 
 from fashiongen.batches import Batch
 from fashiongen.errors import UserError
-from fashiongen.nn.keep import Encoding, as_bytes, identities
+from fashiongen.nn.encodings import Encoding, as_bytes, identities
 
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
@@ -179,8 +179,8 @@ class Entries:
             sizes = f"sample {id_} is {there} in the cache {self.cache}, but {here} in this recipe"
             return f"{self.kind}: {sizes}; {refill(self.cache)}"
         return (
-            f"the cache {self.cache} does not fit sample {id_}: its pictures are not those that its {self.kind} was made of "
-            f"(changed, reframed or augmented); {refill(self.cache)}, or leave the cache out where each epoch changes the pictures"
+            f"the cache {self.cache} does not fit sample {id_}: its images are not those that its {self.kind} was made of "
+            f"(changed, reframed or augmented); {refill(self.cache)}, or leave the cache out where each epoch changes the images"
         )
 
 
@@ -217,12 +217,12 @@ def shapes(sample: Batch, reads: tuple[str, ...]) -> tuple[tuple[int, ...], ...]
 def _tensor(sample: Batch, name: str) -> Tensor:
     tensor = getattr(sample, name)
     if not isinstance(tensor, Tensor):
-        raise UserError(f"sample {sample.ids[0]} has no {name}, which the method's frozen encoders read; use a data set that offers it")
+        raise UserError(f"sample {sample.ids[0]} has no {name}, which the method's frozen encoders read; use a dataset that offers it")
     return tensor
 
 
 class EncodedDataset(Dataset[AnyBatch]):
-    """A data set whose samples bring what frozen encoders made of them (`Batch.encoded`), as it was written."""
+    """A dataset whose samples bring what frozen encoders made of them (`Batch.encoded`), as it was written."""
 
     def __init__(
         self, dataset: Dataset[AnyBatch], cache: Path, encodings: Mapping[str, Encoding], entries: dict[str, Entries] | None = None
@@ -233,7 +233,7 @@ class EncodedDataset(Dataset[AnyBatch]):
             dataset: the samples.
             cache: the folder.
             encodings: what to read.
-            entries: the same as `open_entries` gives them, for several data sets: to open them, all encoders' weights are hashed.
+            entries: the same as `open_entries` gives them, for several datasets: to open them, all encoders' weights are hashed.
 
         Raises:
             UserError: if the cache lacks samples, is of another encoder, or does not fit the first sample.
@@ -256,8 +256,8 @@ class EncodedDataset(Dataset[AnyBatch]):
             self[0]
 
     @property
-    def rows(self) -> Any:  # noqa: ANN401  what a data set knows of its samples without reading them, each with an id
-        """The rows of the data set."""
+    def rows(self) -> Any:  # noqa: ANN401  what a dataset knows of its samples without reading them, each with an id
+        """The rows of the dataset."""
         return self.dataset.rows  # type: ignore[attr-defined]
 
     def __len__(self) -> int:

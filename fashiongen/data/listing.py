@@ -1,6 +1,6 @@
-"""What a try-on data set lists: its pair files, the samples that they name, and the search for their files.
+"""What a try-on dataset lists: its pair files, the samples that they name, and the search for their files.
 
-A part of a sample (its person, its garment, its mask, ...) lies under folder names in which the copies of a data set differ.
+A part of a sample (its person, its garment, its mask, ...) lies under folder names in which the copies of a dataset differ.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from fashiongen.errors import UserError
 
 
 class NotListed(UserError):
-    """A half of a data set has no pair file: it was not downloaded, or the folder is not in the layout."""
+    """A half of a dataset has no pair file: it was not downloaded, or the folder is not in the layout."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,8 +24,8 @@ class TryOnRow:
         id: the sample's id, unique in its split.
         person: the dressed person.
         category: upper, lower or full; None if the parse tells it.
-        garment: the shop picture of the garment that the person wears.
-        other: the shop picture, or another person's photo, of the garment that an unpaired test puts on the person.
+        garment: the shop image of the garment that the person wears.
+        other: the shop image, or another person's photo, of the garment that an unpaired test puts on the person.
         garment_mask: the foreground of `garment`.
         mask: the agnostic mask of the person.
         agnostic: the person with the agnostic region painted grey; named only where it stands in for the mask.
@@ -59,7 +59,7 @@ class TryOnRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What one half of a data set lists, whether or not every file is there.
+    """What one half of a dataset lists, whether or not every file is there.
 
     Attributes:
         half: train or test.
@@ -92,7 +92,7 @@ def mask_origin(row: TryOnRow) -> str:
     if row.mask is not None:
         return "file"
     if row.agnostic is not None:
-        return "painted picture"
+        return "painted image"
     sources = {"parse": row.parse, "key points": row.pose, "DensePose": row.densepose}
     return " and ".join(name for name, path in sources.items() if path is not None) or "none"
 
@@ -107,7 +107,7 @@ def fingerprint(sources: Iterable[Path], files: Iterable[Path], root: Path) -> s
     return digest.hexdigest()
 
 
-# For a part, the folders and the endings (after the stem; "" keeps the name as it is) under which copies of a data set hold it.
+# For a part, the folders and the endings (after the stem; "" keeps the name as it is) under which copies of a dataset hold it.
 Places = Sequence[tuple[str, str]]
 
 
@@ -146,7 +146,7 @@ def locate(root: Path, markers: Sequence[str]) -> Path:
     inner = sorted(folder for folder in root.iterdir() if folder.is_dir() and any((folder / marker).exists() for marker in markers))
     if len(inner) > 1:
         raise UserError(
-            f"{root} holds several copies of the data set ({', '.join(folder.name for folder in inner)}); name one of them as root"
+            f"{root} holds several copies of the dataset ({', '.join(folder.name for folder in inner)}); name one of them as root"
         )
     return inner[0] if inner else root
 
@@ -159,7 +159,7 @@ def read_pairs(path: Path, columns: Sequence[int] = (2,)) -> list[tuple[str, ...
         columns: the numbers of columns that are accepted, the same in all lines.
 
     Raises:
-        UserError: if the file is missing or not text, a line has another number of columns, or a name would leave the data set's root.
+        UserError: if the file is missing or not text, a line has another number of columns, or a name would leave the dataset's root.
     """
     pairs: list[tuple[str, ...]] = []
     for number, line in enumerate(read_lines(path), start=1):
@@ -190,14 +190,14 @@ def read_lines(path: Path) -> list[str]:
 
 
 def refuse_leaving(path: Path, number: int, names: Sequence[str]) -> None:
-    """Refuse names of line `number` of `path` that lead out of the data set's folder.
+    """Refuse names of line `number` of `path` that lead out of the dataset's folder.
 
     Raises:
         UserError: if one does.
     """
     for name in names:
         if leaves_root(name):
-            raise UserError(f"{path}, line {number}: {name!r} leads out of the data set's folder; take the line out")
+            raise UserError(f"{path}, line {number}: {name!r} leads out of the dataset's folder; take the line out")
 
 
 def leaves_root(name: str) -> bool:

@@ -1,6 +1,6 @@
 """Order and loading: which sample comes when, on which process, and where a broken run goes on.
 
-Order is a permutation of (seed, epoch) over the whole data set, dealt to the processes one sample at a time, so that a training step sees
+Order is a permutation of (seed, epoch) over the whole dataset, dealt to the processes one sample at a time, so that a training step sees
 the same samples whatever the number of processes that share the global batch.
 """
 
@@ -82,7 +82,7 @@ def share(trainer: L.Trainer | None) -> dict[str, int]:
 
 
 def require_at_least_one(owner: str, **settings: int | Sequence[int] | None) -> None:
-    """Refuse settings of a data module, such as sizes of batches and pictures, that are below 1; one that is None is not set.
+    """Refuse settings of a data module, such as sizes of batches and images, that are below 1; one that is None is not set.
 
     Raises:
         UserError: naming the first that is.
@@ -206,7 +206,7 @@ class LoadingData(L.LightningDataModule):
     """What data modules share that train resumably and serve every sample of an evaluation once.
 
     Attributes:
-        layout: the data set's name.
+        layout: the dataset's name.
         batch_size: training samples per process and step.
         eval_batch_size: samples per process and step in validation, test and prediction.
         num_workers: worker processes per loader.

@@ -1,8 +1,8 @@
 """Agnostic masks for folders that come without them: where the worn garment may be, from what else the folder holds.
 
-Each function follows the recipe that a data set's own users follow, so that a mask made here is like those that others made, and says where
-it departs. Masks, labels and pictures are arrays of (H, W) or (H, W, 3), True where the garment may be; widths are given for a picture of
-the recipe's height and scaled to the array's. A mask that was made is not the data set's own: results with the one and the other differ.
+Each function follows the recipe that a dataset's own users follow, so that a mask made here is like those that others made, and says where
+it departs. Masks, labels and images are arrays of (H, W) or (H, W, 3), True where the garment may be; widths are given for an image of
+the recipe's height and scaled to the array's. A mask that was made is not the dataset's own: results with the one and the other differ.
 """
 
 import numpy as np
@@ -34,12 +34,12 @@ TORSO, HANDS, FEET, THIGHS, CALVES, UPPER_ARMS, FOREARMS = (
     (19, 20, 21, 22),
 )
 
-# How far the grey of an agnostic picture may be from 128, and how much a painted pixel must differ from the photo, after JPEG.
+# How far the grey of an agnostic image may be from 128, and how much a painted pixel must differ from the photo, after JPEG.
 GREY, GREY_TOLERANCE, CHANGED = 128, 10, 24
 
 
 def from_painted(painted: NDArray[np.uint8], person: NDArray[np.uint8]) -> Mask:
-    """Find the grey paint of an agnostic picture (VITON-HD's `agnostic-v3.2`).
+    """Find the grey paint of an agnostic image (VITON-HD's `agnostic-v3.2`).
 
     Paint is what is grey here and was not in the photo, with all the grey that is joined to it: a grey garment is painted over too, a grey
     wall is not.

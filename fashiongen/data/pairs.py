@@ -1,7 +1,7 @@
 """The reader of tops with their bottoms: what FashionVC, ExpReduced and FashionTaobaoTB share (GeCo's lists and folder).
 
-A split is one CSV file of rows (top, the bottom worn with it, its listed negatives); all pictures lie in one folder and are named after the
-ids. Sizes are (height, width); a picture of other proportions is squeezed, as the authors' code does.
+A split is one CSV file of rows (top, the bottom worn with it, its listed negatives); all images lie in one folder and are named after the
+ids. Sizes are (height, width); an image of other proportions is squeezed, as the authors' code does.
 """
 
 import csv
@@ -20,9 +20,9 @@ from torch.utils.data import Dataset
 
 from fashiongen.batches import Batch, CandidateBatch, PairBatch, QueryBatch
 from fashiongen.data.cache import EMBEDDED, embedded_folder, render_once
+from fashiongen.data.images import read_image
 from fashiongen.data.listing import leaves_root, locate, read_lines
 from fashiongen.data.loading import Loader, LoadingData, ResumableLoader, collate
-from fashiongen.data.pictures import read_picture
 from fashiongen.errors import UserError
 from fashiongen.wardrobe.layouts import TRUTH
 
@@ -30,7 +30,7 @@ Size = tuple[int, int]
 OnError = Literal["fail", "skip"]
 
 TOP, BOTTOM, NEGATIVE = "tshirt", "positive_pant", "neg_"
-PICTURES = "img"
+IMAGES = "img"
 ENDINGS = (".jpg", ".jpeg", ".png")
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
@@ -85,25 +85,25 @@ def read_rows(path: Path) -> list[PairRow]:
 
 
 class _Items(Dataset[Any]):
-    """Reads the pictures of rows, and the wardrobe's truth where it is known."""
+    """Reads the images of rows, and the wardrobe's truth where it is known."""
 
-    def __init__(self, pictures: dict[str, Path] | None, truth: dict[str, dict[str, str]] | None, size: Size, in_memory: bool) -> None:
-        """Read from `pictures` by id (None: only the lists) at `size`; `in_memory` keeps what is decoded."""
-        self.pictures = pictures
+    def __init__(self, images: dict[str, Path] | None, truth: dict[str, dict[str, str]] | None, size: Size, in_memory: bool) -> None:
+        """Read from `images` by id (None: only the lists) at `size`; `in_memory` keeps what is decoded."""
+        self.images = images
         self.truth = truth
         self.size = size
         self._kept: dict[str, Tensor] | None = {} if in_memory else None
 
-    def picture(self, id_: str) -> Tensor | None:
-        """Read an item's picture, (1, 3, H, W) uint8."""
-        if self.pictures is None:
+    def image(self, id_: str) -> Tensor | None:
+        """Read an item's image, (1, 3, H, W) uint8."""
+        if self.images is None:
             return None
         if self._kept is not None and id_ in self._kept:
             return self._kept[id_]
-        picture = read_picture(self.pictures[id_], self.size)[None]
+        image = read_image(self.images[id_], self.size)[None]
         if self._kept is not None:
-            self._kept[id_] = picture
-        return picture
+            self._kept[id_] = image
+        return image
 
     def attributes(self, id_: str) -> list[dict[str, str]] | None:
         """Return what the wardrobe knows about an item; None for real data."""
@@ -111,7 +111,7 @@ class _Items(Dataset[Any]):
 
 
 class PairDataset(_Items):
-    """Training rows as `PairBatch` of one; with `on_error="skip"` a row with a damaged picture becomes a batch of none that says why."""
+    """Training rows as `PairBatch` of one; with `on_error="skip"` a row with a damaged image becomes a batch of none that says why."""
 
     def __init__(self, rows: Sequence[PairRow], on_error: OnError, **items: Any) -> None:  # noqa: ANN401  see _Items
         """Read `rows`."""
@@ -128,7 +128,7 @@ class PairDataset(_Items):
         """Read one row; where it cannot be read and may be skipped, return the reason."""
         row = self.rows[index]
         try:
-            top, bottom = self.picture(row.top), self.picture(row.bottom)
+            top, bottom = self.image(row.top), self.image(row.bottom)
         except UserError as error:
             if self.on_error == "skip":
                 return str(error)
@@ -157,7 +157,7 @@ class QueryDataset(_Items):
         return QueryBatch(
             ids=[row.id],
             top_ids=[row.top],
-            top=self.picture(row.top),
+            top=self.image(row.top),
             attributes=self.attributes(row.top),
             positive=[row.bottom],
             negatives=[row.negatives],
@@ -187,7 +187,7 @@ class CatalogueDataset(_Items):
     def __getitem__(self, index: int) -> CandidateBatch:
         """Read one bottom."""
         id_ = self.ids[index]
-        return CandidateBatch(ids=[id_], bottom=self.picture(id_), attributes=self.attributes(id_))
+        return CandidateBatch(ids=[id_], bottom=self.image(id_), attributes=self.attributes(id_))
 
 
 def positives_of(rows: Sequence[PairRow]) -> dict[str, tuple[str, ...]]:
@@ -211,9 +211,9 @@ class TopBottomData(LoadingData):
     """Tops with the bottoms worn with them (`PairBatch` in training and validation, `QueryBatch` and a catalogue in tests).
 
     Attributes:
-        name: the data set's name in records.
+        name: the dataset's name in records.
         split: the split of the last `setup`: train, val or test.
-        offers: pictures, unless `pictures` is False; attributes for the embedded world.
+        offers: images, unless `images` is False; attributes for the embedded world.
         rows: by split, those of the last `setup`.
         skipped: what training left out because its files are damaged, one message each time.
     """
@@ -232,23 +232,23 @@ class TopBottomData(LoadingData):
         num_workers: int = 4,
         seed: int = 0,
         in_memory: bool = False,
-        pictures: bool = True,
+        images: bool = True,
         on_error: OnError = "fail",
     ) -> None:
         """Say what to read; nothing is read before `setup`.
 
         Args:
-            root: the data set's folder (`files/` with the lists, `img/` with the pictures), or `wardrobe` for the embedded world.
+            root: the dataset's folder (`files/` with the lists, `img/` with the images), or `wardrobe` for the embedded world.
             people: number of pairs of the embedded world, all splits together.
             world_seed: seed of the embedded world.
-            size: height and width that pictures are resized to.
+            size: height and width that images are resized to.
             batch_size: training pairs per process and step.
             eval_batch_size: samples per process and step in validation, test and prediction; by default `batch_size`.
             num_workers: worker processes per loader.
             seed: seed of the training order.
-            in_memory: keeps the decoded pictures in memory, in the main process (no workers).
-            pictures: False reads the lists alone, for methods that need no picture.
-            on_error: what a damaged picture does to training: `fail` ends it, `skip` leaves the pair out, counts it and says so. A test
+            in_memory: keeps the decoded images in memory, in the main process (no workers).
+            images: False reads the lists alone, for methods that need no image.
+            on_error: what a damaged image does to training: `fail` ends it, `skip` leaves the pair out, counts it and says so. A test
                 always fails.
         """
         super().__init__()
@@ -265,7 +265,7 @@ class TopBottomData(LoadingData):
         self.num_workers = 0 if in_memory else num_workers
         self.seed = seed
         self.in_memory = in_memory
-        self.pictures = pictures
+        self.images = images
         self.on_error = on_error
         self.split = "train"
         self.offers: frozenset[str] = frozenset()
@@ -296,39 +296,39 @@ class TopBottomData(LoadingData):
                     return folder / name
         wanted = self.root / "files" / self.lists[split][0]
         raise UserError(
-            f"{self.layout}: {wanted} is missing, which lists the {split} pairs; set data.init_args.root to the data set's folder"
+            f"{self.layout}: {wanted} is missing, which lists the {split} pairs; set data.init_args.root to the dataset's folder"
         )
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the lists of the splits of `stage` (fit, validate, test, predict; None: all) and find the pictures.
+        """Read the lists of the splits of `stage` (fit, validate, test, predict; None: all) and find the images.
 
         Raises:
-            UserError: if the folder, a list, or any picture that a list names is missing.
+            UserError: if the folder, a list, or any image that a list names is missing.
         """
         self.prepare_data()
-        self.root = locate(self.root, ("files", PICTURES))
+        self.root = locate(self.root, ("files", IMAGES))
         splits = STAGES[stage] if stage else tuple(self.lists)
         self.rows = {}
         for split in splits:
             self._files[split] = self.list_of(split)
             self.rows[split] = read_rows(self._files[split])
-        found = find_pictures(self.root / PICTURES) if self.pictures else None
+        found = find_images(self.root / IMAGES) if self.images else None
         if found is not None:
             for split, rows in self.rows.items():
                 self._require(split, rows, found)
         truth = read_truth(self.root / TRUTH) if self.embedded else None
-        self._items = {"pictures": found, "truth": truth, "size": self.size, "in_memory": self.in_memory}
+        self._items = {"images": found, "truth": truth, "size": self.size, "in_memory": self.in_memory}
         self.split = splits[0]
-        offered = {"pictures": found is not None, "attributes": truth is not None}
+        offered = {"images": found is not None, "attributes": truth is not None}
         self.offers = frozenset(name for name, there in offered.items() if there)
 
     def _require(self, split: str, rows: list[PairRow], found: dict[str, Path]) -> None:
         named = dict.fromkeys(id_ for row in rows for id_ in (row.top, row.bottom, *(row.negatives if split == "test" else ())))
         if absent := [id_ for id_ in named if id_ not in found]:
-            place = self.root / PICTURES / f"{absent[0]}{ENDINGS[0]}"
+            place = self.root / IMAGES / f"{absent[0]}{ENDINGS[0]}"
             raise UserError(
-                f"{self.layout}: {len(absent)} of the {len(named)} pictures that {self._files[split]} names are missing, first {place}; "
-                "restore them, take their lines out, or set data.init_args.pictures=false for a method that needs none"
+                f"{self.layout}: {len(absent)} of the {len(named)} images that {self._files[split]} names are missing, first {place}; "
+                "restore them, take their lines out, or set data.init_args.images=false for a method that needs none"
             )
 
     def train_dataloader(self) -> ResumableLoader:
@@ -366,21 +366,21 @@ class TopBottomData(LoadingData):
     def teardown(self, stage: str) -> None:
         """Say how much training left out."""
         if stage == "fit" and self.skipped:
-            rank_zero_warn(f"{len(self.skipped)} times a pair was left out of training because a picture could not be read")
+            rank_zero_warn(f"{len(self.skipped)} times a pair was left out of training because an image could not be read")
 
     def fingerprint(self) -> str:
-        """Return a sha256 over the current split's list and the names and sizes of its pictures, as far as they are there.
+        """Return a sha256 over the current split's list and the names and sizes of its images, as far as they are there.
 
-        It tells the folder's content, whether this run reads pictures or not: a baseline that looks at none is tested on the same data.
+        It tells the folder's content, whether this run reads images or not: a baseline that looks at none is tested on the same data.
         """
         digest = hashlib.sha256(self._files[self.split].read_bytes())
-        pictures = self._items["pictures"]
-        if pictures is None:
-            pictures = find_pictures(self.root / PICTURES) if (self.root / PICTURES).is_dir() else {}
+        images = self._items["images"]
+        if images is None:
+            images = find_images(self.root / IMAGES) if (self.root / IMAGES).is_dir() else {}
         rows = self.rows[self.split]
         named = {id_ for row in rows for id_ in (row.top, row.bottom, *(row.negatives if self.split == "test" else ()))}
-        for id_ in sorted(named & pictures.keys()):
-            digest.update(f"\0{pictures[id_].name}\0{pictures[id_].stat().st_size}".encode())
+        for id_ in sorted(named & images.keys()):
+            digest.update(f"\0{images[id_].name}\0{images[id_].stat().st_size}".encode())
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -392,14 +392,14 @@ class TopBottomData(LoadingData):
         return {"name": self.name, "root": str(self.root), "size": list(self.size), "splits": counts, "offers": sorted(self.offers)}
 
 
-def find_pictures(folder: Path) -> dict[str, Path]:
-    """Return the pictures in a folder by id, the name without its ending; of several the first of .jpg, .jpeg, .png.
+def find_images(folder: Path) -> dict[str, Path]:
+    """Return the images in a folder by id, the name without its ending; of several the first of .jpg, .jpeg, .png.
 
     Raises:
         UserError: if there is no such folder.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is missing, which holds the pictures; set data.init_args.root to the data set's folder")
+        raise UserError(f"{folder} is missing, which holds the images; set data.init_args.root to the dataset's folder")
     found: dict[str, Path] = {}
     for ending in reversed(ENDINGS):
         found |= {name[: -len(ending)]: folder / name for name in sorted(os.listdir(folder)) if name.lower().endswith(ending)}

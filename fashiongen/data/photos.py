@@ -25,9 +25,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from fashiongen.batches import TryOffBatch
+from fashiongen.data.images import Size, image_size, image_to_tensor, open_image, read_mask
 from fashiongen.data.listing import leaves_root
 from fashiongen.data.loading import Loader, ShardSampler, require_at_least_one, share
-from fashiongen.data.pictures import Size, open_picture, picture_size, picture_to_tensor, read_mask
 from fashiongen.errors import UserError
 
 BOXES = "boxes.csv"
@@ -86,25 +86,25 @@ class PhotoDataset(Dataset[TryOffBatch]):
             UserError: if a file is damaged, or a mask is empty or too small to be seen at this size.
         """
         photo = self.photos[index]
-        picture = open_picture(photo.path)
+        image = open_image(photo.path)
         if photo.box is not None:
-            mask = Image.new("L", picture.size)
+            mask = Image.new("L", image.size)
             mask.paste(255, photo.box)
         else:
             assert photo.mask is not None
-            mask = Image.fromarray(read_mask(photo.mask, (picture.height, picture.width))[0].numpy()).convert("L")
+            mask = Image.fromarray(read_mask(photo.mask, (image.height, image.width))[0].numpy()).convert("L")
         garment = mask.getbbox()
         if garment is None:
             raise UserError(f"{photo.mask} is black all over: paint white where the garment of {photo.path.name} may be")
-        frame = framed(Box(*garment), (picture.height, picture.width), self.size, self.garment_share)
-        person = _cut(picture, frame, "white")
+        frame = framed(Box(*garment), (image.height, image.width), self.size, self.garment_share)
+        person = _cut(image, frame, "white")
         placed = _cut(mask, frame, 0).resize((self.size[1], self.size[0]), Image.Resampling.NEAREST)
         if placed.getbbox() is None:
             where = photo.mask or f"the box of {photo.path}"
             raise UserError(f"{where} marks less than a pixel at {self.size[0]}x{self.size[1]}: enlarge it, or set data.garment_share")
         return TryOffBatch(
             ids=[photo.id],
-            person=picture_to_tensor(person, self.size)[None],
+            person=image_to_tensor(person, self.size)[None],
             mask=(torch.frombuffer(bytearray(placed.tobytes()), dtype=torch.uint8) >= 128).view(1, 1, *self.size),
             category=[photo.category],
         )
@@ -135,10 +135,10 @@ def _start(middle: float, length: int, whole: int) -> int:
     return min(max(round(middle - length / 2), 0), whole - length) if length <= whole else (whole - length) // 2
 
 
-def _cut(picture: Image.Image, frame: Box, fill: str | int) -> Image.Image:
-    """Cut a frame out of a picture, filled where it reaches beyond."""
-    cut = Image.new(picture.mode, (frame.right - frame.left, frame.bottom - frame.top), fill)
-    cut.paste(picture, (-frame.left, -frame.top))
+def _cut(image: Image.Image, frame: Box, fill: str | int) -> Image.Image:
+    """Cut a frame out of an image, filled where it reaches beyond."""
+    cut = Image.new(image.mode, (frame.right - frame.left, frame.bottom - frame.top), fill)
+    cut.paste(image, (-frame.left, -frame.top))
     return cut
 
 
@@ -174,7 +174,7 @@ class Photos(L.LightningDataModule):
             root: folder with the photos and `boxes.csv`.
             size: height and width that photos are brought to.
             garment_share: crops or pads each photo about its garment, so that this share of the frame's height is the garment, such as
-                0.5; for photos that show much more, or less, of a person than the pictures that the method was trained on.
+                0.5; for photos that show much more, or less, of a person than the images that the method was trained on.
             category: upper, lower or full, of photos whose category `boxes.csv` does not tell.
             batch_size: photos per process and step.
             eval_batch_size: the same, and wins: recipes name both.
@@ -264,7 +264,7 @@ def find_photos(root: Path, category: str) -> list[Photo]:
     for path in paths:
         box, told = lines.get(path.name, (None, None))
         mask = None if box is not None else masks.get(path.stem)
-        size = picture_size(path)
+        size = image_size(path)
         if box is not None:
             box = _inside(box, size, f"{root / BOXES}: the box of {path.name}")
         elif mask is not None:
@@ -331,7 +331,7 @@ def _inside(box: Box, size: Size, what: str) -> Box:
 
 def _check_proportion(mask: Path, photo: Path) -> None:
     """Refuse a mask that was made for another photo; one that is larger or smaller is scaled."""
-    (height, width), (rows, columns) = picture_size(photo), picture_size(mask)
+    (height, width), (rows, columns) = image_size(photo), image_size(mask)
     if abs(height * columns - width * rows) > max(height, width, rows, columns):  # off by more than a rounded pixel
         raise UserError(
             f"{mask} is {columns}x{rows}, of another proportion than {photo.name} ({width}x{height}): it belongs to another photo"

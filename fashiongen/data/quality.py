@@ -1,6 +1,6 @@
 """Good pairs for high-quality fine-tuning (IGR, section 3, "Training Strategy").
 
-The paper picks 20 % of its pairs by hand: away with occlusions, truncations and side views; pictures of extreme proportions are resized and
+The paper picks 20 % of its pairs by hand: away with occlusions, truncations and side views; images of extreme proportions are resized and
 padded. Here the picking is proposed by measures of the human parse and the key points, written to a file that a person can edit, and obeyed
 from that file ever after.
 """
@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.progress import track
 
 from fashiongen.data.cache import locked
+from fashiongen.data.images import Size, image_size, read_labels
 from fashiongen.data.listing import TryOnRow
-from fashiongen.data.pictures import Size, picture_size, read_labels
 from fashiongen.data.tryon import read_openpose
 from fashiongen.errors import UserError
 from fashiongen.records import write_atomically
@@ -51,7 +51,7 @@ COLUMNS = ("id", "kept", "score", "truncation", "occlusion", "side_view", "propo
 
 @dataclass(frozen=True)
 class Measures:
-    """What is seen of one person's garment, 0 for a perfect picture.
+    """What is seen of one person's garment, 0 for a perfect image.
 
     Attributes:
         truncation: garment pixels on the frame's outermost ring over the square root of the garment's area.
@@ -70,7 +70,7 @@ class Measures:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a pair is kept, and why; `score` is in (0, 1], higher is better, `zoom` scales the person's picture."""
+    """Whether a pair is kept, and why; `score` is in (0, 1], higher is better, `zoom` scales the person's image."""
 
     id: str
     kept: bool
@@ -109,7 +109,7 @@ class QualityFilter:
         """Return the ids of the pairs to train on, each with the factor by which its person is scaled (1 for most).
 
         Raises:
-            UserError: if the data set offers no parse or pose, or the file of decisions is of other pairs.
+            UserError: if the dataset offers no parse or pose, or the file of decisions is of other pairs.
         """
         ids = [row.id for row in rows]
         if self.decisions is None:
@@ -163,10 +163,10 @@ def _shoulders(pose: Points) -> tuple[float, float]:
 def _trunk(pose: Points, size: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return (H, W), True between the shoulders and the hips; empty where one of them is not seen."""
     corners = pose[[RIGHT_SHOULDER, LEFT_SHOULDER, LEFT_HIP, RIGHT_HIP]]
-    picture = Image.new("1", (size[1], size[0]))
+    image = Image.new("1", (size[1], size[0]))
     if corners[:, 2].min() > 0:
-        ImageDraw.Draw(picture).polygon([(float(x), float(y)) for x, y, _ in corners], fill=1)
-    return np.array(picture, dtype=bool)
+        ImageDraw.Draw(image).polygon([(float(x), float(y)) for x, y, _ in corners], fill=1)
+    return np.array(image, dtype=bool)
 
 
 def measure_row(row: TryOnRow) -> Measures:
@@ -179,7 +179,7 @@ def measure_row(row: TryOnRow) -> Measures:
         lacking = "key points (openpose_json)" if row.parse else "human parse (image-parse-v3)"
         raise UserError(f"data.quality: {row.person.parents[1]} has no {lacking}, which the filter measures")
     labels = read_labels(row.parse, MEASURED_AT).numpy()
-    pose = read_openpose(row.pose, POINTS, picture_size(row.person), MEASURED_AT).numpy()
+    pose = read_openpose(row.pose, POINTS, image_size(row.person), MEASURED_AT).numpy()
     return measure(labels, pose)
 
 

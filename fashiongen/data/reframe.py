@@ -1,4 +1,4 @@
-"""A person's picture of extreme proportions brought to a suitable one: scaled about the garment, cropped or padded."""
+"""A person's image of extreme proportions brought to a suitable one: scaled about the garment, cropped or padded."""
 
 from dataclasses import dataclass, replace
 
@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fashiongen.batches import TryOffBatch
-from fashiongen.data.pictures import Size
+from fashiongen.data.images import Size
 
 
 def reframe(sample: TryOffBatch, zoom: float) -> TryOffBatch:
     """Scale the person about the middle of the mask, in a frame of the same size; what comes in from outside is white and unmasked.
 
-    Person, mask, parse and pose move together; key points that leave the frame lose their confidence. The shop picture stays.
+    Person, mask, parse and pose move together; key points that leave the frame lose their confidence. The shop image stays.
 
     Args:
         sample: a batch of one.
@@ -48,14 +48,14 @@ class _Frame:
         top, left = round(self.y * (1 - factor)), round(self.x * (1 - factor))
         return min(top, self.height - height), min(left, self.width - width), height, width
 
-    def move(self, picture: Tensor, fill: int, *, smooth: bool) -> Tensor:
-        """Scale uint8 pictures (1, C, H, W), antialiased bilinear if `smooth`, else nearest neighbour."""
+    def move(self, image: Tensor, fill: int, *, smooth: bool) -> Tensor:
+        """Scale uint8 images (1, C, H, W), antialiased bilinear if `smooth`, else nearest neighbour."""
         if self.zoom >= 1:
             top, left, height, width = self._box(1 / self.zoom)
-            return _resize(picture[..., top : top + height, left : left + width], (self.height, self.width), smooth)
+            return _resize(image[..., top : top + height, left : left + width], (self.height, self.width), smooth)
         top, left, height, width = self._box(self.zoom)
-        moved = torch.full_like(picture, fill)
-        moved[..., top : top + height, left : left + width] = _resize(picture, (height, width), smooth)
+        moved = torch.full_like(image, fill)
+        moved[..., top : top + height, left : left + width] = _resize(image, (height, width), smooth)
         return moved
 
     def move_points(self, points: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class _Frame:
         return torch.cat([moved, points[..., 2:] * inside], dim=-1)
 
 
-def _resize(picture: Tensor, size: Size, smooth: bool) -> Tensor:
+def _resize(image: Tensor, size: Size, smooth: bool) -> Tensor:
     if not smooth:
-        return interpolate(picture.float(), size, mode="nearest-exact").to(torch.uint8)
-    return interpolate(picture.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).to(torch.uint8)
+        return interpolate(image.float(), size, mode="nearest-exact").to(torch.uint8)
+    return interpolate(image.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""StreetTryOn (Cui et al., CVPR 2024 workshops): people in the street, out of DeepFashion2, without shop pictures.
+"""StreetTryOn (Cui et al., CVPR 2024 workshops): people in the street, out of DeepFashion2, without shop images.
 
     ROOT/{train,validation}/image/000001.jpg                      the person
                             segm_atr_labels/000001.png            ATR labels
@@ -6,7 +6,7 @@
                             raw_bbox/000001.jpg.json              {"human_bbox": [x1, x2, y1, y2]}; x counts rows: photo[x1:x2, y1:y2]
     ROOT/annotations/{train,validation}_image_list.txt            a name a line
                      street2street_test_pairs_{top,dress}.csv     a header, then "number,garment,person" a line
-                     shop2street_test_pairs_top.csv               the garments are VITON-HD's shop pictures (ROOT/../zalando/test/cloth)
+                     shop2street_test_pairs_top.csv               the garments are VITON-HD's shop images (ROOT/../zalando/test/cloth)
 
 The pair files have the garment before the person, the other way round than VITON-HD's. The photos are not shipped: a script cuts them out
 of DeepFashion2. Where `image` was not made, the uncut photos of ROOT/../deepfashion2/{train,validation}/image (or of ROOT/deepfashion2) are
@@ -25,8 +25,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from fashiongen.data import masks
+from fashiongen.data.images import UNREADABLE, Size, open_image, read_labels, unreadable
 from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_lines, refuse_leaving
-from fashiongen.data.pictures import UNREADABLE, Size, open_picture, read_labels, unreadable
 from fashiongen.data.tryon import TryOnData, TryOnDataset
 from fashiongen.errors import UserError
 
@@ -34,7 +34,7 @@ FOLDERS = {"train": "train", "test": "validation"}
 # The height at which masks are made.
 DRAWN_AT = 512
 CATEGORY_OF_PAIRS = {"top": "upper", "dress": "full"}
-PICTURES = (".jpg", ".jpeg", ".png")
+IMAGES = (".jpg", ".jpeg", ".png")
 
 # For each part the folders and the endings after the person's stem; "" is the name as it is.
 PLACES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -50,11 +50,11 @@ class StreetTryOnDataset(TryOnDataset):
 
     def open_person(self, row: TryOnRow) -> Image.Image:
         """Decode a photo, cut by its box if it is uncut."""
-        picture = open_picture(row.person)
+        image = open_image(row.person)
         if row.box is None:
-            return picture
-        top, bottom, left, right = clip_box(row.box, read_box(row.box), (picture.height, picture.width))
-        return picture.crop((left, top, right, bottom))
+            return image
+        top, bottom, left, right = clip_box(row.box, read_box(row.box), (image.height, image.width))
+        return image.crop((left, top, right, bottom))
 
     def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
         """Make the mask as CatVTON does, from labels and DensePose."""
@@ -73,11 +73,11 @@ class StreetTryOnDataset(TryOnDataset):
 
 
 class StreetTryOn(TryOnData):
-    """StreetTryOn for garment restoration (`TryOffBatch`): it has no shop pictures, so that it serves prediction and unpaired metrics.
+    """StreetTryOn for garment restoration (`TryOffBatch`): it has no shop images, so that it serves prediction and unpaired metrics.
 
-    Without `pairs` the test half is every person of `validation`, each once, and a sample's id is the stem of its picture.
+    Without `pairs` the test half is every person of `validation`, each once, and a sample's id is the stem of its image.
 
-    `pose` is never offered: the data set has no key points, and none are derived, since from labels and DensePose joints could only be
+    `pose` is never offered: the dataset has no key points, and none are derived, since from labels and DensePose joints could only be
     guessed, by a rule that no published number rests on. A method that needs them is refused, which names what is lacking.
     """
 
@@ -95,10 +95,10 @@ class StreetTryOn(TryOnData):
         """Say what to read; nothing is read before `setup`.
 
         Args:
-            root: the data set's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
+            root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
             pairs: a file of `annotations`, such as `street2street_test_pairs_top.csv`, whose lines are the test samples; the person of a
                 line is the sample, its garment the `other` one. A sample's id is then `PERSON_GARMENT`, in stems.
-            options: those of every try-on data set.
+            options: those of every try-on dataset.
         """
         super().__init__(root, **options)
         self.pairs = pairs
@@ -132,7 +132,7 @@ class StreetTryOn(TryOnData):
                 found["person"] = found["person"] or find(raw / FOLDERS[half], PLACES["person"], names, stems)
             if found["person"] is None:
                 raise UserError(
-                    f"{self.layout}: {folder / 'image'} is missing or holds none of the people of {source}; make it with the data set's "
+                    f"{self.layout}: {folder / 'image'} is missing or holds none of the people of {source}; make it with the dataset's "
                     f"script from DeepFashion2, or put DeepFashion2 at {self.root.parent / 'deepfashion2'}"
                 )
             if found["box"] is None:
@@ -169,7 +169,7 @@ class StreetTryOn(TryOnData):
         names = []
         for number, line in enumerate(read_lines(source), start=1):
             if line.strip():
-                # Some lists have paths: what counts is the picture's own name.
+                # Some lists have paths: what counts is the image's own name.
                 refuse_leaving(source, number, [line.strip()])
                 names.append(PurePosixPath(line.strip()).name)
         return names
@@ -184,7 +184,7 @@ class StreetTryOn(TryOnData):
         return told
 
     def _others(self, source: Path, garments: list[str]) -> list[Path]:
-        """Return where the garments of an unpaired test lie: other people, or the shop pictures of a VITON-HD beside the data set."""
+        """Return where the garments of an unpaired test lie: other people, or the shop images of a VITON-HD beside the dataset."""
         shop = self.root.parent / "zalando" / "test" / "cloth"
         folder = shop if source.name.startswith("shop2") else self.root / FOLDERS["test"] / "image"
         return [folder / garment for garment in garments]
@@ -197,8 +197,8 @@ class StreetTryOn(TryOnData):
         return f"{folder} lacks segm_atr_labels or densepose, which masks are made from; restore those folders"
 
     def lacks_garments(self, half: str) -> str:
-        """Say that there are no shop pictures."""
-        return "the data set has no shop pictures; it serves `test` with unpaired metrics, and `predict`"
+        """Say that there are no shop images."""
+        return "the dataset has no shop images; it serves `test` with unpaired metrics, and `predict`"
 
 
 def _category_of(source: Path) -> str | None:
@@ -206,13 +206,13 @@ def _category_of(source: Path) -> str | None:
 
 
 def read_csv_pairs(path: Path) -> list[tuple[str, str]]:
-    """Read a pair file of the data set: (garment, person) a line, in the file's order of these two.
+    """Read a pair file of the dataset: (garment, person) a line, in the file's order of these two.
 
-    A line is `number,garment,person`; the header, where there is one, names no picture. A file with blanks or tabs between two columns is
-    read as (garment, person) too, as the data set's own code does.
+    A line is `number,garment,person`; the header, where there is one, names no image. A file with blanks or tabs between two columns is
+    read as (garment, person) too, as the dataset's own code does.
 
     Raises:
-        UserError: if the file is missing or not text, a line has another form, or a name would leave the data set's root.
+        UserError: if the file is missing or not text, a line has another form, or a name would leave the dataset's root.
     """
     pairs = []
     lines = read_lines(path)
@@ -222,7 +222,7 @@ def read_csv_pairs(path: Path) -> list[tuple[str, str]]:
         raise UserError(f"{path} cannot be read as a pair file: {error}") from error
     for number, cells in enumerate(cells_of, start=1):
         names = [cell.strip() for cell in cells][-2:]
-        if not any(names) or (number == 1 and not any(name.lower().endswith(PICTURES) for name in names)):
+        if not any(names) or (number == 1 and not any(name.lower().endswith(IMAGES) for name in names)):
             continue
         if len(cells) not in (2, 3):
             raise UserError(f"{path}, line {number}: has {len(cells)} columns where number, garment and person are wanted")
@@ -245,7 +245,7 @@ def read_box(path: Path) -> tuple[int, int, int, int]:
 
 
 def clip_box(path: Path, box: tuple[int, int, int, int], size: Size) -> tuple[int, int, int, int]:
-    """Clip a box to its photo, which is what slicing an array by it does, as the data set's own script cuts.
+    """Clip a box to its photo, which is what slicing an array by it does, as the dataset's own script cuts.
 
     Args:
         path: the box's file, for the message.
@@ -266,7 +266,7 @@ def read_densepose(path: Path, size: Size) -> NDArray[np.uint8]:
     """Read DensePose's part numbers (0 to 24) at `size`: uint8 (H, W), nearest neighbour.
 
     Raises:
-        UserError: if the file is missing, cut off, no picture, or holds other numbers.
+        UserError: if the file is missing, cut off, no image, or holds other numbers.
     """
     try:
         with Image.open(path) as opened:

@@ -1,7 +1,7 @@
 """The try-on reader: what VITON-HD, Dress Code and StreetTryOn share.
 
-The Dataset of try-off samples and the LightningDataModule. A data set's own file holds its names, its pair files and its masks; how pair
-files are read stands in `listing.py`, how pictures are read in `pictures.py`.
+The Dataset of try-off samples and the LightningDataModule. A dataset's own file holds its names, its pair files and its masks; how pair
+files are read stands in `listing.py`, how images are read in `images.py`.
 
 Sizes are (height, width) throughout.
 """
@@ -24,13 +24,13 @@ from torch.utils.data import Dataset
 from fashiongen.batches import TryOffBatch
 from fashiongen.data import masks
 from fashiongen.data.cache import EMBEDDED, embedded_folder, render_once
+from fashiongen.data.images import Size, image_to_tensor, mask_to_tensor, open_image, read_image, read_labels, read_mask
 from fashiongen.data.listing import Listing, TryOnRow, fingerprint, locate, mask_origin
 from fashiongen.data.loading import Loader, LoadingData, ResumableLoader, require_at_least_one
-from fashiongen.data.pictures import Size, mask_to_tensor, open_picture, picture_to_tensor, read_labels, read_mask, read_picture
 from fashiongen.errors import UserError
 
-# Each split of ours, and the half of the data set that it is taken from.
-HALVES = {"train": "train", "val": "train", "test": "test"}
+# Each split of ours, and the half of the dataset that it is taken from.
+SPLIT_SOURCES = {"train": "train", "val": "train", "test": "test"}
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 # The fields of a batch that a folder may or may not fill.
 OPTIONAL = ("garment", "garment_mask", "parse", "pose")
@@ -42,8 +42,8 @@ def read_openpose(path: Path, count: int, source: Size, size: Size) -> Tensor:
     Args:
         path: the JSON file; where it holds no people, all key points are zero.
         count: number of key points.
-        source: size of the picture on which they were found.
-        size: size of the picture that they are scaled to.
+        source: size of the image on which they were found.
+        size: size of the image that they are scaled to.
 
     Raises:
         UserError: if the file is missing or not of that form.
@@ -59,12 +59,12 @@ def read_openpose(path: Path, count: int, source: Size, size: Size) -> Tensor:
     return points * torch.tensor([size[1] / source[1], size[0] / source[0], 1.0])
 
 
-class NothingMarked(UserError):
+class EmptyMaskError(UserError):
     """An agnostic mask is empty."""
 
 
 class TryOnDataset(Dataset[TryOffBatch]):
-    """Samples as batches of one, at one size; a data set's own class reads its key points and makes masks that the folder lacks.
+    """Samples as batches of one, at one size; a dataset's own class reads its key points and makes masks that the folder lacks.
 
     Attributes:
         rows: the samples.
@@ -107,16 +107,16 @@ class TryOnDataset(Dataset[TryOffBatch]):
         Raises:
             UserError: if a file is missing or damaged, or the mask is empty.
         """
-        picture = self.open_person(row)
+        image = self.open_person(row)
         parse = read_labels(row.parse, self.size) if row.parse else None
         sample = TryOffBatch(
             ids=[row.id],
-            person=picture_to_tensor(picture, self.size)[None],
-            mask=self.read_agnostic_mask(row, picture)[None],
+            person=image_to_tensor(image, self.size)[None],
+            mask=self.read_agnostic_mask(row, image)[None],
             category=[row.category or self.worn_category(parse)],
             parse=_with_batch(parse),
-            pose=_with_batch(self.read_pose(row.pose, (picture.height, picture.width), self.size) if row.pose else None),
-            garment=_with_batch(read_picture(row.garment, self.size) if row.garment else None),
+            pose=_with_batch(self.read_pose(row.pose, (image.height, image.width), self.size) if row.pose else None),
+            garment=_with_batch(read_image(row.garment, self.size) if row.garment else None),
             garment_mask=_with_batch(self.read_garment_mask(row.garment_mask) if row.garment_mask else None),
         )
         withheld: dict[str, Any] = dict.fromkeys(set(OPTIONAL) - self.offers)
@@ -124,34 +124,34 @@ class TryOnDataset(Dataset[TryOffBatch]):
 
     def open_person(self, row: TryOnRow) -> Image.Image:
         """Decode the photo of a sample."""
-        return open_picture(row.person)
+        return open_image(row.person)
 
     def read_garment_mask(self, path: Path) -> Tensor:
-        """Read the foreground of a shop picture: bool (1, H, W)."""
+        """Read the foreground of a shop image: bool (1, H, W)."""
         return read_mask(path, self.size)
 
-    def read_agnostic_mask(self, row: TryOnRow, picture: Image.Image) -> Tensor:
+    def read_agnostic_mask(self, row: TryOnRow, image: Image.Image) -> Tensor:
         """Read the agnostic mask, or make it from what else there is: bool (1, H, W), some of it True, perhaps all.
 
         Args:
             row: the sample.
-            picture: its photo.
+            image: its photo.
 
         Raises:
             UserError: if a file is missing or damaged.
-            NothingMarked: if the mask is empty: what a method made of it would be no garment, and nobody would know.
+            EmptyMaskError: if the mask is empty: what a method made of it would be no garment, and nobody would know.
         """
         if row.mask is not None:
             mask = read_mask(row.mask, self.size)
         elif row.agnostic is not None:
-            painted = open_picture(row.agnostic)
-            photo = picture if picture.size == painted.size else picture.resize(painted.size, Image.Resampling.BILINEAR)
+            painted = open_image(row.agnostic)
+            photo = image if image.size == painted.size else image.resize(painted.size, Image.Resampling.BILINEAR)
             mask = mask_to_tensor(masks.from_painted(np.asarray(painted), np.asarray(photo)), self.size)
         else:
-            mask = mask_to_tensor(self.make_mask(row, (picture.height, picture.width)), self.size)
+            mask = mask_to_tensor(self.make_mask(row, (image.height, image.width)), self.size)
         if not mask.any():
             what = row.mask or f"the mask that is made from its {mask_origin(row)} ({row.agnostic or row.parse})"
-            raise NothingMarked(
+            raise EmptyMaskError(
                 f"sample {row.id}: {what} marks nothing at {self.size[0]}x{self.size[1]}: it must be white where the garment may be; "
                 "mend it or leave the sample out of the data"
             )
@@ -163,7 +163,7 @@ class TryOnDataset(Dataset[TryOffBatch]):
 
     def read_pose(self, path: Path, source: Size, size: Size) -> Tensor:
         """Read the key points of a photo of size `source`: float32 (K, 3) of x, y in pixels of `size` and confidence."""
-        raise UserError(f"{path}: this data set has no key points")
+        raise UserError(f"{path}: this dataset has no key points")
 
     def worn_category(self, parse: Tensor | None) -> str:
         """Tell the category of what is worn from labels (H, W), for rows that do not name it."""
@@ -174,8 +174,8 @@ def _with_batch(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor[None]
 
 
-class PictureDataset(Dataset[Tensor]):
-    """One picture of each sample of a split, uint8 (3, H, W): the person or the garment."""
+class ImageDataset(Dataset[Tensor]):
+    """One image of each sample of a split, uint8 (3, H, W): the person or the garment."""
 
     def __init__(self, dataset: TryOnDataset, part: str, listing: Listing, root: Path) -> None:
         """Read the `part` of each sample of `dataset`, which `listing` lists, under `root`."""
@@ -189,27 +189,27 @@ class PictureDataset(Dataset[Tensor]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Return one picture.
+        """Return one image.
 
         Raises:
             UserError: if its file is missing or damaged.
         """
         row, size = self.dataset.rows[index], self.dataset.size
-        return picture_to_tensor(self.dataset.open_person(row) if self.part == "person" else open_picture(getattr(row, self.part)), size)
+        return image_to_tensor(self.dataset.open_person(row) if self.part == "person" else open_image(getattr(row, self.part)), size)
 
     def fingerprint(self) -> str:
-        """Return a sha256 over the names and sizes of the pictures and the content of what lists them."""
+        """Return a sha256 over the names and sizes of the images and the content of what lists them."""
         return fingerprint(self.listing.sources, [getattr(row, self.part) for row in self.dataset.rows], self.root)
 
 
 class TryOnData(LoadingData):
-    """A try-on data set for garment restoration (`TryOffBatch`): each person with the garment that it wears.
+    """A try-on dataset for garment restoration (`TryOffBatch`): each person with the garment that it wears.
 
     Splits: the training half less `validation` samples that are never trained on, those held-out samples, and the test half, which
     `predict` uses as well. Rows also know the other garment that an unpaired test puts on a person; a try-off batch has no use for it.
 
     Attributes:
-        name: the data set's name in records.
+        name: the dataset's name in records.
         split: the split of the last `setup`: train, val or test.
         offers: the parts that the folder holds: mask, and where present garment, garment_mask, parse, pose.
         datasets: by split, those of the last `setup`.
@@ -234,10 +234,10 @@ class TryOnData(LoadingData):
         """Say what to read; nothing is read before `setup`.
 
         Args:
-            root: the data set's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
+            root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
             people: number of people of the embedded world, train and test together.
             world_seed: seed of the embedded world.
-            size: height and width that pictures are resized to.
+            size: height and width that images are resized to.
             batch_size: training samples per process and step.
             eval_batch_size: samples per process and step in validation, test and prediction; by default `batch_size`.
             num_workers: worker processes per loader.
@@ -297,9 +297,9 @@ class TryOnData(LoadingData):
         """
         self.prepare_data()
         self.root = locate(self.root, self.markers)
-        splits = STAGES[stage] if stage else tuple(HALVES)
+        splits = STAGES[stage] if stage else tuple(SPLIT_SOURCES)
         rows: dict[str, list[TryOnRow]] = {}
-        for half in dict.fromkeys(HALVES[split] for split in splits):
+        for half in dict.fromkeys(SPLIT_SOURCES[split] for split in splits):
             listing = self.listing(half)
             self._require(listing)
             for row in listing.rows:
@@ -311,10 +311,10 @@ class TryOnData(LoadingData):
             self.datasets[split] = self.dataset(split, rows)
             if not len(self.datasets[split]) and split != "val":
                 raise UserError(
-                    f"{self.layout}: no {split} sample is left of {self._listings[HALVES[split]].lists}; check the settings of data"
+                    f"{self.layout}: no {split} sample is left of {self._listings[SPLIT_SOURCES[split]].lists}; check the settings of data"
                 )
             if split != "test" and any(row.garment is None for row in self.datasets[split].rows):
-                raise UserError(f"{self.layout}: {self.lacks_garments(HALVES[split])}: training needs the shop pictures")
+                raise UserError(f"{self.layout}: {self.lacks_garments(SPLIT_SOURCES[split])}: training needs the shop images")
         if not any(len(self.datasets[split]) for split in splits):
             raise UserError(f"{self.layout}: {self.root}: no sample for {' or '.join(splits)}; set data.validation above 0 to validate")
         self.split = splits[0]
@@ -322,34 +322,34 @@ class TryOnData(LoadingData):
         for split in splits:
             self.datasets[split].offers = self.offers
 
-    def pictures_of(self, split: str, part: str) -> PictureDataset:
-        """Find one picture of each sample of a split, such as its shop picture, whatever else of the samples the folder lacks.
+    def images_of(self, split: str, part: str) -> ImageDataset:
+        """Find one image of each sample of a split, such as its shop image, whatever else of the samples the folder lacks.
 
         Args:
             split: train, val or test.
             part: person or garment.
 
         Raises:
-            UserError: if another part is asked for, what lists the samples is missing or damaged, or a picture is missing.
+            UserError: if another part is asked for, what lists the samples is missing or damaged, or an image is missing.
         """
         if part not in ("person", "garment"):
-            raise UserError(f"{self.layout}: {part!r} is no picture of a sample; choose garment or person")
+            raise UserError(f"{self.layout}: {part!r} is no image of a sample; choose garment or person")
         self.prepare_data()
         self.root = locate(self.root, self.markers)
-        listing = self.listing(HALVES[split], part)
+        listing = self.listing(SPLIT_SOURCES[split], part)
         self._require(listing, part)
         dataset = self.dataset(split, self._split(listing))
         if not len(dataset):
             raise UserError(f"{self.layout}: {listing.lists}: no sample for {split}; set data.validation above 0 for val")
-        return PictureDataset(dataset, part, listing, self.root)
+        return ImageDataset(dataset, part, listing, self.root)
 
     def dataset(self, split: str, rows: dict[str, list[TryOnRow]]) -> TryOnDataset:
         """Build the Dataset of a split out of the rows of all splits that are set up together."""
         return self.dataset_class(rows[split], self.size, in_memory=self.in_memory)
 
     def lacks_garments(self, half: str) -> str:
-        """Say that there are no shop pictures."""
-        return f"{self.root} has no shop pictures"
+        """Say that there are no shop images."""
+        return f"{self.root} has no shop images"
 
     def _require(self, listing: Listing, only: str | None = None) -> None:
         """Refuse a half that is not whole; `only` is the one part that is to be read, all but `other` if None.
@@ -405,7 +405,7 @@ class TryOnData(LoadingData):
     def fingerprint(self) -> str:
         """Return a sha256 over the names and sizes of the current split's files and the content of what lists them."""
         files = [file for row in self.datasets[self.split].rows for file in row.files()]
-        return fingerprint(self._listings[HALVES[self.split]].sources, files, self.root)
+        return fingerprint(self._listings[SPLIT_SOURCES[self.split]].sources, files, self.root)
 
     def describe(self) -> dict[str, Any]:
         """Return what is read, for a log.

@@ -1,8 +1,8 @@
-"""VITON-HD (Choi et al., CVPR 2021; also `zalando-hd-resized`): women's upper-body garments, one person and one shop picture a sample.
+"""VITON-HD (Choi et al., CVPR 2021; also `zalando-hd-resized`): women's upper-body garments, one person and one shop image a sample.
 
     ROOT/train_pairs.txt  test_pairs.txt        "person.jpg cloth.jpg" a line
     ROOT/{train,test}/image/00006_00.jpg        the person
-                      cloth/00006_00.jpg        the shop picture, on white
+                      cloth/00006_00.jpg        the shop image, on white
                       cloth-mask/00006_00.jpg   its foreground
                       agnostic-mask/00006_00_mask.png         white where the garment may be; not in every copy
                       agnostic-v3.2/00006_00.jpg              the person with that region painted grey
@@ -13,7 +13,7 @@ The archive's top folder has many names, and so have some folders (`PLACES`). Wh
 paint of `agnostic-v3.2`, else from parse and key points.
 
 Both pair files are mismatched in their second column: they were made for dressing a person in another garment. A person's own garment is
-the picture of the same name, so that samples here are always (person, garment of that name), and the second column is the other garment of
+the image of the same name, so that samples here are always (person, garment of that name), and the second column is the other garment of
 an unpaired test. CatVTON names the test file `test_pairs_unpaired.txt`.
 """
 
@@ -29,8 +29,8 @@ from torch import Tensor
 
 from fashiongen.batches import TryOffBatch
 from fashiongen.data import masks
+from fashiongen.data.images import Size, read_labels
 from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
-from fashiongen.data.pictures import Size, read_labels
 from fashiongen.data.quality import QualityFilter
 from fashiongen.data.reframe import reframe
 from fashiongen.data.tryon import TryOnData, TryOnDataset, read_openpose
@@ -42,7 +42,7 @@ DRAWN_AT = 1024
 
 PAIR_FILES = {"train": ("train_pairs.txt",), "test": ("test_pairs.txt", "test_pairs_unpaired.txt")}
 
-# For each part the folders and the endings (after the person's stem; "" is the name as it is) under which copies of the data set keep it.
+# For each part the folders and the endings (after the person's stem; "" is the name as it is) under which copies of the dataset keep it.
 PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "person": (("image", ""),),
     "garment": (("cloth", ""),),
@@ -94,8 +94,8 @@ class VITONHDDataset(TryOnDataset):
 class VITONHD(TryOnData):
     """VITON-HD for garment restoration (`TryOffBatch`), paired in training and test alike.
 
-    A sample's id is the stem of its person picture. With `duplicates` the name is `viton_hd-clean`: its numbers are not comparable to those
-    of the whole data set.
+    A sample's id is the stem of its person image. With `duplicates` the name is `viton_hd-clean`: its numbers are not comparable to those
+    of the whole dataset.
     """
 
     layout: ClassVar[str] = "viton_hd"
@@ -113,12 +113,12 @@ class VITONHD(TryOnData):
         """Say what to read; nothing is read before `setup`.
 
         Args:
-            root: the data set's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
+            root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
             quality: trains on good pairs only.
             duplicates: JSON file of the pairs to leave out, in the form of TryOffDiff's `references/vitonhd_duplicate_filenames.json`,
                 `{"test": {"duplicates": ["02015_00.jpg", ...], "leaked": [...]}, "train": {"duplicates": [...]}}`. That file leaves
                 1,990 of 2,032 test pairs and 11,552 of 11,647 training pairs.
-            options: those of every try-on data set.
+            options: those of every try-on dataset.
         """
         super().__init__(root, **options)
         self.quality = quality
@@ -132,7 +132,7 @@ class VITONHD(TryOnData):
 
         Raises:
             UserError: if the pair file is missing, damaged or empty, the folder holds none of its people (or garments), or `duplicates` is
-                not of this data set.
+                not of this dataset.
         """
         pairs_file = next((self.root / name for name in PAIR_FILES[half] if (self.root / name).is_file()), self.root / PAIR_FILES[half][0])
         if not pairs_file.is_file():
@@ -146,7 +146,7 @@ class VITONHD(TryOnData):
             self.left_out[half] = len(pairs) - len(clean)
             if unwanted and not self.left_out[half]:
                 raise UserError(
-                    f"{self.duplicates}: none of its {half} names is in {pairs_file}, which is clean already or another data set's"
+                    f"{self.duplicates}: none of its {half} names is in {pairs_file}, which is clean already or another dataset's"
                 )
             pairs = clean
         names, others = [person for person, _ in pairs], [cloth for _, cloth in pairs]
@@ -187,7 +187,7 @@ class VITONHD(TryOnData):
         )
 
     def lacks_garments(self, half: str) -> str:
-        """Say that there are no shop pictures."""
+        """Say that there are no shop images."""
         return f"{self.root / half} has no folder cloth"
 
     def dataset(self, split: str, rows: dict[str, list[TryOnRow]]) -> TryOnDataset:

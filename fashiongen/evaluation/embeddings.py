@@ -1,12 +1,12 @@
-"""A catalogue's embeddings on the disk: each picture is encoded once, and they are read back a block at a time.
+"""A catalogue's embeddings on the disk: each image is encoded once, and they are read back a block at a time.
 
-    DIR/5b1f0c.../rows.f32       a row of float32 a picture, in the order in which they came
-                  rows.sqlite    which picture has which row
+    DIR/5b1f0c.../rows.f32       a row of float32 an image, in the order in which they came
+                  rows.sqlite    which image has which row
 
-The folder's name is a hash of all that decides what the method makes of a picture: its weights, its settings, the size of pictures, this
-package's code. A row belongs to a picture's content and its id, the file's name without ending (some baselines go by ids), so that a
-changed picture is encoded anew and a moved one is not. As in git, a file whose size and times are those of the last visit is not read again
-to learn that. Rows are brought to the disk before their pictures are known to have them: a kill costs the last few and damages nothing.
+The folder's name is a hash of all that decides what the method makes of an image: its weights, its settings, the size of images, this
+package's code. A row belongs to an image's content and its id, the file's name without ending (some baselines go by ids), so that a
+changed image is encoded anew and a moved one is not. As in git, a file whose size and times are those of the last visit is not read again
+to learn that. Rows are brought to the disk before their images are known to have them: a kill costs the last few and damages nothing.
 Any folder may be deleted at any time.
 """
 
@@ -27,14 +27,14 @@ from torch import Tensor, nn
 
 from fashiongen.data.cache import locked
 from fashiongen.errors import UserError
-from fashiongen.nn.keep import as_bytes
+from fashiongen.nn.encodings import as_bytes
 from fashiongen.records import source_sha256
 
 BLOCK_BYTES = 32 * 2**20
 COMMIT_ROWS = 1024  # a kill costs no more than these
 ASKED_AT_ONCE = 500  # below the number of parameters that any SQLite takes
 TABLES = """
-CREATE TABLE IF NOT EXISTS pictures (key TEXT PRIMARY KEY, row INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS images (key TEXT PRIMARY KEY, row INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, state TEXT NOT NULL, key TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS width (width INTEGER NOT NULL);
 """
@@ -81,7 +81,7 @@ class Store:
         self._uncommitted = 0
 
     def __enter__(self) -> Self:
-        """Wait for other writers, open the folder, and forget rows that a killed writer left without a picture.
+        """Wait for other writers, open the folder, and forget rows that a killed writer left without an image.
 
         Raises:
             UserError: if the folder cannot be written to, or is damaged.
@@ -92,7 +92,7 @@ class Store:
                 self._known = sqlite3.connect(self.folder / "rows.sqlite")
                 stack.callback(self._known.close)
                 self._known.executescript(TABLES)
-                self._count = self._known.execute("SELECT COUNT(*) FROM pictures").fetchone()[0]
+                self._count = self._known.execute("SELECT COUNT(*) FROM images").fetchone()[0]
                 self.width = next((width for (width,) in self._known.execute("SELECT width FROM width")), None)
             except sqlite3.Error as error:
                 raise UserError(f"{self.folder} is damaged ({error}): delete the folder, it is made anew") from error
@@ -112,7 +112,7 @@ class Store:
             self._opened.close()
 
     def key(self, path: Path) -> str:
-        """Return the key of a picture: a hash of its id and content.
+        """Return the key of an image: a hash of its id and content.
 
         Raises:
             OSError: if it cannot be read.
@@ -129,26 +129,26 @@ class Store:
         return key
 
     def rows(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        """Return the rows of pictures, (len(keys),), -1 for those that have none."""
+        """Return the rows of images, (len(keys),), -1 for those that have none."""
         found: dict[str, int] = {}
         for start in range(0, len(keys), ASKED_AT_ONCE):
             asked = keys[start : start + ASKED_AT_ONCE]
-            found.update(self._known.execute(f"SELECT key, row FROM pictures WHERE key IN ({','.join('?' * len(asked))})", asked))
+            found.update(self._known.execute(f"SELECT key, row FROM images WHERE key IN ({','.join('?' * len(asked))})", asked))
         return np.array([found.get(key, -1) for key in keys], dtype=np.int64)
 
     def add(self, keys: Sequence[str], values: Tensor) -> None:
-        """Add the embeddings (n, E) of pictures that have no row yet.
+        """Add the embeddings (n, E) of images that have no row yet.
 
         Raises:
             UserError: if a number is not finite.
         """
         if not values.isfinite().all():
-            raise UserError("the method embeds pictures as numbers that are not finite: its weights are damaged, or it has diverged")
+            raise UserError("the method embeds images as numbers that are not finite: its weights are damaged, or it has diverged")
         if self.width is None:
             self.width = values.shape[1]
             self._known.execute("INSERT INTO width VALUES (?)", (self.width,))
         self._values.write(as_bytes(values.float()))
-        self._known.executemany("INSERT INTO pictures VALUES (?, ?)", [(key, self._count + place) for place, key in enumerate(keys)])
+        self._known.executemany("INSERT INTO images VALUES (?, ?)", [(key, self._count + place) for place, key in enumerate(keys)])
         self._count += len(keys)
         self._uncommitted += len(keys)
         if self._uncommitted >= COMMIT_ROWS:
@@ -168,7 +168,7 @@ class Store:
 
 
 def identity(method: nn.Module, *settings: object) -> str:
-    """Return a sha256 of what decides how a method embeds pictures: its class, weights and buffers, settings, and this package's code."""
+    """Return a sha256 of what decides how a method embeds images: its class, weights and buffers, settings, and this package's code."""
     digest = hashlib.sha256(f"{type(method).__qualname__}\0{source_sha256()}\0".encode())
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in [*method.named_parameters(), *method.named_buffers()]:

@@ -1,4 +1,4 @@
-"""The callback that judges a method: metrics, intervals, pictures and the record of a test."""
+"""The callback that judges a method: metrics, intervals, images and the record of a test."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ from torchmetrics import Metric
 from fashiongen import tasks
 from fashiongen.batches import Batch
 from fashiongen.errors import UserError
-from fashiongen.evaluation.pictures import Shown, as_written, checked, grid, picture_name, shown, write_png
+from fashiongen.evaluation.images import Shown, as_written, checked, grid, image_name, shown, write_png
 from fashiongen.evaluation.provenance import checkpoint, device_name, now, parameters, peak_memory, versions
 from fashiongen.evaluation.ranking import Catalogue, encode_catalogue
 from fashiongen.evaluation.reference import Reference
@@ -34,7 +34,7 @@ from fashiongen.metrics.base import PerSample, SetMetric
 from fashiongen.metrics.distribution import shared_features
 from fashiongen.records import MetricEntry, Record, source_sha256, write_atomically
 
-# For each task that makes pictures the batch's fields that hold the true picture and its foreground.
+# For each task that makes images the batch's fields that hold the true image and its foreground.
 TRUTH = {"vtoff": ("garment", "garment_mask")}
 RETRIEVAL = "retrieval"
 BETTER = {True: "higher", False: "lower", None: ""}
@@ -54,7 +54,7 @@ def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> list[float
 
 
 class Evaluate(Callback):
-    """Judges what `test_step` returns: metrics, intervals, pictures, and a record of it all; shows pictures in validation.
+    """Judges what `test_step` returns: metrics, intervals, images, and a record of it all; shows images in validation.
 
     The metrics are no part of the method: neither its checkpoint nor its parameters know of them.
 
@@ -75,8 +75,8 @@ class Evaluate(Callback):
         size: tuple[int, int] | None = None,
         reference: Reference | None = None,
         out: str | None = None,
-        pictures: int = 16,
-        validation_pictures: int = 8,
+        images: int = 16,
+        validation_images: int = 8,
     ) -> None:
         """Say what to judge by.
 
@@ -85,10 +85,10 @@ class Evaluate(Callback):
             protocol: name of the protocol that the metrics follow, for the record.
             metrics: by name; a metric with an extractor is reported as `name[extractor]`.
             size: the height and width that the protocol judges at; data of another size are refused. By default any.
-            reference: the true pictures for the metrics of sets, where they are another data set's; metrics of pairs are then refused.
-            out: JSON file of the record of a test, beside which go the values per sample, the pictures and a grid of them; or of a fit.
-            pictures: how many predictions are written as PNG, the first in the order of ids.
-            validation_pictures: how many validation samples are shown in TensorBoard.
+            reference: the true images for the metrics of sets, where they are another dataset's; metrics of pairs are then refused.
+            out: JSON file of the record of a test, beside which go the values per sample, the images and a grid of them; or of a fit.
+            images: how many predictions are written as PNG, the first in the order of ids.
+            validation_images: how many validation samples are shown in TensorBoard.
         """
         self.task = task
         self.protocol = protocol
@@ -96,8 +96,8 @@ class Evaluate(Callback):
         self.size = None if size is None else tuple(size)
         self.reference = reference
         self.out = None if out is None else Path(out).expanduser()
-        self.pictures = pictures
-        self.validation_pictures = validation_pictures
+        self.images = images
+        self.validation_images = validation_images
         self.recipe: str | None = None
         self.overlays: list[str] = []
         self.parents: dict[str, str] = {}
@@ -139,7 +139,7 @@ class Evaluate(Callback):
             raise UserError(f"evaluate.task={self.task}: {name} cannot do it; it can do: {', '.join(able) or 'no task'}")
         data = trainer.datamodule  # type: ignore[attr-defined]
         if data is None:
-            raise UserError("evaluate: the Trainer has no data module; pass datamodule=..., which names the data set in the record")
+            raise UserError("evaluate: the Trainer has no data module; pass datamodule=..., which names the dataset in the record")
         needs = set(getattr(pl_module, "needs", ()))
         if lacking := sorted(needs - set(data.offers)):
             raise UserError(f"{name} needs {', '.join(lacking)}, which {data.name} does not offer here (it offers {_listed(data.offers)})")
@@ -155,7 +155,7 @@ class Evaluate(Callback):
     def _check_truth(self, data: Any) -> None:  # noqa: ANN401  a data module with a name and offers
         if self.task == RETRIEVAL:
             if not hasattr(data, "catalogue_dataloader"):
-                raise UserError(f"{self.task} needs a catalogue to rank, which {data.name} has not; use a data set of tops and bottoms")
+                raise UserError(f"{self.task} needs a catalogue to rank, which {data.name} has not; use a dataset of tops and bottoms")
             return
         truth = TRUTH[self.task][0]
         for key, module in (("data", data), ("evaluate.reference.data", self.reference and self.reference.data)):
@@ -167,12 +167,12 @@ class Evaluate(Callback):
             if truth not in data.offers:
                 raise UserError(
                     f"{self.task} is judged by the true {truth}, which {data.name} does not offer here; use `predict` instead, "
-                    "or a protocol whose evaluate.reference is another data set's"
+                    "or a protocol whose evaluate.reference is another dataset's"
                 )
             return
         if paired := [key for key, metric in self.metrics.items() if getattr(metric, "pairs", True)]:
-            judged = f"evaluate.metrics: {', '.join(paired)}: judge each picture by its own truth"
-            raise UserError(f"{judged}, and evaluate.reference is only a set of pictures: leave one or the other out")
+            judged = f"evaluate.metrics: {', '.join(paired)}: judge each image by its own truth"
+            raise UserError(f"{judged}, and evaluate.reference is only a set of images: leave one or the other out")
         self.reference.setup()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -210,9 +210,9 @@ class Evaluate(Callback):
             for metric in self.metrics.values():
                 metric.update(ranked)
         else:
-            self._judge_pictures(pl_module, outputs, batch)
+            self._judge_images(pl_module, outputs, batch)
 
-    def _judge_pictures(self, pl_module: L.LightningModule, outputs: object, batch: Batch) -> None:
+    def _judge_images(self, pl_module: L.LightningModule, outputs: object, batch: Batch) -> None:
         prediction = checked(pl_module, outputs, batch)
         truth, foreground = (getattr(batch, field) for field in TRUTH[self.task])
         # With a reference there may be truths, but they are not what the protocol judges by.
@@ -221,7 +221,7 @@ class Evaluate(Callback):
             for metric in self.metrics.values():
                 metric.update(written, target, foreground)
         self._not_finite += int((~prediction.isfinite().flatten(1).all(dim=1)).sum())
-        kept = sorted([*(sample.id for sample in self._shown), *batch.ids])[: self.pictures]
+        kept = sorted([*(sample.id for sample in self._shown), *batch.ids])[: self.images]
         fresh = shown(batch, prediction, truth, [index for index, id_ in enumerate(batch.ids) if id_ in kept])
         self._shown = sorted([*(sample for sample in self._shown if sample.id in kept), *fresh], key=lambda sample: sample.id)
 
@@ -247,7 +247,7 @@ class Evaluate(Callback):
                 # Samples without a value are left out of the mean; any other NaN is a broken prediction and left in.
                 interval = bootstrap_interval(values[~np.isnan(values)] if np.isnan(values).sum() == undefined else values)
             self.results[name] = {"value": float(metric.compute()), "higher_is_better": metric.higher_is_better, "ci95": interval}
-        first = sorted(ids)[: self.pictures]
+        first = sorted(ids)[: self.images]
         samples = [sample for part in _gathered([sample for sample in self._shown if sample.id in first]) for sample in part]
         self._shown = sorted(samples, key=lambda sample: sample.id)
         if trainer.is_global_zero:
@@ -265,7 +265,7 @@ class Evaluate(Callback):
             logged = {f"test/{name}": value for name, result in self.results.items() if (value := result["value"]) is not None}
             logger.log_metrics(logged, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger) and self._shown:
-                logger.experiment.add_image("test/pictures", grid(self._shown), trainer.global_step)
+                logger.experiment.add_image("test/images", grid(self._shown), trainer.global_step)
         data = trainer.datamodule  # type: ignore[attr-defined]
         not_finite, repeated = sum(part["not_finite"] for part in parts), len(ids) - len(set(ids))
         counted = ((not_finite, "predictions are not finite"), (repeated, "samples were judged more than once"))
@@ -293,7 +293,7 @@ class Evaluate(Callback):
             device=device_name(pl_module.device, trainer.world_size),
         )
         if self.out is not None:
-            record.pictures = self._write_pictures(self.out)
+            record.images = self._write_images(self.out)
             record.per_sample = self._write_per_sample(self.out, ids, per_sample)
             record.write(self.out)
         _print_table(record, None if self.out is None else str(self.out))
@@ -306,19 +306,19 @@ class Evaluate(Callback):
             split, field, found, fingerprint = data.split, TRUTH[self.task][0], data, data.fingerprint()
         else:
             split, field, found = self.reference.split, self.reference.field, self.reference.data
-            fingerprint = self.reference.pictures.fingerprint()
+            fingerprint = self.reference.images.fingerprint()
         return {"dataset": found.name, "split": split, "field": field, "fingerprint": fingerprint, **_size(found)}
 
-    def _write_pictures(self, out: Path) -> str | None:
+    def _write_images(self, out: Path) -> str | None:
         """Write the chosen predictions to a new folder that takes the place of an old one, and the grid."""
         if not self._shown:
             return None
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = out.with_name(f"{out.stem}.pictures")
+        folder = out.with_name(f"{out.stem}.images")
         part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{folder.name}."))
         try:
             for sample in self._shown:
-                write_png(part / picture_name(sample.id), sample.prediction)
+                write_png(part / image_name(sample.id), sample.prediction)
             part.chmod(0o755)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -394,7 +394,7 @@ class Evaluate(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Remember the first validation samples."""
-        wanted = self.validation_pictures - sum(len(seen) for seen in self._validation)
+        wanted = self.validation_images - sum(len(seen) for seen in self._validation)
         if self.task in TRUTH and wanted > 0 and dataloader_idx == 0 and isinstance(batch, tasks.TASKS[self.task].batch):
             self._validation.append(batch.select(range(min(wanted, len(batch)))))
 
@@ -416,7 +416,7 @@ class Evaluate(Callback):
         self._validation = []
         if trainer.is_global_zero:
             for logger in loggers:
-                logger.experiment.add_image("val/pictures", grid(samples), trainer.global_step)
+                logger.experiment.add_image("val/images", grid(samples), trainer.global_step)
 
 
 def _check_writable(out: Path) -> None:
@@ -428,9 +428,9 @@ def _check_writable(out: Path) -> None:
         for file in (out, out.with_name(f"{out.stem}.per_sample.jsonl"), out.with_name(f"{out.stem}.grid.png")):
             if file.is_dir():
                 raise IsADirectoryError(errno.EISDIR, f"{file} is a folder")
-        pictures = out.with_name(f"{out.stem}.pictures")
-        if pictures.exists() and not pictures.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"{pictures} is no folder")
+        images = out.with_name(f"{out.stem}.images")
+        if images.exists() and not images.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{images} is no folder")
     except OSError as error:
         raise UserError(f"evaluate.out: cannot write {out}: {error.strerror}; choose another --evaluate.out") from error
 
@@ -446,19 +446,19 @@ def _told(metric: Metric, what: str) -> Any:  # noqa: ANN401  what a metric tell
 
 
 def _size(data: object) -> dict[str, str]:
-    """Return the size of a data module's pictures for the record, where it has one."""
+    """Return the size of a data module's images for the record, where it has one."""
     size = getattr(data, "size", None)
     return {} if size is None else {"size": f"{size[0]}x{size[1]}"}
 
 
 def _masks(data: Any) -> dict[str, str]:  # noqa: ANN401  a data module with a split
-    """Return where the tested masks come from, for the record: results with a data set's own masks and with made ones differ."""
+    """Return where the tested masks come from, for the record: results with a dataset's own masks and with made ones differ."""
     origins = data.describe().get("masks", {}).get(data.split) if hasattr(data, "describe") else None
     return {"masks": ", ".join(origins)} if origins else {}
 
 
 def _world(data: object) -> dict[str, str]:
-    """Return for the record that the data are the embedded world's, which bear the name of a real data set for its layout alone."""
+    """Return for the record that the data are the embedded world's, which bear the name of a real dataset for its layout alone."""
     return {"world": "wardrobe"} if getattr(data, "embedded", False) else {}
 
 

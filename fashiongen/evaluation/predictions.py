@@ -10,16 +10,16 @@ from lightning.pytorch.callbacks import Callback
 
 from fashiongen.batches import Batch, to_uint8
 from fashiongen.errors import UserError
-from fashiongen.evaluation.pictures import checked, picture_name, write_png
+from fashiongen.evaluation.images import checked, image_name, write_png
 
-PENDING_PICTURES = 64
+PENDING_IMAGES = 64
 
 
 class WritePredictions(Callback):
     """Writes what `predict_step` returns as `ID.png`, one file a sample, while the next batch is computed."""
 
     def __init__(self, out: str) -> None:
-        """Write to the folder `out`; a picture of the same name is replaced."""
+        """Write to the folder `out`; an image of the same name is replaced."""
         self.out = Path(out).expanduser()
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[Future[None]] = deque()
@@ -42,20 +42,20 @@ class WritePredictions(Callback):
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Hand the batch's pictures (B, 3, H, W) in [-1, 1] to the writers.
+        """Hand the batch's images (B, 3, H, W) in [-1, 1] to the writers.
 
         Raises:
             UserError: if a prediction is not finite, an id cannot be a file name, or a file cannot be written.
         """
         prediction = checked(pl_module, outputs, batch)
-        names = [picture_name(id_) for id_ in batch.ids]
+        names = [image_name(id_) for id_ in batch.ids]
         if not prediction.isfinite().all():
-            broken = [id_ for id_, picture in zip(batch.ids, prediction, strict=True) if not picture.isfinite().all()]
-            raise UserError(f"{type(pl_module).__name__}'s picture of {broken[0]} is not finite: broken weights, or too low a precision")
+            broken = [id_ for id_, image in zip(batch.ids, prediction, strict=True) if not image.isfinite().all()]
+            raise UserError(f"{type(pl_module).__name__}'s image of {broken[0]} is not finite: broken weights, or too low a precision")
         assert self._pool is not None
-        for name, picture in zip(names, to_uint8(prediction).cpu(), strict=True):
-            self._pending.append(self._pool.submit(write_png, self.out / name, picture))
-        while len(self._pending) > PENDING_PICTURES:
+        for name, image in zip(names, to_uint8(prediction).cpu(), strict=True):
+            self._pending.append(self._pool.submit(write_png, self.out / name, image))
+        while len(self._pending) > PENDING_IMAGES:
             self._pending.popleft().result()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""`fashiongen retrieve`: the bottoms of a folder, ranked for a top, as a page with pictures (the picture of GeCo's Figure 10)."""
+"""`fashiongen retrieve`: the bottoms of a folder, ranked for a top, as a page with images (the image of GeCo's Figure 10)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from torch import Tensor
 from fashiongen import tasks
 from fashiongen.batches import CandidateBatch, QueryBatch, to_uint8
 from fashiongen.data.cache import cache_folder
+from fashiongen.data.images import image_to_tensor, open_image
 from fashiongen.data.pairs import ENDINGS
-from fashiongen.data.pictures import open_picture, picture_to_tensor
 from fashiongen.errors import UserError
 from fashiongen.evaluation.embeddings import Embeddings, Store, identity
 from fashiongen.evaluation.index import Found, Index, Kind, check_kind, recall, search_exactly
@@ -47,15 +47,15 @@ class Hit:
     score: float
 
 
-def pictures_in(place: Path) -> list[Path]:
-    """Return a picture, or all pictures below a folder, in order.
+def images_in(place: Path) -> list[Path]:
+    """Return an image, or all images below a folder, in order.
 
     Raises:
         UserError: if there is none.
     """
     found = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
     if not found:
-        raise UserError(f"{place}: no picture there ({', '.join(ENDINGS)})")
+        raise UserError(f"{place}: no image there ({', '.join(ENDINGS)})")
     return found
 
 
@@ -68,17 +68,17 @@ def embed_catalogue(
     size: tuple[int, int],
     batch_size: int,
 ) -> tuple[list[Path], Embeddings]:
-    """Embed pictures of bottoms, those alone that the store does not hold yet.
+    """Embed images of bottoms, those alone that the store does not hold yet.
 
     Args:
         method: has the task `retrieval`.
-        paths: the pictures.
+        paths: the images.
         store: where their embeddings are and go.
         size: (height, width) at which the method was trained.
-        batch_size: pictures embedded at a time.
+        batch_size: images embedded at a time.
 
     Returns:
-        The pictures that can be read (of the others one is told), and their embeddings in the same order.
+        The images that can be read (of the others one is told), and their embeddings in the same order.
     """
     method.eval()
     keys = dict.fromkeys(paths, "")
@@ -93,14 +93,14 @@ def embed_catalogue(
     waiting: list[tuple[str, Tensor]] = []
 
     def embed() -> None:
-        pictures = torch.stack([picture for _, picture in waiting]).to(method.device)
-        batch = CandidateBatch(ids=[new[key].stem for key, _ in waiting], bottom=pictures)
+        images = torch.stack([image for _, image in waiting]).to(method.device)
+        batch = CandidateBatch(ids=[new[key].stem for key, _ in waiting], bottom=images)
         store.add([key for key, _ in waiting], method.embed_candidate(batch))
         waiting.clear()
 
     for key, path in track(new.items(), "encoding", console=Console(stderr=True), transient=True):
         try:
-            waiting.append((key, picture_to_tensor(open_picture(path), size)))
+            waiting.append((key, image_to_tensor(open_image(path), size)))
         except UserError as error:
             _tell(str(error))
         if len(waiting) == batch_size:
@@ -123,18 +123,18 @@ def embed_queries(
     size: tuple[int, int],
     batch_size: int,
 ) -> tuple[Tensor, Tensor | None]:
-    """Embed pictures of tops: (Q, D), and the templates (Q, 3, H, W) in [-1, 1] where the method draws them.
+    """Embed images of tops: (Q, D), and the templates (Q, 3, H, W) in [-1, 1] where the method draws them.
 
     Raises:
-        UserError: if a picture cannot be read.
+        UserError: if an image cannot be read.
     """
     method.eval()
     embedded, templates = [], []
     for start in range(0, len(queries), batch_size):
         paths = queries[start : start + batch_size]
-        pictures = torch.stack([picture_to_tensor(open_picture(path), size) for path in paths]).to(method.device)
+        images = torch.stack([image_to_tensor(open_image(path), size) for path in paths]).to(method.device)
         names = [path.stem for path in paths]
-        asked = QueryBatch(ids=names, top_ids=names, top=pictures)
+        asked = QueryBatch(ids=names, top_ids=names, top=images)
         embedded.append(tasks.run(method, asked).float())
         if getattr(method, "draws_templates", False):
             templates.append(method.draw_template(asked).float().cpu())
@@ -172,29 +172,29 @@ def retrieve(
     index: Kind = "exact",
     effort: int = 64,
 ) -> Ranking:
-    """Rank the pictures of a folder for each query.
+    """Rank the images of a folder for each query.
 
     Args:
         method: has the task `retrieval`.
-        queries: pictures of tops.
-        catalogue: a folder of pictures of bottoms, or one picture.
+        queries: images of tops.
+        catalogue: a folder of images of bottoms, or one image.
         size: (height, width) at which the method was trained.
         cache: folder of the embeddings of this method with these weights and settings (see `identity`), and of their indices.
         top: how many to return for each query.
-        batch_size: pictures embedded at a time.
+        batch_size: images embedded at a time.
         index: `exact` scores the whole catalogue, a block at a time; `ivf` and `hnsw` take an inner product and faiss.
         effort: of an index, see `Index.search`.
 
     Raises:
-        UserError: if a query cannot be read, no picture of the catalogue can, or the index does not suit the method.
+        UserError: if a query cannot be read, no image of the catalogue can, or the index does not suit the method.
     """
     check_kind(index, method)
-    paths = pictures_in(catalogue)
+    paths = images_in(catalogue)
     asked, templates = embed_queries(method, queries, size=size, batch_size=batch_size)
     with Store(cache) as store:
         kept, embeddings = embed_catalogue(method, paths, store, size=size, batch_size=batch_size)
     if not kept:
-        raise UserError(f"{catalogue}: none of its {len(paths)} pictures can be read")
+        raise UserError(f"{catalogue}: none of its {len(paths)} images can be read")
     share, judged = None, 0
     if index == "exact":
         found = search_exactly(method, asked, embeddings, top)
@@ -211,16 +211,14 @@ def retrieve(
 
 
 def page(queries: Sequence[Path], found: Sequence[Sequence[Hit]], templates: Tensor | None, title: str) -> str:
-    """Return the page as HTML that needs no other file: for each query its picture, the template drawn for it, and the ranked bottoms."""
+    """Return the page as HTML that needs no other file: for each query its image, the template drawn for it, and the ranked bottoms."""
     sections = []
     for index, (query, hits) in enumerate(zip(queries, found, strict=True)):
-        figures = [_figure(open_picture(query), query.name, "query")]
+        figures = [_figure(open_image(query), query.name, "query")]
         if templates is not None:
             drawn = Image.fromarray(to_uint8(templates[index]).permute(1, 2, 0).numpy())
             figures.append(_figure(drawn, "generated template", "template"))
-        figures += [
-            _figure(open_picture(hit.path), f"{rank}. {hit.path.name}<br>{hit.score:.4f}", "hit") for rank, hit in enumerate(hits, 1)
-        ]
+        figures += [_figure(open_image(hit.path), f"{rank}. {hit.path.name}<br>{hit.score:.4f}", "hit") for rank, hit in enumerate(hits, 1)]
         sections.append(f"<section>{''.join(figures)}</section>")
     heading = html.escape(title)
     return (
@@ -229,8 +227,8 @@ def page(queries: Sequence[Path], found: Sequence[Sequence[Hit]], templates: Ten
     )
 
 
-def _figure(picture: Image.Image, caption: str, kind: str) -> str:
-    shown = picture.resize((max(1, round(picture.width * SHOWN_HEIGHT / picture.height)), SHOWN_HEIGHT), Image.Resampling.BILINEAR)
+def _figure(image: Image.Image, caption: str, kind: str) -> str:
+    shown = image.resize((max(1, round(image.width * SHOWN_HEIGHT / image.height)), SHOWN_HEIGHT), Image.Resampling.BILINEAR)
     data = io.BytesIO()
     shown.save(data, "PNG")
     source = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
@@ -254,9 +252,9 @@ def run(
 
     Args:
         model: the method.
-        data: tells the size of pictures and of batches.
-        query: a picture of a top, or a folder of them.
-        catalogue: a folder of pictures of bottoms.
+        data: tells the size of images and of batches.
+        query: an image of a top, or a folder of them.
+        catalogue: a folder of images of bottoms.
         top: how many to show.
         out: the page.
         index: see `retrieve`.
@@ -265,12 +263,12 @@ def run(
         settings: of the method, as far as they are no weights; they choose the folder in `cache`.
 
     Raises:
-        UserError: if the method cannot rank, or a place holds no picture.
+        UserError: if the method cannot rank, or a place holds no image.
     """
     name = getattr(model, "name", "") or type(model).__name__
     if "retrieval" not in tasks.supported(model):
         raise UserError(f"{name} cannot rank bottoms; retrieve takes a method of the task retrieval")
-    queries, size = pictures_in(query), tuple(data.size)
+    queries, size = images_in(query), tuple(data.size)
     place = (cache or cache_folder() / "catalogues") / identity(model, settings, size)[:16]
     ranking = retrieve(
         model, queries, catalogue, size=size, cache=place, top=top, batch_size=data.eval_batch_size, index=index, effort=effort
@@ -282,5 +280,5 @@ def run(
             print(f"  {rank:3d}  {hit.score:10.4f}  {hit.path}")
     if ranking.recall is not None:
         print(f"{index}: recall@{top} {ranking.recall:.3f} against exact, over {ranking.judged} queries; a higher --effort misses less")
-    print(f"embeddings of {ranking.size} pictures are kept in {place}")
+    print(f"embeddings of {ranking.size} images are kept in {place}")
     print(f"wrote {out}")

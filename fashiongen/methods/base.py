@@ -17,7 +17,7 @@ from fashiongen import tasks
 from fashiongen.batches import Batch
 from fashiongen.checkpoints import load_state
 from fashiongen.errors import UserError
-from fashiongen.nn.keep import Encoding, Kept
+from fashiongen.nn.encodings import Encoding, EncodingCache
 
 
 class Method(L.LightningModule):
@@ -44,7 +44,7 @@ class Method(L.LightningModule):
         super().__init__()
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.kept: Kept | None = None
+        self.encoding_cache: EncodingCache | None = None
 
     @property
     def seed(self) -> int:
@@ -63,8 +63,8 @@ class Method(L.LightningModule):
         if batch.encoded is not None:
             return batch.encoded[kind].float()
         encoding = self.encodings()[kind]
-        if self.kept is not None and self.training:
-            return self.kept(kind, batch.ids, lambda: encoding(batch))
+        if self.encoding_cache is not None and self.training:
+            return self.encoding_cache(kind, batch.ids, lambda: encoding(batch))
         return encoding(batch)
 
     def load_parents(self, parents: dict[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""Does a picture show the attributes of the truth, as a classifier reads them?"""
+"""Does an image show the attributes of the truth, as a classifier reads them?"""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,11 +17,11 @@ Judge = Callable[[Tensor], dict[str, Tensor]]
 class AttributeAgreement(PairMetric):
     """Share of attributes that a classifier reads alike off prediction and truth; range [0, 1], higher is better.
 
-    The judge reads both pictures, so its mistakes on real pictures count against no one; equal pictures agree fully. It is no zero-based
-    score: one and the same picture for everything agrees as often as the commonest value occurs, so report such a baseline beside it. The
+    The judge reads both images, so its mistakes on real images count against no one; equal images agree fully. It is no zero-based
+    score: one and the same image for everything agrees as often as the commonest value occurs, so report such a baseline beside it. The
     judge must not be a network that a method was trained with or against. Source: own definition. The extractor is part of its name.
 
-    Degenerate input: a non-finite picture scores NaN.
+    Degenerate input: a non-finite image scores NaN.
     """
 
     higher_is_better = True
@@ -38,7 +38,7 @@ class AttributeAgreement(PairMetric):
         Args:
             extractor: Name of the classifier that judges.
             attribute: One attribute's name, or `mean` over all.
-            judge: Instead, a callable from pictures `(B, 3, H, W)` in [0, 1] to the value's index `(B,)` of each attribute.
+            judge: Instead, a callable from images `(B, 3, H, W)` in [0, 1] to the value's index `(B,)` of each attribute.
             network: Instead, a classifier; as a judge reported as `custom`, or under an `extractor` name of its own.
         """
         super().__init__()
@@ -58,11 +58,11 @@ class AttributeAgreement(PairMetric):
         names = list(true) if self.attribute == "mean" else [self.attribute]
         return torch.stack([predicted[name] == true[name] for name in names]).float().mean(dim=0)
 
-    def _read(self, pictures: Tensor) -> dict[str, Tensor]:
+    def _read(self, images: Tensor) -> dict[str, Tensor]:
         if self._judge is not None:
-            return self._judge(pictures)
+            return self._judge(images)
         assert self._network is not None
-        read: dict[str, Tensor] = self._network.on(pictures.device).read(pictures)
+        read: dict[str, Tensor] = self._network.on(images.device).read(images)
         return read
 
 
@@ -73,7 +73,7 @@ class AgreementByChance(SetMetric):
     `AttributeAgreement` against, itself better neither high nor low. All attributes count alike. Source: own definition. The extractor is
     part of its name.
 
-    Degenerate input: fewer than two samples or a non-finite picture gives NaN.
+    Degenerate input: fewer than two samples or a non-finite image gives NaN.
     """
 
     higher_is_better = None
@@ -85,9 +85,9 @@ class AgreementByChance(SetMetric):
         self._network = FrozenNetwork(extractor, network, choices=TINY)
         self.extractor = self._network.name
 
-    def features(self, pictures: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """Return the index of the value of each attribute, as floats `(B, A)`."""
-        return torch.stack(list(self._network.on(pictures.device).read(pictures).values()), dim=1).float()
+        return torch.stack(list(self._network.on(images.device).read(images).values()), dim=1).float()
 
     def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Return the mean over attributes and over ordered pairs of different samples."""

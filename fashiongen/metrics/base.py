@@ -1,4 +1,4 @@
-"""What all picture metrics share: one `update` signature, per-sample accumulation, and the rules for hostile input.
+"""What all image metrics share: one `update` signature, per-sample accumulation, and the rules for hostile input.
 
 Rules that hold for every metric of this package:
 
@@ -24,7 +24,7 @@ from fashiongen.errors import UserError
 
 Region = Literal["whole", "foreground"]
 
-# Pictures may overshoot [0, 1] by rounding; more means another range, such as [-1, 1] or [0, 255].
+# Images may overshoot [0, 1] by rounding; more means another range, such as [-1, 1] or [0, 255].
 RANGE_TOLERANCE = 1e-3
 
 
@@ -96,7 +96,7 @@ class PairMetric(PerSample):
 
     @abstractmethod
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-        """Return one value per sample `(B,)` for float32 pictures `(B, 3, H, W)` in [0, 1] and a bool mask `(B, 1, H, W)`.
+        """Return one value per sample `(B,)` for float32 images `(B, 3, H, W)` in [0, 1] and a bool mask `(B, 1, H, W)`.
 
         The mask is there whenever `region` is `foreground`.
         """
@@ -113,10 +113,10 @@ class PairMetric(PerSample):
             UserError: if the metric judges the foreground and there is no mask.
         """
         if prediction.shape != target.shape:
-            raise ValueError(f"{type(self).__name__} takes pairs of pictures, got {tuple(prediction.shape)} and {tuple(target.shape)}")
+            raise ValueError(f"{type(self).__name__} takes pairs of images, got {tuple(prediction.shape)} and {tuple(target.shape)}")
         prediction, target = _checked(self, "prediction", prediction), _checked(self, "target", target)
         if mask is not None and mask.shape != (len(target), 1, *target.shape[2:]):
-            raise ValueError(f"{type(self).__name__} takes a mask (B, 1, H, W) that fits the pictures, got {tuple(mask.shape)}")
+            raise ValueError(f"{type(self).__name__} takes a mask (B, 1, H, W) that fits the images, got {tuple(mask.shape)}")
         if mask is None and self.region == "foreground":
             raise UserError(f"{type(self).__name__}(region=foreground) needs the true garment's mask and got none: use region=whole")
         with exact_arithmetic(prediction.device):
@@ -130,7 +130,7 @@ class PairMetric(PerSample):
 class SetMetric(_Judged):
     """Distance between the set of all predictions and the set of all targets, in the space of a network's features.
 
-    The sets may differ in size, and their pictures in theirs.
+    The sets may differ in size, and their images in theirs.
     """
 
     pairs = False
@@ -150,8 +150,8 @@ class SetMetric(_Judged):
         self.add_state("n_targets", default=torch.tensor(0), dist_reduce_fx="sum")
 
     @abstractmethod
-    def features(self, pictures: Tensor) -> Tensor:
-        """Return features `(B, F)` of float32 pictures `(B, 3, H, W)` in [0, 1]."""
+    def features(self, images: Tensor) -> Tensor:
+        """Return features `(B, F)` of float32 images `(B, 3, H, W)` in [0, 1]."""
 
     @abstractmethod
     def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class SetMetric(_Judged):
             mask: not used, so that every metric is called alike.
         """
         if prediction is not None and target is not None and prediction.shape != target.shape:
-            raise ValueError(f"{type(self).__name__} takes pairs of pictures, got {tuple(prediction.shape)} and {tuple(target.shape)}")
+            raise ValueError(f"{type(self).__name__} takes pairs of images, got {tuple(prediction.shape)} and {tuple(target.shape)}")
         if prediction is not None:
             self.prediction_features.append(self._kept(_checked(self, "prediction", prediction)))
             self.n_predictions += len(prediction)
@@ -174,12 +174,12 @@ class SetMetric(_Judged):
             self.target_features.append(self._kept(_checked(self, "target", target)))
             self.n_targets += len(target)
 
-    def _kept(self, pictures: Tensor) -> Tensor:
-        with exact_arithmetic(pictures.device):
-            return torch.where(_finite_samples(pictures)[:, None], self.features(pictures).float(), torch.nan).flatten()
+    def _kept(self, images: Tensor) -> Tensor:
+        with exact_arithmetic(images.device):
+            return torch.where(_finite_samples(images)[:, None], self.features(images).float(), torch.nan).flatten()
 
     def compute(self) -> Tensor:
-        """Return the distance, a scalar; NaN where any picture was not finite or either set has fewer than two samples."""
+        """Return the distance, a scalar; NaN where any image was not finite or either set has fewer than two samples."""
         counts = int(self.n_predictions), int(self.n_targets)
         undefined = torch.tensor(torch.nan, device=self.device)
         if min(counts) < 2:
@@ -207,22 +207,22 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0).sum(dim=(1, 2)) / mask.sum(dim=(1, 2))
 
 
-def _checked(metric: Metric, role: str, pictures: Tensor) -> Tensor:
-    """Return pictures as float32 after refusing another shape, dtype or range."""
+def _checked(metric: Metric, role: str, images: Tensor) -> Tensor:
+    """Return images as float32 after refusing another shape, dtype or range."""
     name = type(metric).__name__
-    if pictures.ndim != 4 or pictures.shape[1] != 3:
-        raise ValueError(f"{name} takes pairs of pictures (B, 3, H, W), the {role} is {tuple(pictures.shape)}")
-    if not pictures.is_floating_point():
-        raise TypeError(f"{name} takes floats in [0, 1], the {role} is {pictures.dtype}")
-    outside = ((pictures < -RANGE_TOLERANCE) | (pictures > 1 + RANGE_TOLERANCE)) & pictures.isfinite()
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"{name} takes pairs of images (B, 3, H, W), the {role} is {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise TypeError(f"{name} takes floats in [0, 1], the {role} is {images.dtype}")
+    outside = ((images < -RANGE_TOLERANCE) | (images > 1 + RANGE_TOLERANCE)) & images.isfinite()
     if outside.any():
-        raise ValueError(f"{name} takes pictures in [0, 1], the {role} has the value {pictures[outside][0].item():.4g}")
-    return pictures.float()
+        raise ValueError(f"{name} takes images in [0, 1], the {role} has the value {images[outside][0].item():.4g}")
+    return images.float()
 
 
-def _finite_samples(pictures: Tensor) -> Tensor:
-    """Tell for each picture whether it is finite everywhere: `(B,)` bool."""
-    return pictures.isfinite().flatten(1).all(dim=1)
+def _finite_samples(images: Tensor) -> Tensor:
+    """Tell for each image whether it is finite everywhere: `(B,)` bool."""
+    return images.isfinite().flatten(1).all(dim=1)
 
 
 def _concatenate(state: list[Tensor] | Tensor, device: torch.device) -> Tensor:

@@ -22,14 +22,14 @@ class ColourError(PairMetric):
     garment's foreground, since white paper on white paper is no merit. Source: Sharma, Wu and Dalal 2005, equations (2) to (22), all
     weights 1.
 
-    Degenerate input: with `foreground` a sample with an empty mask has no value, is left out of the mean and counted; a non-finite picture
+    Degenerate input: with `foreground` a sample with an empty mask has no value, is left out of the mean and counted; a non-finite image
     scores NaN.
     """
 
     higher_is_better = False
 
     def __init__(self, region: Region = "foreground", reduction: Literal["median", "mean"] = "median") -> None:
-        """Judge the `whole` picture or the `foreground` of the truth by its pixels' median or mean."""
+        """Judge the `whole` image or the `foreground` of the truth by its pixels' median or mean."""
         super().__init__()
         self.region = region
         self.reduction = reduction
@@ -43,10 +43,10 @@ class ColourError(PairMetric):
         return torch.where(inside, errors, torch.nan).flatten(1).nanmedian(dim=1).values
 
 
-def srgb_to_lab(pictures: Tensor) -> Tensor:
+def srgb_to_lab(images: Tensor) -> Tensor:
     """Convert sRGB `(B, 3, H, W)` in [0, 1] to CIE L*a*b* `(B, 3, H, W)`, L* in [0, 100], white point D65."""
-    pictures = pictures.clamp(0, 1)
-    linear = torch.where(pictures <= 0.04045, pictures / 12.92, ((pictures + 0.055) / 1.055) ** 2.4)
+    images = images.clamp(0, 1)
+    linear = torch.where(images <= 0.04045, images / 12.92, ((images + 0.055) / 1.055) ** 2.4)
     matrix = linear.new_tensor(RGB_TO_XYZ) / linear.new_tensor(WHITE)[:, None]
     # Multiplied and summed rather than contracted: a matrix product may run in lower precision.
     relative = (matrix[None, :, :, None, None] * linear[:, None]).sum(dim=2)

@@ -11,20 +11,20 @@ from fashiongen.metrics.base import PairMetric
 from fashiongen.metrics.structural import luma
 
 WINDOW = 7
-# On coefficients of pictures in [0, 255]: far below what any structure gives, it makes two pictures without any structure equal.
+# On coefficients of images in [0, 255]: far below what any structure gives, it makes two images without any structure equal.
 STABILISER = 1e-9
 
 
 class CWSSIM(PairMetric):
-    """Complex-wavelet structural similarity of the luma; range [0, 1], 1 for equal pictures, higher is better; no extractor.
+    """Complex-wavelet structural similarity of the luma; range [0, 1], 1 for equal images, higher is better; no extractor.
 
     Source: Sampat et al. 2009, equation (8): in each 7 x 7 window of a subband `(2 |sum c_1 c_2*| + K) / (sum |c_1|^2 + sum |c_2|^2 + K)`
     with K = 0, as in the authors' `cwssim_index.m`: the subbands are the orientations of the last level of a complex steerable pyramid
-    (Portilla and Simoncelli 2000), the windows are weighed by a Gaussian around the middle of the picture, sigma a quarter of the subband's
+    (Portilla and Simoncelli 2000), the windows are weighed by a Gaussian around the middle of the image, sigma a quarter of the subband's
     height, and the subbands averaged. pyiqa, with which TryOffDiff's authors judge, ports the same code with 4 levels and 8 orientations.
     pyiqa is not installed here: the test holds this against a reference written out from the published definition in NumPy.
 
-    Degenerate input: a non-finite picture scores NaN; two pictures of one colour each are equal; a picture of one colour and another one
+    Degenerate input: a non-finite image scores NaN; two images of one colour each are equal; an image of one colour and another one
     score 0.
     """
 
@@ -41,10 +41,10 @@ class CWSSIM(PairMetric):
         least = 4 * 2**self.levels
         if min(target.shape[2:]) < least:
             raise UserError(
-                f"CWSSIM(levels={self.levels}) needs pictures of at least {least} pixels a side: give fewer levels, or leave it out"
+                f"CWSSIM(levels={self.levels}) needs images of at least {least} pixels a side: give fewer levels, or leave it out"
             )
         bands_1, bands_2 = (
-            complex_bands(luma(pictures.nan_to_num())[:, 0], self.levels, self.orientations) for pictures in (prediction, target)
+            complex_bands(luma(images.nan_to_num())[:, 0], self.levels, self.orientations) for images in (prediction, target)
         )
         product = bands_1 * bands_2.conj()
         energy = bands_1.abs() ** 2 + bands_2.abs() ** 2
@@ -53,15 +53,15 @@ class CWSSIM(PairMetric):
         return (similarity * _centre_weights(similarity.shape[2:], bands_1.shape[2] / 4).to(similarity)).sum(dim=(2, 3)).mean(dim=1)
 
 
-def complex_bands(pictures: Tensor, levels: int, orientations: int) -> Tensor:
+def complex_bands(images: Tensor, levels: int, orientations: int) -> Tensor:
     """Return the last level of the complex steerable pyramid of `(B, H, W)` float64: `(B, orientations, H', W')` complex128.
 
     All filters live in the centred Fourier domain: with r the radius (1 at the sampling limit) and levels j = 1, 2, ...,
     the band-pass is `cos(pi / 2 clip(log2 r + j, -1, 0))`, its low-pass complement `-sin` of the same, and an orientation takes
     `2 a cos(angle - pi b / orientations)^(orientations - 1)` on its own half plane. Between levels the spectrum's outer half is cut off.
     """
-    spectrum = torch.fft.fftshift(torch.fft.fft2(pictures), dim=(-2, -1))
-    log_radius, angle = (grid.to(pictures.device) for grid in _polar_grid(*pictures.shape[1:]))
+    spectrum = torch.fft.fftshift(torch.fft.fft2(images), dim=(-2, -1))
+    log_radius, angle = (grid.to(images.device) for grid in _polar_grid(*images.shape[1:]))
     spectrum = spectrum * _low_pass(log_radius, 0)
     for level in range(1, levels):
         rows, columns = (_middle_half(size) for size in spectrum.shape[1:])

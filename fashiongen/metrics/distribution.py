@@ -1,4 +1,4 @@
-"""Distances between sets of pictures: FID and KID, reduced once in float64 on the CPU."""
+"""Distances between sets of images: FID and KID, reduced once in float64 on the CPU."""
 
 import math
 from collections import deque
@@ -20,7 +20,7 @@ _shown: ContextVar[dict[nn.Module, deque[tuple[Tensor, Tensor]]] | None] = Conte
 def shared_features() -> Iterator[None]:
     """Have metrics of one extractor run it once over a batch that all of them are shown; nothing is kept after.
 
-    A batch is known by its tensor: inside, pictures must not be changed in place.
+    A batch is known by its tensor: inside, images must not be changed in place.
     """
     token = _shown.set({})
     try:
@@ -37,22 +37,22 @@ class _FeatureDistance(SetMetric):
 
         Args:
             extractor: one of `fashiongen.metrics.features.SET_EXTRACTORS`.
-            network: instead, a module with `features(pictures)`, reported as `custom` or under an `extractor` name of its own.
+            network: instead, a module with `features(images)`, reported as `custom` or under an `extractor` name of its own.
             weights: the extractor's file or folder, by default where its published weights are kept.
         """
         super().__init__()
         self._network = FrozenNetwork(extractor, network, weights, SET_EXTRACTORS)
         self.extractor = self._network.name
 
-    def features(self, pictures: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """Return the pooled features `(B, F)`."""
-        network, shown = self._network.on(pictures.device), _shown.get()
+        network, shown = self._network.on(images.device), _shown.get()
         batches: deque[tuple[Tensor, Tensor]] = deque() if shown is None else shown.setdefault(network, deque(maxlen=2))
         for batch, known in batches:
-            if batch is pictures:
+            if batch is images:
                 return known
-        features: Tensor = network.features(pictures)
-        batches.append((pictures, features))
+        features: Tensor = network.features(images)
+        batches.append((images, features))
         return features
 
 
@@ -63,7 +63,7 @@ class FID(_FeatureDistance):
     features. It is biased upwards for small sets (Binkowski et al. 2018), so only numbers from equal counts compare. With `inception-v3`
     this is clean-fid's FID, with `clip-vit-b-32` its CLIP-FID (Kynkaanniemi et al. 2022); see `extractors` for their preprocessing.
 
-    Degenerate input: fewer than two samples, or a non-finite picture anywhere, gives NaN; two sets of one constant picture each differ by
+    Degenerate input: fewer than two samples, or a non-finite image anywhere, gives NaN; two sets of one constant image each differ by
     the squared distance of their features.
     """
 
@@ -85,7 +85,7 @@ class KID(_FeatureDistance):
     order of their own, so the value depends on neither batch order nor number of processes; only where the rounding of another batch size
     makes two neighbours in that order change places does it move, by a small part of what another seed would.
 
-    Degenerate input: fewer than two samples, or a non-finite picture anywhere, gives NaN.
+    Degenerate input: fewer than two samples, or a non-finite image anywhere, gives NaN.
     """
 
     higher_is_better = False
@@ -108,7 +108,7 @@ class KID(_FeatureDistance):
             subset_size: samples in each; where a set has fewer, as many as that.
             seed: of the subsets.
             scale: what the value is multiplied with.
-            network: instead, a module with `features(pictures)`, reported as `custom` or under an `extractor` name of its own.
+            network: instead, a module with `features(images)`, reported as `custom` or under an `extractor` name of its own.
             weights: the extractor's file or folder, by default where its published weights are kept.
         """
         super().__init__(extractor, network, weights)

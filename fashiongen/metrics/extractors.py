@@ -1,6 +1,6 @@
 """The published networks under the metrics, each with exactly the preprocessing of its reference implementation.
 
-Networks that take pictures take them as floats `(B, 3, H, W)` in [0, 1]. They are first rounded to the 256 levels of a picture file, which
+Networks that take images take them as floats `(B, 3, H, W)` in [0, 1]. They are first rounded to the 256 levels of an image file, which
 is what the reference implementations read.
 """
 
@@ -34,7 +34,7 @@ ARCHITECTURES: dict[str, dict[str, int | str]] = {
     "dinov2-large": {"hidden_size": 1024, "num_hidden_layers": 24, "patch_size": 14},
 }
 
-# Channels of DISTS's layers: the picture, then the end of each stage of VGG16.
+# Channels of DISTS's layers: the image, then the end of each stage of VGG16.
 CHANNELS = (3, 64, 128, 256, 512, 512)
 
 # torchvision's network under each LPIPS.
@@ -130,18 +130,18 @@ class InceptionFeatures(nn.Module):
         features.network.fc = nn.Identity()
         return features
 
-    def features(self, pictures: Tensor) -> Tensor:
-        """Return the pooled features `(B, 2048)` of pictures `(B, 3, H, W)` in [0, 1], any size."""
-        features: Tensor = self.network((resized_for_inception(pictures) - 128) / 128)
+    def features(self, images: Tensor) -> Tensor:
+        """Return the pooled features `(B, 2048)` of images `(B, 3, H, W)` in [0, 1], any size."""
+        features: Tensor = self.network((resized_for_inception(images) - 128) / 128)
         return features
 
 
-def resized_for_inception(pictures: Tensor) -> Tensor:
-    """Resize pictures `(B, 3, H, W)` in [0, 1] to `(B, 3, 299, 299)` in [0, 255] as clean-fid does.
+def resized_for_inception(images: Tensor) -> Tensor:
+    """Resize images `(B, 3, H, W)` in [0, 1] to `(B, 3, 299, 299)` in [0, 255] as clean-fid does.
 
     torch's antialiased filter is Pillow's; in float64, since Pillow weighs pixels in that.
     """
-    resized = functional.interpolate(in_steps(pictures).double(), size=(299, 299), mode="bicubic", antialias=True)
+    resized = functional.interpolate(in_steps(images).double(), size=(299, 299), mode="bicubic", antialias=True)
     return resized.clamp(0, 255).float()
 
 
@@ -149,7 +149,7 @@ class CLIPFeatures(nn.Module):
     """The image tower of CLIP: projected embeddings `(B, 512)` of ViT-B/32, not normalised, as clean-fid's `clip_vit_b_32` takes them.
 
     The preprocessing is clean-fid's: the shorter side resized to 224 with Pillow's bicubic filter to whole grey levels, the middle square
-    cut out (an upright picture loses its top and bottom), CLIP's mean and deviation. In float32; clean-fid on a GPU takes float16.
+    cut out (an upright image loses its top and bottom), CLIP's mean and deviation. In float32; clean-fid on a GPU takes float16.
     """
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401  naming transformers' classes here would import them with every command
@@ -162,10 +162,10 @@ class CLIPFeatures(nn.Module):
         """Load a folder in transformers' format that holds the architecture `name`, alone or with the text tower."""
         return cls(_transformers("CLIPVisionModelWithProjection", name, folder))
 
-    def features(self, pictures: Tensor) -> Tensor:
-        """Return the embeddings of pictures `(B, 3, H, W)` in [0, 1], any size."""
+    def features(self, images: Tensor) -> Tensor:
+        """Return the embeddings of images `(B, 3, H, W)` in [0, 1], any size."""
         side: int = self.model.config.image_size
-        square = transforms.normalize(middle_square(pictures, side, side), OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        square = transforms.normalize(middle_square(images, side, side), OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
         features: Tensor = self.model(pixel_values=square).image_embeds
         return features
 
@@ -187,28 +187,28 @@ class DINOFeatures(nn.Module):
         """Load a folder in transformers' format that holds the architecture `name`."""
         return cls(_transformers("Dinov2Model", name, folder))
 
-    def features(self, pictures: Tensor, resize: int = 256, crop: int = 224) -> Tensor:
-        """Return the class tokens of pictures `(B, 3, H, W)` in [0, 1], any size."""
-        square = transforms.normalize(middle_square(pictures, resize, crop), list(IMAGENET_MEAN), list(IMAGENET_STD))
+    def features(self, images: Tensor, resize: int = 256, crop: int = 224) -> Tensor:
+        """Return the class tokens of images `(B, 3, H, W)` in [0, 1], any size."""
+        square = transforms.normalize(middle_square(images, resize, crop), list(IMAGENET_MEAN), list(IMAGENET_STD))
         features: Tensor = self.model(pixel_values=square).last_hidden_state[:, 0]
         return features
 
 
-def in_steps(pictures: Tensor) -> Tensor:
-    """Return pictures in [0, 1] in the 256 levels of a file, as floats in [0, 255]; what is not finite becomes a number."""
-    return (pictures.nan_to_num(0.0, 1.0, 0.0).clamp(0, 1) * 255).round()
+def in_steps(images: Tensor) -> Tensor:
+    """Return images in [0, 1] in the 256 levels of a file, as floats in [0, 255]; what is not finite becomes a number."""
+    return (images.nan_to_num(0.0, 1.0, 0.0).clamp(0, 1) * 255).round()
 
 
-def middle_square(pictures: Tensor, resize: int, crop: int) -> Tensor:
+def middle_square(images: Tensor, resize: int, crop: int) -> Tensor:
     """Resize the shorter side with Pillow's bicubic filter and cut out the middle: `(B, 3, crop, crop)` in [0, 1], 256 levels.
 
-    torchvision's transforms of Pillow pictures, which the reference implementations are written in, one picture after the other.
+    torchvision's transforms of Pillow images, which the reference implementations are written in, one image after the other.
     """
     squares = []
-    for picture in in_steps(pictures).to(torch.uint8).cpu():
-        resized = transforms.resize(transforms.to_pil_image(picture), [resize], interpolation=InterpolationMode.BICUBIC)
+    for image in in_steps(images).to(torch.uint8).cpu():
+        resized = transforms.resize(transforms.to_pil_image(image), [resize], interpolation=InterpolationMode.BICUBIC)
         squares.append(transforms.pil_to_tensor(transforms.center_crop(resized, [crop, crop])))
-    return torch.stack(squares).to(pictures.device).float() / 255
+    return torch.stack(squares).to(images.device).float() / 255
 
 
 def _transformers(kind: str, name: str, folder: Path) -> Any:  # noqa: ANN401  the class of transformers that `kind` names

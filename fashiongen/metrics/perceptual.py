@@ -1,4 +1,4 @@
-"""Distances between pictures in the feature maps of a network: LPIPS and DISTS, and likeness in DINOv2's class token."""
+"""Distances between images in the feature maps of a network: LPIPS and DISTS, and likeness in DINOv2's class token."""
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,15 @@ STABILISER = 1e-6
 
 
 class LPIPS(PairMetric):
-    """Perceptual distance; 0 for equal pictures, lower is better; the extractor is part of its name.
+    """Perceptual distance; 0 for equal images, lower is better; the extractor is part of its name.
 
     `alex`, `vgg`, `squeeze`: Zhang et al. 2018, equation (1), as the authors' library `lpips` computes it, version 0.1, with its bundled
-    channel weights, at the pictures' own size. torchmetrics gives the same number.
+    channel weights, at the images' own size. torchmetrics gives the same number.
 
     `tiny`: the same equation with all channel weights 1: that network has no weights fitted to human judgement, so `lpips[tiny]` is no
     published LPIPS; range [0, 8]. Its layers are all stages of the tiny attribute classifier: stage1 to stage4.
 
-    Degenerate input: a non-finite picture scores NaN. A position where no channel is active has no direction: its distance is 0 to another
+    Degenerate input: a non-finite image scores NaN. A position where no channel is active has no direction: its distance is 0 to another
     such position and at most 1 times the channel weights to any other.
     """
 
@@ -52,15 +52,15 @@ class LPIPS(PairMetric):
 
 
 class DISTS(PairMetric):
-    """Distance of structure and texture; 0 for equal pictures, lower is better; the extractor is part of its name.
+    """Distance of structure and texture; 0 for equal images, lower is better; the extractor is part of its name.
 
     `vgg16`: Ding et al. 2020, as torchmetrics computes it with the authors' weights alpha and beta. It does not resize: the authors' code
     takes the shorter side to 256 pixels before, so give the `size` that the protocol says.
 
     `tiny`: the same sum with alpha = beta = 1 / (2 x channels): that network has no weights fitted to human judgement, so `dists[tiny]` is
-    no published DISTS; range [0, 1.5]. Its layers are the picture itself and all stages of the tiny attribute classifier.
+    no published DISTS; range [0, 1.5]. Its layers are the image itself and all stages of the tiny attribute classifier.
 
-    Degenerate input: a non-finite picture scores NaN. Two constant feature maps have equal texture by the constants c1 = c2 = 1e-6.
+    Degenerate input: a non-finite image scores NaN. Two constant feature maps have equal texture by the constants c1 = c2 = 1e-6.
     """
 
     higher_is_better = False
@@ -72,7 +72,7 @@ class DISTS(PairMetric):
 
         Args:
             extractor: `tiny` or `vgg16`.
-            size: height and width that both pictures are resized to before, antialiased bilinear; by default they are not.
+            size: height and width that both images are resized to before, antialiased bilinear; by default they are not.
             network: instead, an attribute classifier or torchmetrics' `DISTSNetwork`, reported as `custom` or under an `extractor` name of
                 its own.
             weights: torchvision's file of VGG16, by default where torchvision keeps it.
@@ -86,7 +86,7 @@ class DISTS(PairMetric):
         """Return the distance `(B,)`."""
         if self.size is not None:
             prediction, target = (
-                functional.interpolate(pictures, size=self.size, mode="bilinear", antialias=True) for pictures in (prediction, target)
+                functional.interpolate(images, size=self.size, mode="bilinear", antialias=True) for images in (prediction, target)
             )
         network = self._network.on(prediction.device)
         if isinstance(network, AttributeClassifier):
@@ -96,13 +96,13 @@ class DISTS(PairMetric):
 
 
 class DINOSimilarity(PairMetric):
-    """Cosine between DINOv2's class tokens of prediction and truth; range [-1, 1], 1 for equal pictures, higher is better.
+    """Cosine between DINOv2's class tokens of prediction and truth; range [-1, 1], 1 for equal images, higher is better.
 
     The papers that report a "DINO similarity" do not define it; this is our own definition. The model is part of the metric's name; resize
     and crop are those of DINOv2's own evaluation (Oquab et al. 2023: shorter side 256, middle 224 x 224, bicubic) unless a protocol says
-    otherwise. With them an upright picture loses its top and bottom.
+    otherwise. With them an upright image loses its top and bottom.
 
-    Degenerate input: a non-finite picture scores NaN.
+    Degenerate input: a non-finite image scores NaN.
     """
 
     higher_is_better = True
@@ -135,7 +135,7 @@ class DINOSimilarity(PairMetric):
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Return the cosine `(B,)`."""
         network = self._network.on(prediction.device)
-        predicted, true = (network.features(pictures, resize=self.resize, crop=self.crop) for pictures in (prediction, target))
+        predicted, true = (network.features(images, resize=self.resize, crop=self.crop) for images in (prediction, target))
         return functional.cosine_similarity(predicted, true, dim=1)
 
 

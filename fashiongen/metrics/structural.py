@@ -1,4 +1,4 @@
-"""Structural similarity: SSIM of whole pictures or of the garment alone, and MS-SSIM.
+"""Structural similarity: SSIM of whole images or of the garment alone, and MS-SSIM.
 
 Both reward grey shapes and blank paper: claim no learning on them alone.
 
@@ -6,7 +6,7 @@ Both come in two published ways of computing them, whose numbers differ in the t
 
 - `rgb` as torchmetrics does: each RGB channel, borders reflected;
 - `luma` as pyiqa does, with which TryOffDiff's authors judge: the luma 0.299 R + 0.587 G + 0.114 B rounded to 256 levels, windows wholly
-  inside the picture, negative covariances of a window set to 0. pyiqa is not installed here; the test holds it against scikit-image.
+  inside the image, negative covariances of a window set to 0. pyiqa is not installed here; the test holds it against scikit-image.
 """
 
 from collections.abc import Sequence
@@ -36,14 +36,14 @@ class SSIM(PairMetric):
     channels; `foreground` the mean of the same map inside the mask of the true garment (windows at its edge look beyond it). The two are
     different metrics: name which one is reported.
 
-    Degenerate input: with `foreground` a sample with an empty mask has no value, is left out of the mean and counted; a non-finite picture
-    scores NaN. Two constant pictures are compared by their luminance alone.
+    Degenerate input: with `foreground` a sample with an empty mask has no value, is left out of the mean and counted; a non-finite image
+    scores NaN. Two constant images are compared by their luminance alone.
     """
 
     higher_is_better = True
 
     def __init__(self, region: Region = "whole", channels: Channels = "rgb") -> None:
-        """Judge the `whole` picture, or the `foreground` of the truth.
+        """Judge the `whole` image, or the `foreground` of the truth.
 
         Args:
             region: of `rgb` alone.
@@ -51,12 +51,12 @@ class SSIM(PairMetric):
         """
         super().__init__()
         if channels == "luma" and region == "foreground":
-            raise UserError("SSIM(channels=luma) judges whole pictures: use region=whole, or channels=rgb")
+            raise UserError("SSIM(channels=luma) judges whole images: use region=whole, or channels=rgb")
         self.region = region
         self.channels = channels
 
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the similarity `(B,)` of pictures with at least 6 pixels a side (`luma`: 11)."""
+        """Return the similarity `(B,)` of images with at least 6 pixels a side (`luma`: 11)."""
         if self.channels == "luma":
             return luma_ssim(luma(prediction).round(), luma(target).round())[0]
         _, similarity = structural_similarity_index_measure(prediction, target, data_range=1.0, reduction="none", return_full_image=True)
@@ -66,15 +66,15 @@ class SSIM(PairMetric):
 
 
 class MSSSIM(PairMetric):
-    """Multi-scale structural similarity of whole pictures; range [0, 1], higher is better; no extractor.
+    """Multi-scale structural similarity of whole images; range [0, 1], higher is better; no extractor.
 
     Source: Wang et al. 2003, equation (7), with the settings of SSIM, 2x2 mean pooling between scales, and negative factors set to 0.
 
-    Number of scales: the paper's five need a shorter side of at least 176 pixels. Smaller pictures get the first 4, 3, 2 or 1 scales, from
+    Number of scales: the paper's five need a shorter side of at least 176 pixels. Smaller images get the first 4, 3, 2 or 1 scales, from
     99, 44, 22 or 11 pixels on, with those weights divided by their sum. Numbers from different numbers of scales are not comparable
     although the metric's name is the same: give `betas` to fix them.
 
-    Degenerate input: a non-finite picture scores NaN.
+    Degenerate input: a non-finite image scores NaN.
     """
 
     higher_is_better = True
@@ -83,7 +83,7 @@ class MSSSIM(PairMetric):
         """Weigh the scales.
 
         Args:
-            betas: a weight for each scale, finest first; by default as many of the paper's as the picture has room for.
+            betas: a weight for each scale, finest first; by default as many of the paper's as the image has room for.
             channels: `rgb` or `luma`, see the module.
         """
         super().__init__()
@@ -101,10 +101,10 @@ class MSSSIM(PairMetric):
         return multiscale_structural_similarity_index_measure(prediction, target, data_range=1.0, reduction="none", betas=betas)
 
 
-def luma(pictures: Tensor) -> Tensor:
-    """Return the luma of BT.601 of pictures `(B, 3, H, W)` in [0, 1]: `(B, 1, H, W)` float64 in [0, 255], not rounded."""
-    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=pictures.device).view(1, 3, 1, 1)
-    return (pictures.double() * weights).sum(dim=1, keepdim=True) * 255
+def luma(images: Tensor) -> Tensor:
+    """Return the luma of BT.601 of images `(B, 3, H, W)` in [0, 1]: `(B, 1, H, W)` float64 in [0, 255], not rounded."""
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=images.device).view(1, 3, 1, 1)
+    return (images.double() * weights).sum(dim=1, keepdim=True) * 255
 
 
 def luma_ssim(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,19 +132,19 @@ def luma_ms_ssim(prediction: Tensor, target: Tensor, betas: Sequence[float]) -> 
         similarity, structure = luma_ssim(prediction, target)
         product = product * (similarity if scale == len(betas) else structure) ** beta
         padding = [side % 2 for side in target.shape[2:]]
-        prediction, target = (functional.avg_pool2d(picture, kernel_size=2, padding=padding) for picture in (prediction, target))
+        prediction, target = (functional.avg_pool2d(image, kernel_size=2, padding=padding) for image in (prediction, target))
     return product
 
 
 def betas_for(side: int) -> tuple[float, ...]:
-    """Return the weights of as many scales as pictures with this shorter side have room for: the paper's five, or fewer that sum to one.
+    """Return the weights of as many scales as images with this shorter side have room for: the paper's five, or fewer that sum to one.
 
     Raises:
         UserError: if there is room for none.
     """
     n_scales = sum(side >= shortest for shortest in SHORTEST_SIDES)
     if n_scales == 0:
-        raise UserError(f"MSSSIM needs pictures of at least {SHORTEST_SIDES[0]} pixels a side, got {side}: leave it out at this size")
+        raise UserError(f"MSSSIM needs images of at least {SHORTEST_SIDES[0]} pixels a side, got {side}: leave it out at this size")
     if n_scales == len(BETAS):
         return BETAS
     return tuple(beta / sum(BETAS[:n_scales]) for beta in BETAS[:n_scales])

@@ -114,7 +114,7 @@ def freeze(module: AnyModule) -> AnyModule:
 class LatentCodec(nn.Module):
     """A frozen AutoencoderKL, with the scaling of its latents.
 
-    Pictures are (B, 3, H, W) in [-1, 1]; latents (B, 4, H / factor, W / factor) of about unit variance.
+    Images are (B, 3, H, W) in [-1, 1]; latents (B, 4, H / factor, W / factor) of about unit variance.
     """
 
     def __init__(self, vae: AutoencoderKL) -> None:
@@ -126,22 +126,22 @@ class LatentCodec(nn.Module):
         self.scaling: float = vae.config.scaling_factor
 
     @torch.no_grad()
-    def moments(self, pictures: Tensor) -> Tensor:
+    def moments(self, images: Tensor) -> Tensor:
         """Return mean and log-variance of the latents' distribution, unscaled, (B, 8, ...): float32 in any precision."""
-        parts = pictures.to(self.vae.dtype).split(self._at_once(*pictures.shape[-2:]))
+        parts = images.to(self.vae.dtype).split(self._at_once(*images.shape[-2:]))
         return torch.cat([self.vae.encode(part).latent_dist.parameters.float() for part in parts])
 
     def mode(self, moments: Tensor) -> Tensor:
         """Return the scaled latents that are likeliest under moments, (B, 4, ...)."""
         return moments.chunk(2, dim=1)[0] * self.scaling
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """Return the scaled mode of the latents' distribution (not a sample, so that it can be kept), float32 in any precision."""
-        return self.mode(self.moments(pictures))
+        return self.mode(self.moments(images))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the pictures of scaled latents, in [-1, 1], float32; not in autocast, whose bfloat16 is coarser than grey levels."""
+        """Return the images of scaled latents, in [-1, 1], float32; not in autocast, whose bfloat16 is coarser than grey levels."""
         height, width = (side * self.factor for side in latents.shape[-2:])
         parts = (latents / self.scaling).to(self.vae.dtype).split(self._at_once(height, width))
         with torch.autocast(latents.device.type, enabled=False):
@@ -149,7 +149,7 @@ class LatentCodec(nn.Module):
 
     @staticmethod
     def _at_once(height: int, width: int) -> int:
-        """Return how many pictures go through the autoencoder at a time: its activations at full size are gigabytes a picture."""
+        """Return how many images go through the autoencoder at a time: its activations at full size are gigabytes an image."""
         return max(1, PIXELS_AT_ONCE // (height * width))
 
 

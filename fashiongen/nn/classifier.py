@@ -1,4 +1,4 @@
-"""A small convolutional network that reads attributes off a picture.
+"""A small convolutional network that reads attributes off an image.
 
 Trained on the embedded wardrobe it serves three times: as a judge of attributes (`read`), as the feature extractor of the tiny FID and KID
 (`features`) and as the layers under the tiny LPIPS and DISTS (`stages`).
@@ -21,7 +21,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class ResidualStage(nn.Module):
-    """Two 3x3 convolutions with a projected shortcut that together halve the picture: `(B, C_in, H, W)` to `(B, C_out, H/2, W/2)`."""
+    """Two 3x3 convolutions with a projected shortcut that together halve the image: `(B, C_in, H, W)` to `(B, C_out, H/2, W/2)`."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         """Build the stage for `channels_in` incoming and `channels_out` outgoing channels."""
@@ -40,9 +40,9 @@ class ResidualStage(nn.Module):
 
 
 class AttributeClassifier(nn.Module):
-    """Reads every attribute of a picture `(B, 3, H, W)` in [0, 1], of any size, with one linear head per attribute.
+    """Reads every attribute of an image `(B, 3, H, W)` in [0, 1], of any size, with one linear head per attribute.
 
-    Each stage halves the picture (rounding up) and ends in a ReLU; the pooled vector is the mean and the maximum over space of the last.
+    Each stage halves the image (rounding up) and ends in a ReLU; the pooled vector is the mean and the maximum over space of the last.
     """
 
     def __init__(self, heads: Mapping[str, Sequence[str]], channels: Sequence[int] = (16, 32, 64, 128)) -> None:

@@ -1,4 +1,4 @@
-"""Cutting regions out of a batch of pictures, each sample its own region, without a loop."""
+"""Cutting regions out of a batch of images, each sample its own region, without a loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torchvision.ops import roi_align
 
 
 def bounding_boxes(mask: Tensor) -> Tensor:
-    """Return the boxes (left, top, right, bottom) of (B, 1, H, W) bool masks, (B, 4) pixels; an empty mask gives the whole picture."""
+    """Return the boxes (left, top, right, bottom) of (B, 1, H, W) bool masks, (B, 4) pixels; an empty mask gives the whole image."""
     height, width = mask.shape[-2:]
     rows, columns = mask[:, 0].any(dim=2), mask[:, 0].any(dim=1)
     top, bottom = _ends(rows)
@@ -18,11 +18,11 @@ def bounding_boxes(mask: Tensor) -> Tensor:
     return torch.where(rows.any(dim=1)[:, None], box, whole)
 
 
-def crop_and_resize(pictures: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut (B, C, H, W) float pictures at their (B, 4) boxes and resize to (B, C, *size), averaging where it shrinks."""
-    indices = torch.arange(len(pictures), device=pictures.device, dtype=pictures.dtype)[:, None]
-    rois = torch.cat([indices, boxes.to(pictures)], dim=1)
-    return roi_align(pictures, rois, output_size=size, sampling_ratio=-1, aligned=True)  # type: ignore[no-any-return]
+def crop_and_resize(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut (B, C, H, W) float images at their (B, 4) boxes and resize to (B, C, *size), averaging where it shrinks."""
+    indices = torch.arange(len(images), device=images.device, dtype=images.dtype)[:, None]
+    rois = torch.cat([indices, boxes.to(images)], dim=1)
+    return roi_align(images, rois, output_size=size, sampling_ratio=-1, aligned=True)  # type: ignore[no-any-return]
 
 
 def _ends(occupied: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from fashiongen.nn import noise
 
 
-def kept(ids: list[str], probability: float, *names: str | int) -> Tensor:
+def condition_mask(ids: list[str], probability: float, *names: str | int) -> Tensor:
     """Return (B,) bool on the CPU, False for the samples whose condition is dropped, which happens with `probability`."""
     return noise.uniform(noise.keys(ids, *names)) >= probability
 

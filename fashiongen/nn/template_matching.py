@@ -1,7 +1,7 @@
 """Compatibility by a generated template: what MGCM and Pix2PixCM share (Liu et al., Neurocomputing 2020; GeCo's Section 5.4).
 
 A generator draws the bottom that goes with a top. A bottom is judged by its embedding's likeness to the top's (item to item) and by the
-distance of its code to the template's code (item to template). Shapes: B tops, C bottoms, pictures of S x S pixels, S a multiple of 64,
+distance of its code to the template's code (item to template). Shapes: B tops, C bottoms, images of S x S pixels, S a multiple of 64,
 codes (B, 8w, S/32, S/32) with w the `width`.
 """
 
@@ -223,14 +223,14 @@ def discriminator_loss(fake: Tensor, real: Tensor, variant: Variant) -> Tensor:
     return 0.5 * mse_loss(fake, torch.zeros_like(fake)) + of_real
 
 
-def pictures(batch: Tensor | None, image_size: int, method: str) -> Tensor:
-    """Return a batch's pictures, (B, 3, S, S) uint8 or None, as floats in [-1, 1] of `image_size` pixels a side.
+def images(batch: Tensor | None, image_size: int, method: str) -> Tensor:
+    """Return a batch's images, (B, 3, S, S) uint8 or None, as floats in [-1, 1] of `image_size` pixels a side.
 
     Raises:
         UserError: if the data gives none.
     """
     if batch is None:
-        raise UserError(f"{method} looks at pictures, but the data reads the lists alone: set data.init_args.pictures=true")
+        raise UserError(f"{method} looks at images, but the data reads the lists alone: set data.init_args.images=true")
     floats = to_float(batch)
     if floats.shape[-2:] == (image_size, image_size):
         return floats

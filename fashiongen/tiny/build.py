@@ -25,12 +25,12 @@ from fashiongen.metrics import SSIM, ColourError
 from fashiongen.nn.backbone import load_codec, load_noise_schedule, load_part, load_prompt_encoder, load_unet
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.tiny import stages
-from fashiongen.tiny.pictures import SIZE, SQUARE, Pictures, people_pictures, shop_pictures
+from fashiongen.tiny.images import SIZE, SQUARE, RenderedImages, people_images, shop_images
 
 SHIPPED_LIMIT = 10 * 1000 * 1000  # bytes, of all but the stand-ins of backbones
 BACKBONES: dict[str, Callable[[], torch.nn.Module]] = {"resnet18": stages.build_resnet18, "alexnet": stages.build_alexnet}
 BACKBONES_LIMIT = 3 * 1000 * 1000  # bytes, of these
-DRAWN = 100  # pictures that a denoiser draws to be judged
+DRAWN = 100  # images that a denoiser draws to be judged
 TRAINED_ON, JUDGED_ON = "pretrain", "val"  # namespaces of the wardrobe; recipes train on `train` and are tested on `test`
 
 
@@ -55,8 +55,8 @@ def build(out: str | Path, seed: int = 0, plan: Plan | None = None) -> Path:
     """Build the tiny checkpoints into `out`; a second call goes on where the first was killed.
 
     Writes `sd/` (a Stable-Diffusion-style folder), `clip/`, `ip_adapter/`, `classifier/`, and stand-ins of ImageNet's `resnet18/` and
-    `alexnet/`, all safetensors in bfloat16, and `BUILD.json`: command, seed, fingerprints of the training pictures, times, and the quality
-    on held-out items and people. All training pictures come from the wardrobe's namespace `pretrain`, all judged ones from `val`.
+    `alexnet/`, all safetensors in bfloat16, and `BUILD.json`: command, seed, fingerprints of the training images, times, and the quality
+    on held-out items and people. All training images come from the wardrobe's namespace `pretrain`, all judged ones from `val`.
 
     Raises:
         UserError: if `out` already holds a finished build, or the result is too large to ship.
@@ -91,7 +91,7 @@ class _Build:
         self.work, self.seed, self.plan = work, seed, plan
         self.weights, self.state = work / "weights", work / "state"
         self.report = work / "report.json"
-        self._pictures: dict[str, Pictures] = {}
+        self._images: dict[str, RenderedImages] = {}
 
     def run(self) -> None:
         all_stages: dict[str, Callable[[], dict[str, Any]]] = {
@@ -114,7 +114,7 @@ class _Build:
             "plan": vars(self.plan),
             "namespaces": {"trained_on": TRAINED_ON, "judged_on": JUDGED_ON},
             "size": list(SIZE),
-            "training_pictures_sha256": {name: self.pictures(name).fingerprint() for name in ("shop", "people", "square")},
+            "training_images_sha256": {name: self.rendered(name).fingerprint() for name in ("shop", "people", "square")},
             "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "resvg-py")},
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "stages": self.known(),
@@ -133,58 +133,58 @@ class _Build:
         self.report.write_text(json.dumps(self.known() | {name: facts}, indent=2))
         print(f"{name}: {facts}", flush=True)
 
-    def pictures(self, name: str) -> Pictures:
-        makers: dict[str, Callable[[], Pictures]] = {
-            "shop": lambda: shop_pictures(self.seed, TRAINED_ON, self.plan.items, self.work / "pictures"),
-            "people": lambda: people_pictures(self.seed, TRAINED_ON, self.plan.people, self.work / "pictures"),
-            "square": lambda: shop_pictures(self.seed, TRAINED_ON, self.plan.backbone_items, self.work / "pictures", SQUARE),
-            "held-out square": lambda: shop_pictures(self.seed, JUDGED_ON, self.plan.held_out, self.work / "pictures", SQUARE),
-            "held-out shop": lambda: shop_pictures(self.seed, JUDGED_ON, self.plan.held_out, self.work / "pictures"),
-            "held-out people": lambda: people_pictures(self.seed, JUDGED_ON, self.plan.held_out, self.work / "pictures"),
+    def rendered(self, name: str) -> RenderedImages:
+        makers: dict[str, Callable[[], RenderedImages]] = {
+            "shop": lambda: shop_images(self.seed, TRAINED_ON, self.plan.items, self.work / "images"),
+            "people": lambda: people_images(self.seed, TRAINED_ON, self.plan.people, self.work / "images"),
+            "square": lambda: shop_images(self.seed, TRAINED_ON, self.plan.backbone_items, self.work / "images", SQUARE),
+            "held-out square": lambda: shop_images(self.seed, JUDGED_ON, self.plan.held_out, self.work / "images", SQUARE),
+            "held-out shop": lambda: shop_images(self.seed, JUDGED_ON, self.plan.held_out, self.work / "images"),
+            "held-out people": lambda: people_images(self.seed, JUDGED_ON, self.plan.held_out, self.work / "images"),
         }
-        if name not in self._pictures:
-            self._pictures[name] = makers[name]()
-        return self._pictures[name]
+        if name not in self._images:
+            self._images[name] = makers[name]()
+        return self._images[name]
 
     def classifier(self) -> dict[str, Any]:
-        network = stages.train_classifier(self.pictures("shop"), self.plan.classifier_steps, 2 * self.plan.batch, self.state, self.seed)
+        network = stages.train_classifier(self.rendered("shop"), self.plan.classifier_steps, 2 * self.plan.batch, self.state, self.seed)
         network.save_pretrained(self.weights / "classifier", dtype=torch.bfloat16)
         network = AttributeClassifier.from_pretrained(self.weights / "classifier")
-        return {"held_out_accuracy": stages.judge_classifier(network, self.pictures("held-out shop"))}
+        return {"held_out_accuracy": stages.judge_classifier(network, self.rendered("held-out shop"))}
 
     def clip(self) -> dict[str, Any]:
-        shop = self.pictures("shop")
+        shop = self.rendered("shop")
         tokenizer = stages.build_tokenizer(shop.captions + shop.short_captions, self.weights / "sd" / "tokenizer")
         batch = 4 * self.plan.batch
         network = stages.train_clip(
-            tokenizer, self.pictures("shop"), self.pictures("people"), self.plan.clip_steps, batch, self.state, self.seed
+            tokenizer, self.rendered("shop"), self.rendered("people"), self.plan.clip_steps, batch, self.state, self.seed
         )
         stages.round_to_bfloat16(network).save_pretrained(self.weights / "clip")
         tokenizer.save_pretrained(self.weights / "clip")
         shipped: CLIPModel = CLIPModel.from_pretrained(self.weights / "clip", dtype=torch.float32)
         return {
-            f"held_out_recall_at_1_among_50_{kind}": stages.judge_clip(shipped, tokenizer, self.pictures(f"held-out {kind}"))
+            f"held_out_recall_at_1_among_50_{kind}": stages.judge_clip(shipped, tokenizer, self.rendered(f"held-out {kind}"))
             for kind in ("shop", "people")
         }
 
     def vae(self) -> dict[str, Any]:
         network = stages.train_vae(
-            self.pictures("shop"), self.pictures("people"), self.plan.vae_steps, self.plan.batch // 2, self.state, self.seed
+            self.rendered("shop"), self.rendered("people"), self.plan.vae_steps, self.plan.batch // 2, self.state, self.seed
         )
         stages.round_to_bfloat16(network).save_pretrained(self.weights / "sd" / "vae")
         shipped = AutoencoderKL.from_pretrained(self.weights / "sd" / "vae", dtype=torch.float32)
         facts: dict[str, Any] = {"scaling_factor": shipped.config.scaling_factor}
         judge = AttributeClassifier.from_pretrained(self.weights / "classifier")
         for kind in ("shop", "people"):
-            pictures = self.pictures(f"held-out {kind}")
-            restored, truth = stages.reconstruct(shipped, pictures), pictures.images.float() / 255
+            rendered = self.rendered(f"held-out {kind}")
+            restored, truth = stages.reconstruct(shipped, rendered), rendered.images.float() / 255
             for name, metric in (("ssim", SSIM()), ("foreground_colour_error", ColourError(region="foreground"))):
-                metric.update(restored, truth, pictures.masks)
+                metric.update(restored, truth, rendered.masks)
                 facts[f"held_out_{kind}_{name}"] = round(metric.compute().item(), 4)
             if kind == "shop":
                 read = judge.read(restored)
                 facts["held_out_shop_attributes_read"] = {
-                    name: (read[name] == labels).float().mean().item() for name, labels in pictures.labels.items()
+                    name: (read[name] == labels).float().mean().item() for name, labels in rendered.labels.items()
                 }
         return facts
 
@@ -194,7 +194,7 @@ class _Build:
         vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
         text_encoder = CLIPTextModel.from_pretrained(self.weights / "clip", dtype=torch.float32)
         schedule = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
-        shop = self.pictures("shop")
+        shop = self.rendered("shop")
         latents = stages.latents_of(vae, shop) * vae.config.scaling_factor
         plan = self.plan
         unet = stages.train_unet(schedule, text_encoder, tokenizer, latents, shop, plan.unet_steps, plan.batch, self.state, self.seed)
@@ -212,7 +212,7 @@ class _Build:
         return self.judge_drawing(StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32))
 
     def ip_adapter(self) -> dict[str, Any]:
-        plan, shop, folder = self.plan, self.pictures("shop"), str(self.weights / "sd")
+        plan, shop, folder = self.plan, self.rendered("shop"), str(self.weights / "sd")
         codec, schedule, prompts = load_codec(folder), load_noise_schedule(folder), load_prompt_encoder(folder)
         encoder = load_part(CLIPVisionModelWithProjection, str(self.weights / "clip"))
         network = stages.ImagePrompted(load_unet(folder), encoder.config.projection_dim)
@@ -232,34 +232,34 @@ class _Build:
 
         facts, judge = {}, AttributeClassifier.from_pretrained(self.weights / "classifier")
         for kind in ("shop", "people"):
-            pictures = self.pictures(f"held-out {kind}")
-            shown, told = stages.image_embeddings(encoder, pictures)[:DRAWN], encode(pictures.short_captions[:DRAWN])
+            rendered = self.rendered(f"held-out {kind}")
+            shown, told = stages.image_embeddings(encoder, rendered)[:DRAWN], encode(rendered.short_captions[:DRAWN])
             read = judge.read((codec.decode(stages.draw_image_prompts(trained, schedule, told, empty, shown, self.seed)) + 1) / 2)
             facts[f"held_out_{kind}_shown_drawn_and_read"] = {
-                name: (read[name] == labels[:DRAWN]).float().mean().item() for name, labels in pictures.labels.items()
+                name: (read[name] == labels[:DRAWN]).float().mean().item() for name, labels in rendered.labels.items()
             }
         return facts
 
     def backbone(self, name: str) -> dict[str, Any]:
         network = BACKBONES[name]()
         steps, batch = self.plan.backbone_steps, 2 * self.plan.batch
-        trained = stages.train_backbone(name, network, self.pictures("square"), steps, batch, self.state, self.seed)
+        trained = stages.train_backbone(name, network, self.rendered("square"), steps, batch, self.state, self.seed)
         (self.weights / name).mkdir(exist_ok=True)
         save_file(stages.round_to_bfloat16(trained).state_dict(), self.weights / name / "model.safetensors")
-        return {"held_out_accuracy": stages.judge_backbone(trained.float(), self.pictures("held-out square"))}
+        return {"held_out_accuracy": stages.judge_backbone(trained.float(), self.rendered("held-out square"))}
 
     @torch.no_grad()
     def judge_drawing(self, pipeline: StableDiffusionPipeline) -> dict[str, Any]:
         """Let the pipeline draw held-out captions, and read category and attributes off what it drew."""
         pipeline.set_progress_bar_config(disable=True)
-        pictures = self.pictures("held-out shop")
+        rendered = self.rendered("held-out shop")
         generator = torch.Generator().manual_seed(self.seed)
         options = {"num_inference_steps": 25, "guidance_scale": 3.0, "height": SIZE[0], "width": SIZE[1], "output_type": "pt"}
-        drawn = pipeline(pictures.captions[:DRAWN], generator=generator, **options).images
+        drawn = pipeline(rendered.captions[:DRAWN], generator=generator, **options).images
         judge = AttributeClassifier.from_pretrained(self.weights / "classifier")
         read = judge.read(drawn)
         return {
             "held_out_captions_drawn_and_read": {
-                name: (read[name] == labels[:DRAWN]).float().mean().item() for name, labels in pictures.labels.items()
+                name: (read[name] == labels[:DRAWN]).float().mean().item() for name, labels in rendered.labels.items()
             }
         }

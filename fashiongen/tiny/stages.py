@@ -31,7 +31,7 @@ from fashiongen.nn.backbone import ddim
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.nn.crop import bounding_boxes, crop_and_resize
 from fashiongen.nn.guidance import guide
-from fashiongen.tiny.pictures import SIZE, Pictures, heads
+from fashiongen.tiny.images import SIZE, RenderedImages, heads
 from fashiongen.tiny.training import AnyModule, pick, train
 
 CLIP_SIZE = 48
@@ -40,7 +40,7 @@ LATENT_SCALE_SAMPLES = 512
 
 
 def shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Move each picture of (B, 3, H, W) by up to `most` pixels, repeating its edge."""
+    """Move each image of (B, 3, H, W) by up to `most` pixels, repeating its edge."""
     count, _, height, width = images.shape
     padded = pad(images, (most,) * 4, mode="replicate")
     rows = torch.randint(2 * most + 1, (count, 1, 1), generator=generator) + torch.arange(height)[None, :, None]
@@ -49,14 +49,14 @@ def shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
 
 
 def disturbed(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift uint8 pictures (B, 3, H, W), make them slightly noisy, and return them in [0, 1]."""
+    """Shift uint8 images (B, 3, H, W), make them slightly noisy, and return them in [0, 1]."""
     shifted = shift(images.float() / 255, 3, generator)
     strength = 0.05 * torch.rand(len(images), 1, 1, 1, generator=generator)
     return (shifted + strength * torch.randn(shifted.shape, generator=generator)).clamp(0, 1)
 
 
-def train_classifier(shop: Pictures, steps: int, batch: int, state: Path, seed: int) -> AttributeClassifier:
-    """Train the attribute classifier on shop pictures, disturbed so that restored pictures are read as well."""
+def train_classifier(shop: RenderedImages, steps: int, batch: int, state: Path, seed: int) -> AttributeClassifier:
+    """Train the attribute classifier on shop images, disturbed so that restored images are read as well."""
     network = AttributeClassifier(heads())
 
     def loss(generator: torch.Generator) -> Tensor:
@@ -68,8 +68,8 @@ def train_classifier(shop: Pictures, steps: int, batch: int, state: Path, seed: 
 
 
 @torch.no_grad()
-def judge_classifier(network: AttributeClassifier, shop: Pictures) -> dict[str, float]:
-    """Return the share of pictures whose label is read rightly, by attribute."""
+def judge_classifier(network: AttributeClassifier, shop: RenderedImages) -> dict[str, float]:
+    """Return the share of images whose label is read rightly, by attribute."""
     read = network.read(shop.images.float() / 255)
     return {name: (read[name] == labels).float().mean().item() for name, labels in shop.labels.items()}
 
@@ -93,7 +93,7 @@ def build_alexnet() -> nn.Module:
 
 
 def labelled(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return each attribute's logits for pictures (B, 3, H, W) in [0, 1], which the network sees normalised as ImageNet's.
+    """Return each attribute's logits for images (B, 3, H, W) in [0, 1], which the network sees normalised as ImageNet's.
 
     AlexNet sees them twice as large, since it leaves one cell of 64 pixels.
     """
@@ -104,8 +104,8 @@ def labelled(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     return dict(zip(sizes, network((images - mean) / std).split(list(sizes.values()), dim=1), strict=True))
 
 
-def train_backbone(name: str, network: AnyModule, shop: Pictures, steps: int, batch: int, state: Path, seed: int) -> AnyModule:
-    """Train a stand-in to read all attributes off shop pictures, as the original knows ImageNet's classes."""
+def train_backbone(name: str, network: AnyModule, shop: RenderedImages, steps: int, batch: int, state: Path, seed: int) -> AnyModule:
+    """Train a stand-in to read all attributes off shop images, as the original knows ImageNet's classes."""
 
     def loss(generator: torch.Generator) -> Tensor:
         chosen = pick(len(shop), batch, generator)
@@ -116,8 +116,8 @@ def train_backbone(name: str, network: AnyModule, shop: Pictures, steps: int, ba
 
 
 @torch.no_grad()
-def judge_backbone(network: nn.Module, shop: Pictures) -> dict[str, float]:
-    """Return the share of pictures whose label is read rightly, by attribute."""
+def judge_backbone(network: nn.Module, shop: RenderedImages) -> dict[str, float]:
+    """Return the share of images whose label is read rightly, by attribute."""
     logits = labelled(network, shop.images.float() / 255)
     return {name: (logits[name].argmax(dim=1) == labels).float().mean().item() for name, labels in shop.labels.items()}
 
@@ -161,10 +161,10 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
 
 
-def garment_crops(pictures: Pictures, chosen: Tensor) -> Tensor:
-    """Cut what the mask shows out of pictures, black outside of it, normalised for CLIP: (B, 3, S, S)."""
-    masks = pictures.masks[chosen]
-    crop = crop_and_resize(pictures.images[chosen].float() / 255 * masks, bounding_boxes(masks), (CLIP_SIZE, CLIP_SIZE))
+def garment_crops(rendered: RenderedImages, chosen: Tensor) -> Tensor:
+    """Cut what the mask shows out of images, black outside of it, normalised for CLIP: (B, 3, S, S)."""
+    masks = rendered.masks[chosen]
+    crop = crop_and_resize(rendered.images[chosen].float() / 255 * masks, bounding_boxes(masks), (CLIP_SIZE, CLIP_SIZE))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
     return (crop - mean) / std
 
@@ -185,21 +185,23 @@ def mix(generator: torch.Generator, *choices: tuple[Tensor, float], otherwise: T
     return mixed
 
 
-def train_clip(tokenizer: CLIPTokenizer, shop: Pictures, people: Pictures, steps: int, batch: int, state: Path, seed: int) -> CLIPModel:
+def train_clip(
+    tokenizer: CLIPTokenizer, shop: RenderedImages, people: RenderedImages, steps: int, batch: int, state: Path, seed: int
+) -> CLIPModel:
     """Train the image-text pair by the symmetric contrastive loss.
 
-    Half of the pictures are crops of shop pictures, half of people; one caption in twenty tells the kind of item alone.
+    Half of the images are crops of shop images, half of people; one caption in twenty tells the kind of item alone.
     """
     network = build_clip(tokenizer)
     halves = [
-        (pictures, tokenize(tokenizer, pictures.captions), tokenize(tokenizer, pictures.short_captions)) for pictures in (shop, people)
+        (rendered, tokenize(tokenizer, rendered.captions), tokenize(tokenizer, rendered.short_captions)) for rendered in (shop, people)
     ]
 
     def loss(generator: torch.Generator) -> Tensor:
         parts, told = [], []
-        for pictures, full, short in halves:
-            chosen = pick(len(pictures), batch // 2, generator)
-            parts.append(garment_crops(pictures, chosen))
+        for rendered, full, short in halves:
+            chosen = pick(len(rendered), batch // 2, generator)
+            parts.append(garment_crops(rendered, chosen))
             told.append(mix(generator, (short[chosen], 0.05), otherwise=full[chosen]))
         images, ids = torch.cat(parts), torch.cat(told)
         value: Tensor = network(input_ids=ids, pixel_values=images, return_loss=True).loss
@@ -209,19 +211,19 @@ def train_clip(tokenizer: CLIPTokenizer, shop: Pictures, people: Pictures, steps
 
 
 @torch.no_grad()
-def judge_clip(network: CLIPModel, tokenizer: CLIPTokenizer, pictures: Pictures, among: int = 50) -> float:
-    """Return caption retrieval recall@1: how often a picture's own caption scores highest among `among`; equal captions count as one."""
+def judge_clip(network: CLIPModel, tokenizer: CLIPTokenizer, rendered: RenderedImages, among: int = 50) -> float:
+    """Return caption retrieval recall@1: how often an image's own caption scores highest among `among`; equal captions count as one."""
     hits = []
-    for start in range(0, len(pictures) - among + 1, among):
+    for start in range(0, len(rendered) - among + 1, among):
         chosen = torch.arange(start, start + among)
-        ids = tokenize(tokenizer, [pictures.captions[index] for index in chosen])
-        best = network(input_ids=ids, pixel_values=garment_crops(pictures, chosen)).logits_per_image.argmax(dim=1)
-        hits += [pictures.captions[start + int(found)] == pictures.captions[start + own] for own, found in enumerate(best)]
+        ids = tokenize(tokenizer, [rendered.captions[index] for index in chosen])
+        best = network(input_ids=ids, pixel_values=garment_crops(rendered, chosen)).logits_per_image.argmax(dim=1)
+        hits += [rendered.captions[start + int(found)] == rendered.captions[start + own] for own, found in enumerate(best)]
     return sum(hits) / len(hits)
 
 
 def build_vae() -> AutoencoderKL:
-    """Build the autoencoder: factor 4, four latent channels, narrow where the picture is large."""
+    """Build the autoencoder: factor 4, four latent channels, narrow where the image is large."""
     return AutoencoderKL(
         block_out_channels=(24, 48, 64),
         down_block_types=["DownEncoderBlock2D"] * 3,
@@ -234,14 +236,14 @@ def build_vae() -> AutoencoderKL:
     )
 
 
-def train_vae(shop: Pictures, people: Pictures, steps: int, batch: int, state: Path, seed: int) -> AutoencoderKL:
-    """Train the autoencoder on shop pictures and people, three to one, by L1 (items count fourfold), edges and a small KL term."""
+def train_vae(shop: RenderedImages, people: RenderedImages, steps: int, batch: int, state: Path, seed: int) -> AutoencoderKL:
+    """Train the autoencoder on shop images and people, three to one, by L1 (items count fourfold), edges and a small KL term."""
     network = build_vae()
 
     def loss(generator: torch.Generator) -> Tensor:
         parts = [(shop, pick(len(shop), batch * 3 // 4, generator)), (people, pick(len(people), batch // 4, generator))]
-        images = torch.cat([to_float(pictures.images[chosen]) for pictures, chosen in parts])
-        weight = 1.0 + 3.0 * torch.cat([pictures.masks[chosen] for pictures, chosen in parts]).float()
+        images = torch.cat([to_float(rendered.images[chosen]) for rendered, chosen in parts])
+        weight = 1.0 + 3.0 * torch.cat([rendered.masks[chosen] for rendered, chosen in parts]).float()
         noise = torch.randn(batch, 4, SIZE[0] // 4, SIZE[1] // 4, generator=generator)
         latents = network.encode(images).latent_dist
         restored = network.decode(latents.mean + latents.std * noise).sample
@@ -256,15 +258,15 @@ def train_vae(shop: Pictures, people: Pictures, steps: int, batch: int, state: P
 
 
 @torch.no_grad()
-def latents_of(vae: AutoencoderKL, pictures: Pictures, count: int | None = None, batch: int = 256) -> Tensor:
-    """Return the modes of the pictures' latents, (N, 4, h, w), not scaled."""
-    return torch.cat([vae.encode(to_float(part)).latent_dist.mode() for part in pictures.images[:count].split(batch)])
+def latents_of(vae: AutoencoderKL, rendered: RenderedImages, count: int | None = None, batch: int = 256) -> Tensor:
+    """Return the modes of the images' latents, (N, 4, h, w), not scaled."""
+    return torch.cat([vae.encode(to_float(part)).latent_dist.mode() for part in rendered.images[:count].split(batch)])
 
 
 @torch.no_grad()
-def reconstruct(vae: AutoencoderKL, pictures: Pictures, batch: int = 256) -> Tensor:
-    """Return the pictures after encoding and decoding, (N, 3, H, W) in [0, 1]."""
-    parts = [vae.decode(vae.encode(to_float(part)).latent_dist.mode()).sample for part in pictures.images.split(batch)]
+def reconstruct(vae: AutoencoderKL, rendered: RenderedImages, batch: int = 256) -> Tensor:
+    """Return the images after encoding and decoding, (N, 3, H, W) in [0, 1]."""
+    parts = [vae.decode(vae.encode(to_float(part)).latent_dist.mode()).sample for part in rendered.images.split(batch)]
     return (torch.cat(parts).clamp(-1, 1) + 1) / 2
 
 
@@ -289,13 +291,13 @@ def train_unet(
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     latents: Tensor,
-    shop: Pictures,
+    shop: RenderedImages,
     steps: int,
     batch: int,
     state: Path,
     seed: int,
 ) -> UNet2DConditionModel:
-    """Train the denoiser to draw shop pictures from captions; one caption in ten is empty, one tells the kind of item alone."""
+    """Train the denoiser to draw shop images from captions; one caption in ten is empty, one tells the kind of item alone."""
     network = build_unet(text_encoder.config.hidden_size)
     full, short, empty = (tokenize(tokenizer, captions) for captions in (shop.captions, shop.short_captions, [""]))
     text_encoder.requires_grad_(False).eval()
@@ -339,9 +341,9 @@ class ImagePrompted(nn.Module):
 
 
 @torch.no_grad()
-def image_embeddings(encoder: CLIPVisionModelWithProjection, pictures: Pictures, batch: int = 256) -> Tensor:
+def image_embeddings(encoder: CLIPVisionModelWithProjection, rendered: RenderedImages, batch: int = 256) -> Tensor:
     """Return the embeddings of what the masks show, (N, D)."""
-    return torch.cat([encoder(garment_crops(pictures, chosen)).image_embeds for chosen in torch.arange(len(pictures)).split(batch)])
+    return torch.cat([encoder(garment_crops(rendered, chosen)).image_embeds for chosen in torch.arange(len(rendered)).split(batch)])
 
 
 def train_image_prompt(
@@ -357,7 +359,7 @@ def train_image_prompt(
     state: Path,
     seed: int,
 ) -> ImagePrompted:
-    """Train the image prompt to draw a shop picture from its own embedding; a tenth of the embeddings are dropped.
+    """Train the image prompt to draw a shop image from its own embedding; a tenth of the embeddings are dropped.
 
     Three captions in ten tell everything, four the kind of item alone, three nothing: what a caption tells, no image prompt learns.
 
@@ -367,10 +369,10 @@ def train_image_prompt(
         full: the captions' hidden states, (N, L, C).
         short: those of the short captions, (N, L, C).
         empty: those of the empty prompt, (1, L, C).
-        images: the pictures' embeddings, (N, D).
-        latents: the pictures' scaled latents, (N, 4, h, w).
+        images: the images' embeddings, (N, D).
+        latents: the images' scaled latents, (N, 4, h, w).
         steps: optimizer steps.
-        batch: pictures a step.
+        batch: images a step.
         state: folder for the state that a killed build resumes from.
         seed: of the build.
     """

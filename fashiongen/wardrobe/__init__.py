@@ -4,7 +4,7 @@ from fashiongen.wardrobe.draw import render_item, render_item_mask
 from fashiongen.wardrobe.dress_code import write_dress_code
 from fashiongen.wardrobe.outfits import Outfit, User, compatible, make_outfit, make_user
 from fashiongen.wardrobe.people import Person, make_person
-from fashiongen.wardrobe.portrait import PersonPictures, render_person
+from fashiongen.wardrobe.portrait import PersonImages, render_person
 from fashiongen.wardrobe.street_tryon import write_street_tryon
 from fashiongen.wardrobe.top_bottom import write_exp_reduced, write_fashion_taobao_tb, write_fashionvc
 from fashiongen.wardrobe.viton_hd import write_viton_hd
@@ -19,7 +19,7 @@ __all__ = [
     "Item",
     "Outfit",
     "Person",
-    "PersonPictures",
+    "PersonImages",
     "User",
     "compatible",
     "held_out",

@@ -1,4 +1,4 @@
-"""From shapes to pixels: SVG text, rendered by resvg; and the shop picture of an item with its mask."""
+"""From shapes to pixels: SVG text, rendered by resvg; and the shop image of an item with its mask."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -46,7 +46,7 @@ def element(path: str, fill: RGB | None, stroke: RGB | None = None, width: float
 
 
 def svg(body: Iterable[str], crisp: bool = False, background: RGB = (255, 255, 255)) -> str:
-    """A whole SVG on the 48 x 64 canvas; a picture of another shape shows the canvas in its middle."""
+    """A whole SVG on the 48 x 64 canvas; an image of another shape shows the canvas in its middle."""
     hint = ' shape-rendering="crispEdges"' if crisp else ""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {CANVAS[0]:g} {CANVAS[1]:g}" stroke-linejoin="round"{hint}>'
@@ -55,7 +55,7 @@ def svg(body: Iterable[str], crisp: bool = False, background: RGB = (255, 255, 2
 
 
 def rasterize(text: str, height: int, width: int) -> NDArray[np.uint8]:
-    """The picture `(height, width, 3)` of an SVG."""
+    """The image `(height, width, 3)` of an SVG."""
     scale = min(width / CANVAS[0], height / CANVAS[1])
     left, top = (width / scale - CANVAS[0]) / 2, (height / scale - CANVAS[1]) / 2
     view = f'viewBox="{-left:.4f} {-top:.4f} {width / scale:.4f} {height / scale:.4f}" width="{width}" height="{height}"'
@@ -110,7 +110,7 @@ def silhouette_elements(layers: Sequence[Layer], figure: Figure, rgb: RGB, grow:
     return texts
 
 
-@lru_cache(maxsize=16)  # one garment's picture, mask and wearer follow one another
+@lru_cache(maxsize=16)  # one garment's image, mask and wearer follow one another
 def shop_figure(item: Item) -> Figure:
     """The flat figure that shows an item as large as the canvas allows, in its middle."""
     points = _reach(item)
@@ -136,12 +136,12 @@ def _reach(item: Item) -> Points:
 
 @lru_cache(maxsize=16)
 def item_layers(item: Item) -> tuple[Layer, ...]:
-    """The layers of an item with textures as bold as in its shop picture; shared by all who ask, so not to be changed."""
+    """The layers of an item with textures as bold as in its shop image; shared by all who ask, so not to be changed."""
     return tuple(layers_of(item, 1.0 / shop_figure(item).scale))
 
 
 def render_item(item: Item, height: int, width: int) -> NDArray[np.uint8]:
-    """The shop picture `(height, width, 3)` on white."""
+    """The shop image `(height, width, 3)` on white."""
     figure, layers = shop_figure(item), item_layers(item)
     edge = edge_color(item)
     body = silhouette_elements(layers, figure, (196, 198, 204), grow=1.6)
@@ -156,7 +156,7 @@ def edge_color(item: Item) -> RGB:
 
 
 def render_item_mask(item: Item, height: int, width: int) -> NDArray[np.bool_]:
-    """Where the shop picture shows the item, `(height, width)`."""
+    """Where the shop image shows the item, `(height, width)`."""
     body = silhouette_elements(item_layers(item), shop_figure(item), (0, 0, 0), grow=0.7)
     mask: NDArray[np.bool_] = rasterize(svg(body, crisp=True), height, width)[:, :, 0] < 128
     return mask

@@ -42,7 +42,7 @@ class _Job:
 
     @property
     def names(self) -> tuple[str, str]:
-        """The pictures of the person and of the garment."""
+        """The images of the person and of the garment."""
         return f"{self.stem}_0.jpg", f"{self.stem}_1.jpg"
 
 
@@ -52,8 +52,8 @@ def write_dress_code(
     """Write `people` persons of `size` (height, width) as Dress Code into the new folder `root` and return it.
 
     A third each wears upper-body clothes, lower-body clothes and dresses. The folder appears under its name only when it is whole. Training
-    people come from the namespace `train`, test people from `test`. Of the extras that other projects have added to the data set,
-    LaDI-VTON's masks of the shop pictures are written; there are no agnostic masks, as in the data set itself.
+    people come from the namespace `train`, test people from `test`. Of the extras that other projects have added to the dataset,
+    LaDI-VTON's masks of the shop images are written; there are no agnostic masks, as in the dataset itself.
 
     Raises:
         UserError: if there is something in `root`, or a split would have fewer than six people (two a category).
@@ -96,15 +96,15 @@ def _write_pairs(jobs: list[_Job], seed: int, root: Path) -> None:
 def _write_person(size: tuple[int, int], seed: int, root: Path, job: _Job) -> Truth:
     """Write all files of one person and return its truth."""
     person = make_person(seed, job.split, job.number, CATEGORIES[job.category])
-    pictures = render_person(person, *size)
+    images = render_person(person, *size)
     folder, stem = root / job.category, job.stem
-    save_jpeg(folder / "images" / f"{stem}_0.jpg", pictures.image)
+    save_jpeg(folder / "images" / f"{stem}_0.jpg", images.image)
     save_jpeg(folder / "images" / f"{stem}_1.jpg", render_item(person.garment, *size))
     # In LaDI-VTON's release the background is white.
     Image.fromarray(black_and_white(~render_item_mask(person.garment, *size))).save(folder / "masks" / f"{stem}_1.png")
-    points = pictures.keypoints[COCO_18]
+    points = images.keypoints[COCO_18]
     (folder / "keypoints" / f"{stem}_2.json").write_text(_keypoints_json(points, size), encoding="utf-8")
-    Image.fromarray(pictures.parse_atr).save(folder / "label_maps" / f"{stem}_4.png")
+    Image.fromarray(images.parse_atr).save(folder / "label_maps" / f"{stem}_4.png")
     save_jpeg(folder / "skeletons" / f"{stem}_5.jpg", draw_openpose(points, *size, COCO_BONES))
     iuv = render_densepose_iuv(person, *size)
     Image.fromarray(np.ascontiguousarray(iuv[:, :, 0])).save(folder / "dense" / f"{stem}_5.png")
@@ -113,7 +113,7 @@ def _write_person(size: tuple[int, int], seed: int, root: Path, job: _Job) -> Tr
 
 
 def _keypoints_json(points: NDArray[np.float64], size: tuple[int, int]) -> str:
-    """The key points as x, y, confidence and number in the data set's frame; -1 for what is not seen."""
+    """The key points as x, y, confidence and number in the dataset's frame; -1 for what is not seen."""
     entries = []
     for number, (x, y, confidence) in enumerate(points):
         if confidence > 0:

@@ -1,8 +1,8 @@
-"""A figure carries garment parts from their own coordinates to the picture: flat for a shop picture, bent for a person.
+"""A figure carries garment parts from their own coordinates to the image: flat for a shop image, bent for a person.
 
 Body units: y = 0 at the shoulders, 25 at the crotch, 41 at the knees, 58 at the ankles; x = 0 is the middle of the body.
 The frames `right_arm` and `left_arm` use (along the arm, across it, outwards positive) with the shoulder at 0 and the elbow at `ELBOW`.
-Sides are the wearer's: the right arm is on the left of the picture (x < 0).
+Sides are the wearer's: the right arm is on the left of the image (x < 0).
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ SIDE = {"right": -1.0, "left": 1.0}
 
 @dataclass(frozen=True)
 class Figure:
-    """Where a body stands and how it is bent; the default is the flat pose of a shop picture."""
+    """Where a body stands and how it is bent; the default is the flat pose of a shop image."""
 
     scale: float = 1.0
     origin: tuple[float, float] = (0.0, 0.0)
@@ -37,7 +37,7 @@ class Figure:
     stance: tuple[float, float] = (0.0, 0.0)
 
     def place(self, frame: str, points: Points) -> Points:
-        """Picture coordinates `(N, 2)` of points `(N, 2)` given in a frame's own coordinates."""
+        """Image coordinates `(N, 2)` of points `(N, 2)` given in a frame's own coordinates."""
         points = np.asarray(points, dtype=np.float64)
         if frame.endswith("_arm"):
             body = self._arm(frame, points)

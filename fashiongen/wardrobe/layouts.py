@@ -1,4 +1,4 @@
-"""What the writers of the try-on layouts share: a folder that appears whole, jobs on several processes, saving pictures."""
+"""What the writers of the try-on layouts share: a folder that appears whole, jobs on several processes, saving images."""
 
 import hashlib
 import json
@@ -125,18 +125,18 @@ def truth_of(person: Person) -> Truth:
     }
 
 
-def save_jpeg(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Save without thinning out the colours, which small pictures would not survive."""
-    Image.fromarray(picture).save(path, quality=95, subsampling=0)
+def save_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
+    """Save without thinning out the colours, which small images would not survive."""
+    Image.fromarray(image).save(path, quality=95, subsampling=0)
 
 
 def save_palette(path: Path, labels: NDArray[np.uint8], palette: Iterable[tuple[int, int, int]]) -> None:
-    """Save labels as a palette picture whose indices are the labels."""
-    picture = Image.fromarray(labels)
-    picture.putpalette([value for color in palette for value in color])
-    picture.save(path)
+    """Save labels as a palette image whose indices are the labels."""
+    image = Image.fromarray(labels)
+    image.putpalette([value for color in palette for value in color])
+    image.save(path)
 
 
 def black_and_white(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """A mask as a grey picture: white where true."""
+    """A mask as a grey image: white where true."""
     return mask.astype(np.uint8) * np.uint8(255)

@@ -1,4 +1,4 @@
-"""A person in the garment of a shop picture, with everything that datasets store beside the photo."""
+"""A person in the garment of a shop image, with everything that datasets store beside the photo."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,12 +54,12 @@ BODY_25_BONES: Bones = (
 
 
 @dataclass(frozen=True)
-class PersonPictures:
-    """What one photo comes with; pictures are `(H, W, 3)` uint8, labels `(H, W)` uint8, masks `(H, W)` bool.
+class PersonImages:
+    """What one photo comes with; images are `(H, W, 3)` uint8, labels `(H, W)` uint8, masks `(H, W)` bool.
 
     `parse` holds LIP's labels, `parse_atr` ATR's. `densepose` shows DensePose's part numbers as colours.
     `agnostic_mask` is true where the garment may have been (to inpaint), `garment_mask` where the worn garment is seen,
-    `keypoints` are BODY_25 `(25, 3)`: x and y in pixels, confidence, all zero for what is hidden or out of the picture.
+    `keypoints` are BODY_25 `(25, 3)`: x and y in pixels, confidence, all zero for what is hidden or out of the image.
     """
 
     image: NDArray[np.uint8]
@@ -75,27 +75,27 @@ class PersonPictures:
 
 
 class Scene:
-    """The same things drawn twice: as a picture and as a map of labels."""
+    """The same things drawn twice: as an image and as a map of labels."""
 
     def __init__(self, person: Person) -> None:
         """Start with an empty canvas."""
         self.person = person
-        self.picture: list[str] = []
+        self.drawing: list[str] = []
         self.labels: list[str] = []
 
     def flat(self, outline: Points, rgb: RGB, code: int, line: float = 0.45) -> None:
         """A plain shape on the canvas."""
         path = path_data(outline)
-        self.picture.append(element(path, rgb, mix(rgb, (30, 10, 10), 0.35), line))
+        self.drawing.append(element(path, rgb, mix(rgb, (30, 10, 10), 0.35), line))
         self.labels.append(element(path, (code * LABEL_STEP,) * 3))
 
     def cloth(self, item: Item, layers: Sequence[Layer], code: int) -> None:
         """Layers of an item as the figure carries them, with shadows and folds."""
         figure = self.person.figure
         for layer in layers:
-            self.picture += layer_elements(layer, figure, edge_color(item), 0.5, self.person.skin, item.id)
+            self.drawing += layer_elements(layer, figure, edge_color(item), 0.5, self.person.skin, item.id)
             outline = path_data(figure.place(layer.part.frame, layer.part.outline))
-            self.picture.append(f'<path d="{outline}" fill="url(#shade)"/>')
+            self.drawing.append(f'<path d="{outline}" fill="url(#shade)"/>')
             if layer.part.frame == "torso":
                 self._folds(layer, item.id)
         self.labels += silhouette_elements(layers, figure, (code * LABEL_STEP,) * 3, grow=0.5)
@@ -113,7 +113,7 @@ class Scene:
         folds = element("".join(paths), None, (0, 0, 0), 0.9 * figure.scale, 0.16)
         outline = path_data(figure.place(layer.part.frame, layer.part.outline))
         clip = f"{key}{layer.part.name}folds"
-        self.picture.append(f'<clipPath id="{clip}"><path d="{outline}"/></clipPath><g clip-path="url(#{clip})">{folds}</g>')
+        self.drawing.append(f'<clipPath id="{clip}"><path d="{outline}"/></clipPath><g clip-path="url(#{clip})">{folds}</g>')
 
 
 def _arms(scene: Scene, layers: dict[str, Layer], worn: Item, code: int, front: bool) -> None:
@@ -140,12 +140,12 @@ def _head(scene: Scene) -> None:
     dark = mix(person.skin, (40, 20, 20), 0.75)
     scale = person.figure.scale
     for x in (-1.8 + turn, 1.8 + turn):
-        scene.picture.append(
+        scene.drawing.append(
             element(path_data(body.on_head(person, span((x - 0.8, -0.6), (x + 0.8, -0.6), 2)), False), None, (35, 25, 30), 1.0 * scale)
         )
     nose = body.on_head(person, np.array([(turn, 0.0), (turn + 0.5, 1.6), (turn - 0.3, 1.7)]))
-    scene.picture.append(element(path_data(nose, False), None, dark, 0.4 * scale, 0.7))
-    scene.picture.append(
+    scene.drawing.append(element(path_data(nose, False), None, dark, 0.4 * scale, 0.7))
+    scene.drawing.append(
         element(path_data(body.on_head(person, span((turn - 1.4, 3.4), (turn + 1.4, 3.4), 2)), False), None, (176, 50, 60), 0.9 * scale)
     )
     scene.flat(body.fringe(person), person.hair, LIP["hair"])
@@ -158,7 +158,7 @@ def _bag(scene: Scene) -> None:
     """A strap across the chest and a bag in front of the hip."""
     person = scene.person
     strap = person.figure.place("torso", span((6.0, -0.5), (-7.0, 16.0), 8))
-    scene.picture.append(element(path_data(strap, False), None, person.bag, 1.8 * person.figure.scale))
+    scene.drawing.append(element(path_data(strap, False), None, person.bag, 1.8 * person.figure.scale))
     scene.labels.append(element(path_data(strap, False), None, (BAG * LABEL_STEP,) * 3, 1.8 * person.figure.scale))
     outline = densify(np.array([(-11.0, 14.0), (-1.5, 14.0), (-0.5, 23.0), (-12.0, 23.0)]))
     scene.flat(person.figure.place("torso", outline), person.bag, BAG)
@@ -214,10 +214,10 @@ def _definitions(person: Person) -> str:
     )
 
 
-def render_person(person: Person, height: int, width: int) -> PersonPictures:
-    """All pictures of one person at a size."""
+def render_person(person: Person, height: int, width: int) -> PersonImages:
+    """All images of one person at a size."""
     scene = _compose(person)
-    image = rasterize(svg([_definitions(person), *scene.picture], background=person.background), height, width)
+    image = rasterize(svg([_definitions(person), *scene.drawing], background=person.background), height, width)
     codes = np.rint(rasterize(svg(scene.labels, crisp=True, background=(0, 0, 0)), height, width)[:, :, 0] / LABEL_STEP).astype(np.uint8)
     garment_mask = codes == GARMENT
     parse = codes.copy()
@@ -233,7 +233,7 @@ def render_person(person: Person, height: int, width: int) -> PersonPictures:
     agnostic[agnostic_mask] = GREY
     parse_agnostic = np.where(agnostic_mask, 0, parse).astype(np.uint8)
     keypoints = _keypoints(person, height, width)
-    return PersonPictures(
+    return PersonImages(
         image=image,
         parse=parse,
         parse_atr=parse_atr,
@@ -274,7 +274,7 @@ def _region(person: Person, height: int, width: int) -> NDArray[np.bool_]:
 
 
 def _keypoints(person: Person, height: int, width: int) -> NDArray[np.float64]:
-    """BODY_25 joints in pixels; joints out of the picture are zero."""
+    """BODY_25 joints in pixels; joints out of the image are zero."""
     scale = min(width / CANVAS[0], height / CANVAS[1])
     points = body.joints(person)
     points[:, 0] = points[:, 0] * scale + (width - CANVAS[0] * scale) / 2
@@ -316,12 +316,12 @@ def _part_color(part: int) -> RGB:
 
 def draw_openpose(keypoints: NDArray[np.float64], height: int, width: int, bones: Bones = BODY_25_BONES) -> NDArray[np.uint8]:
     """The skeleton of joints `(K, 3)`, BODY_25 if not said otherwise, on black, twice oversampled."""
-    picture = Image.new("RGB", (width * 2, height * 2))
-    pen = ImageDraw.Draw(picture)
+    canvas = Image.new("RGB", (width * 2, height * 2))
+    pen = ImageDraw.Draw(canvas)
     thick = max(2, round(min(height, width) / 20))
     for index, (start, end) in enumerate(bones):
         if keypoints[start, 2] > 0 and keypoints[end, 2] > 0:
             hue = index / len(bones)
             color = tuple(round(255 * min(1.0, max(0.0, 2.0 - abs((hue * 6 + shift) % 6 - 3.0)))) for shift in (3.0, 1.0, 5.0))
             pen.line([tuple(keypoints[start, :2] * 2), tuple(keypoints[end, :2] * 2)], fill=color, width=thick)
-    return np.asarray(picture.resize((width, height), Image.Resampling.BOX))
+    return np.asarray(canvas.resize((width, height), Image.Resampling.BOX))

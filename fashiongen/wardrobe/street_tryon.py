@@ -13,7 +13,7 @@ from fashiongen.wardrobe.people import VITON_CATEGORIES, make_person
 from fashiongen.wardrobe.portrait import render_densepose_iuv, render_person
 from fashiongen.wardrobe.world import Stream
 
-# The namespace is that of the embedded world: the data set calls its held-out people `validation`.
+# The namespace is that of the embedded world: the dataset calls its held-out people `validation`.
 FOLDER_OF = {"train": "train", "test": "validation"}
 FOLDERS: tuple[str, ...] = ("image", "densepose", "segm_atr_labels", "raw_bbox")
 CATEGORIES: dict[str, tuple[str, ...]] = {"top": VITON_CATEGORIES, "dress": ("dress", "jumpsuit")}
@@ -44,7 +44,7 @@ def write_street_tryon(
 ) -> Path:
     """Write `people` persons of `size` (height, width) as StreetTryOn into the new folder `root` and return it.
 
-    There are no shop pictures, masks or key points, as in the data set itself. The folder appears under its name only when it is whole.
+    There are no shop images, masks or key points, as in the dataset itself. The folder appears under its name only when it is whole.
     Training people come from the namespace `train`, those of `validation` from `test`. The garments of `shop2street_test_pairs_top.csv` are
     those of the test people that `write_viton_hd` draws with the same numbers.
 
@@ -65,7 +65,7 @@ def write_street_tryon(
 
 
 def _write_lists(jobs: list[_Job], seed: int, root: Path) -> None:
-    """Write the lists of pictures, and the pair files: number, garment (another's picture), person."""
+    """Write the lists of images, and the pair files: number, garment (another's image), person."""
     for split, folder in FOLDER_OF.items():
         text = "".join(f"{job.stem}.jpg\n" for job in jobs if job.split == split)
         (root / "annotations" / f"{folder}_image_list.txt").write_text(text, encoding="utf-8")
@@ -87,14 +87,14 @@ def _write_csv(path: Path, garments: list[str], persons: list[str]) -> None:
 def _write_person(size: tuple[int, int], seed: int, root: Path, job: _Job) -> Truth:
     """Write all files of one person and return its truth."""
     person = make_person(seed, job.split, FIRST_PERSON + job.number, CATEGORIES[job.category])
-    pictures = render_person(person, *size)
+    images = render_person(person, *size)
     folder, stem = root / FOLDER_OF[job.split], job.stem
-    save_jpeg(folder / "image" / f"{stem}.jpg", pictures.image)
-    Image.fromarray(pictures.parse_atr).save(folder / "segm_atr_labels" / f"{stem}.png")
-    # OpenCV wrote the data set's maps, so that what it calls the first channel is the file's blue.
+    save_jpeg(folder / "image" / f"{stem}.jpg", images.image)
+    Image.fromarray(images.parse_atr).save(folder / "segm_atr_labels" / f"{stem}.png")
+    # OpenCV wrote the dataset's maps, so that what it calls the first channel is the file's blue.
     iuv = render_densepose_iuv(person, *size)
     Image.fromarray(np.ascontiguousarray(iuv[:, :, ::-1])).save(folder / "densepose" / f"{stem}_densepose.png")
-    # Where the picture was cut out of DeepFashion2's: the rows come first.
+    # Where the image was cut out of DeepFashion2's: the rows come first.
     stream = Stream(seed, job.split, "street-box", job.number)
     top, left = int(stream.number(0, size[0] / 2)), int(stream.number(0, size[1] / 2))
     box = {"human_bbox": [top, top + size[0], left, left + size[1]]}

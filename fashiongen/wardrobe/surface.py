@@ -1,6 +1,6 @@
 """What an item looks like: its cut filled with colour, print, material texture and the trims of its style, as plain shapes.
 
-Lengths here are in pixels of a 64 x 48 shop picture times `grain` (body units per such pixel):
+Lengths here are in pixels of a 64 x 48 shop image times `grain` (body units per such pixel):
 textures are as bold on a dress as on a shirt.
 """
 

@@ -1,6 +1,6 @@
 """Writes tops and the bottoms worn with them in the folder layout and lists of FashionVC, ExpReduced and FashionTaobaoTB (GeCo's copies).
 
-Pairs follow the world's rule (`compatible`) with its noise, as the outfits do from which they come. As in the data sets some tops and some
+Pairs follow the world's rule (`compatible`) with its noise, as the outfits do from which they come. As in the datasets some tops and some
 bottoms stand in several pairs. Each split has its own items, drawn from its own namespace; the real lists let a few cross over.
 """
 
@@ -26,7 +26,7 @@ _TRIES = 30
 
 @dataclass(frozen=True)
 class _Layout:
-    """The lists of one data set: their names, whether its ids are md5 sums, and whether a test top may have several bottoms."""
+    """The lists of one dataset: their names, whether its ids are md5 sums, and whether a test top may have several bottoms."""
 
     lists: dict[str, str]
     md5: bool = False
@@ -50,7 +50,7 @@ class _Pair:
 
 
 def write_fashionvc(root: str | Path, people: int, size: tuple[int, int], seed: int, workers: int | None = None) -> Path:
-    """Write `people` pairs, pictures of `size` (height, width), as FashionVC into the new folder `root` and return it.
+    """Write `people` pairs, images of `size` (height, width), as FashionVC into the new folder `root` and return it.
 
     Three in four pairs are for training, a tenth for validation, the rest for testing. The folder appears under its name only when it is
     whole.
@@ -118,7 +118,7 @@ def _pairs(split: str, count: int, seed: int, several: bool) -> list[_Pair]:
 
 
 def _write_item(size: tuple[int, int], root: Path, job: tuple[str, Item]) -> Truth:
-    """Write an item's picture and return what the world knows about it."""
+    """Write an item's image and return what the world knows about it."""
     id_, item = job
     save_jpeg(root / "img" / f"{id_}.jpg", render_item(item, *size))
     return {"id": id_, "item": item.id, "category": item.category, "attributes": item.attributes, "caption": item.caption()}

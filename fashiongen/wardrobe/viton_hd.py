@@ -20,14 +20,14 @@ from fashiongen.wardrobe.layouts import (
     write_layout,
 )
 from fashiongen.wardrobe.people import make_person
-from fashiongen.wardrobe.portrait import PersonPictures, render_person
+from fashiongen.wardrobe.portrait import PersonImages, render_person
 from fashiongen.wardrobe.world import Stream
 
 FOLDERS: tuple[str, ...] = (
     *("image", "cloth", "cloth-mask", "agnostic-v3.2", "agnostic-mask", "image-parse-v3", "image-parse-agnostic-v3.2"),
     *("openpose_img", "openpose_json", "image-densepose"),
 )
-# The colours of LIP's twenty classes, as in the dataset's own palette pictures.
+# The colours of LIP's twenty classes, as in the dataset's own palette images.
 LIP_PALETTE: tuple[tuple[int, int, int], ...] = (
     *((0, 0, 0), (128, 0, 0), (255, 0, 0), (0, 85, 0), (170, 0, 51), (255, 85, 0), (0, 0, 85), (0, 119, 221), (85, 85, 0), (0, 85, 85)),
     *((85, 51, 0), (52, 86, 128), (0, 128, 0), (0, 0, 255), (51, 170, 221), (0, 255, 255), (85, 255, 170), (170, 255, 85), (255, 255, 0)),
@@ -83,22 +83,22 @@ def _write_pairs(jobs: list[_Job], seed: int, root: Path) -> None:
 def _write_person(size: tuple[int, int], seed: int, root: Path, job: _Job) -> Truth:
     """Write all files of one person and return its truth."""
     person = make_person(seed, job.split, job.number)
-    pictures = render_person(person, *size)
+    images = render_person(person, *size)
     folder, stem = root / job.split, job.stem
-    save_jpeg(folder / "image" / f"{stem}.jpg", pictures.image)
+    save_jpeg(folder / "image" / f"{stem}.jpg", images.image)
     save_jpeg(folder / "cloth" / f"{stem}.jpg", render_item(person.garment, *size))
     save_jpeg(folder / "cloth-mask" / f"{stem}.jpg", black_and_white(render_item_mask(person.garment, *size)))
-    save_jpeg(folder / "agnostic-v3.2" / f"{stem}.jpg", pictures.agnostic)
-    save_jpeg(folder / "image-densepose" / f"{stem}.jpg", pictures.densepose)
-    Image.fromarray(black_and_white(pictures.agnostic_mask)).save(folder / "agnostic-mask" / f"{stem}_mask.png")
-    Image.fromarray(pictures.openpose).save(folder / "openpose_img" / f"{stem}_rendered.png")
-    save_palette(folder / "image-parse-v3" / f"{stem}.png", pictures.parse, LIP_PALETTE)
-    save_palette(folder / "image-parse-agnostic-v3.2" / f"{stem}.png", pictures.parse_agnostic, LIP_PALETTE)
-    (folder / "openpose_json" / f"{stem}_keypoints.json").write_text(_keypoints_json(pictures), encoding="utf-8")
+    save_jpeg(folder / "agnostic-v3.2" / f"{stem}.jpg", images.agnostic)
+    save_jpeg(folder / "image-densepose" / f"{stem}.jpg", images.densepose)
+    Image.fromarray(black_and_white(images.agnostic_mask)).save(folder / "agnostic-mask" / f"{stem}_mask.png")
+    Image.fromarray(images.openpose).save(folder / "openpose_img" / f"{stem}_rendered.png")
+    save_palette(folder / "image-parse-v3" / f"{stem}.png", images.parse, LIP_PALETTE)
+    save_palette(folder / "image-parse-agnostic-v3.2" / f"{stem}.png", images.parse_agnostic, LIP_PALETTE)
+    (folder / "openpose_json" / f"{stem}_keypoints.json").write_text(_keypoints_json(images), encoding="utf-8")
     return {"split": job.split, "stem": stem, **truth_of(person)}
 
 
-def _keypoints_json(pictures: PersonPictures) -> str:
+def _keypoints_json(images: PersonImages) -> str:
     """OpenPose's file for one person."""
-    flat = [round(float(value), 3) for value in pictures.keypoints.reshape(-1)]
+    flat = [round(float(value), 3) for value in images.keypoints.reshape(-1)]
     return json.dumps({"version": 1.3, "people": [{"person_id": [-1], "pose_keypoints_2d": flat}]})

@@ -47,7 +47,7 @@ def test_a_suite_is_trained_tested_and_kept(recipe, tmp_path, monkeypatch, capfd
     assert test.checkpoint == {**fit.checkpoint, "path": str(out / "nodes" / "fit--painter--seed4" / "logs" / "toy" / "last.ckpt")}
     assert test.fit_seconds and len(fit.checkpoint["weights_sha256"]) == 64
     folder = out / "nodes" / test.node
-    assert len((folder / test.per_sample).read_text().splitlines()) == 8 and len(list((folder / test.pictures).glob("*.png"))) == 8
+    assert len((folder / test.per_sample).read_text().splitlines()) == 8 and len(list((folder / test.images).glob("*.png"))) == 8
     assert "colour" in (folder / test.log).read_text()
     assert "2 ok" in capfd.readouterr().out
     # What a folder holds is enough to know that it is done: nothing runs again.

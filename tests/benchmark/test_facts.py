@@ -41,7 +41,7 @@ def test_what_decides_about_a_result_changes_the_content_and_nothing_else(recipe
     changes = [[], ["--trainer.max_epochs", "2"], ["--model.init_args.width", "4"], ["--trainer.logger.init_args.name", "other"]]
     plain, longer, thinner, named = (found.content for found in facts(*([*fit, *keys] for keys in changes)))
     assert plain == named and len({plain, longer, thinner}) == 3
-    (judged,) = facts([*fit, "--evaluate.pictures", "3"])
+    (judged,) = facts([*fit, "--evaluate.images", "3"])
     assert judged.content == plain  # a training does not depend on how it will be judged
 
 
@@ -79,7 +79,7 @@ def test_data_are_told_apart_by_what_they_hold_and_not_by_their_place(pairs, tmp
     command = ["test", "--config", TINY / "colour_neighbour.yaml", "--data.init_args.root"]
     here, there = facts([*command, "data/here"], [*command, tmp_path / "there"])
     assert here.absolute == {"data.init_args.root": str(tmp_path / "data" / "here")} and there.absolute == {}
-    assert here.offers == ["pictures"] and here.seeded_data
+    assert here.offers == ["images"] and here.seeded_data
     lists = sorted((tmp_path / "data" / "here" / "files").glob("*.csv"))
     assert lists
     lists[0].write_text(lists[0].read_text().replace("1", "1", 1) + "\n")
@@ -108,7 +108,7 @@ def test_every_suite_can_be_planned_where_there_are_no_data(suite, tmp_path, mon
     assert len(lacking) == (0 if suite.stem.startswith("tiny") else len(nodes))
 
 
-def test_the_true_pictures_of_a_protocol_are_data_of_their_own(cache, tmp_path, monkeypatch):
+def test_the_true_images_of_a_protocol_are_data_of_their_own(cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_street_tryon(tmp_path / "data" / "street_tryon", people=12, size=(64, 48), seed=0, test_fraction=0.5, workers=1)
     street = ["--data.class_path", "fashiongen.data.StreetTryOn", "--data.init_args.root", "data/street_tryon"]

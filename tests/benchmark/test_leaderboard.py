@@ -398,7 +398,7 @@ def test_published_rows_stand_apart(tmp_path):
     [
         ({}, []),
         ({"protocol": "other"}, ["another protocol"]),
-        ({"dataset": "viton_hd-clean"}, ["another data set"]),
+        ({"dataset": "viton_hd-clean"}, ["another dataset"]),
         ({"data": {"world": "wardrobe"}}, ["the data here are the embedded world's"]),
         ({"split": "train"}, ["split test (here train)"]),
         ({"n_samples": 7, "data": {"size": "64x48"}}, ["samples 2032 (here 7)", "size 1024x768 (here 64x48)"]),
@@ -415,10 +415,10 @@ def test_published_numbers_are_compared_only_with_the_like(tmp_path, fields, wor
     assert ("wardrobe" in board.label) == ("embedded" in " ".join(words))
 
 
-def test_lost_pictures_neither_empty_the_gallery_nor_shift_its_truth(tmp_path):
-    """The first sample's picture of one method is gone, and all of another's."""
+def test_lost_images_neither_empty_the_gallery_nor_shift_its_truth(tmp_path):
+    """The first sample's image of one method is gone, and all of another's."""
     for recipe in ("a.yaml", "b.yaml", "c.yaml"):
-        folder = write_test(tmp_path, recipe, {"ssim": 0.5}, pictures=3) / "record.pictures"
+        folder = write_test(tmp_path, recipe, {"ssim": 0.5}, images=3) / "record.images"
         for file in sorted(folder.glob("*.png"))[: {"a.yaml": 1, "b.yaml": 0, "c.yaml": 3}[recipe]]:
             file.unlink()
     text = page(read(tmp_path), tmp_path / "board.html")
@@ -427,9 +427,9 @@ def test_lost_pictures_neither_empty_the_gallery_nor_shift_its_truth(tmp_path):
     assert (gallery["columns"], gallery["without"]) == (["input", "truth", "a", "b"], ["c"])
     assert [line["id"] for line in gallery["lines"]] == ["00001_00", "00002_00"]
     for row, line in enumerate(gallery["lines"], start=1):
-        for address, shade in zip(line["pictures"], (10, 160), strict=False):
-            with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
-                assert picture.size == (48, 64) and picture.convert("RGB").getpixel((24, 32)) == (shade, 20 * row, 255 - shade)
+        for address, shade in zip(line["images"], (10, 160), strict=False):
+            with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as image:
+                assert image.size == (48, 64) and image.convert("RGB").getpixel((24, 32)) == (shade, 20 * row, 255 - shade)
 
 
 def test_the_protocol_is_told_in_full(tmp_path, monkeypatch):
@@ -504,7 +504,7 @@ def huge(record):
 
 
 def names_no_file(record):
-    record |= {"log": "a\0b", "pictures": "x" * 300, "recipe": "a\0b/c.yaml", "protocol": "p\0q", "overlays": ["\ud800=1"]}
+    record |= {"log": "a\0b", "images": "x" * 300, "recipe": "a\0b/c.yaml", "protocol": "p\0q", "overlays": ["\ud800=1"]}
 
 
 DAMAGE = {
@@ -514,7 +514,7 @@ DAMAGE = {
     "names of no file": lambda folder: change(folder, names_no_file),
     "links in a circle": lambda folder: ((folder / "log.txt").unlink(), (folder / "log.txt").symlink_to("log.txt")),
     "values per sample": lambda folder: (folder / "record.per_sample.jsonl").write_text(f'{{"id": "a", "ssim": {"9" * 400}}}\n'),
-    "a damaged picture": lambda folder: broken_png(folder / "record.pictures" / "00000_00.png"),
+    "a damaged image": lambda folder: broken_png(folder / "record.images" / "00000_00.png"),
     "a suite's name that is no text": lambda folder: (folder.parents[1] / "suite.json").write_text('{"suite": "\\ud800"}'),
     "a folder that is no UTF-8": lambda folder: folder.rename(folder.with_name(f"{folder.name}\udcff")),
 }
@@ -536,9 +536,9 @@ def broken_png(file):
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_one_damaged_node_leaves_the_others_their_leaderboard(tmp_path, damage, capsys):
     for seed in range(2):
-        place = write_test(tmp_path / "run", "bad.yaml", {"ssim": 0.4}, seed=seed, pictures=2)
+        place = write_test(tmp_path / "run", "bad.yaml", {"ssim": 0.4}, seed=seed, images=2)
         DAMAGE[damage](place)
-    write_test(tmp_path / "run", "good.yaml", {"ssim": 0.5}, pictures=2)
+    write_test(tmp_path / "run", "good.yaml", {"ssim": 0.5}, images=2)
     files = {option: tmp_path / f"out.{option}" for option in ("html", "markdown", "csv")}
     main(["leaderboard", str(tmp_path / "run"), *(part for option, file in files.items() for part in (f"--{option}", str(file)))])
     main(["leaderboard", str(tmp_path / "run")])

@@ -247,7 +247,7 @@ def test_hostile_strings_stay_strings(show, tmp_path):
             recipe,
             {"lpips[tiny]": 2.0 + index, f"{HOSTILE}{LONG}": 1.0},
             node=f"n{index}",
-            pictures=1,
+            images=1,
             ids=[f"{'x' * 60} <b>{index}", *"ab"],
             reason=HOSTILE + LONG,
         )
@@ -301,6 +301,6 @@ def test_the_page_is_a_function_of_the_records(folder, tmp_path):
 
 
 def test_the_grid_is_cut_as_it_is_drawn():
-    from fashiongen.evaluation import pictures
+    from fashiongen.evaluation import images
 
-    assert (GRID_ROWS, GRID_COLUMNS) == (pictures.GRID_ROWS, pictures.GRID_COLUMNS)
+    assert (GRID_ROWS, GRID_COLUMNS) == (images.GRID_ROWS, images.GRID_COLUMNS)

@@ -159,7 +159,7 @@ def test_four_ways_not_to_end_well(tmp_path, trace):
     assert fits["raises"].reason == "RuntimeError: the paint is dry" and fits["raises"].exit_status == 1
     assert fits["dies"].reason == "killed by SIGKILL (out of memory?)" and fits["dies"].exit_status == -signal.SIGKILL
     assert fits["dawdles"].reason == "exceeded its limit of 1 s"
-    assert fits["cannot"].reason == "Cannot needs silhouettes, which Toys does not offer here (it offers pictures)"
+    assert fits["cannot"].reason == "Cannot needs silhouettes, which Toys does not offer here (it offers images)"
     assert fits["heir"].reason == "its parent fit--raises--seed0 is failed: RuntimeError: the paint is dry"
     for name in ("raises", "dies", "dawdles", "heir"):
         child = found[f"test--{name}--seed0--toy--Toys"]

@@ -28,7 +28,7 @@ def write_suite(folder: Path, methods: dict[str, dict], runs: list[dict] | None 
 
 def facts_of(command: list[str]) -> Facts:
     kind, *rest = command
-    facts: dict = {"method": "Toy", "tasks": ["rank"], "dataset": "Toys", "data_name": "toys", "offers": ["pictures"]}
+    facts: dict = {"method": "Toy", "tasks": ["rank"], "dataset": "Toys", "data_name": "toys", "offers": ["images"]}
     content = [kind]
     keys = dict(zip(rest[::2], rest[1::2], strict=True))
     for config in (value for key, value in zip(rest[::2], rest[1::2], strict=True) if key == "--config"):

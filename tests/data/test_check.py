@@ -48,11 +48,11 @@ def test_a_whole_folder_has_no_findings(layout, rendered, capsys, tmp_path):
             "unpaired": unpaired,
             "masked": count,
             "masks": masks,
-            # No one can train on people without shop pictures, which is no fault of the folder.
+            # No one can train on people without shop images, which is no fault of the folder.
             "refused": "" if shops or half == "test" else report["halves"]["train"]["refused"],
         }
         assert report["halves"][half] == expected
-    assert shops or "no shop pictures" in report["halves"]["train"]["refused"]
+    assert shops or "no shop images" in report["halves"]["train"]["refused"]
     assert report["usable"] is True and report["findings"] == [] and report["layout"] == layout
     out = capsys.readouterr().out
     assert f"test: {TEST} listed, {TEST} people readable" in out and "findings: none" in out and out.endswith(": usable\n")
@@ -63,7 +63,7 @@ def test_everything_that_is_wrong_is_named_at_once(copied, capsys):
     train, test = root / "train", root / "test"
     (train / "cloth" / "00001_00.jpg").unlink()
     (train / "image" / "00002_00.jpg").write_bytes((train / "image" / "00002_00.jpg").read_bytes()[:400])
-    (train / "agnostic-mask" / "00003_00_mask.png").write_text("no picture")
+    (train / "agnostic-mask" / "00003_00_mask.png").write_text("no image")
     Image.open(train / "image-parse-v3" / "00004_00.png").resize((48, 64), Image.Resampling.NEAREST).save(
         train / "image-parse-v3" / "00004_00.png"
     )
@@ -86,9 +86,9 @@ def test_everything_that_is_wrong_is_named_at_once(copied, capsys):
     assert message(report, "train/cloth/00001_00") == f"train: the garment of 00001_00: {train / 'cloth' / '00001_00.jpg'} is missing"
     assert "the person of 00002_00" in message(report, "image/00002_00") and "cut off" in message(report, "image/00002_00")
     assert "the mask of 00003_00" in message(report, "00003_00_mask")
-    assert "has 64 x 48 pixels (height x width) where its picture has 128 x 96" in message(report, "00004_00.png")
+    assert "has 64 x 48 pixels (height x width) where its image has 128 x 96" in message(report, "00004_00.png")
     assert "no OpenPose file" in message(report, "00005_00_keypoints")
-    assert f"is the same picture as {train / 'image' / '00006_00.jpg'}" in message(report, "image/00007_00")
+    assert f"is the same image as {train / 'image' / '00006_00.jpg'}" in message(report, "image/00007_00")
     assert "cloth/00008_00.jpg (a leak: it is trained on)" in message(report, "cloth/00014_00")
     assert "where the other garments have 128 x 96" in message(report, "test/cloth/00015_00")
     assert "index per pixel" in message(report, "00017_00.png")
@@ -138,8 +138,8 @@ def pairs_of_boxes(root, box):
 
 def blank(*paths):
     for path in paths:
-        picture = Image.open(path)
-        Image.new(picture.mode, picture.size).save(path)
+        image = Image.open(path)
+        Image.new(image.mode, image.size).save(path)
 
 
 def remove(root, *patterns):

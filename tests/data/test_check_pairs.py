@@ -50,9 +50,9 @@ def test_doubtful_rows_are_named_and_fail_only_a_strict_check(folder, row, kind,
     assert stopped.value.code == 1
 
 
-def test_missing_and_damaged_pictures_and_lists_leave_it_usable_in_part(folder, tmp_path, capsys):
+def test_missing_and_damaged_images_and_lists_leave_it_usable_in_part(folder, tmp_path, capsys):
     (folder / "img" / "7.jpg").unlink()
-    (folder / "img" / "5.jpg").write_text("no picture")
+    (folder / "img" / "5.jpg").write_text("no image")
     (folder / "files" / "devdata_tops.csv").unlink()
     main(["data", "check", "fashionvc", str(folder), "--json", str(tmp_path / "check.json")])
     assert capsys.readouterr().out.endswith(": usable in part\n")
@@ -60,7 +60,7 @@ def test_missing_and_damaged_pictures_and_lists_leave_it_usable_in_part(folder, 
     assert {finding["kind"] for finding in report["findings"]} == {"missing", "unreadable", "list"}
     assert report["splits"]["train"]["readable"] == 1 and not report["usable"]
     for name in "12568":
-        (folder / "img" / f"{name}.jpg").write_text("no picture")
+        (folder / "img" / f"{name}.jpg").write_text("no image")
     with pytest.raises(SystemExit) as stopped:
         main(["data", "check", "fashionvc", str(folder)])
     assert stopped.value.code == 1
@@ -69,7 +69,7 @@ def test_missing_and_damaged_pictures_and_lists_leave_it_usable_in_part(folder, 
 def test_the_public_lists(shared_data):
     report = check("fashionvc", shared_data / "fashionvc")
     assert kinds(report) == ["absent"]
-    assert report.usable and "need no pictures" in report.lines()[-1]
+    assert report.usable and "need no images" in report.lines()[-1]
     test = report.splits["test"]
     assert (test.rows, test.tops, test.bottoms, test.tops_of_training, test.bottoms_of_training) == (1000, 1000, 977, 60, 327)
     assert test.false_negatives == 0

@@ -22,7 +22,7 @@ from fashiongen.data.latents import EncodedDataset, Entries, encode, fingerprint
 from fashiongen.data.loading import Loader
 from fashiongen.data.reframe import reframe
 from fashiongen.errors import UserError
-from fashiongen.nn.keep import Encoding, identities
+from fashiongen.nn.encodings import Encoding, identities
 
 SIZE = (16, 12)
 
@@ -34,14 +34,14 @@ class Row:
 
 def person(index: int, size: tuple[int, int] = SIZE) -> TryOffBatch:
     generator = torch.Generator().manual_seed(index)
-    picture = torch.randint(0, 256, (1, 3, *size), generator=generator, dtype=torch.uint8)
+    image = torch.randint(0, 256, (1, 3, *size), generator=generator, dtype=torch.uint8)
     mask = torch.zeros(1, 1, *size, dtype=torch.bool)
     mask[..., 4:8, 3:6] = True
-    return TryOffBatch(ids=[f"person-{index}"], person=picture, mask=mask, category=["upper"], garment=picture.flip(-1))
+    return TryOffBatch(ids=[f"person-{index}"], person=image, mask=mask, category=["upper"], garment=image.flip(-1))
 
 
 class People(torch.utils.data.Dataset):
-    """Pictures of noise."""
+    """Images of noise."""
 
     def __init__(self, count: int = 10, size: tuple[int, int] = SIZE) -> None:
         self.rows = [Row(f"person-{index}") for index in range(count)]
@@ -162,7 +162,7 @@ def test_everything_that_decides_a_value_is_in_its_encoders_hash():
     assert len({plain, *others}) == 5
 
 
-def changed_picture():
+def changed_image():
     people = People()
     people.samples[0].person[0, 0, 0, 0] ^= 1
     return people
@@ -177,9 +177,9 @@ REFUSED = {
         "whole: sample person-0 is 16x12 in the cache .*, but 24x12 in",
     ),
     "more samples": (lambda folder: (folder, People(count=13), encodings()), "lacks the whole of 3 of 13 samples, first person-10"),
-    "a changed picture": (
-        lambda folder: (folder, changed_picture(), encodings()),
-        "does not fit sample person-0: its pictures are not those",
+    "a changed image": (
+        lambda folder: (folder, changed_image(), encodings()),
+        "does not fit sample person-0: its images are not those",
     ),
 }
 
@@ -195,7 +195,7 @@ def test_a_stale_cache_is_refused_with_the_remedy(tmp_path, case):
     EncodedDataset(people, folder, made)
 
 
-def test_a_picture_that_changes_later_is_refused_when_it_is_read(tmp_path):
+def test_a_image_that_changes_later_is_refused_when_it_is_read(tmp_path):
     people, made = People(), encodings()
     fill(tmp_path, people, made)
     read = EncodedDataset(people, tmp_path, made)

@@ -139,8 +139,8 @@ VITON_HD = {
     "test_pairs_unpaired": (catvton_pairs, "file"),
     "tabs, BOM, Windows": (tabs_and_windows, "file"),
     "six digits": (six_digits, "file"),
-    "agnostic-v3.2": (no_masks, "painted picture"),
-    "agnostic": (painted_elsewhere, "painted picture"),
+    "agnostic-v3.2": (no_masks, "painted image"),
+    "agnostic": (painted_elsewhere, "painted image"),
     "parse and key points": (nothing_painted, "parse and key points"),
 }
 
@@ -160,8 +160,8 @@ def test_viton_hd(variant, rendered, copied):
         same = plain[person_of(id_)]
         for part in ("person", "garment", "garment_mask", "parse", "pose"):
             assert torch.equal(getattr(sample, part), getattr(same, part)), part
-        assert torch.equal(sample.mask, same.mask) == (origin == "file") or origin == "painted picture"
-        if origin == "painted picture":
+        assert torch.equal(sample.mask, same.mask) == (origin == "file") or origin == "painted image"
+        if origin == "painted image":
             assert (sample.mask == same.mask).float().mean() > 0.99
         garment = worn("viton_hd", person_of(id_))
         assert sample.mask[0, 0][garment].float().mean() > 0.97 and sample.mask.float().mean() < 0.75
@@ -178,7 +178,7 @@ def test_a_matched_pair_has_no_other_garment(copied):
 def test_two_copies_in_one_folder_are_not_guessed_from(rendered, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).symlink_to(rendered("viton_hd"))
-    with pytest.raises(UserError, match="several copies of the data set \\(one, two\\)"):
+    with pytest.raises(UserError, match="several copies of the dataset \\(one, two\\)"):
         data("viton_hd", tmp_path)
 
 
@@ -259,7 +259,7 @@ def blanks(root):
 
 
 def no_paired_list(root):
-    """The own garment is then the picture of the person's number."""
+    """The own garment is then the image of the person's number."""
     for path in root.glob("**/test_pairs_paired.txt"):
         path.unlink()
 
@@ -347,14 +347,14 @@ def test_dress_code_is_as_the_world_drew_it(rendered):
     module = data("dress_code", rendered("dress_code"))
     for id_, sample in samples(module).items():
         folder, _, number = id_.rpartition("_")[0].rpartition("_")
-        pictures = render_person(make_person(0, "test", int(number), DRESS_CODE_CATEGORIES[folder]), *SIZE)
-        assert torch.equal(sample.parse[0], torch.from_numpy(pictures.parse_atr))
-        assert (sample.person[0].permute(1, 2, 0).numpy().astype(int) - pictures.image).__abs__().mean() < 4
+        images = render_person(make_person(0, "test", int(number), DRESS_CODE_CATEGORIES[folder]), *SIZE)
+        assert torch.equal(sample.parse[0], torch.from_numpy(images.parse_atr))
+        assert (sample.person[0].permute(1, 2, 0).numpy().astype(int) - images.image).__abs__().mean() < 4
         # Neck, shoulders and wrists stand at the same places in both of OpenPose's orders, the right hip at 8 and 9.
-        truth = pictures.keypoints[[0, 1, 2, 3, 4, 5, 6, 7, 9]]
+        truth = images.keypoints[[0, 1, 2, 3, 4, 5, 6, 7, 9]]
         inside = (truth[:, 0] * 384 / SIZE[1] > 1) & (truth[:, 1] * 512 / SIZE[0] > 1)
         assert np.allclose(sample.pose[0, :9].numpy()[inside], truth[inside], atol=0.01) and sample.pose.shape == (1, 18, 3)
-        # The foreground is where the shop picture is not white.
+        # The foreground is where the shop image is not white.
         coloured = (sample.garment[0].float().mean(dim=0) < 200) & ~sample.garment_mask[0, 0]
         assert coloured.float().mean() < 0.02 and 0.05 < sample.garment_mask.float().mean() < 0.9
 
@@ -466,7 +466,7 @@ def test_a_damaged_dress_code_is_told_in_one_line(spoil, words, copied):
 
 
 def uncut(root, raw):
-    """The photos as DeepFashion2 has them: what the box cuts out lies somewhere in a larger picture."""
+    """The photos as DeepFashion2 has them: what the box cuts out lies somewhere in a larger image."""
     for folder in ("train", "validation"):
         (raw / folder / "image").mkdir(parents=True)
         for path in (root / folder / "image").iterdir():
@@ -641,7 +641,7 @@ def climb(root):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (drop_images, r"validation/image is missing .* make it with the data set's script from DeepFashion2"),
+        (drop_images, r"validation/image is missing .* make it with the dataset's script from DeepFashion2"),
         (drop_boxes, "raw_bbox is missing: the photos of .* are uncut"),
         (drop_densepose, "lacks segm_atr_labels or densepose, which masks are made from"),
         (draw_densepose, "holds 200 where DensePose's part numbers end at 24"),
@@ -659,7 +659,7 @@ def test_a_damaged_street_tryon_is_told_in_one_line(spoil, words, copied):
 
 
 def test_street_tryon_trains_nothing_and_names_its_pair_files(rendered):
-    with pytest.raises(UserError, match="has no shop pictures; it serves `test`"):
+    with pytest.raises(UserError, match="has no shop images; it serves `test`"):
         data("street_tryon", rendered("street_tryon"), "fit")
     with pytest.raises(
         UserError, match=r"data\.pairs can be: shop2street_test_pairs_top\.csv, street2street_test_pairs_dress\.csv, street"
@@ -699,7 +699,7 @@ def blank_labels(root):
     ("layout", "spoil", "words"),
     [
         ("viton_hd", blank_mask, r"sample 00015_00: \S+00015_00_mask\.png marks nothing at 128x96"),
-        ("viton_hd", blank_paint, r"sample 00015_00: the mask that is made from its painted picture \(\S+00015_00\.jpg\) marks nothing"),
+        ("viton_hd", blank_paint, r"sample 00015_00: the mask that is made from its painted image \(\S+00015_00\.jpg\) marks nothing"),
         (
             "street_tryon",
             blank_labels,
@@ -707,7 +707,7 @@ def blank_labels(root):
         ),
     ],
 )
-def test_a_mask_that_marks_nothing_is_refused_not_taken_for_the_whole_picture(layout, spoil, words, copied):
+def test_a_mask_that_marks_nothing_is_refused_not_taken_for_the_whole_image(layout, spoil, words, copied):
     root = copied(layout)
     spoil(root)
     dataset = data(layout, root).datasets["test"]

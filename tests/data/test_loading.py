@@ -18,7 +18,7 @@ STEPS = N // BATCH
 
 
 class Numbers(Dataset):
-    """Sample i is a picture whose every value is i; reading is counted in this process."""
+    """Sample i is an image whose every value is i; reading is counted in this process."""
 
     def __init__(self, length=N, broken=None):
         self.length, self.broken, self.read = length, broken, []

@@ -11,10 +11,10 @@ from fashiongen.wardrobe.portrait import render_densepose_iuv
 SIZE = (256, 192)
 
 
-def noisy(picture, seed=0):
-    """A picture as JPEG may leave it."""
-    shift = np.random.default_rng(seed).integers(-4, 5, picture.shape)
-    return np.clip(picture.astype(int) + shift, 0, 255).astype(np.uint8)
+def noisy(image, seed=0):
+    """An image as JPEG may leave it."""
+    shift = np.random.default_rng(seed).integers(-4, 5, image.shape)
+    return np.clip(image.astype(int) + shift, 0, 255).astype(np.uint8)
 
 
 def test_paint_is_found_and_a_grey_wall_is_not():
@@ -67,7 +67,7 @@ def test_viton_hds_region_keeps_face_and_trousers_and_widens_the_hips():
     assert masks.from_lip(parse, without_arms)[700, 470:510].all()
 
 
-def test_the_region_scales_with_the_picture():
+def test_the_region_scales_with_the_image():
     parse, points = body()
     half = points.copy()
     half[:, :2] /= 2
@@ -97,17 +97,17 @@ def drawn(name, number):
 
 @pytest.mark.parametrize(("name", "number"), CASES)
 def test_made_masks_cover_the_worn_garment_and_spare_the_face(name, number):
-    person, pictures, category = drawn(name, number)
-    face = pictures.parse == 13
+    person, images, category = drawn(name, number)
+    face = images.parse == 13
     made = {
-        "points": masks.from_atr_and_points(pictures.parse_atr, pictures.keypoints[COCO_18].astype(np.float32), category),
-        "densepose": masks.from_atr_and_densepose(pictures.parse_atr, render_densepose_iuv(person, *SIZE)[:, :, 0], category),
+        "points": masks.from_atr_and_points(images.parse_atr, images.keypoints[COCO_18].astype(np.float32), category),
+        "densepose": masks.from_atr_and_densepose(images.parse_atr, render_densepose_iuv(person, *SIZE)[:, :, 0], category),
     }
     if category == "upper":
-        made["lip"] = masks.from_lip(pictures.parse, pictures.keypoints.astype(np.float32))
+        made["lip"] = masks.from_lip(images.parse, images.keypoints.astype(np.float32))
     for how, mask in made.items():
         assert mask.shape == SIZE and mask.dtype == bool
-        assert mask[pictures.garment_mask].mean() > 0.97, how
+        assert mask[images.garment_mask].mean() > 0.97, how
         assert mask[face].mean() < 0.25, how
         assert 0.01 < mask.mean() < 0.8, how
 

@@ -34,7 +34,7 @@ def test_all_splits_are_read_and_belong_together(world):
     data = read(world)
     data.setup()
     assert {split: counts["rows"] for split, counts in data.describe()["splits"].items()} == {"train": 150, "val": 20, "test": 30}
-    assert data.offers == {"pictures"}
+    assert data.offers == {"images"}
     batch = next(iter(data.train_dataloader()))
     assert isinstance(batch, PairBatch)
     assert batch.top.shape == batch.bottom.shape == (8, 3, *SIZE)
@@ -97,19 +97,19 @@ def test_the_same_seed_gives_the_same_world(tmp_path):
     assert lists[0] == lists[1]
 
 
-def folder(tmp_path, text="tshirt,positive_pant\n1,2\n3,4\n", pictures=("1", "2", "3", "4"), ending=".jpg"):
-    """A folder of four pictures whose three lists hold the same text."""
+def folder(tmp_path, text="tshirt,positive_pant\n1,2\n3,4\n", images=("1", "2", "3", "4"), ending=".jpg"):
+    """A folder of four images whose three lists hold the same text."""
     (tmp_path / "files").mkdir()
     (tmp_path / "img").mkdir()
     for name in ("traindata_unique.csv", "devdata_tops.csv", "testdata_tops.csv"):
         (tmp_path / "files" / name).write_text(text)
-    for number, name in enumerate(pictures):
+    for number, name in enumerate(images):
         Image.new("RGB", (20, 30), (40 * number, 0, 0)).save(tmp_path / "img" / f"{name}{ending}")
     return FashionVC(root=str(tmp_path), size=SIZE, batch_size=1, num_workers=0)
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpeg", ".jpg"])
-def test_pictures_of_any_ending_are_found(tmp_path, ending):
+def test_images_of_any_ending_are_found(tmp_path, ending):
     data = folder(tmp_path, ending=ending)
     data.setup("fit")
     assert len(list(data.train_dataloader())) == 2
@@ -140,10 +140,10 @@ def test_damaged_lists_are_told_in_one_line(tmp_path, text, told):
 
 
 def test_missing_files_are_named_with_a_remedy(tmp_path):
-    data = folder(tmp_path, pictures=("1", "2", "3"))
-    with pytest.raises(UserError, match=r"1 of the 4 pictures .*4\.jpg.*pictures=false"):
+    data = folder(tmp_path, images=("1", "2", "3"))
+    with pytest.raises(UserError, match=r"1 of the 4 images .*4\.jpg.*images=false"):
         data.setup("fit")
-    without = FashionVC(root=str(tmp_path), size=SIZE, batch_size=1, num_workers=0, pictures=False)
+    without = FashionVC(root=str(tmp_path), size=SIZE, batch_size=1, num_workers=0, images=False)
     without.setup("fit")
     assert without.offers == frozenset()
     assert next(iter(without.train_dataloader())).top is None
@@ -177,9 +177,9 @@ def trained(data, workers, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_picture_ends_training_or_is_left_out_and_counted(tmp_path, workers):
+def test_a_damaged_image_ends_training_or_is_left_out_and_counted(tmp_path, workers):
     data = folder(tmp_path, "tshirt,positive_pant\n1,2\n3,4\n1,4\n3,2\n")
-    (tmp_path / "img" / "4.jpg").write_text("no picture")
+    (tmp_path / "img" / "4.jpg").write_text("no image")
     data.batch_size = 4
     with pytest.raises(UserError, match=r"4\.jpg"):
         trained(data, workers, tmp_path)
@@ -194,7 +194,7 @@ def test_a_damaged_picture_ends_training_or_is_left_out_and_counted(tmp_path, wo
 
 
 def test_the_public_lists_have_their_published_counts(shared_data):
-    data = FashionVC(root=str(shared_data / "fashionvc"), pictures=False)
+    data = FashionVC(root=str(shared_data / "fashionvc"), images=False)
     data.setup()
     counts = {split: tuple(found.values()) for split, found in data.describe()["splits"].items()}
     assert counts == {"train": (17140, 12309, 11281), "val": (500, 500, 498), "test": (1000, 1000, 977)}
@@ -202,12 +202,12 @@ def test_the_public_lists_have_their_published_counts(shared_data):
     assert (catalogue.n_positives, len(catalogue)) == (977, len({id_ for row in data.rows["test"] for id_ in (row.bottom, *row.negatives)}))
 
 
-def test_a_baseline_that_looks_at_no_picture_is_tested_on_the_same_data(tmp_path):
+def test_a_baseline_that_looks_at_no_image_is_tested_on_the_same_data(tmp_path):
     """Else chance and the oracle would stand on another board than what they are held against; a folder of lists alone is other data."""
     root = write_fashionvc(tmp_path / "world", people=PAIRS, size=SIZE, seed=0, workers=1)
     prints = []
-    for pictures in (True, False):
-        data = FashionVC(root=str(root), pictures=pictures)
+    for images in (True, False):
+        data = FashionVC(root=str(root), images=images)
         data.setup("test")
         prints.append(data.fingerprint())
     assert prints[0] == prints[1]

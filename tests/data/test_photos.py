@@ -19,10 +19,10 @@ SIZE = (64, 48)
 
 def photo(path, width=48, height=64, garment=None, exif=None):
     """A grey photo with the garment in red."""
-    picture = Image.new("RGB", (width, height), (100, 100, 100))
+    image = Image.new("RGB", (width, height), (100, 100, 100))
     if garment:
-        picture.paste((255, 0, 0), garment)
-    picture.save(path, **({"exif": exif} if exif else {}))
+        image.paste((255, 0, 0), garment)
+    image.save(path, **({"exif": exif} if exif else {}))
 
 
 def boxes(root, *lines, header="name,left,top,right,bottom,category"):
@@ -228,7 +228,7 @@ def predict(root, out, *options):
 
 
 def test_real_photos_go_through_predict(shared_data, tmp_path):
-    """Untrained but for the shipped tiny weights: each photo gives one picture of its own, named after it."""
+    """Untrained but for the shipped tiny weights: each photo gives one image of its own, named after it."""
     root = tmp_path / "photos"
     shutil.copytree(shared_data / "viton_hd_sample" / "test" / "image", root)
     names = sorted(path.stem for path in root.iterdir())
@@ -237,10 +237,10 @@ def test_real_photos_go_through_predict(shared_data, tmp_path):
     predict(root, tmp_path / "out", "--data.size", "[128,96]", "--model.init_args.steps", "2")
     written = sorted((tmp_path / "out").iterdir())
     assert [path.name for path in written] == [f"{name}.png" for name in names]
-    pictures = [np.asarray(Image.open(path)) for path in written]
-    assert {picture.shape for picture in pictures} == {(128, 96, 3)}
-    assert min(picture.std() for picture in pictures) > 5
-    assert len({picture.tobytes() for picture in pictures}) == 5
+    images = [np.asarray(Image.open(path)) for path in written]
+    assert {image.shape for image in images} == {(128, 96, 3)}
+    assert min(image.std() for image in images) > 5
+    assert len({image.tobytes() for image in images}) == 5
 
 
 def test_photos_of_any_kind_and_without_truth_go_through_the_command_line(tmp_path, capsys):

@@ -35,7 +35,7 @@ def person(top=80, bottom=180, left=60, right=132, cover=None, shoulders=60, con
 
 
 GOOD = person()
-BAD = {
+FAILED_STATUSES = {
     "truncation": person(top=160, bottom=256),
     "occlusion": person(cover=(14, (110, 60, 140, 132))),
     "side_view": person(left=80, right=112, shoulders=24),
@@ -43,9 +43,9 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("defect", BAD)
+@pytest.mark.parametrize("defect", FAILED_STATUSES)
 def test_each_defect_is_found_by_its_own_measure(defect):
-    people = [GOOD] * 9 + [BAD[defect]]
+    people = [GOOD] * 9 + [FAILED_STATUSES[defect]]
     decisions = decide([measure(*one) for one in people], [str(index) for index in range(10)], 0.9, pad_extreme=False)
     worst = decisions[-1]
     assert worst.id == "9" and not worst.kept and worst.reason == defect and getattr(worst, defect) > LIMITS[defect]
@@ -62,13 +62,13 @@ def test_anything_before_the_trunk_occludes_but_the_neckline_does_not(label):
 def test_an_unseen_shoulder_is_no_front_view_and_no_garment_is_the_worst():
     assert measure(*person(confidence=0.0)).shoulders == 0
     nothing = measure(np.zeros((HEIGHT, WIDTH), np.uint8), GOOD[1])
-    decisions = decide([nothing, measure(*GOOD), measure(*BAD["truncation"])], ["a", "b", "c"], 1 / 3, pad_extreme=True)
+    decisions = decide([nothing, measure(*GOOD), measure(*FAILED_STATUSES["truncation"])], ["a", "b", "c"], 1 / 3, pad_extreme=True)
     assert [decision.id for decision in decisions] == ["b", "c", "a"] and decisions[-1].reason == "no garment"
     assert [decision.kept for decision in decisions] == [True, False, False]
 
 
 def test_extreme_proportions_are_mended_or_count_as_a_defect():
-    people = [measure(*one) for one in [GOOD] * 9 + [BAD["proportion"]]]
+    people = [measure(*one) for one in [GOOD] * 9 + [FAILED_STATUSES["proportion"]]]
     ids = [str(index) for index in range(10)]
     mended = {decision.id: decision for decision in decide(people, ids, 1.0, pad_extreme=True)}
     strict = {decision.id: decision for decision in decide(people, ids, 1.0, pad_extreme=False)}
@@ -98,7 +98,7 @@ def rows_of(tmp_path, people):
 
 
 def test_the_file_is_written_once_and_a_persons_edits_are_obeyed(tmp_path):
-    rows = rows_of(tmp_path, [*[GOOD] * 3, *BAD.values()])
+    rows = rows_of(tmp_path, [*[GOOD] * 3, *FAILED_STATUSES.values()])
     path = tmp_path / "review" / "decisions.csv"
     quality = QualityFilter(keep=3 / 7, decisions=str(path))
     assert set(quality.select(rows)) <= {"000", "001", "002", "006"}
@@ -157,7 +157,7 @@ def framed():
 
 
 @pytest.mark.parametrize(("zoom", "box"), [(0.5, (24, 40, 16, 24)), (1.5, (8, 56, 8, 32)), (2.0, (0, 64, 4, 36))])
-def test_a_reframed_person_keeps_picture_mask_parse_and_pose_together(zoom, box):
+def test_a_reframed_person_keeps_image_mask_parse_and_pose_together(zoom, box):
     before = framed()
     after = reframe(before, zoom)
     top, bottom, left, right = garment_box(after.mask)

@@ -8,7 +8,7 @@ from fashiongen.data.tryon import read_openpose
 from fashiongen.errors import UserError
 
 
-def test_key_points_are_scaled_with_the_picture(tmp_path):
+def test_key_points_are_scaled_with_the_image(tmp_path):
     path = tmp_path / "pose.json"
     path.write_text(json.dumps({"people": [{"pose_keypoints_2d": [10, 20, 0.5, 0, 0, 0]}, {"pose_keypoints_2d": [1] * 6}]}))
     assert read_openpose(path, 2, (100, 50), (50, 50)).tolist() == [[10, 10, 0.5], [0, 0, 0]]

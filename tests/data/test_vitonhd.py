@@ -30,9 +30,9 @@ def draw(root, stem, split, colour):
         place.mkdir(parents=True, exist_ok=True)
     box = (28, 40, 68, 90)
     for name, size_box in (("image", box), ("cloth", (16, 20, 80, 110))):
-        picture = Image.new("RGB", (96, 128), "white")
-        ImageDraw.Draw(picture).rectangle(size_box, fill=colour)
-        picture.save(places[name] / f"{stem}.jpg", quality=95)
+        image = Image.new("RGB", (96, 128), "white")
+        ImageDraw.Draw(image).rectangle(size_box, fill=colour)
+        image.save(places[name] / f"{stem}.jpg", quality=95)
     for name, ending, size_box in (("cloth-mask", ".jpg", (16, 20, 80, 110)), ("agnostic-mask", "_mask.png", (24, 36, 72, 94))):
         mask = Image.new("L", (96, 128))
         ImageDraw.Draw(mask).rectangle(size_box, fill=255)
@@ -78,8 +78,8 @@ def test_a_sample_is_the_person_and_the_very_garment_it_wears(drawn):
         shade = 20 * int(row.id[:5])
         assert sample.ids == [row.id] and sample.category == ["upper"] and len(sample) == 1
         assert sample.person.shape == sample.garment.shape == (1, 3, *SIZE) and sample.person.dtype == torch.uint8
-        for picture in (sample.person, sample.garment):
-            assert abs(int(picture[0, 0, 32, 24]) - shade) <= 6
+        for image in (sample.person, sample.garment):
+            assert abs(int(image[0, 0, 32, 24]) - shade) <= 6
         assert sample.mask.shape == sample.garment_mask.shape == (1, 1, *SIZE) and sample.mask.dtype == torch.bool
         assert sample.mask[0, 0, 32, 24] and not sample.mask[0, 0, 2, 2] and sample.garment_mask[0, 0, 32, 24]
         assert sample.parse.shape == (1, *SIZE) and set(sample.parse.unique().tolist()) == {0, 5}
@@ -230,9 +230,9 @@ def test_settings_that_leave_nothing_are_told(drawn):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_picture_is_told_in_one_line_from_a_worker_too(root, workers):
+def test_a_damaged_image_is_told_in_one_line_from_a_worker_too(root, workers):
     (root / "test" / "cloth" / "00102_00.jpg").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(UserError, match=r"cloth/00102_00\.jpg is cut off, damaged or no picture") as error:
+    with pytest.raises(UserError, match=r"cloth/00102_00\.jpg is cut off, damaged or no image") as error:
         list(data(root, "test", num_workers=workers).test_dataloader())
     assert "\n" not in str(error.value)
 
@@ -323,7 +323,7 @@ def test_the_embedded_wardrobe_is_rendered_once_and_read_like_the_real_one(cache
             assert 0.05 < batch.mask[index].float().mean() < 0.95 and 0.05 < batch.garment_mask[index].float().mean() < 0.95
             # The garment of the parse lies under the agnostic mask.
             assert batch.mask[index, 0][batch.parse[index] == 5].float().mean() > 0.95
-            # The shop picture shows what is worn: the colours agree where neither is background.
+            # The shop image shows what is worn: the colours agree where neither is background.
             worn = batch.person[index][:, batch.parse[index] == 5].float().mean(dim=1)
             shop = batch.garment[index][:, batch.garment_mask[index, 0]].float().mean(dim=1)
             assert (worn - shop).abs().max() < 60

@@ -11,31 +11,31 @@ from fashiongen.evaluation.embeddings import Store, identity
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     """Three files; for a store any content will do."""
     files = [tmp_path / f"{name}.png" for name in "abc"]
     for file in files:
-        file.write_text(f"picture {file.stem}")
+        file.write_text(f"image {file.stem}")
     return files
 
 
-def test_what_is_added_is_there_the_next_time(tmp_path, pictures):
+def test_what_is_added_is_there_the_next_time(tmp_path, images):
     values = torch.randn(3, 4)
     with Store(tmp_path / "store") as store:
-        keys = [store.key(path) for path in pictures]
+        keys = [store.key(path) for path in images]
         assert store.rows(keys).tolist() == [-1, -1, -1]
         store.add(keys[:2], values[:2])
         store.add(keys[2:], values[2:].bfloat16())
     with Store(tmp_path / "store") as store:
-        assert [store.key(path) for path in pictures] == keys
+        assert [store.key(path) for path in images] == keys
         assert store.rows([keys[2], "unknown", keys[0]]).tolist() == [2, -1, 0]
         ((start, block),) = store.embeddings(np.array([2, 1])).blocks()
     assert start == 0 and block.dtype == torch.float32
     assert torch.equal(block, torch.stack([values[2].bfloat16().float(), values[1]]))
 
 
-def test_a_key_is_the_content_with_the_name_and_an_untouched_file_is_not_read_again(tmp_path, pictures, monkeypatch):
-    first, second, _ = pictures
+def test_a_key_is_the_content_with_the_name_and_an_untouched_file_is_not_read_again(tmp_path, images, monkeypatch):
+    first, second, _ = images
     with Store(tmp_path / "store") as store:
         key = store.key(first)
         moved = tmp_path / "folder" / "a.png"
@@ -45,7 +45,7 @@ def test_a_key_is_the_content_with_the_name_and_an_untouched_file_is_not_read_ag
         second.write_bytes(first.read_bytes())
         assert store.key(second) != key  # methods may go by names
         times = first.stat()
-        first.write_text("picture b")  # of the same length
+        first.write_text("image b")  # of the same length
         os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
         assert store.key(first) != key
         with monkeypatch.context() as patch:
@@ -53,10 +53,10 @@ def test_a_key_is_the_content_with_the_name_and_an_untouched_file_is_not_read_ag
             assert store.key(moved) == key
 
 
-def test_a_killed_writer_leaves_no_row_without_a_picture(tmp_path, pictures):
+def test_a_killed_writer_leaves_no_row_without_a_image(tmp_path, images):
     folder = tmp_path / "store"
     with Store(folder) as store:
-        keys = [store.key(path) for path in pictures]
+        keys = [store.key(path) for path in images]
         store.add(keys[:1], torch.ones(1, 4))
     with (folder / "rows.f32").open("ab") as file:
         file.write(b"\0" * 22)  # a row and a bit, of which the index does not know
@@ -66,7 +66,7 @@ def test_a_killed_writer_leaves_no_row_without_a_picture(tmp_path, pictures):
     assert block[:, 0].tolist() == [1.0, 2.0, 2.0]
 
 
-def test_what_is_damaged_is_told(tmp_path, pictures):
+def test_what_is_damaged_is_told(tmp_path, images):
     folder = tmp_path / "store"
     with Store(folder) as store:
         with pytest.raises(UserError, match="numbers that are not finite"):
@@ -85,7 +85,7 @@ def test_what_was_embedded_before_an_error_is_kept(tmp_path):
         store.add(["key"], torch.ones(1, 4))
         raise RuntimeError("stopped")
     with sqlite3.connect(tmp_path / "store" / "rows.sqlite") as known:
-        assert known.execute("SELECT key, row FROM pictures").fetchall() == [("key", 0)]
+        assert known.execute("SELECT key, row FROM images").fetchall() == [("key", 0)]
 
 
 def test_the_identity_changes_with_every_weight_and_setting():

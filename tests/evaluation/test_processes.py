@@ -16,7 +16,7 @@ from fashiongen.cli import main
 
 ROOT = Path(__file__).parents[2]
 RUNS = {
-    # Of these people 9 are tested, 6 by one process and 3 by the other: dealt one by one, in batches of 5 and 4, pictures would differ.
+    # Of these people 9 are tested, 6 by one process and 3 by the other: dealt one by one, in batches of 5 and 4, images would differ.
     "igr": ["--model.init_args.steps", "2", "--data.init_args.people", "61", "--data.init_args.eval_batch_size", "6"],
     "bpr_dae": ["--data.init_args.people", "230"],
 }

@@ -14,7 +14,7 @@ from fashiongen.batches import TryOffBatch, to_uint8
 from fashiongen.cli import main
 from fashiongen.data import VITONHD, StreetTryOn
 from fashiongen.evaluation.evaluate import _reported
-from fashiongen.methods.trivial import MaskedCrop
+from fashiongen.methods.baselines import MaskedCrop
 from fashiongen.metrics import FID
 from fashiongen.metrics.features import extractor
 
@@ -61,7 +61,7 @@ def test_the_header_states_the_protocol(protocol):
     header = " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
     words = ["arXiv", "ours", "reference", "x".join(map(str, evaluate["size"]))]
     if protocol != "vtoff-igr-street":  # which refers to vtoff-igr for the rest
-        words += ["RGB", "whole pictures", "no repainting", "seed 0", "subsets of 1000", "float32", ".pth"]
+        words += ["RGB", "whole images", "no repainting", "seed 0", "subsets of 1000", "float32", ".pth"]
     assert [word for word in words if word not in header] == []
 
 
@@ -112,7 +112,7 @@ def test_the_street_protocol_runs_on_street_photos_against_another_data_set_s_ga
     shop.setup("test")
     assert record["n_samples"] == len(street.datasets["test"]) == 6
     assert record["data"] == {"fingerprint": street.fingerprint(), "size": "64x48", "masks": "parse and DensePose", "world": "wardrobe"}
-    garments = shop.pictures_of("test", "garment")
+    garments = shop.images_of("test", "garment")
     assert record["reference"] == {
         **{"dataset": "viton_hd", "split": "test", "field": "garment", "fingerprint": garments.fingerprint(), "size": "64x48"}
     }

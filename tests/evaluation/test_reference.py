@@ -1,4 +1,4 @@
-"""Sets judged against the true pictures of another data set, the size of a protocol, and what the record says of both."""
+"""Sets judged against the true images of another dataset, the size of a protocol, and what the record says of both."""
 
 import json
 import shutil
@@ -27,15 +27,15 @@ class MeanGap(SetMetric):
 
     higher_is_better = False
 
-    def features(self, pictures: Tensor) -> Tensor:
-        return pictures.mean(dim=(2, 3))
+    def features(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3))
 
     def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
         return (predictions.mean(dim=0) - targets.mean(dim=0)).norm()
 
 
 class Count(MeanGap):
-    """How many true pictures there were."""
+    """How many true images there were."""
 
     def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
         return torch.tensor(float(len(targets)))
@@ -63,7 +63,7 @@ class Street(Gallery):
         def bare(samples):
             return TryOffBatch.collate(samples).without_target()
 
-        return DataLoader(self.pictures, batch_size=2, collate_fn=bare, sampler=ShardSampler(self.pictures, **share(self.trainer)))
+        return DataLoader(self.images, batch_size=2, collate_fn=bare, sampler=ShardSampler(self.images, **share(self.trainer)))
 
 
 class Shop(Gallery):
@@ -83,14 +83,14 @@ def judge(tmp_path, data, method=None, trainer_options=None, **options):
     return evaluate, json.loads((tmp_path / "out.json").read_text())
 
 
-def mean_colour(pictures, field):
-    return torch.cat([getattr(pictures[index], field) for index in range(len(pictures))]).double().mean(dim=(0, 2, 3)) / 255
+def mean_colour(images, field):
+    return torch.cat([getattr(images[index], field) for index in range(len(images))]).double().mean(dim=(0, 2, 3)) / 255
 
 
 def test_predictions_are_held_against_the_other_set(tmp_path):
     street, shop = Street(5), Shop(9)
     _, record = judge(tmp_path, street, reference=Reference(data=shop))
-    expected = (mean_colour(street.pictures, "person") - mean_colour(shop.pictures, "garment")).norm().item()
+    expected = (mean_colour(street.images, "person") - mean_colour(shop.images, "garment")).norm().item()
     assert record["metrics"]["gap"]["value"] == pytest.approx(expected, rel=1e-4)
     assert record["reference"] == {"dataset": "shop", "split": "test", "field": "garment", "fingerprint": "garments of noise"}
     assert (record["dataset"], record["n_samples"], record["reason"]) == ("street", 5, None)
@@ -99,7 +99,7 @@ def test_predictions_are_held_against_the_other_set(tmp_path):
 def test_the_data_s_own_truth_is_not_mixed_in(tmp_path):
     own, shop = Gallery(4), Shop(9)
     evaluate, record = judge(tmp_path, own, reference=Reference(data=shop))
-    expected = (mean_colour(own.pictures, "person") - mean_colour(shop.pictures, "garment")).norm().item()
+    expected = (mean_colour(own.images, "person") - mean_colour(shop.images, "garment")).norm().item()
     assert record["metrics"]["gap"]["value"] == pytest.approx(expected, rel=1e-4)
     assert int(evaluate.metrics["gap"].n_targets) == 9
 
@@ -120,7 +120,7 @@ def test_two_processes_share_the_reference(tmp_path):
     for folder, options in (("one", {}), ("two", {"devices": 2, "strategy": "ddp_fork"})):
         (tmp_path / folder).mkdir()
         metrics = {"gap": MeanGap(), "count": Count()}
-        judge(tmp_path / folder, Street(5), trainer_options=options, metrics=metrics, reference=Reference(data=Shop(9)), pictures=2)
+        judge(tmp_path / folder, Street(5), trainer_options=options, metrics=metrics, reference=Reference(data=Shop(9)), images=2)
     one, two = (json.loads((tmp_path / folder / "out.json").read_text()) for folder in ("one", "two"))
     assert two["metrics"]["gap"]["value"] == pytest.approx(one["metrics"]["gap"]["value"], rel=1e-5)
     assert one["metrics"]["count"]["value"] == two["metrics"]["count"]["value"] == 9
@@ -135,10 +135,10 @@ class Unwilling(Copier):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (lambda: {"metrics": {"ssim": SSIM(), "gap": MeanGap()}}, "evaluate.metrics: ssim: judge each picture by its own truth"),
-        (lambda: {"metrics": {"chance": AgreementByChance()}}, "evaluate.metrics: chance: judge each picture by its own truth"),
+        (lambda: {"metrics": {"ssim": SSIM(), "gap": MeanGap()}}, "evaluate.metrics: ssim: judge each image by its own truth"),
+        (lambda: {"metrics": {"chance": AgreementByChance()}}, "evaluate.metrics: chance: judge each image by its own truth"),
         (lambda: {"reference": Reference(data=Street(3))}, "evaluate.reference: street has no garment"),
-        (lambda: {"reference": Reference(data=Photos(root="."))}, "evaluate.reference: photos holds no true pictures; name a data set"),
+        (lambda: {"reference": Reference(data=Photos(root="."))}, "evaluate.reference: photos holds no true images; name a dataset"),
         (lambda: {"reference": None}, "which street does not offer here; use `predict` instead, or a protocol whose evaluate.reference"),
         (
             lambda: {"size": (512, 384)},
@@ -179,36 +179,36 @@ def test_fid_of_a_folder_without_garments_against_another_s(folders, tmp_path):
     street = VITONHD(root=str(folders / "street"), eval_batch_size=3, **settings)
     # Of the reference there are the pair file and the garments, no people and no masks.
     garments = VITONHD(root=str(folders / "garments"), eval_batch_size=2, **settings)
-    _, record = judge(tmp_path, street, metrics={"fid": FID()}, size=SIZE, reference=Reference(data=garments), pictures=2)
+    _, record = judge(tmp_path, street, metrics={"fid": FID()}, size=SIZE, reference=Reference(data=garments), images=2)
     shop = VITONHD(root=str(folders / "shop"), **settings)
     shop.setup("test")
     by_hand = FID()
     for dataset, field in ((street.datasets["test"], "person"), (shop.datasets["test"], "garment")):
-        pictures = torch.cat([getattr(dataset[index], field) for index in range(len(dataset))]).float() / 255
-        by_hand.update(*((pictures, None) if field == "person" else (None, pictures)))
+        images = torch.cat([getattr(dataset[index], field) for index in range(len(dataset))]).float() / 255
+        by_hand.update(*((images, None) if field == "person" else (None, images)))
     assert record["metrics"]["fid[tiny-classifier]"]["value"] == pytest.approx(by_hand.compute().item(), rel=1e-4)
     assert record["reference"] == {
         "dataset": "viton_hd",
         "split": "test",
         "field": "garment",
-        "fingerprint": shop.pictures_of("test", "garment").fingerprint(),
+        "fingerprint": shop.images_of("test", "garment").fingerprint(),
         "size": "64x48",
     }
     assert record["data"] == {"fingerprint": street.fingerprint(), "size": "64x48", "masks": "file"}
     extractor = record["extractors"]["fid[tiny-classifier]"]
     assert extractor["weights"] == "model.safetensors" and len(extractor["sha256"]) == 64
-    assert len(list((tmp_path / "out.pictures").iterdir())) == 2 and (tmp_path / "out.grid.png").is_file()
+    assert len(list((tmp_path / "out.images").iterdir())) == 2 and (tmp_path / "out.grid.png").is_file()
 
 
 def given(data, split="test", field="garment", trainer=None):
-    """The pictures of a reference, one after another."""
+    """The images of a reference, one after another."""
     reference = Reference(data=data, split=split, field=field)
     reference.setup()
     return torch.cat(list(reference.batches(trainer or L.Trainer(accelerator="cpu", logger=False), torch.device("cpu"))))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_pictures_are_those_of_the_samples(workers, folders):
+def test_the_images_are_those_of_the_samples(workers, folders):
     settings = {"root": str(folders / "shop"), "size": SIZE, "validation": 2, "eval_batch_size": 4, "num_workers": workers}
     data = VITONHD(**settings)
     data.setup(None)
@@ -224,8 +224,8 @@ def test_a_reference_that_cannot_be_read_is_told(folders, tmp_path):
     data = VITONHD(root=str(root), **settings)
     names = [line.split()[0] for line in (root / "test_pairs.txt").read_text().splitlines()]
     first, last = (root / "test" / "cloth" / name for name in (names[0], names[-1]))
-    last.write_text("no picture")
-    with pytest.raises(UserError, match=rf"^{last} is cut off, damaged or no picture"):
+    last.write_text("no image")
+    with pytest.raises(UserError, match=rf"^{last} is cut off, damaged or no image"):
         given(data)
     first.unlink()
     with pytest.raises(UserError, match=rf"^evaluate.reference: viton_hd: 1 of 6 samples of .* lack their garment, first {first}"):
@@ -252,7 +252,7 @@ def test_every_layout_s_garments_or_people_serve(tmp_path):
     people = write_street_tryon(tmp_path / "street_tryon", people=12, size=SIZE, seed=0, test_fraction=0.5, workers=1)
     street = StreetTryOn(root=str(people), **settings)
     assert given(street, field="person").shape == (6, 3, *SIZE)
-    with pytest.raises(UserError, match=r"evaluate\.reference: street_tryon: the data set has no shop pictures"):
+    with pytest.raises(UserError, match=r"evaluate\.reference: street_tryon: the dataset has no shop images"):
         given(street)
-    with pytest.raises(UserError, match="'mask' is no picture of a sample; choose garment or person"):
+    with pytest.raises(UserError, match="'mask' is no image of a sample; choose garment or person"):
         given(street, field="mask")

@@ -54,18 +54,18 @@ class Data:
 
 @pytest.fixture
 def place(tmp_path):
-    """A catalogue with a damaged picture and one in a folder below, and a query."""
+    """A catalogue with a damaged image and one in a folder below, and a query."""
     (tmp_path / "catalogue" / "more").mkdir(parents=True)
     for name, colour in COLOURS.items():
         folder = tmp_path / "catalogue" / ("more" if name == "red" else "")
         Image.new("RGB", (20, 30), colour).save(folder / f"{name}.png")
-    (tmp_path / "catalogue" / "broken.jpg").write_text("no picture")
+    (tmp_path / "catalogue" / "broken.jpg").write_text("no image")
     Image.new("RGB", (20, 30), (250, 10, 10)).save(tmp_path / "<top>.jpg")
     return tmp_path
 
 
 def rank(method, place, **options):
-    options = {"size": (8, 8), "batch_size": 3, **options}  # four pictures: a whole batch and a part
+    options = {"size": (8, 8), "batch_size": 3, **options}  # four images: a whole batch and a part
     return retrieve(method, [place / "<top>.jpg"], place / "catalogue", cache=place / "cache", **options)
 
 
@@ -78,7 +78,7 @@ def test_the_nearest_come_first_and_what_is_damaged_is_told(place):
 
 
 @pytest.mark.filterwarnings("ignore:left out")
-def test_each_picture_is_encoded_once_until_it_changes(place):
+def test_each_image_is_encoded_once_until_it_changes(place):
     method, folder = Colours(), place / "catalogue"
     first = rank(method, place)
     assert sorted(method.embedded) == sorted(COLOURS) and len(first.hits[0]) == 4
@@ -123,13 +123,13 @@ def test_the_page_holds_query_template_and_hits_in_itself(place, capsys):
 
 
 def test_mistakes_are_told(place, tmp_path):
-    with pytest.raises(UserError, match=r"no picture there"):
+    with pytest.raises(UserError, match=r"no image there"):
         run(Colours(), Data(), place / "<top>.jpg", tmp_path / "nothing", 10, place / "page.html")
     with pytest.raises(UserError, match="cannot rank bottoms"):
         run(Method(), Data(), place / "<top>.jpg", place / "catalogue", 10, place / "page.html")
     (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "a.jpg").write_text("no picture")
-    with pytest.warns(UserWarning), pytest.raises(UserError, match="none of its 1 pictures"):
+    (tmp_path / "bad" / "a.jpg").write_text("no image")
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="none of its 1 images"):
         run(Colours(), Data(), place / "<top>.jpg", tmp_path / "bad", 10, place / "page.html")
     assert not (place / "page.html").exists()
     assert page([], [], None, "a < b").count("a &lt; b") == 2

@@ -1,4 +1,4 @@
-"""BPR-DAE: AlexNet as torchvision's, the cost against plain loops in float64, features kept by picture, exact resuming."""
+"""BPR-DAE: AlexNet as torchvision's, the cost against plain loops in float64, features kept by image, exact resuming."""
 
 import math
 import warnings
@@ -78,10 +78,10 @@ def plain_cost(network, top, bottom, batch, mu, lambda_, variant):
 
 
 BATCHES = {
-    "all different": pairs(list("abcdef"), pictures=False),
-    "some known": pairs(list("abacdb"), [("a", "c"), ("b",), ("a",), ("c", "a"), ("d",), ("b", "d")], pictures=False),
-    "all the same": pairs(list("aaaa"), pictures=False),
-    "one": pairs(["a"], pictures=False),
+    "all different": pairs(list("abcdef"), images=False),
+    "some known": pairs(list("abacdb"), [("a", "c"), ("b",), ("a",), ("c", "a"), ("d",), ("b", "d")], images=False),
+    "all the same": pairs(list("aaaa"), images=False),
+    "one": pairs(["a"], images=False),
 }
 
 
@@ -107,7 +107,7 @@ def test_only_the_papers_ranking_has_a_gradient_where_the_order_is_badly_wrong()
     found = {}
     for variant in ("paper", "code"):
         top, bottom = torch.ones(2, 9), torch.stack([torch.zeros(9), torch.ones(9)]).requires_grad_()
-        ranking_loss(top, bottom, wrong(pairs(["a", "b"], pictures=False), (1,)), variant, rolls=(1,)).backward()
+        ranking_loss(top, bottom, wrong(pairs(["a", "b"], images=False), (1,)), variant, rolls=(1,)).backward()
         found[variant] = bool(bottom.grad[0].any())
     assert found == {"paper": True, "code": False}
 
@@ -143,10 +143,10 @@ def test_a_checkpoint_holds_a_random_backbone(monkeypatch):
     first = BPRDAE(weights=None, optimizer=SGD, **SMALL)
     torch.manual_seed(1)
     second = BPRDAE(weights=None, optimizer=SGD, **SMALL)
-    pictures = torch.rand(2, 3, 64, 64)
-    assert (first.backbone.eval()(pictures) - second.backbone.eval()(pictures)).abs().max() > 1e-3
+    images = torch.rand(2, 3, 64, 64)
+    assert (first.backbone.eval()(images) - second.backbone.eval()(images)).abs().max() > 1e-3
     second.load_state_dict(first.state_dict())
-    torch.testing.assert_close(second.backbone(pictures), first.backbone(pictures))
+    torch.testing.assert_close(second.backbone(images), first.backbone(images))
 
 
 def test_the_autoencoders_start_as_the_authors_do():
@@ -185,10 +185,10 @@ def fit(folder, method, batch, ckpt=None, **options):
     return trainer
 
 
-def test_each_picture_is_encoded_once_in_training_and_a_resumed_run_ends_alike(narrow, tmp_path):
+def test_each_image_is_encoded_once_in_training_and_a_resumed_run_ends_alike(narrow, tmp_path):
     torch.manual_seed(1)
     batch = pairs([f"b{index % 5}" for index in range(12)], top_ids=[f"t{index % 4}" for index in range(12)])
-    for index, (top, bottom) in enumerate(zip(batch.top_ids, batch.bottom_ids, strict=True)):  # one picture an id
+    for index, (top, bottom) in enumerate(zip(batch.top_ids, batch.bottom_ids, strict=True)):  # one image an id
         batch.top[index] = batch.top[batch.top_ids.index(top)]
         batch.bottom[index] = batch.bottom[batch.bottom_ids.index(bottom)]
     whole, seen = build(narrow), []
@@ -197,21 +197,21 @@ def test_each_picture_is_encoded_once_in_training_and_a_resumed_run_ends_alike(n
     in_two_epochs = sum(seen)
     fit(tmp_path / "whole", whole, batch, max_epochs=4)
     assert sum(seen) == in_two_epochs <= 24, "from the second epoch on nothing is encoded"
-    assert len(whole.kept._values) == 4 + 5, "kept by picture, not by row"
+    assert len(whole.kept._values) == 4 + 5, "kept by image, not by row"
 
     fit(tmp_path / "a", build(narrow), batch, max_epochs=4, max_steps=5)
     resumed = build(narrow)
     fit(tmp_path / "b", resumed, batch, ckpt=tmp_path / "a" / "last.ckpt", max_epochs=4)
-    unkept = build(narrow, keep_encoded=False)
+    unkept = build(narrow, cache_encodings=False)
     fit(tmp_path / "c", unkept, batch, max_epochs=4)
     for name, value in resumed.state_dict().items():
         torch.testing.assert_close(value, unkept.state_dict()[name], atol=1e-6, rtol=1e-5)
 
 
 def test_training_lowers_the_cost_and_ranks_the_own_bottoms_first(narrow, tmp_path):
-    """On features that a cache brings, so that the pictures are not looked at."""
+    """On features that a cache brings, so that the images are not looked at."""
     torch.manual_seed(1)
-    batch = pairs([f"b{index}" for index in range(8)], pictures=False)
+    batch = pairs([f"b{index}" for index in range(8)], images=False)
     batch.encoded = {kind: torch.randn(8, 20).relu() for kind in ("top", "bottom")}
     method = build(narrow, hidden=32)
     method.optimizer = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
@@ -254,10 +254,10 @@ def test_settings_out_of_range_are_named(narrow, settings, message):
         build(narrow, **settings) if "weights" not in settings else BPRDAE(**settings)
 
 
-def test_the_smallest_picture_and_weights_of_something_else(narrow, tmp_path):
+def test_the_smallest_image_and_weights_of_something_else(narrow, tmp_path):
     assert build(narrow, image_size=63).embed_query(queries(pairs(["a"]))).shape == (1, 8)
     save_file({"conv.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"other.safetensors: no weights of an AlexNet"):
         BPRDAE(weights=str(tmp_path / "other.safetensors"))
-    with pytest.raises(UserError, match="BPRDAE looks at pictures, but the data reads the lists alone"):
-        build(narrow).embed_candidate(candidates(pairs(["a"], pictures=False)))
+    with pytest.raises(UserError, match="BPRDAE looks at images, but the data reads the lists alone"):
+        build(narrow).embed_candidate(candidates(pairs(["a"], images=False)))

@@ -135,7 +135,7 @@ class BlackOrWhite(Couples):
 
 
 def test_with_diversity_templates_vary_with_the_noise():
-    """Eq. 7 gives one picture for every noise; less the spread, noise tells whether the bottom is black or white."""
+    """Eq. 7 gives one image for every noise; less the spread, noise tells whether the bottom is black or white."""
     spread = {}
     for diversity in (0.0, 1.0):
         torch.manual_seed(0)
@@ -228,7 +228,7 @@ def test_two_processes_train_by_the_overlay(tmp_path):
 
 
 @pytest.mark.parametrize("diversity", [0.0, 1.0])
-def test_validation_logs_the_loss_and_a_picture(diversity, tmp_path):
+def test_validation_logs_the_loss_and_a_image(diversity, tmp_path):
     """With diversity both templates that the loss compares are shown."""
     logger = TensorBoardLogger(tmp_path, name="", version="")
     run = trainer(max_epochs=1, limit_val_batches=2, logger=logger, log_every_n_steps=1)
@@ -280,8 +280,8 @@ def test_a_template_belongs_to_its_top(build, monkeypatch):
     alone = method.draw_template(replace(batch.select([4]), ids=["another row"]))
     torch.testing.assert_close(alone, templates[4:5])
     torch.testing.assert_close(method.embed_query(batch.select([4])), method.embed_query(batch)[4:5])
-    same_picture = replace(batch, top=batch.top[:1].expand(6, -1, -1, -1))
-    assert len({tuple(template.flatten().tolist()) for template in method.draw_template(same_picture)}) == 6
+    same_image = replace(batch, top=batch.top[:1].expand(6, -1, -1, -1))
+    assert len({tuple(template.flatten().tolist()) for template in method.draw_template(same_image)}) == 6
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")
     assert not torch.allclose(method.draw_template(batch), templates)
 
@@ -303,13 +303,13 @@ def test_the_targets_are_hidden(build):
 
 
 @pytest.mark.parametrize("build", [cigm, geco], ids=["cigm", "geco"])
-def test_pictures_of_another_size_are_resized_and_absent_ones_told(build):
+def test_images_of_another_size_are_resized_and_absent_ones_told(build):
     method, batch = build().eval(), pairs(size=24)
     assert method.draw_template(queries(batch)).shape == (6, 3, 16, 16)
     assert method.embed_candidate(candidates(batch)).shape[0] == 6
     small = replace(batch, bottom=interpolate(to_float(batch.bottom), size=(16, 16), mode="bilinear", antialias=True))
     torch.testing.assert_close(method.embed_candidate(candidates(small)), method.embed_candidate(candidates(batch)))
-    with pytest.raises(UserError, match="looks at pictures"):
+    with pytest.raises(UserError, match="looks at images"):
         method.embed_query(replace(queries(batch), top=None))
 
 
@@ -337,16 +337,16 @@ def test_wrong_settings_are_named():
 
 @pytest.mark.parametrize("variant", ["paper", "code"])
 def test_scores_are_dot_products_of_composed_queries(variant):
-    """Query and bottoms computed anew, one by one, with each picture normalised as the variant has it."""
+    """Query and bottoms computed anew, one by one, with each image normalised as the variant has it."""
     method, batch = geco(variant=variant).eval(), pairs()
     found = method.score(method.embed_query(queries(batch)), method.embed_candidate(candidates(batch)))
 
-    def features(picture):
-        maps = method.network.backbone.forward_features(picture)
+    def features(image):
+        maps = method.network.backbone.forward_features(image)
         return maps.mean(dim=(2, 3))
 
-    def imagenet(picture):
-        return ((picture + 1) / 2 - MEAN) / STD
+    def imagenet(image):
+        return ((image + 1) / 2 - MEAN) / STD
 
     with torch.no_grad():
         for row in range(6):

@@ -116,7 +116,7 @@ def test_sizes_that_cannot_be_are_named():
         (lambda: Generator(96), "image_size: 96"),
         (lambda: Generator(8), "image_size: 8"),
         (lambda: Generator(32, features=0), "features"),
-        (lambda: Discriminator(64), "too many convolutions for pictures of 64"),
+        (lambda: Discriminator(64), "too many convolutions for images of 64"),
         (lambda: Discriminator(64, (8,)), "discriminator_widths"),
         (lambda: load_backbone("resnet81", None, False, {}), "backbone: resnet81"),
         (lambda: load_backbone("resnet18", None, False, {"chanels": 2}), "chanels"),
@@ -136,12 +136,12 @@ def test_torchvisions_weights_give_torchvisions_features(tmp_path, counters):
     state = {key: value for key, value in theirs.state_dict().items() if counters or not key.endswith("tracked")}
     torch.save(state, tmp_path / "resnet18.pth")
     save_file(state, tmp_path / "resnet18.safetensors")
-    pictures = torch.rand(2, 3, 64, 64)
+    images = torch.rand(2, 3, 64, 64)
     theirs.fc = nn.Identity()
     for file in ("resnet18.pth", "resnet18.safetensors"):
         for classifier in (False, True):
             ours = Compatibility(load_backbone("resnet18", str(tmp_path / file), classifier, {}), 4, True).eval()
-            torch.testing.assert_close(ours.features(pictures), theirs(pictures))
+            torch.testing.assert_close(ours.features(images), theirs(images))
     with pytest.raises(UserError, match=r"of another shape: conv1|layer1\.0\.conv1\.weight \(64, 64, 3, 3\) for \(8, 64, 3, 3\)"):
         load_backbone("resnet18", str(tmp_path / "resnet18.pth"), False, {"channels": [8, 8, 8, 8]})
 

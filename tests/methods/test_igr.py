@@ -89,7 +89,7 @@ def paper_noise(igr, batch, latents, timestep, null):
 
 
 @torch.no_grad()
-def test_kept_references_give_the_pictures_of_the_paper_written_out(igr, people):
+def test_kept_references_give_the_images_of_the_paper_written_out(igr, people):
     """Keys and values kept over the steps, half the queries, both halves of guidance in one pass: against none of that."""
     key = noise.keys(people.ids, 0, "sample", 0, 0)
     latents = noise.normal(key, (4, 16, 12))
@@ -300,7 +300,7 @@ def test_gradient_checkpointing_changes_no_gradient(people):
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
-def test_low_precision_keeps_noise_and_pictures_in_float32(people):
+def test_low_precision_keeps_noise_and_images_in_float32(people):
     """bfloat16 would leave 192 of the 1000 noise levels, and none at the first two."""
     torch.manual_seed(0)
     igr = IGR(steps=2).eval()
@@ -325,7 +325,7 @@ def test_weights_that_lack_a_key_are_refused(tmp_path):
         IGR(image_encoder=str(folder))
 
 
-def test_large_pictures_go_through_the_autoencoder_a_few_at_a_time(igr, people, monkeypatch):
+def test_large_images_go_through_the_autoencoder_a_few_at_a_time(igr, people, monkeypatch):
     whole = igr.codec.encode(to_float(people.person))
     monkeypatch.setattr(backbone, "PIXELS_AT_ONCE", 64 * 48 * 4)
     parts = igr.codec.encode(to_float(people.person))
@@ -352,7 +352,7 @@ def test_an_ip_adapter_is_placed_whole_or_refused(igr, tmp_path):
         IGR(ip_adapter="./absent.bin")
 
 
-def test_workers_and_batch_size_change_no_picture(igr, world):
+def test_workers_and_batch_size_change_no_image(igr, world):
     """The same people, read by two worker processes in batches of three or in the main process one by one."""
     restored = []
     for workers, batch_size in ((0, 1), (2, 3)):
@@ -369,9 +369,9 @@ def test_kept_encodings_change_nothing_but_the_work(people, monkeypatch):
     losses, calls = [], []
     for keep in (False, True):
         torch.manual_seed(0)
-        igr = IGR(keep_encoded=keep).train()
+        igr = IGR(cache_encodings=keep).train()
         moments = igr.codec.moments
-        monkeypatch.setattr(igr.codec, "moments", lambda pictures, moments=moments: (calls.append(len(pictures)), moments(pictures))[1])
+        monkeypatch.setattr(igr.codec, "moments", lambda images, moments=moments: (calls.append(len(images)), moments(images))[1])
         shuffled = people.select([3, 1, 5, 0, 2, 4])
         losses.append([igr.denoising_loss(batch, ("train", step), 0.1) for step, batch in enumerate((people, shuffled))])
     torch.testing.assert_close(losses[0], losses[1])

@@ -90,7 +90,7 @@ def test_the_command_line_encodes_ahead_and_trains_from_it(tmp_path, cache, monk
         assert f"{kind}: 4 encoded, {trained} were there" in second
 
     common = [*recipe, "--trainer.max_steps", "3", "--trainer.val_check_interval", "3", "--trainer.logger", "false"]
-    common += ["--model.init_args.keep_encoded", "false", "--trainer.enable_model_summary", "false"]
+    common += ["--model.init_args.cache_encodings", "false", "--trainer.enable_model_summary", "false"]
     common += ["--trainer.callbacks.every_n_train_steps", "3"]
     weights, hashed = [], []
     for name, more in (("plain", []), ("kept", ["--cache", "kept"])):

@@ -114,7 +114,7 @@ def test_verbs_do_not_depend_on_the_batch_or_on_chance(kind):
     assert torch.equal(method.draw_template(queries(batch)), template)
 
 
-def test_larger_pictures_and_larger_sizes(kind):
+def test_larger_images_and_larger_sizes(kind):
     batch = pairs(["a", "b"], size=100)
     assert build(kind).eval().draw_template(queries(batch)).shape == (2, 3, 64, 64)
     large = build(kind, image_size=128).eval()
@@ -123,10 +123,10 @@ def test_larger_pictures_and_larger_sizes(kind):
     assert large.network.discriminator(torch.zeros(2, 3, 128, 128), torch.zeros(2, 3, 128, 128)).shape[0] == 2
 
 
-def test_lists_without_pictures_and_strategies_for_one_optimizer_are_refused(kind):
+def test_lists_without_images_and_strategies_for_one_optimizer_are_refused(kind):
     method = build(kind)
-    with pytest.raises(UserError, match=f"{kind.__name__} looks at pictures, but the data reads the lists alone"):
-        method.embed_query(queries(pairs(["a"], pictures=False)))
+    with pytest.raises(UserError, match=f"{kind.__name__} looks at images, but the data reads the lists alone"):
+        method.embed_query(queries(pairs(["a"], images=False)))
     method._trainer = SimpleNamespace(strategy=object.__new__(DeepSpeedStrategy))
     with pytest.raises(UserError, match=f"{kind.__name__} has three optimizers and DeepSpeed takes one: leave out the zero2 overlay"):
         method.configure_optimizers()

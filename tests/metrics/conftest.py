@@ -1,4 +1,4 @@
-"""Pictures and a small random network for the tests of metrics."""
+"""Images and a small random network for the tests of metrics."""
 
 import pytest
 import torch
@@ -15,12 +15,12 @@ def network():
         for _ in range(10):  # in training mode, to fill the running statistics
             network(plain)
         network.eval()
-        network.head.bias.sub_(network.head(network.features(plain)).mean(dim=0))  # so that every value is read off some picture
+        network.head.bias.sub_(network.head(network.features(plain)).mean(dim=0))  # so that every value is read off some image
     return network
 
 
 @pytest.fixture
-def pictures():
+def images():
     """Predictions, targets and masks of seven samples: noisy shapes on white."""
     generator = torch.Generator().manual_seed(1)
     target = torch.ones(7, 3, 48, 40)

@@ -8,12 +8,12 @@ from fashiongen.metrics import KID, SSIM
 SHARES = {"uneven": [5, 2], "one-empty": [7, 0]}
 
 
-def work(rank, rendezvous, pictures, network, results):
+def work(rank, rendezvous, images, network, results):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     for name, shares in SHARES.items():
         pair, sets = SSIM(region="foreground"), KID(subsets=10, subset_size=4, network=network)
-        share = [part.split(shares)[rank] for part in pictures]
+        share = [part.split(shares)[rank] for part in images]
         for metric in (pair, sets):
             if shares[rank]:
                 metric.update(*share)

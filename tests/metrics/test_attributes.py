@@ -5,9 +5,9 @@ from fashiongen.errors import UserError
 from fashiongen.metrics import AgreementByChance, AttributeAgreement
 
 
-def read_means(pictures):
+def read_means(images):
     """A judge that reads brightness and redness off the mean colour."""
-    mean = pictures.mean(dim=(2, 3))
+    mean = images.mean(dim=(2, 3))
     return {"bright": (mean.mean(dim=1) > 0.5).long(), "red": (mean[:, 0] > 0.5).long()}
 
 
@@ -52,8 +52,8 @@ def test_a_constant_prediction_gets_the_share_of_the_commonest_value(network):
         assert metric.compute().item() == pytest.approx(share.max().item(), abs=1e-5)
 
 
-def test_network_is_read_like_its_own_method(network, pictures):
-    prediction, target, _ = pictures
+def test_network_is_read_like_its_own_method(network, images):
+    prediction, target, _ = images
     by_network, by_judge = AttributeAgreement(network=network), AttributeAgreement(judge=network.read)
     for metric in (by_network, by_judge):
         metric.update(1 - target, target)
@@ -64,8 +64,8 @@ def test_network_is_read_like_its_own_method(network, pictures):
 
 def test_a_judge_that_is_a_module_stays_out_of_the_metric():
     class Judge(torch.nn.Linear):
-        def forward(self, pictures):
-            return {"any": super().forward(pictures.mean(dim=(2, 3))).argmax(dim=1)}
+        def forward(self, images):
+            return {"any": super().forward(images.mean(dim=(2, 3))).argmax(dim=1)}
 
     metric = AttributeAgreement(judge=Judge(3, 2))
     metric.update(TARGET, TARGET)
@@ -78,6 +78,6 @@ def test_agreement_by_chance_is_the_mean_over_other_samples(network):
     metric = AgreementByChance(network=network)
     metric.update(predictions[:3], targets[:3])
     metric.update(predictions[3:], targets[3:])
-    read = [torch.stack(list(network.read(pictures).values()), dim=1) for pictures in (predictions, targets)]
+    read = [torch.stack(list(network.read(images).values()), dim=1) for images in (predictions, targets)]
     pairs = [(read[0][i] == read[1][j]).float().mean() for i in range(7) for j in range(7) if i != j]
     torch.testing.assert_close(metric.compute(), torch.stack(pairs).mean())

@@ -54,7 +54,7 @@ def test_published_pairs(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equals_skimage_on_random_pictures(dtype):
+def test_equals_skimage_on_random_images(dtype):
     first, second = np.random.default_rng(0).random((2, 4, 50, 50, 3))
     second[1] = first[1] + 0.02 * second[1] - 0.02 * first[1]  # near pairs too
     first[2], second[2, :25] = first[2, :, :, :1], second[2, :25, :, :1]  # greys
@@ -66,12 +66,12 @@ def test_equals_skimage_on_random_pictures(dtype):
 
 
 def test_lab_equals_skimage():
-    pictures = torch.rand(2, 3, 30, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    pictures[1] *= 0.1
-    expected = rgb2lab(pictures.permute(0, 2, 3, 1).numpy())
+    images = torch.rand(2, 3, 30, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    images[1] *= 0.1
+    expected = rgb2lab(images.permute(0, 2, 3, 1).numpy())
     # skimage rounds the constants of the curve's linear part (7.787 for 7.787037...), which costs it up to 1.6e-4 there.
-    np.testing.assert_allclose(srgb_to_lab(pictures).permute(0, 2, 3, 1).numpy(), expected, rtol=0, atol=2e-4)
-    np.testing.assert_allclose(srgb_to_lab(pictures.float()).permute(0, 2, 3, 1).numpy(), expected, rtol=0, atol=5e-4)
+    np.testing.assert_allclose(srgb_to_lab(images).permute(0, 2, 3, 1).numpy(), expected, rtol=0, atol=2e-4)
+    np.testing.assert_allclose(srgb_to_lab(images.float()).permute(0, 2, 3, 1).numpy(), expected, rtol=0, atol=5e-4)
 
 
 def test_black_and_white_differ_by_100():

@@ -62,16 +62,16 @@ FOREGROUND = ("ssim-foreground", "colour", "colour-mean")
 ALL = PAIR | SET
 
 
-def feed(metric, pictures, sizes):
-    for batch in zip(*(part.split(sizes) for part in pictures), strict=True):
+def feed(metric, images, sizes):
+    for batch in zip(*(part.split(sizes) for part in images), strict=True):
         metric.update(*batch)
     return metric
 
 
 @pytest.mark.parametrize("key", ALL)
 @pytest.mark.parametrize("sizes", [[3, 4], [1] * 7])
-def test_result_does_not_depend_on_the_split_into_batches(key, sizes, network, pictures):
-    whole, split = (feed(ALL[key](network), pictures, size) for size in ([7], sizes))
+def test_result_does_not_depend_on_the_split_into_batches(key, sizes, network, images):
+    whole, split = (feed(ALL[key](network), images, size) for size in ([7], sizes))
     torch.testing.assert_close(split.compute(), whole.compute(), rtol=1e-4, atol=1e-6)
     if key in PAIR:
         torch.testing.assert_close(split.values(), whole.values(), rtol=1e-4, atol=1e-6)
@@ -80,8 +80,8 @@ def test_result_does_not_depend_on_the_split_into_batches(key, sizes, network, p
 
 
 @pytest.mark.parametrize("key", ALL)
-def test_perfect_prediction_is_best_and_worse_is_worse(key, network, pictures):
-    prediction, target, mask = pictures
+def test_perfect_prediction_is_best_and_worse_is_worse(key, network, images):
+    prediction, target, mask = images
     perfect, noisy, inverted = (ALL[key](network) for _ in range(3))
     perfect.update(target, target, mask)
     noisy.update(prediction, target, mask)
@@ -89,7 +89,7 @@ def test_perfect_prediction_is_best_and_worse_is_worse(key, network, pictures):
     if key != "kid":  # an unbiased estimate, never exactly 0
         assert perfect.compute().item() == pytest.approx(1.0 if perfect.higher_is_better else 0.0, abs=1e-4)
     sign = 1 if perfect.higher_is_better else -1
-    if key == "cw-ssim":  # which does not see that a picture is inverted
+    if key == "cw-ssim":  # which does not see that an image is inverted
         assert perfect.compute() > noisy.compute()
         return
     assert sign * perfect.compute() > sign * inverted.compute()
@@ -100,8 +100,8 @@ def test_perfect_prediction_is_best_and_worse_is_worse(key, network, pictures):
 @pytest.mark.parametrize("key", ALL)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("where", ["one-pixel", "everywhere"])
-def test_prediction_that_is_not_finite_makes_the_whole_metric_nan(key, value, where, network, pictures):
-    prediction, target, mask = (part.clone() for part in pictures)
+def test_prediction_that_is_not_finite_makes_the_whole_metric_nan(key, value, where, network, images):
+    prediction, target, mask = (part.clone() for part in images)
     prediction[2, 0, 0, 0] = value
     if where == "everywhere":
         prediction[2] = value
@@ -113,8 +113,8 @@ def test_prediction_that_is_not_finite_makes_the_whole_metric_nan(key, value, wh
 
 
 @pytest.mark.parametrize("key", PAIR)
-def test_empty_mask_is_left_out_and_counted_by_foreground_metrics_only(key, network, pictures):
-    prediction, target, mask = (part.clone() for part in pictures)
+def test_empty_mask_is_left_out_and_counted_by_foreground_metrics_only(key, network, images):
+    prediction, target, mask = (part.clone() for part in images)
     mask[1] = False
     metric = feed(PAIR[key](network), (prediction, target, mask), [7])
     assert metric.n_undefined == (key in FOREGROUND)
@@ -126,22 +126,22 @@ def test_empty_mask_is_left_out_and_counted_by_foreground_metrics_only(key, netw
 
 
 @pytest.mark.parametrize("key", FOREGROUND)
-def test_nothing_but_empty_masks_gives_nan(key, network, pictures):
-    prediction, target, mask = pictures
+def test_nothing_but_empty_masks_gives_nan(key, network, images):
+    prediction, target, mask = images
     metric = feed(PAIR[key](network), (prediction, target, torch.zeros_like(mask)), [7])
     assert metric.compute().isnan()
     assert metric.n_undefined == 7
 
 
 @pytest.mark.parametrize("key", FOREGROUND)
-def test_foreground_metric_without_mask_is_refused(key, network, pictures):
+def test_foreground_metric_without_mask_is_refused(key, network, images):
     with pytest.raises(UserError, match="mask"):
-        PAIR[key](network).update(*pictures[:2])
+        PAIR[key](network).update(*images[:2])
 
 
 @pytest.mark.parametrize("key", FOREGROUND)
-def test_background_does_not_count_in_the_foreground(key, network, pictures):
-    prediction, target, mask = pictures
+def test_background_does_not_count_in_the_foreground(key, network, images):
+    prediction, target, mask = images
     far = ~torch.nn.functional.max_pool2d(mask.float(), 11, stride=1, padding=5).bool()  # out of reach of SSIM's window
     assert far.any()
     painted = torch.where(far, torch.zeros(3, 1, 1), prediction)
@@ -150,12 +150,12 @@ def test_background_does_not_count_in_the_foreground(key, network, pictures):
 
 
 @pytest.mark.parametrize("key", ALL)
-def test_one_sample_has_a_value_in_pair_metrics_and_none_in_set_metrics(key, network, pictures):
+def test_one_sample_has_a_value_in_pair_metrics_and_none_in_set_metrics(key, network, images):
     metric = ALL[key](network)
-    metric.update(*(part[:1] for part in pictures))
+    metric.update(*(part[:1] for part in images))
     assert metric.compute().isnan() == (key in SET)
     metric.reset()
-    metric.update(*pictures)
+    metric.update(*images)
     assert metric.compute().isfinite()
 
 
@@ -166,8 +166,8 @@ def test_no_sample_gives_nan(key, network):
 
 
 @pytest.mark.parametrize("key", ALL)
-def test_constant_pictures(key, network, pictures):
-    mask = pictures[2]
+def test_constant_images(key, network, images):
+    mask = images[2]
     grey, white = torch.full((7, 3, 48, 40), 0.5), torch.ones(7, 3, 48, 40)
     same, different = ALL[key](network), ALL[key](network)
     same.update(white, white, mask)
@@ -179,9 +179,9 @@ def test_constant_pictures(key, network, pictures):
 
 
 @pytest.mark.parametrize("key", ALL)
-def test_nothing_lands_in_checkpoints_or_parameters(key, network, pictures):
+def test_nothing_lands_in_checkpoints_or_parameters(key, network, images):
     metric = ALL[key](network)
-    metric.update(*pictures)
+    metric.update(*images)
     assert metric.state_dict() == {}
     assert list(metric.parameters()) == list(metric.buffers()) == list(metric.children()) == []
     holder = torch.nn.Module()
@@ -190,35 +190,35 @@ def test_nothing_lands_in_checkpoints_or_parameters(key, network, pictures):
 
 
 @pytest.mark.parametrize("key", ALL)
-def test_copies_and_pickles_carry_state_and_go_on(key, network, pictures):
+def test_copies_and_pickles_carry_state_and_go_on(key, network, images):
     metric = ALL[key](network)
-    metric.update(*(part[:4] for part in pictures))
+    metric.update(*(part[:4] for part in images))
     for other in (copy.deepcopy(metric), pickle.loads(pickle.dumps(metric)), metric.clone()):
-        other.update(*(part[4:] for part in pictures))
-        torch.testing.assert_close(other.compute(), feed(ALL[key](network), pictures, [4, 3]).compute())
+        other.update(*(part[4:] for part in images))
+        torch.testing.assert_close(other.compute(), feed(ALL[key](network), images, [4, 3]).compute())
     if key in PAIR:
         assert len(metric.values()) == 4
 
 
 @pytest.mark.parametrize("key", ALL)
-def test_reset_forgets(key, network, pictures):
-    metric = feed(ALL[key](network), [1 - part if part.is_floating_point() else part for part in pictures], [7])
+def test_reset_forgets(key, network, images):
+    metric = feed(ALL[key](network), [1 - part if part.is_floating_point() else part for part in images], [7])
     metric.reset()
-    torch.testing.assert_close(feed(metric, pictures, [7]).compute(), feed(ALL[key](network), pictures, [7]).compute())
+    torch.testing.assert_close(feed(metric, images, [7]).compute(), feed(ALL[key](network), images, [7]).compute())
 
 
 @pytest.mark.parametrize("key", ALL)
-def test_forward_returns_the_value_of_the_batch(key, network, pictures):
+def test_forward_returns_the_value_of_the_batch(key, network, images):
     metric = ALL[key](network)
-    metric.update(*(part[:4] for part in pictures))
-    batch = metric(*(part[4:] for part in pictures))
-    torch.testing.assert_close(batch, feed(ALL[key](network), [part[4:] for part in pictures], [3]).compute())
-    torch.testing.assert_close(metric.compute(), feed(ALL[key](network), pictures, [7]).compute())
+    metric.update(*(part[:4] for part in images))
+    batch = metric(*(part[4:] for part in images))
+    torch.testing.assert_close(batch, feed(ALL[key](network), [part[4:] for part in images], [3]).compute())
+    torch.testing.assert_close(metric.compute(), feed(ALL[key](network), images, [7]).compute())
 
 
 @pytest.mark.parametrize("key", ALL)
-def test_wrong_range_type_and_shape_are_refused(key, network, pictures):
-    prediction, target, mask = pictures
+def test_wrong_range_type_and_shape_are_refused(key, network, images):
+    prediction, target, mask = images
     metric = ALL[key](network)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         metric.update(prediction * 2 - 1, target, mask)
@@ -236,10 +236,10 @@ def test_wrong_range_type_and_shape_are_refused(key, network, pictures):
 
 
 @pytest.mark.parametrize("key", ALL)
-def test_autocast_does_not_change_the_result(key, network, pictures):
-    plain = feed(ALL[key](network), pictures, [7])
+def test_autocast_does_not_change_the_result(key, network, images):
+    plain = feed(ALL[key](network), images, [7])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = feed(ALL[key](network), pictures, [7])
+        cast = feed(ALL[key](network), images, [7])
     assert torch.equal(plain.compute(), cast.compute())
 
 

@@ -21,9 +21,9 @@ def raised_cosine(position):
     return position + 2 / np.pi * (x + np.pi / 4), y
 
 
-def last_level(picture, height, n_bands):
+def last_level(image, height, n_bands):
     """The complex bands of the last level, one array a direction."""
-    rows, columns = picture.shape
+    rows, columns = image.shape
     x, y = np.meshgrid((np.arange(columns) - columns // 2) / (columns / 2), (np.arange(rows) - rows // 2) / (rows / 2))
     angle, radius = np.arctan2(y, x), np.sqrt(x**2 + y**2)
     radius[rows // 2, columns // 2] = radius[rows // 2, columns // 2 - 1]
@@ -36,7 +36,7 @@ def last_level(picture, height, n_bands):
     wrapped = (turns + np.pi) % (2 * np.pi) - np.pi
     lobe = 2 * np.sqrt(constant) * np.cos(turns) ** order * (np.abs(wrapped) < np.pi / 2)
 
-    dft = np.fft.fftshift(np.fft.fft2(picture)) * np.interp(log_radius, where, falling)
+    dft = np.fft.fftshift(np.fft.fft2(image)) * np.interp(log_radius, where, falling)
     for level in range(1, height + 1):
         where = where - 1
         if level == height:
@@ -56,8 +56,8 @@ def last_level(picture, height, n_bands):
     raise AssertionError
 
 
-def cwssim_index(picture_1, picture_2, levels, orientations):
-    bands_1, bands_2 = (last_level(picture, levels, orientations) for picture in (picture_1, picture_2))
+def cwssim_index(image_1, image_2, levels, orientations):
+    bands_1, bands_2 = (last_level(image, levels, orientations) for image in (image_1, image_2))
     rows, columns = bands_1[0].shape
     weights = np.zeros((rows - 6, columns - 6))
     for row in range(rows - 6):
@@ -75,22 +75,22 @@ def cwssim_index(picture_1, picture_2, levels, orientations):
     return total / orientations
 
 
-def pictures(height, width, count=2):
+def images(height, width, count=2):
     generator = torch.Generator().manual_seed(0)
     target = interpolate(torch.rand(count, 3, 8, 6, generator=generator), (height, width), mode="bicubic").clamp(0, 1)
     other = (target + target.flip(3)) / 2 + 0.15 * torch.randn(target.shape, generator=generator)
     return other.clamp(0, 1), target
 
 
-def grey(pictures):
-    return (pictures.double() * torch.tensor([0.299, 0.587, 0.114]).double().view(3, 1, 1)).sum(dim=1).numpy() * 255
+def grey(images):
+    return (images.double() * torch.tensor([0.299, 0.587, 0.114]).double().view(3, 1, 1)).sum(dim=1).numpy() * 255
 
 
 @pytest.mark.parametrize(
     ("height", "width", "levels", "orientations"), [(96, 72, 4, 8), (75, 67, 3, 4), (80, 64, 2, 5), (64, 66, 4, 8), (20, 18, 1, 2)]
 )
 def test_equals_the_definition_written_out(height, width, levels, orientations):
-    prediction, target = pictures(height, width)
+    prediction, target = images(height, width)
     metric = CWSSIM(levels=levels, orientations=orientations)
     metric.update(prediction, target)
     expected = [cwssim_index(*pair, levels, orientations) for pair in zip(grey(prediction), grey(target), strict=True)]
@@ -99,7 +99,7 @@ def test_equals_the_definition_written_out(height, width, levels, orientations):
 
 
 def test_the_bands_are_the_definition_s():
-    _, target = pictures(96, 72, count=1)
+    _, target = images(96, 72, count=1)
     ours = complex_bands(torch.from_numpy(grey(target)), 4, 8)[0].numpy()
     expected = np.stack(last_level(grey(target)[0], 4, 8))
     assert ours.shape == (8, 12, 9) and np.abs(expected).max() > 1
@@ -112,22 +112,22 @@ def value(prediction, target):
     return metric.compute().item()
 
 
-def test_a_small_shift_hurts_little_and_another_picture_much():
-    _, target = pictures(128, 96, count=2)
+def test_a_small_shift_hurts_little_and_another_image_much():
+    _, target = images(128, 96, count=2)
     fine = (target + 0.3 * interpolate(torch.rand(2, 3, 32, 24, generator=torch.Generator().manual_seed(1)), (128, 96))).clamp(0, 1)
     assert value(fine, fine) == pytest.approx(1, abs=1e-6)
     assert value(1 - fine, fine) == pytest.approx(1, abs=1e-6)  # the phase of every coefficient turns alike
     assert value(fine.roll(1, dims=3), fine) > 0.9 > 0.8 > value(fine.flip(0), fine)
 
 
-def test_pictures_without_structure():
+def test_images_without_structure():
     white, grey_ = torch.ones(1, 3, 64, 64), torch.full((1, 3, 64, 64), 0.5)
     assert value(white, grey_) == pytest.approx(1, abs=1e-3)
-    assert value(white, pictures(64, 64, count=1)[1]) < 0.01
+    assert value(white, images(64, 64, count=1)[1]) < 0.01
 
 
-def test_too_small_a_picture_is_refused():
+def test_too_small_a_image_is_refused():
     with pytest.raises(UserError, match="at least 64 pixels"):
-        CWSSIM().update(*pictures(63, 100))
+        CWSSIM().update(*images(63, 100))
     with pytest.raises(UserError, match="at least 16 pixels"):
-        CWSSIM(levels=2).update(*pictures(100, 15))
+        CWSSIM(levels=2).update(*images(100, 15))

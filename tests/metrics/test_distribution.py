@@ -66,7 +66,7 @@ def test_frechet_distance_with_fewer_samples_than_features():
     assert frechet_distance(first, second).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_frechet_distance_of_one_repeated_picture():
+def test_frechet_distance_of_one_repeated_image():
     first, second = torch.zeros(5, 3, dtype=torch.float64), torch.full((5, 3), 2.0, dtype=torch.float64)
     assert frechet_distance(first, first) == 0
     assert frechet_distance(first, second).item() == pytest.approx(12)
@@ -91,10 +91,10 @@ def test_squared_mmd_equals_a_plain_loop():
     assert squared_mmd(first, second).item() == pytest.approx(plain_mmd(first.tolist(), second.tolist()), rel=1e-6)
 
 
-def test_kid_of_small_sets_is_the_estimate_over_everything(network, pictures):
+def test_kid_of_small_sets_is_the_estimate_over_everything(network, images):
     metric = KID(network=network)
-    metric.update(*pictures)
-    prediction, target = (network.features(part).detach().double().tolist() for part in pictures[:2])
+    metric.update(*images)
+    prediction, target = (network.features(part).detach().double().tolist() for part in images[:2])
     assert metric.compute().item() == pytest.approx(plain_mmd(prediction, target), rel=1e-5, abs=1e-6)
 
 
@@ -146,15 +146,15 @@ def test_near_ties_move_kid_less_than_another_seed_would():
         assert (kid(0, *moved) - kid(0, first, second)).abs() < spread
 
 
-def test_metrics_of_one_extractor_run_it_once_over_a_batch(pictures, monkeypatch):
-    """FID and KID of the same pictures; what they say is what they say apart, and no picture outlives its step."""
+def test_metrics_of_one_extractor_run_it_once_over_a_batch(images, monkeypatch):
+    """FID and KID of the same images; what they say is what they say apart, and no image outlives its step."""
     seen = []
     monkeypatch.setattr(
         AttributeClassifier, "features", lambda self, x, real=AttributeClassifier.features: (seen.append(len(x)), real(self, x))[1]
     )
     together, apart, gone = (FID(), KID(subset_size=4)), (FID(), KID(subset_size=4)), []
     for sizes in ((0, 3), (3, 7)):
-        prediction, target = (part[slice(*sizes)].clone() for part in pictures[:2])
+        prediction, target = (part[slice(*sizes)].clone() for part in images[:2])
         with shared_features():
             for metric in together:
                 metric.update(prediction, target)
@@ -166,19 +166,19 @@ def test_metrics_of_one_extractor_run_it_once_over_a_batch(pictures, monkeypatch
     assert [ref() for ref in gone] == [None] * 4
     for sizes in ((0, 3), (3, 7)):
         for metric in apart:
-            metric.update(*(part[slice(*sizes)] for part in pictures[:2]))
-            metric.update(None, pictures[1][slice(*sizes)][:1])
+            metric.update(*(part[slice(*sizes)] for part in images[:2]))
+            metric.update(None, images[1][slice(*sizes)][:1])
     assert [metric.compute() for metric in together] == [metric.compute() for metric in apart]
 
 
-def test_features_are_not_shared_between_networks(network, pictures):
+def test_features_are_not_shared_between_networks(network, images):
     other = copy.deepcopy(network)
     with torch.no_grad():
         next(other.parameters()).mul_(-1)
     metrics = FID(network=network), FID(network=other)
     with shared_features():
         for metric in metrics:
-            metric.update(*pictures)
+            metric.update(*images)
     assert metrics[0].compute() != metrics[1].compute()
 
 
@@ -205,16 +205,16 @@ def test_kid_with_subsets_equals_a_plain_loop_over_the_same_subsets():
     assert value == pytest.approx(1000 * total, rel=1e-6)
 
 
-def test_the_scale_of_kid_multiplies_it(network, pictures):
+def test_the_scale_of_kid_multiplies_it(network, images):
     plain, scaled = KID(network=network), KID(network=network, scale=1000)
     for metric in (plain, scaled):
-        metric.update(*pictures)
+        metric.update(*images)
     assert scaled.compute().item() == pytest.approx(1000 * plain.compute().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("metric_class", [FID, KID])
-def test_sets_may_be_filled_apart_and_differ_in_size(metric_class, network, pictures):
-    prediction, target, mask = pictures
+def test_sets_may_be_filled_apart_and_differ_in_size(metric_class, network, images):
+    prediction, target, mask = images
     together, apart, larger = (metric_class(network=network) for _ in range(3))
     together.update(prediction, target, mask)
     apart.update(None, target[:3])

@@ -116,7 +116,7 @@ def test_inception_features_are_clean_fid_s(torch_home):
     prediction, _ = pair(96, 72, count=2)
     uint8 = (prediction * 255).round().to(torch.uint8)
     resize = build_resizer("clean")
-    resized = torch.stack([torch.from_numpy(resize(picture.permute(1, 2, 0).numpy())).permute(2, 0, 1) for picture in uint8])
+    resized = torch.stack([torch.from_numpy(resize(image.permute(1, 2, 0).numpy())).permute(2, 0, 1) for image in uint8])
     torch.testing.assert_close(resized_for_inception(prediction), resized, rtol=0, atol=5e-4)
     library = InceptionV3(output_blocks=[3], resize_input=False, normalize_input=False).eval()
     with torch.no_grad():
@@ -126,10 +126,10 @@ def test_inception_features_are_clean_fid_s(torch_home):
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
-def test_a_large_picture_is_reduced_as_pillow_does():
-    picture = torch.randint(0, 256, (1, 3, 400, 300), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    expected = build_resizer("clean")(picture[0].permute(1, 2, 0).numpy())
-    ours = resized_for_inception(picture / 255)[0].permute(1, 2, 0).numpy()
+def test_a_large_image_is_reduced_as_pillow_does():
+    image = torch.randint(0, 256, (1, 3, 400, 300), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    expected = build_resizer("clean")(image[0].permute(1, 2, 0).numpy())
+    ours = resized_for_inception(image / 255)[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(ours, expected, rtol=0, atol=5e-4)
 
 
@@ -155,9 +155,9 @@ def tiny_names(monkeypatch):
     extractor.cache_clear()
 
 
-def by_hand(picture, resize, crop):
+def by_hand(image, resize, crop):
     """Pillow's bicubic resize of the shorter side, then the middle square: (3, crop, crop) in [0, 1]."""
-    image = Image.fromarray((picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+    image = Image.fromarray((image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
     width, height = image.size
     size = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
     image = image.resize(size, Image.Resampling.BICUBIC)
@@ -168,7 +168,7 @@ def by_hand(picture, resize, crop):
 @pytest.mark.parametrize("size", [(80, 64), (64, 80), (20, 16)])
 def test_the_middle_square_is_pillow_s(size):
     prediction, _ = pair(*size)
-    expected = torch.stack([by_hand(picture, 36, 28) for picture in prediction])
+    expected = torch.stack([by_hand(image, 36, 28) for image in prediction])
     assert torch.equal(middle_square(prediction, 36, 28), expected)
 
 
@@ -186,8 +186,8 @@ def test_clip_fid_on_a_checkpoint_of_the_real_class(file, tmp_path, tiny_names):
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
     with torch.no_grad():
         embeddings = [
-            model(pixel_values=torch.stack([(by_hand(picture, 32, 32) - mean) / std for picture in pictures])).image_embeds
-            for pictures in (prediction, target)
+            model(pixel_values=torch.stack([(by_hand(image, 32, 32) - mean) / std for image in images])).image_embeds
+            for images in (prediction, target)
         ]
     kept = [torch.cat(state).reshape(6, 12) for state in (metric.prediction_features, metric.target_features)]
     torch.testing.assert_close(kept, embeddings, rtol=1e-5, atol=1e-5)
@@ -203,8 +203,8 @@ def test_dino_similarity_on_a_checkpoint_of_the_real_class(tmp_path, tiny_names)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (extractors.IMAGENET_MEAN, extractors.IMAGENET_STD))
     with torch.no_grad():
         tokens = [
-            model(pixel_values=torch.stack([(by_hand(picture, 36, 28) - mean) / std for picture in pictures])).last_hidden_state[:, 0]
-            for pictures in (prediction, target)
+            model(pixel_values=torch.stack([(by_hand(image, 36, 28) - mean) / std for image in images])).last_hidden_state[:, 0]
+            for images in (prediction, target)
         ]
     expected = torch.nn.functional.cosine_similarity(*tokens)
     torch.testing.assert_close(values(metric, prediction, target), expected, rtol=1e-5, atol=1e-5)

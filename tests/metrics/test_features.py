@@ -28,21 +28,21 @@ def test_extractor_is_frozen_and_loaded_once(weights, name):
 
 
 @pytest.mark.parametrize("metric_class", [LPIPS, DISTS, FID, KID, AttributeAgreement])
-def test_named_extractor_gives_what_its_network_gives(weights, network, pictures, metric_class):
+def test_named_extractor_gives_what_its_network_gives(weights, network, images, metric_class):
     named, injected = metric_class(), metric_class(network=network)
     for metric in (named, injected):
-        metric.update(*pictures)
+        metric.update(*images)
     torch.testing.assert_close(named.compute(), injected.compute())
     assert len(pickle.dumps(FrozenNetwork(named.extractor))) < 200
 
 
 @pytest.mark.parametrize("metric_class", [LPIPS, DISTS, FID, KID, AttributeAgreement])
-def test_missing_weights_are_told_at_first_use(tmp_path, monkeypatch, pictures, metric_class):
+def test_missing_weights_are_told_at_first_use(tmp_path, monkeypatch, images, metric_class):
     monkeypatch.setattr(module, "tiny_weights", lambda: tmp_path / "nowhere")
     extractor.cache_clear()
     metric = metric_class()
     with pytest.raises(UserError, match="nowhere"):
-        metric.update(*pictures)
+        metric.update(*images)
 
 
 def test_extractor_is_a_part_of_the_name(network):
@@ -55,15 +55,15 @@ def test_extractor_is_a_part_of_the_name(network):
     assert AttributeAgreement(judge=network.read).extractor == "custom"
 
 
-def test_injected_network_is_copied_and_left_alone(network, pictures):
+def test_injected_network_is_copied_and_left_alone(network, images):
     network.train()
     metric = LPIPS(network=network)
-    metric.update(*pictures)
+    metric.update(*images)
     assert network.training
     assert all(parameter.requires_grad for parameter in network.parameters())
     network.eval()
     reference = LPIPS(network=network)
-    reference.update(*pictures)
+    reference.update(*images)
     torch.testing.assert_close(metric.compute(), reference.compute())
 
 

@@ -51,15 +51,15 @@ def test_dists_of_known_maps():
 
 
 @pytest.mark.parametrize("metric_class", [LPIPS, DISTS])
-def test_equal_pictures_have_distance_zero_exactly(metric_class, network, pictures):
+def test_equal_images_have_distance_zero_exactly(metric_class, network, images):
     metric = metric_class(network=network)
-    metric.update(pictures[1], pictures[1])
+    metric.update(images[1], images[1])
     assert metric.values().tolist() == [0.0] * 7
 
 
 @pytest.mark.parametrize("metric_class", [LPIPS, DISTS])
-def test_distance_is_symmetric_and_grows_with_noise(metric_class, network, pictures):
-    target = pictures[1]
+def test_distance_is_symmetric_and_grows_with_noise(metric_class, network, images):
+    target = images[1]
     noise = torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
     values = []
     for scale in (0.02, 0.1, 0.4):
@@ -78,8 +78,8 @@ def test_unknown_extractor_is_refused_with_the_list(metric_class):
         metric_class(extractor="inception-v3")
 
 
-def test_every_stage_counts_in_lpips_and_the_picture_in_dists(network, pictures):
-    prediction, target, _ = pictures
+def test_every_stage_counts_in_lpips_and_the_image_in_dists(network, images):
+    prediction, target, _ = images
     first, second = network.stages(prediction), network.stages(target)
     metric = LPIPS(network=network)
     metric.update(prediction, target)

@@ -44,7 +44,7 @@ def test_ssim_of_the_foreground_is_the_mean_of_the_map_inside_the_mask():
     assert not torch.allclose(first.values(), second.values())
 
 
-def test_ssim_of_an_inverted_picture_is_negative():
+def test_ssim_of_an_inverted_image_is_negative():
     target = noisy_pair(64, 48)[1]
     metric = SSIM()
     metric.update(1 - target, target)
@@ -74,7 +74,7 @@ def test_ms_ssim_takes_as_many_scales_as_fit(side, scales):
     assert chosen.compute() == given.compute()
 
 
-def test_ms_ssim_of_too_small_a_picture_is_refused():
+def test_ms_ssim_of_too_small_a_image_is_refused():
     with pytest.raises(UserError, match="11 pixels"):
         MSSSIM().update(*noisy_pair(10, 40))
     for scales in range(2, 6):
@@ -82,7 +82,7 @@ def test_ms_ssim_of_too_small_a_picture_is_refused():
             MSSSIM(betas=[1 / scales] * scales).update(*noisy_pair(SHORTEST_SIDES[scales - 1] - 1, 200))
 
 
-def test_ms_ssim_of_an_inverted_picture_is_zero():
+def test_ms_ssim_of_an_inverted_image_is_zero():
     target = noisy_pair(64, 48)[1]
     metric = MSSSIM()
     metric.update(1 - target, target)
@@ -90,14 +90,14 @@ def test_ms_ssim_of_an_inverted_picture_is_zero():
 
 
 def by_skimage(prediction, target):
-    """SSIM of the luma in 256 levels, windows inside the picture, as scikit-image computes it with the paper's settings."""
-    luma = [np.rint(np.tensordot(picture.double().numpy(), [0.299, 0.587, 0.114], axes=(0, 0)) * 255) for picture in (prediction, target)]
+    """SSIM of the luma in 256 levels, windows inside the image, as scikit-image computes it with the paper's settings."""
+    luma = [np.rint(np.tensordot(image.double().numpy(), [0.299, 0.587, 0.114], axes=(0, 0)) * 255) for image in (prediction, target)]
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
     return structural_similarity(*luma, **settings)
 
 
 def smooth_pair(height, width, samples=2):
-    """Pictures whose windows all correlate, so that no structure term is negative."""
+    """Images whose windows all correlate, so that no structure term is negative."""
     generator = torch.Generator().manual_seed(0)
     target = torch.nn.functional.interpolate(torch.rand(samples, 3, 5, 4, generator=generator), (height, width), mode="bilinear")
     return 0.2 + 0.7 * target, target
@@ -127,7 +127,7 @@ def test_ms_ssim_of_the_luma_is_the_product_over_scales():
     for metric in (one, three, plain):
         metric.update(prediction, target)
     torch.testing.assert_close(one.values(), plain.values())
-    maps = [luma(picture).round() for picture in (prediction, target)]
+    maps = [luma(image).round() for image in (prediction, target)]
     expected = 1.0
     for beta in (0.2, 0.3, 0.5):
         similarity, structure = luma_ssim(*maps)
@@ -138,5 +138,5 @@ def test_ms_ssim_of_the_luma_is_the_product_over_scales():
 
 
 def test_ssim_of_the_luma_has_no_foreground():
-    with pytest.raises(UserError, match="whole pictures"):
+    with pytest.raises(UserError, match="whole images"):
         SSIM(region="foreground", channels="luma")

@@ -11,8 +11,8 @@ from fashiongen.metrics import KID, SSIM
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_two_processes_give_the_result_of_one(network, pictures):
-    prediction, target, mask = pictures
+def test_two_processes_give_the_result_of_one(network, images):
+    prediction, target, mask = images
     mask[6] = False  # no foreground: undefined, in the second process
     pair, sets = SSIM(region="foreground"), KID(subsets=10, subset_size=4, network=network)
     for metric in (pair, sets):

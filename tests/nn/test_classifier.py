@@ -39,7 +39,7 @@ def test_size_is_small():
     assert 150_000 < sum(parameter.numel() for parameter in network().parameters()) < 320_000
 
 
-def test_gradient_flows_through_every_stage_to_the_picture():
+def test_gradient_flows_through_every_stage_to_the_image():
     net = network()
     for index in range(4):
         images = torch.rand(1, 3, 32, 24, requires_grad=True)

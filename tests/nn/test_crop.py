@@ -11,14 +11,14 @@ def test_boxes_enclose_the_masks():
     assert bounding_boxes(mask).tolist() == [[7, 4, 21, 9], [29, 19, 30, 20], [0, 0, 30, 20]]
 
 
-def test_a_crop_of_its_own_size_is_the_picture():
-    picture = torch.rand(2, 3, 16, 12)
+def test_a_crop_of_its_own_size_is_the_image():
+    image = torch.rand(2, 3, 16, 12)
     boxes = torch.tensor([[2.0, 4.0, 10.0, 14.0]]).repeat(2, 1)
-    torch.testing.assert_close(crop_and_resize(picture, boxes, (10, 8)), picture[:, :, 4:14, 2:10])
+    torch.testing.assert_close(crop_and_resize(image, boxes, (10, 8)), image[:, :, 4:14, 2:10])
 
 
 def test_shrinking_averages():
-    picture = torch.rand(1, 3, 64, 64)
-    shrunk = crop_and_resize(picture, torch.tensor([[0.0, 0.0, 64.0, 64.0]]), (8, 8))
-    torch.testing.assert_close(shrunk, torch.nn.functional.avg_pool2d(picture, 8), atol=0.05, rtol=0)
-    assert abs(shrunk.mean() - resize(picture, [8, 8]).mean()) < 0.01
+    image = torch.rand(1, 3, 64, 64)
+    shrunk = crop_and_resize(image, torch.tensor([[0.0, 0.0, 64.0, 64.0]]), (8, 8))
+    torch.testing.assert_close(shrunk, torch.nn.functional.avg_pool2d(image, 8), atol=0.05, rtol=0)
+    assert abs(shrunk.mean() - resize(image, [8, 8]).mean()) < 0.01

@@ -1,6 +1,6 @@
 import torch
 
-from fashiongen.nn.guidance import guide, kept
+from fashiongen.nn.guidance import condition_mask, guide
 
 
 def test_guide_is_equation_2():
@@ -11,6 +11,6 @@ def test_guide_is_equation_2():
 
 def test_conditions_are_dropped_as_often_as_asked():
     ids = [str(number) for number in range(10_000)]
-    assert kept(ids, 0.0, 0, "dropout").all()
-    assert not kept(ids, 1.0, 0, "dropout").any()
-    assert abs(kept(ids, 0.1, 0, "dropout").float().mean() - 0.9) < 0.015
+    assert condition_mask(ids, 0.0, 0, "dropout").all()
+    assert not condition_mask(ids, 1.0, 0, "dropout").any()
+    assert abs(condition_mask(ids, 0.1, 0, "dropout").float().mean() - 0.9) < 0.015

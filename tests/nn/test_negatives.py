@@ -11,7 +11,7 @@ def test_each_roll_gives_the_bottoms_of_an_earlier_row():
 
 
 def test_the_own_bottom_and_other_true_positives_are_no_negatives():
-    batch = pairs(["a", "b", "a", "c"], [("a", "c"), ("b",), ("a",), ("c",)], pictures=False)
+    batch = pairs(["a", "b", "a", "c"], [("a", "c"), ("b",), ("a",), ("c",)], images=False)
     # Row 0 ("a", with which "c" goes too): one before it is row 3's "c", two is row 2's "a", three is row 1's "b".
     assert wrong(batch, (1, 2, 3)).T.tolist() == [
         [False, False, True],
@@ -21,7 +21,7 @@ def test_the_own_bottom_and_other_true_positives_are_no_negatives():
     ]
     batch.positives = [()] * 4  # the own bottom is known even if the list leaves it out
     assert wrong(batch, (4, 2)).T.tolist() == [[False, False], [False, True], [False, False], [False, True]]
-    assert not wrong(pairs(["a"], pictures=False), (1, 2, 3)).any(), "in a batch of one every roll is the row itself"
+    assert not wrong(pairs(["a"], images=False), (1, 2, 3)).any(), "in a batch of one every roll is the row itself"
 
 
 def test_a_mean_over_nothing_is_zero_and_has_a_zero_gradient():

@@ -9,7 +9,7 @@ from torch import nn
 
 from fashiongen.errors import UserError
 from fashiongen.nn.negatives import wrong
-from fashiongen.nn.template_matching import Generated, TemplateMatcher, Up, check_settings, discriminator_loss, pictures
+from fashiongen.nn.template_matching import Generated, TemplateMatcher, Up, check_settings, discriminator_loss, images
 
 DIMENSIONS, CODE = 5, 6
 ALPHA, BETA = 1.3, 0.4
@@ -67,11 +67,11 @@ def test_a_bottom_like_the_template_gains_in_paper_and_loses_in_code():
 
 
 BATCHES = {
-    "all different": pairs(list("abcdef"), pictures=False),
-    "some known": pairs(list("abacdb"), [("a", "c"), ("b",), ("a",), ("c", "a"), ("d",), ("b", "d")], pictures=False),
-    "fewer than the rolls": pairs(list("abc"), pictures=False),
-    "all the same": pairs(list("aaaa"), pictures=False),
-    "one": pairs(["a"], pictures=False),
+    "all different": pairs(list("abcdef"), images=False),
+    "some known": pairs(list("abacdb"), [("a", "c"), ("b",), ("a",), ("c", "a"), ("d",), ("b", "d")], images=False),
+    "fewer than the rolls": pairs(list("abc"), images=False),
+    "all the same": pairs(list("aaaa"), images=False),
+    "one": pairs(["a"], images=False),
 }
 
 
@@ -97,7 +97,7 @@ def test_a_hopeless_difference_keeps_its_gradient_in_paper_alone():
         candidate = torch.zeros(2, DIMENSIONS + CODE)
         candidate[:, 0] = torch.tensor([0.0, 200.0])
         candidate.requires_grad_()
-        matcher(variant).ranking_loss(query, candidate, wrong(pairs(["a", "b"], pictures=False), (1, 2, 3))).backward()
+        matcher(variant).ranking_loss(query, candidate, wrong(pairs(["a", "b"], images=False), (1, 2, 3))).backward()
         gradients[variant] = candidate.grad[0, 0].item()
     assert gradients["paper"] < -0.1 and abs(gradients["code"]) < 1e-6
 
@@ -142,7 +142,7 @@ class Judge(nn.Module):
 def test_the_three_losses_are_computed_in_turn_and_train_what_they_should():
     model = matcher(generator=Painter(), discriminator=Judge())
     tops, bottoms = torch.rand(4, 3, 64, 64) * 2 - 1, torch.rand(4, 3, 64, 64) * 2 - 1
-    counted = wrong(pairs(list("abcd"), pictures=False), (1, 2, 3))
+    counted = wrong(pairs(list("abcd"), images=False), (1, 2, 3))
     losses = model.losses(tops, bottoms, counted, None)
 
     def trained(loss):
@@ -152,7 +152,7 @@ def test_the_three_losses_are_computed_in_turn_and_train_what_they_should():
 
     name, loss = next(losses)
     assert name == "discriminator" and trained(loss) == {"discriminator.slope"}
-    judged = [torch.sigmoid(torch.tensor(0.3) * pictured.mean(dim=(1, 2, 3))) for pictured in (torch.full_like(tops, 0.2), bottoms)]
+    judged = [torch.sigmoid(torch.tensor(0.3) * imaged.mean(dim=(1, 2, 3))) for imaged in (torch.full_like(tops, 0.2), bottoms)]
     torch.testing.assert_close(loss, 0.01 * (0.5 * judged[0].square().mean() + 0.5 * (judged[1] - 1).square().mean()))
 
     with torch.no_grad():
@@ -202,12 +202,12 @@ def test_dropout_belongs_to_the_sample_and_keeps_the_mean():
     torch.testing.assert_close(dropped[~gone], 2 * whole[~gone])
 
 
-def test_pictures_are_floats_of_the_wanted_size():
+def test_images_are_floats_of_the_wanted_size():
     shown = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
-    assert torch.equal(pictures(shown, 64, "M"), shown / 127.5 - 1)
-    assert pictures(torch.full((1, 3, 100, 80), 255, dtype=torch.uint8), 64, "M").shape == (1, 3, 64, 64)
-    with pytest.raises(UserError, match="M looks at pictures, but the data reads the lists alone"):
-        pictures(None, 64, "M")
+    assert torch.equal(images(shown, 64, "M"), shown / 127.5 - 1)
+    assert images(torch.full((1, 3, 100, 80), 255, dtype=torch.uint8), 64, "M").shape == (1, 3, 64, 64)
+    with pytest.raises(UserError, match="M looks at images, but the data reads the lists alone"):
+        images(None, 64, "M")
 
 
 @pytest.mark.parametrize(

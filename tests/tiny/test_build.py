@@ -116,13 +116,13 @@ def test_the_shipped_tokenizer_knows_every_word():
         assert len(ids) <= tokenizer.model_max_length
 
 
-def test_the_shipped_classifier_reads_the_pictures_of_this_world():
+def test_the_shipped_classifier_reads_the_images_of_this_world():
     """On items of the namespace `test`, which nothing tiny was trained on; a world whose pixels changed fails here."""
     classifier = AttributeClassifier.from_pretrained(tiny_weights() / "classifier")
     assert classifier.heads == {"category": CATEGORIES, **ATTRIBUTES}
     items = [make_item(0, "test", index) for index in range(150)]
-    pictures = torch.stack([torch.tensor(render_item(item, 64, 48)).permute(2, 0, 1) for item in items]).float() / 255
-    read = classifier.read(pictures)
+    rendered = torch.stack([torch.tensor(render_item(item, 64, 48)).permute(2, 0, 1) for item in items]).float() / 255
+    read = classifier.read(rendered)
     for name, values in classifier.heads.items():
         true = torch.tensor([values.index(item.category if name == "category" else item.attributes[name]) for item in items])
         assert (read[name] == true).float().mean() >= (0.95 if name in ("category", "Color") else 0.85), name

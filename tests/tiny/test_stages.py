@@ -3,7 +3,7 @@
 import torch
 
 from fashiongen.methods.igr.module import PROMPTS
-from fashiongen.tiny.pictures import SHORT_CAPTIONS
+from fashiongen.tiny.images import SHORT_CAPTIONS
 from fashiongen.tiny.stages import mix
 
 

@@ -56,16 +56,16 @@ def test_root_and_folder_lists_say_the_same(world):
     assert sorted(column[1:] for column in unpaired) == sorted(column[1:] for column in paired)
 
 
-def test_pictures_are_what_the_world_draws(world):
+def test_images_are_what_the_world_draws(world):
     for folder, stem, split in people(world)[::5]:
         person = make_person(0, split, int(stem), CATEGORIES[folder])
-        pictures, place = render_person(person, *SIZE), world / folder
+        images, place = render_person(person, *SIZE), world / folder
         assert person.garment.category in CATEGORIES[folder]
-        for name, truth in (("0", pictures.image), ("1", render_item(person.garment, *SIZE))):
+        for name, truth in (("0", images.image), ("1", render_item(person.garment, *SIZE))):
             drawn = np.asarray(Image.open(place / "images" / f"{stem}_{name}.jpg")).astype(float)
             assert np.abs(drawn - truth).mean() < 4.0
         labels = Image.open(place / "label_maps" / f"{stem}_4.png")
-        assert labels.mode == "L" and np.array_equal(np.asarray(labels), pictures.parse_atr)
+        assert labels.mode == "L" and np.array_equal(np.asarray(labels), images.parse_atr)
         background = np.asarray(Image.open(place / "masks" / f"{stem}_1.png"))
         assert np.array_equal(background == 0, render_item_mask(person.garment, *SIZE)) and set(np.unique(background)) == {0, 255}
         parts = np.asarray(Image.open(place / "dense" / f"{stem}_5.png"))
@@ -77,8 +77,8 @@ def test_pictures_are_what_the_world_draws(world):
 def test_atr_tells_what_lip_tells_and_the_bag(world):
     bags = 0
     for number in range(40):
-        pictures = render_person(make_person(0, "train", number), *SIZE)
-        labels, atr = pictures.parse, pictures.parse_atr
+        images = render_person(make_person(0, "train", number), *SIZE)
+        labels, atr = images.parse, images.parse_atr
         bag = atr == 16
         bags += bag.any()
         for lip, same in ((5, 4), (9, 6), (12, 5), (2, 2), (14, 14), (15, 15), (16, 12), (17, 13), (18, 9), (19, 10)):

@@ -34,28 +34,28 @@ def test_pixels_are_the_same_twice():
 
 @pytest.mark.parametrize("size", [(64, 48), (128, 96), (96, 96)])
 def test_shapes_and_kinds(size):
-    pictures = render_person(PEOPLE[1], *size)
+    images = render_person(PEOPLE[1], *size)
     for name in ("image", "densepose", "agnostic", "openpose"):
-        assert getattr(pictures, name).shape == (*size, 3) and getattr(pictures, name).dtype == np.uint8
+        assert getattr(images, name).shape == (*size, 3) and getattr(images, name).dtype == np.uint8
     for name in ("parse", "parse_agnostic"):
-        assert getattr(pictures, name).shape == size and getattr(pictures, name).dtype == np.uint8
+        assert getattr(images, name).shape == size and getattr(images, name).dtype == np.uint8
     for name in ("agnostic_mask", "garment_mask"):
-        assert getattr(pictures, name).shape == size and getattr(pictures, name).dtype == bool
-    assert pictures.keypoints.shape == (25, 3)
+        assert getattr(images, name).shape == size and getattr(images, name).dtype == bool
+    assert images.keypoints.shape == (25, 3)
 
 
-def test_masks_labels_and_pictures_agree():
+def test_masks_labels_and_images_agree():
     for person in PEOPLE:
-        pictures = render_person(person, 64, 48)
-        assert pictures.garment_mask.any()
-        assert (pictures.parse[pictures.garment_mask] == LIP["upper"]).all()
-        assert np.array_equal(pictures.parse == LIP["upper"], pictures.garment_mask)
-        assert pictures.agnostic_mask[pictures.garment_mask].all()
-        assert (pictures.agnostic[pictures.agnostic_mask] == GREY).all()
-        assert np.array_equal(pictures.agnostic[~pictures.agnostic_mask], pictures.image[~pictures.agnostic_mask])
-        assert not np.isin(LIP["upper"], pictures.parse_agnostic)
-        assert not pictures.agnostic_mask[pictures.parse == LIP["face"]].any()
-        inside = pictures.keypoints[pictures.keypoints[:, 2] > 0]
+        images = render_person(person, 64, 48)
+        assert images.garment_mask.any()
+        assert (images.parse[images.garment_mask] == LIP["upper"]).all()
+        assert np.array_equal(images.parse == LIP["upper"], images.garment_mask)
+        assert images.agnostic_mask[images.garment_mask].all()
+        assert (images.agnostic[images.agnostic_mask] == GREY).all()
+        assert np.array_equal(images.agnostic[~images.agnostic_mask], images.image[~images.agnostic_mask])
+        assert not np.isin(LIP["upper"], images.parse_agnostic)
+        assert not images.agnostic_mask[images.parse == LIP["face"]].any()
+        inside = images.keypoints[images.keypoints[:, 2] > 0]
         assert ((inside[:, :2] >= 0) & (inside[:, :2] < (48, 64))).all()
 
 
@@ -66,11 +66,11 @@ def test_the_agnostic_mask_does_not_tell_the_garment():
         assert (first & second).sum() / (first | second).sum() > 0.96
 
 
-def test_the_worn_garment_is_the_shop_pictures():
+def test_the_worn_garment_is_the_shop_images():
     for person in PEOPLE:
         if person.quality == "good":
-            pictures = render_person(person, 128, 96)
-            worn = pictures.image[pictures.garment_mask].astype(float)
+            images = render_person(person, 128, 96)
+            worn = images.image[images.garment_mask].astype(float)
             shop = render_item(person.garment, 128, 96)[render_item_mask(person.garment, 128, 96)].astype(float)
             assert np.abs(np.median(worn, axis=0) - np.median(shop, axis=0)).max() < 60, person.id
             assert np.abs(worn.mean(axis=0) - shop.mean(axis=0)).max() < 40, person.id
@@ -109,7 +109,7 @@ def test_hair_arm_and_bag_hide_part_of_the_garment():
         figure = dataclasses.replace(person.figure, right_arm=(0.3, 0.2), left_arm=(0.3, 0.2)) if occlusion == "arm" else person.figure
         free = dataclasses.replace(person, occlusion="none", figure=figure)
         torso = render_person(free, 64, 48).garment_mask[:, 17:32].sum()
-        # An arm in the sleeve of the same garment hides cloth with cloth: only its picture changes.
+        # An arm in the sleeve of the same garment hides cloth with cloth: only its image changes.
         if occlusion == "arm":
             difference = np.abs(render_person(free, 64, 48).image.astype(float) - render_person(person, 64, 48).image)[:, 14:34]
             assert difference.mean() > 1.0
@@ -128,9 +128,9 @@ def test_hair_arm_and_bag_hide_part_of_the_garment():
 )
 def test_lower_and_whole_garments_are_worn_too(categories, labels):
     for index in range(6):
-        pictures = render_person(make_person(2, "train", index, categories), 64, 48)
-        assert pictures.garment_mask.any() and set(np.unique(pictures.parse[pictures.garment_mask])) == labels
-        assert pictures.agnostic_mask[pictures.garment_mask].all()
+        images = render_person(make_person(2, "train", index, categories), 64, 48)
+        assert images.garment_mask.any() and set(np.unique(images.parse[images.garment_mask])) == labels
+        assert images.agnostic_mask[images.garment_mask].all()
 
 
 def test_half_of_the_large_photo_is_the_small_one():

@@ -58,19 +58,19 @@ def test_pairs_put_another_persons_garment_first(world):
     assert {garment for _, garment, _ in shop} <= {f"{number:05d}_00.jpg" for number in range(PEOPLE - TESTS, PEOPLE)}
 
 
-def test_pictures_are_what_the_world_draws(world):
+def test_images_are_what_the_world_draws(world):
     for folder, split in (("train", "train"), ("validation", "test")):
         for name in names(world, folder)[::3]:
             stem = name[:-4]
-            pictures = render_person(person(stem, split), *SIZE)
+            images = render_person(person(stem, split), *SIZE)
             image = np.asarray(Image.open(world / folder / "image" / name)).astype(float)
-            assert np.abs(image - pictures.image).mean() < 4.0
-            assert np.array_equal(np.asarray(Image.open(world / folder / "segm_atr_labels" / f"{stem}.png")), pictures.parse_atr)
+            assert np.abs(image - images.image).mean() < 4.0
+            assert np.array_equal(np.asarray(Image.open(world / folder / "segm_atr_labels" / f"{stem}.png")), images.parse_atr)
             red, green, blue = Image.open(world / folder / "densepose" / f"{stem}_densepose.png").split()
             parts = np.asarray(blue)
             assert {1, 23} <= set(np.unique(parts)) <= set(range(25)) and np.asarray(red).max() == np.asarray(green).max() == 255
             # DensePose sees the same body as the rendering in colours.
-            assert np.array_equal(parts > 0, pictures.densepose.any(axis=2))
+            assert np.array_equal(parts > 0, images.densepose.any(axis=2))
             # V grows downwards on the trunk.
             trunk = parts == 1
             assert (np.diff(np.where(trunk, np.asarray(red), 0).astype(int).max(axis=1)[trunk.any(axis=1)]) > 0).all()

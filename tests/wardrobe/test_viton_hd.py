@@ -47,30 +47,30 @@ def test_no_pair_is_matched(world):
         assert sorted(person for person, _ in pairs) == sorted(cloth for _, cloth in pairs)
 
 
-def test_pictures_are_what_the_world_draws(world):
+def test_images_are_what_the_world_draws(world):
     for split, stem in (("train", stems(world, "train")[2]), ("test", stems(world, "test")[1])):
         person = make_person(0, split, int(stem[:5]))
-        pictures = render_person(person, *SIZE)
+        images = render_person(person, *SIZE)
         image = np.asarray(Image.open(world / split / "image" / f"{stem}.jpg")).astype(float)
         cloth = np.asarray(Image.open(world / split / "cloth" / f"{stem}.jpg")).astype(float)
-        assert np.abs(image - pictures.image).mean() < 4.0 and np.abs(cloth - render_item(person.garment, *SIZE)).mean() < 4.0
+        assert np.abs(image - images.image).mean() < 4.0 and np.abs(cloth - render_item(person.garment, *SIZE)).mean() < 4.0
         parse = Image.open(world / split / "image-parse-v3" / f"{stem}.png")
-        assert parse.mode == "P" and np.array_equal(np.asarray(parse), pictures.parse)
-        assert parse.convert("RGB").getpixel((0, 63)) == viton_hd.LIP_PALETTE[int(pictures.parse[63, 0])]
+        assert parse.mode == "P" and np.array_equal(np.asarray(parse), images.parse)
+        assert parse.convert("RGB").getpixel((0, 63)) == viton_hd.LIP_PALETTE[int(images.parse[63, 0])]
         mask = np.asarray(Image.open(world / split / "agnostic-mask" / f"{stem}_mask.png"))
-        assert np.array_equal(mask == 255, pictures.agnostic_mask) and set(np.unique(mask)) == {0, 255}
+        assert np.array_equal(mask == 255, images.agnostic_mask) and set(np.unique(mask)) == {0, 255}
         agnostic = np.asarray(Image.open(world / split / "agnostic-v3.2" / f"{stem}.jpg")).astype(float)
-        assert np.abs(agnostic[pictures.agnostic_mask] - 128).mean() < 6.0
+        assert np.abs(agnostic[images.agnostic_mask] - 128).mean() < 6.0
 
 
-def test_every_picture_has_the_size_and_three_colours_where_due(world):
+def test_every_image_has_the_size_and_three_colours_where_due(world):
     for folder in NAMES:
         for path in (world / "train" / folder).iterdir():
             if path.suffix != ".json":
-                with Image.open(path) as picture:
-                    assert picture.size == (48, 64)
+                with Image.open(path) as image:
+                    assert image.size == (48, 64)
                     grey = folder in ("cloth-mask", "agnostic-mask")
-                    assert picture.mode == ("L" if grey else "P" if "parse" in folder else "RGB"), path
+                    assert image.mode == ("L" if grey else "P" if "parse" in folder else "RGB"), path
 
 
 def test_keypoints_are_openposes(world):

@@ -204,7 +204,7 @@ function drawPublished(board) {
   const box = el("section", { class: "published", "aria-label": "Published numbers" },
     el("h3", {}, "Published numbers"),
     el("p", { class: "quiet" }, "As printed in the papers; nobody here measured them. Compare only where the protocol is the same, and then with the notes in mind."),
-    board.published.length ? null : el("p", {}, "No paper here prints numbers for this task and data set."),
+    board.published.length ? null : el("p", {}, "No paper here prints numbers for this task and dataset."),
     board.published.map((block) => [
       el("h4", {}, name(block.title), `, Table ${block.table}`),
       el("p", { class: "quiet" }, name(block.caption), " · ", name(block.dataset), " · protocol ", name(block.protocol), ": ",
@@ -271,14 +271,14 @@ function drawPlot(rows, column, cost, title) {
       svg("circle", { cx: px, cy: py, r: 5 }),
       shift === undefined ? null : svg("text", { x: turned ? px - 8 : px + 8, y: py + 4 + shift, "text-anchor": turned ? "end" : "start", direction: "ltr" }, caption));
   });
-  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${heading}; the values stand in the table below` },
+  const image = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${heading}; the values stand in the table below` },
     svg("line", { class: "axis", x1: left, y1: height - bottom, x2: width - right, y2: height - bottom }),
     svg("line", { class: "axis", x1: left, y1: top, x2: left, y2: height - bottom }),
     Array.from(new Set(ticks)).map((row) => svg("text", { x: left - 6, y: y.place(row.cells[column.key].value) + 4, "text-anchor": "end" }, row.cells[column.key].text)),
     Array.from(new Set(ends)).map((row, index) => svg("text", { x: x.place(row.costs[cost].value), y: height - bottom + 16, "text-anchor": index ? "end" : "start" }, row.costs[cost].text)),
     svg("text", { x: (left + width - right) / 2, y: height - 8, "text-anchor": "middle" }, `${title}${logarithmic ? ", logarithmic" : ""}`),
     marks);
-  return el("figure", {}, el("figcaption", {}, name(heading)), picture,
+  return el("figure", {}, el("figcaption", {}, name(heading)), image,
     el("details", {}, el("summary", {}, "The plot as text"), el("ul", {}, rows.map((row) => el("li", {}, name(text(row)))))));
 }
 
@@ -287,23 +287,23 @@ function drawPlot(rows, column, cost, title) {
 function drawGallery(board) {
   const gallery = board.gallery;
   const box = el("section", { class: "gallery-box" }, el("h3", {}, "The same samples by every method"));
-  if (!gallery || !gallery.lines.length) return put(box, {}, [el("p", { class: "quiet" }, "No pictures: the records of this table hold none of a common sample.")]);
-  const without = gallery.without.length ? [" Without pictures: ", gallery.without.map((text, index) => [index ? ", " : "", name(text)]), "."] : null;
+  if (!gallery || !gallery.lines.length) return put(box, {}, [el("p", { class: "quiet" }, "No images: the records of this table hold none of a common sample.")]);
+  const without = gallery.without.length ? [" Without images: ", gallery.without.map((text, index) => [index ? ", " : "", name(text)]), "."] : null;
   return put(box, {}, [
-    el("div", { class: "scroll gallery", role: "region", tabindex: 0, "aria-label": "Pictures" }, el("table", {},
+    el("div", { class: "scroll gallery", role: "region", tabindex: 0, "aria-label": "Images" }, el("table", {},
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "sample"), gallery.columns.map((text, index) => el("th", { scope: "col" }, label(text),
         gallery.seeds[index] === null ? null : el("small", {}, ` seed ${gallery.seeds[index]}`))))),
       el("tbody", {}, gallery.lines.map((line) => el("tr", {}, el("th", { scope: "row" }, label(line.id)),
-        line.pictures.map((picture, index) => el("td", {}, picture ? drawPicture(picture, `${gallery.columns[index]}, sample ${line.id}`) : "unreadable"))))))),
+        line.images.map((image, index) => el("td", {}, image ? drawImage(image, `${gallery.columns[index]}, sample ${line.id}`) : "unreadable"))))))),
     el("p", { class: "quiet" }, `The first samples in the order of their ids that all have; ${gallery.left_out} more are in the records' folders. `,
-      "Large pictures are reduced.", without),
+      "Large images are reduced.", without),
   ]);
 }
 
-function drawPicture(address, alt) {
-  const picture = el("img", { alt, src: address });
-  picture.addEventListener("load", () => picture.classList.toggle("small", picture.naturalHeight < 128));
-  return picture;
+function drawImage(address, alt) {
+  const image = el("img", { alt, src: address });
+  image.addEventListener("load", () => image.classList.toggle("small", image.naturalHeight < 128));
+  return image;
 }
 
 // ---- nodes

@@ -1,4 +1,4 @@
-"""BPR-DAE (Song et al., ACM MM 2017), as GeCo's authors re-implemented it as a baseline, on pictures alone (GeCo, Section 5.4)."""
+"""BPR-DAE (Song et al., ACM MM 2017), as GeCo's authors re-implemented it as a baseline, on images alone (GeCo, Section 5.4)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from fashiongen.methods.base import Method
 from fashiongen.methods.bpr_dae.loss import ROLLS, Variant, ranking_loss, reconstruction_loss, weight_penalty
 from fashiongen.methods.bpr_dae.network import BPRDAENetwork, load_alexnet
 from fashiongen.methods.bpr_dae.published import load_published
-from fashiongen.nn.keep import Encoding, Kept
+from fashiongen.nn.encodings import Encoding, EncodingCache
 from fashiongen.nn.negatives import wrong
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-SMALLEST = 63  # the smallest picture of which something is left behind AlexNet's last pooling
+SMALLEST = 63  # the smallest image of which something is left behind AlexNet's last pooling
 
 
 class BPRDAE(Method):
     """Ranks bottoms by the inner product of two autoencoders' codes."""
 
     name: ClassVar[str] = "bpr_dae"
-    needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
+    needs: ClassVar[frozenset[str]] = frozenset({"images"})
     frozen: ClassVar[tuple[str, ...]] = ("backbone",)
     inner_product: ClassVar[bool] = True
 
@@ -40,7 +40,7 @@ class BPRDAE(Method):
         mu: float = 0.01,
         lambda_: float = 0.01,
         variant: Variant = "paper",
-        keep_encoded: bool = True,
+        cache_encodings: bool = True,
         published: str | None = None,
         optimizer: OptimizerCallable = torch.optim.SGD,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -49,12 +49,12 @@ class BPRDAE(Method):
 
         Args:
             weights: of AlexNet in torchvision's key layout: `tiny`, a file, a file on the hub, or None for random ones.
-            image_size: pixels a side that AlexNet sees; pictures of another size are resized.
+            image_size: pixels a side that AlexNet sees; images of another size are resized.
             hidden: size of the codes.
             mu: weight of the reconstruction.
             lambda_: weight of the parameters' mean squares.
             variant: `paper`, or `code` for what the authors' code does instead (see the README).
-            keep_encoded: keep AlexNet's features of each training picture in memory, 16 kB a picture at the published width, instead
+            cache_encodings: keep AlexNet's features of each training image in memory, 16 kB an image at the published width, instead
                 of computing them in every epoch. Only for data without augmentation.
             published: a file that the authors' code wrote.
             optimizer: gets the autoencoders' parameters.
@@ -77,7 +77,7 @@ class BPRDAE(Method):
         self.network = BPRDAENetwork(self.backbone.width, hidden)
         if published is not None:
             load_published(self.network, published)
-        self.kept = Kept() if keep_encoded else None
+        self.encoding_cache = EncodingCache() if cache_encodings else None
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the backbone and the two autoencoders."""
@@ -93,7 +93,7 @@ class BPRDAE(Method):
 
     def _cost(self, batch: PairBatch, stage: str) -> Tensor:
         """Return and log mu * reconstruction + lambda * penalty + ranking."""
-        # Kept by picture: a top stands in several rows. What a cache holds is by row, and comes with the batch.
+        # EncodingCache by image: a top stands in several rows. What a cache holds is by row, and comes with the batch.
         top = self.encoded("top", replace(batch, ids=batch.top_ids))
         bottom = self.encoded("bottom", replace(batch, ids=batch.bottom_ids))
         top_code, bottom_code = self.network.top.encode(top), self.network.bottom.encode(bottom)
@@ -108,8 +108,8 @@ class BPRDAE(Method):
     def encodings(self) -> dict[str, Encoding]:
         """Return AlexNet's fc7 of the top and of the bottom, (B, 4096)."""
 
-        def features(pictures: Tensor) -> Tensor:
-            floats: Tensor = pictures / 255 if not pictures.is_floating_point() else (pictures + 1) / 2
+        def features(images: Tensor) -> Tensor:
+            floats: Tensor = images / 255 if not images.is_floating_point() else (images + 1) / 2
             if floats.shape[-2:] != (self.image_size, self.image_size):
                 size = (self.image_size, self.image_size)
                 floats = interpolate(floats, size=size, mode="bilinear", antialias=True, align_corners=False)
@@ -120,9 +120,9 @@ class BPRDAE(Method):
         return {kind: Encoding(reads=(kind,), compute=features, encoder=self.backbone, preprocessing=how) for kind in ("top", "bottom")}
 
     def encoded(self, kind: str, batch: Batch) -> Tensor:
-        """Return fc7 of a batch's tops or bottoms, as `Method.encoded`; pictures are wanted unless a cache was read."""
+        """Return fc7 of a batch's tops or bottoms, as `Method.encoded`; images are wanted unless a cache was read."""
         if batch.encoded is None and getattr(batch, kind) is None:
-            raise UserError("BPRDAE looks at pictures, but the data reads the lists alone: set data.init_args.pictures=true")
+            raise UserError("BPRDAE looks at images, but the data reads the lists alone: set data.init_args.images=true")
         return super().encoded(kind, batch)
 
     @torch.no_grad()

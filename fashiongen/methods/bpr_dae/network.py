@@ -39,9 +39,9 @@ class AlexNet(nn.Module):
         """How many numbers fc7 has."""
         return self.classifier[4].out_features  # type: ignore[return-value]  # torch types a layer's attributes as Tensor | Module
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Return fc7 after its ReLU, (B, fc), of pictures (B, 3, S, S) normalised as ImageNet's."""
-        return self.classifier(self.avgpool(self.features(pictures)).flatten(1))  # type: ignore[no-any-return]
+    def forward(self, images: Tensor) -> Tensor:
+        """Return fc7 after its ReLU, (B, fc), of images (B, 3, S, S) normalised as ImageNet's."""
+        return self.classifier(self.avgpool(self.features(images)).flatten(1))  # type: ignore[no-any-return]
 
 
 def load_alexnet(weights: str | None) -> AlexNet:

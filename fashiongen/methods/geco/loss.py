@@ -17,7 +17,7 @@ Variant = Literal["paper", "code"]
 EPSILON = 10e-6  # of the authors' code: 1e-5
 
 
-def true_negatives(bottom_ids: Sequence[str], positives: Sequence[Sequence[str]]) -> Tensor:
+def negative_mask(bottom_ids: Sequence[str], positives: Sequence[Sequence[str]]) -> Tensor:
     """Return (B, B) bool on the CPU: entry (i, j) is True where the bottom of row j is not known to go with the top of row i.
 
     Args:
@@ -40,7 +40,7 @@ def bpr_loss(query: Tensor, bottom: Tensor, negative: Tensor, variant: Variant) 
     Args:
         query: (B, D).
         bottom: (B, D).
-        negative: (B, B) bool, see `true_negatives`; `paper` leaves out the rows whose k is no negative, and is 0 if none is left.
+        negative: (B, B) bool, see `negative_mask`; `paper` leaves out the rows whose k is no negative, and is 0 if none is left.
         variant: `code` leaves out no row and computes -log(1e-5 + sigma(.)), which ends at 11.5.
     """
     margin = (query * bottom).sum(dim=1) - (query * bottom.roll(1, dims=0)).sum(dim=1)
@@ -56,7 +56,7 @@ def info_nce_loss(query: Tensor, bottom: Tensor, negative: Tensor, tau: float, v
     Args:
         query: (B, D).
         bottom: (B, D).
-        negative: (B, B) bool, see `true_negatives`; a row without negatives has the loss 0.
+        negative: (B, B) bool, see `negative_mask`; a row without negatives has the loss 0.
         tau: the temperature.
         variant: `code` has cosines in place of eq. 9's dot products, no factor 1/tau, and takes every other row as a negative.
     """

@@ -28,9 +28,9 @@ from fashiongen.methods.geco.loss import Variant
 from fashiongen.methods.geco.network import Compatibility, Discriminator, Generator, load_backbone, resized
 from fashiongen.methods.geco.published import load_discriminator, load_generator, load_ranker
 from fashiongen.nn import noise
-from fashiongen.nn.keep import Kept
+from fashiongen.nn.encodings import EncodingCache
 
-SHOWN = 8  # rows of a logged picture
+SHOWN = 8  # rows of a logged image
 
 
 class CIGM(Method):
@@ -62,14 +62,14 @@ class CIGM(Method):
         """Build the generator and the discriminator.
 
         Args:
-            image_size: S, a power of two from 16; pictures of another size are resized.
+            image_size: S, a power of two from 16; images of another size are resized.
             features: width of the generator's first convolution.
             noise_channels: Z, how many normal numbers are joined at the bottleneck.
             discriminator_widths: of the discriminator's convolutions; leave out the last but one for 64 pixels.
             l1_weight: lambda of eq. 7.
             diversity: 0 is eq. 7; up to 1, two draws of a top are rewarded for being apart, as far as its true bottoms may be (ours, see
                 `loss.spread`). Each step then draws two templates a top, of which the discriminator judges the first.
-            compared_size: side to which pictures are reduced where CIGM alone ranks bottoms (see `score`).
+            compared_size: side to which images are reduced where CIGM alone ranks bottoms (see `score`).
             variant: `code` has half the discriminator's loss, and the layer `down6` that is never called.
             published: a generator that was trained with the authors' code.
             published_discriminator: likewise a discriminator.
@@ -127,7 +127,7 @@ class CIGM(Method):
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> STEP_OUTPUT:
         """Minimise eq. 8 by the discriminator, then eq. 7, less the spread, by the generator against the discriminator so improved."""
-        top, bottom = self.pictures(batch.top), self.pictures(batch.bottom)
+        top, bottom = self.images(batch.top), self.images(batch.bottom)
         names = (self.seed, "train", self.global_step)
         purposes = ["template", "second template"] if self.diversity else ["template"]
         drawn = [
@@ -174,8 +174,8 @@ class CIGM(Method):
 
     @torch.no_grad()
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """Log the generator's loss at the noise of inference, and a picture of the first rows: tops, templates, bottoms."""
-        top, bottom = self.pictures(batch.top), self.pictures(batch.bottom)
+        """Log the generator's loss at the noise of inference, and an image of the first rows: tops, templates, bottoms."""
+        top, bottom = self.images(batch.top), self.images(batch.bottom)
         templates = [self.template(top, batch.top_ids, draw) for draw in range(2 if self.diversity else 1)]
         adversarial, l1 = loss.generator_loss(self.discriminator(top, templates[0]), templates[0], bottom, self.l1_weight)
         values = {"val/loss": adversarial + l1, "val/l1": l1}
@@ -184,14 +184,14 @@ class CIGM(Method):
             values["val/loss"] = values["val/loss"] - values["val/spread"]
         self.log_dict(values, batch_size=len(batch), sync_dist=True)
         if batch_idx == 0 and self.trainer.is_global_zero and isinstance(self.logger, TensorBoardLogger):
-            rows = torch.cat([pictures[:SHOWN] for pictures in (top, *templates, bottom)])
+            rows = torch.cat([images[:SHOWN] for images in (top, *templates, bottom)])
             grid = make_grid(to_uint8(rows.cpu()), nrow=len(top[:SHOWN]))
             self.logger.experiment.add_image("val/top, template, bottom", grid, self.global_step)
 
     @torch.no_grad()
     def draw_template(self, batch: QueryBatch) -> Tensor:
         """Generate each top's template, (B, 3, S, S) in [-1, 1]: eq. 3, the noise from the top's id."""
-        return self.template(self.pictures(batch.top), batch.top_ids)
+        return self.template(self.images(batch.top), batch.top_ids)
 
     def template(self, top: Tensor, top_ids: list[str], draw: int = 0) -> Tensor:
         """Return G(t, z), (B, 3, S, S), for tops in [-1, 1], at noise of inference number `draw`; that of 0 is the template."""
@@ -206,7 +206,7 @@ class CIGM(Method):
     @torch.no_grad()
     def embed_candidate(self, batch: CandidateBatch) -> Tensor:
         """Return the bottoms at `compared_size`, (C, 3 * compared_size^2)."""
-        return resized(self.pictures(batch.bottom), self.compared_size).flatten(1)
+        return resized(self.images(batch.bottom), self.compared_size).flatten(1)
 
     def score(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Return minus the mean absolute difference between template and bottom, (B, C).
@@ -215,9 +215,9 @@ class CIGM(Method):
         """
         return -torch.cdist(query, candidate, p=1.0) / query.shape[1]
 
-    def pictures(self, pictures: Tensor | None) -> Tensor:
-        """Return pictures (B, 3, S, S) in [-1, 1]."""
-        return _pictures(pictures, self.image_size, "CIGM")
+    def images(self, images: Tensor | None) -> Tensor:
+        """Return images (B, 3, S, S) in [-1, 1]."""
+        return _images(images, self.image_size, "CIGM")
 
 
 class GECo(Method):
@@ -250,7 +250,7 @@ class GECo(Method):
         """Build the ranker and the generator, whose weights `fit` takes from the parent `cigm`.
 
         Args:
-            image_size: S, for the generator and the backbone; pictures of another size are resized.
+            image_size: S, for the generator and the backbone; images of another size are resized.
             backbone: timm's name of the network that top, template and bottom share.
             backbone_options: further arguments of `timm.create_model`, such as `channels`.
             weights: of the backbone: None starts at random; a file, `tiny`, or a file on the hub.
@@ -291,7 +291,7 @@ class GECo(Method):
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(config["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(3, 1, 1), persistent=False)
-        self._templates = Kept()
+        self._templates = EncodingCache()
         self._generates = self.generator is None
         if published is not None:
             load_ranker(self.network, published)
@@ -338,32 +338,32 @@ class GECo(Method):
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         """Return the loss of eq. 10."""
-        top, bottom = self.pictures(batch.top), self.pictures(batch.bottom)
-        pictures = self.normalised(top), self.training_template(batch, top), self.normalised(bottom)
+        top, bottom = self.images(batch.top), self.images(batch.bottom)
+        images = self.normalised(top), self.training_template(batch, top), self.normalised(bottom)
         if self.variant == "code":
-            query, embedded = self.network.query(*pictures[:2]), self.network.bottom(pictures[2])
+            query, embedded = self.network.query(*images[:2]), self.network.bottom(images[2])
             with torch.no_grad():
-                self.network.features(pictures[2])  # the authors embed the negatives, the same bottoms, anew: batch norm counts them twice
+                self.network.features(images[2])  # the authors embed the negatives, the same bottoms, anew: batch norm counts them twice
             losses = self.losses(batch, query, embedded)
         else:
-            losses = self.losses(batch, *self.network(*pictures))
+            losses = self.losses(batch, *self.network(*images))
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(batch))
         return losses["loss"]
 
     @torch.no_grad()
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Log the loss of eq. 10 at the templates of inference, and the AUC against the batch's true negatives."""
-        query = self.query(self.pictures(batch.top), batch.top_ids)
-        bottom = self.network.bottom(self.normalised(self.pictures(batch.bottom)))
+        query = self.query(self.images(batch.top), batch.top_ids)
+        bottom = self.network.bottom(self.normalised(self.images(batch.bottom)))
         values = self.losses(batch, query, bottom)
-        negative = loss.true_negatives(batch.bottom_ids, batch.positives).to(self.device)
+        negative = loss.negative_mask(batch.bottom_ids, batch.positives).to(self.device)
         margin = (query * bottom).sum(dim=1, keepdim=True) - self.score(query, bottom)
         values["auc"] = ((margin.sign() + 1) / 2)[negative].mean() if negative.any() else margin.new_tensor(0.5)
         self.log_dict({f"val/{name}": value for name, value in values.items()}, batch_size=len(batch), sync_dist=True)
 
     def losses(self, batch: PairBatch, query: Tensor, bottom: Tensor) -> dict[str, Tensor]:
         """Eq. 10 and its parts, alpha BPR + beta InfoNCE + gamma regulariser, of embeddings (B, D)."""
-        negative = loss.true_negatives(batch.bottom_ids, batch.positives).to(self.device)
+        negative = loss.negative_mask(batch.bottom_ids, batch.positives).to(self.device)
         with torch.autocast(self.device.type, enabled=False):
             bpr = loss.bpr_loss(query, bottom, negative, self.variant)
             info_nce = loss.info_nce_loss(query, bottom, negative, self.tau, self.variant)
@@ -395,9 +395,9 @@ class GECo(Method):
             raise UserError("GECo was built with template: false and draws no template")
         return self.generator(self.normalised(top) if self.variant == "code" else top, drawn)  # type: ignore[no-any-return]
 
-    def normalised(self, pictures: Tensor) -> Tensor:
-        """Bring pictures in [-1, 1] to the mean and deviation that the backbone knows."""
-        return ((pictures + 1.0) / 2.0 - self.mean) / self.std
+    def normalised(self, images: Tensor) -> Tensor:
+        """Bring images in [-1, 1] to the mean and deviation that the backbone knows."""
+        return ((images + 1.0) / 2.0 - self.mean) / self.std
 
     def normalised_template(self, template: Tensor) -> Tensor:
         """The same for a template; `code` hands it to the backbone as it is."""
@@ -420,26 +420,26 @@ class GECo(Method):
     def draw_template(self, batch: QueryBatch) -> Tensor:
         """Generate each top's template, (B, 3, S, S) in [-1, 1]; the noise is drawn from the top's id."""
         channels = 0 if self.generator is None else self.generator.noise_channels
-        return self.generate(self.pictures(batch.top), _noise_of(batch.top_ids, self.seed, 0, channels, self.device))
+        return self.generate(self.images(batch.top), _noise_of(batch.top_ids, self.seed, 0, channels, self.device))
 
     @torch.no_grad()
     def embed_query(self, batch: QueryBatch) -> Tensor:
         """Embed the composed queries in W, (B, D)."""
-        return self.query(self.pictures(batch.top), batch.top_ids)
+        return self.query(self.images(batch.top), batch.top_ids)
 
     @torch.no_grad()
     def embed_candidate(self, batch: CandidateBatch) -> Tensor:
         """Embed bottoms in W~, (C, D)."""
-        return self.network.bottom(self.normalised(self.pictures(batch.bottom)))
+        return self.network.bottom(self.normalised(self.images(batch.bottom)))
 
     def score(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Eq. 9: m, the dot products, (B, C), in float32 whatever the precision of the networks."""
         with torch.autocast(query.device.type, enabled=False):
             return query.float() @ candidate.float().T
 
-    def pictures(self, pictures: Tensor | None) -> Tensor:
-        """Return pictures (B, 3, S, S) in [-1, 1]."""
-        return _pictures(pictures, self.image_size, "GECo")
+    def images(self, images: Tensor | None) -> Tensor:
+        """Return images (B, 3, S, S) in [-1, 1]."""
+        return _images(images, self.image_size, "GECo")
 
 
 def _noise_of(top_ids: list[str], seed: int, draw: int, channels: int, device: torch.device) -> Tensor:
@@ -447,10 +447,10 @@ def _noise_of(top_ids: list[str], seed: int, draw: int, channels: int, device: t
     return noise.normal(noise.keys(top_ids, seed, "template", draw), (channels,), device)
 
 
-def _pictures(pictures: Tensor | None, size: int, method: str) -> Tensor:
-    if pictures is None:
-        raise UserError(f"{method} looks at pictures, and the data set reads its lists alone: have it read the pictures too")
-    return resized(to_float(pictures), size)
+def _images(images: Tensor | None, size: int, method: str) -> Tensor:
+    if images is None:
+        raise UserError(f"{method} looks at images, and the dataset reads its lists alone: have it read the images too")
+    return resized(to_float(images), size)
 
 
 def _check(method: str, variant: str, **at_least_zero: float) -> None:

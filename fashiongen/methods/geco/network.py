@@ -1,6 +1,6 @@
 """The networks of CIGM and GECo in pure torch (Sections 4.2 and 4.3, Figures 4 and 6).
 
-Shapes: B samples; pictures (B, 3, S, S) with S the image size; noise (B, Z); features (B, F); embeddings (B, D).
+Shapes: B samples; images (B, 3, S, S) with S the image size; noise (B, Z); features (B, F); embeddings (B, D).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from fashiongen.checkpoints import check_fit, locate_file, read_state
 from fashiongen.errors import UserError
 
 
-def resized(pictures: Tensor, size: int) -> Tensor:
-    """Return (B, 3, size, size): bilinear with antialiasing, the pictures themselves where they have that size."""
-    if tuple(pictures.shape[-2:]) == (size, size):
-        return pictures
-    return interpolate(pictures, size=(size, size), mode="bilinear", antialias=True)
+def resized(images: Tensor, size: int) -> Tensor:
+    """Return (B, 3, size, size): bilinear with antialiasing, the images themselves where they have that size."""
+    if tuple(images.shape[-2:]) == (size, size):
+        return images
+    return interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
 class Generator(nn.Module):
     """CIGM's generator: Pix2Pix's U-Net with noise joined at the bottleneck (Figure 4), 54,413,507 parameters as in the authors' code.
 
-    Each convolution halves the picture, so that log2(S) of them lead to a single cell; the widths are features * (1, 2, 4, 8, 8, ...).
+    Each convolution halves the image, so that log2(S) of them lead to a single cell; the widths are features * (1, 2, 4, 8, 8, ...).
 
     Attributes:
         dropped: the shapes, without the batch, of what dropout 0.5 acts on in training: the outputs of the first two up-convolutions.
@@ -48,7 +48,7 @@ class Generator(nn.Module):
         super().__init__()
         depth = image_size.bit_length() - 1
         if image_size < 16 or image_size != 2**depth:
-            raise UserError(f"image_size: {image_size}: the generator halves the picture down to one cell; give a power of two from 16")
+            raise UserError(f"image_size: {image_size}: the generator halves the image down to one cell; give a power of two from 16")
         if features < 1 or noise_channels < 1:
             raise UserError(f"features and noise_channels must be at least 1, not {features} and {noise_channels}")
         self.image_size = image_size
@@ -125,10 +125,10 @@ class Discriminator(nn.Module):
 
         Args:
             image_size: S.
-            widths: of its convolutions; all but the last halve the picture.
+            widths: of its convolutions; all but the last halve the image.
 
         Raises:
-            UserError: if the convolutions leave no patch of so small a picture.
+            UserError: if the convolutions leave no patch of so small an image.
         """
         super().__init__()
         if len(widths) < 2 or min(widths) < 1:
@@ -144,10 +144,10 @@ class Discriminator(nn.Module):
         for stride in [*strides, 1]:
             patches = (patches - 4) // stride + 1
         if patches < 1:
-            raise UserError(f"discriminator_widths: {list(widths)}: too many convolutions for pictures of {image_size} pixels; give fewer")
+            raise UserError(f"discriminator_widths: {list(widths)}: too many convolutions for images of {image_size} pixels; give fewer")
 
     def forward(self, top: Tensor, bottom: Tensor) -> Tensor:
-        """Return logits (B, 1, c, c), above zero where the pair looks real; pictures (B, 3, S, S) in [-1, 1]."""
+        """Return logits (B, 1, c, c), above zero where the pair looks real; images (B, 3, S, S) in [-1, 1]."""
         hidden = self.first(torch.cat([top, bottom], dim=1).to(next(self.parameters()).dtype))
         for block in self.blocks:
             hidden = block(hidden)
@@ -168,28 +168,28 @@ class Compatibility(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def features(self, pictures: Tensor) -> Tensor:
-        """Return the backbone's pooled features, (B, F), of pictures normalised for it."""
+    def features(self, images: Tensor) -> Tensor:
+        """Return the backbone's pooled features, (B, F), of images normalised for it."""
         backbone: Any = self.backbone
-        maps = backbone.forward_features(pictures.to(self.query_projection.weight.dtype))
+        maps = backbone.forward_features(images.to(self.query_projection.weight.dtype))
         return backbone.forward_head(maps, pre_logits=True)  # type: ignore[no-any-return]
 
     def query(self, top: Tensor, template: Tensor | None) -> Tensor:
-        """Embed the composed query (eq. 4) in W, (B, D); the pictures are normalised for the backbone."""
-        return self.project(*(self.features(picture) for picture in (top, template) if picture is not None))
+        """Embed the composed query (eq. 4) in W, (B, D); the images are normalised for the backbone."""
+        return self.project(*(self.features(image) for image in (top, template) if image is not None))
 
     def bottom(self, bottom: Tensor) -> Tensor:
-        """Embed bottoms in W~, (B, D); the pictures are normalised for the backbone."""
+        """Embed bottoms in W~, (B, D); the images are normalised for the backbone."""
         return self.bottom_projection(self.features(bottom)).float()  # type: ignore[no-any-return]
 
     def forward(self, top: Tensor, template: Tensor | None, bottom: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `query` and `bottom`, the backbone run once over all pictures.
+        """Return `query` and `bottom`, the backbone run once over all images.
 
         In training its norms then see tops, templates and bottoms together, and what they remember for inference is what they have
         trained with. In three runs each kind is normalised by itself, and at inference all of them by the mean of three.
         """
-        pictures = [picture for picture in (top, template, bottom) if picture is not None]
-        *composed, features = self.features(torch.cat(pictures)).chunk(len(pictures))
+        images = [image for image in (top, template, bottom) if image is not None]
+        *composed, features = self.features(torch.cat(images)).chunk(len(images))
         return self.project(*composed), self.bottom_projection(features).float()
 
     def project(self, *composed: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from fashiongen.nn import noise
 from fashiongen.nn.attention import Memory
 from fashiongen.nn.backbone import ddim, freeze, load_codec, load_noise_schedule, load_part, load_prompt_encoder, load_unet
 from fashiongen.nn.crop import bounding_boxes, crop_and_resize
-from fashiongen.nn.guidance import guide, kept
-from fashiongen.nn.keep import Encoding, Kept
+from fashiongen.nn.encodings import Encoding, EncodingCache
+from fashiongen.nn.guidance import condition_mask, guide
 
 PROMPTS = {
     "upper": "a photo of an upper body garment",
@@ -37,7 +37,7 @@ CONDITIONS = ("text", "image", "garment")
 
 
 class IGR(Method):
-    """Restores the shop picture of a garment from a photo of a person who wears it."""
+    """Restores the shop image of a garment from a photo of a person who wears it."""
 
     name: ClassVar[str] = "igr"
     needs: ClassVar[frozenset[str]] = frozenset({"mask"})
@@ -59,7 +59,7 @@ class IGR(Method):
         dropped: tuple[str, ...] = CONDITIONS,
         guidance_scale: float = 1.5,
         steps: int = 25,
-        keep_encoded: bool = False,
+        cache_encodings: bool = False,
         gradient_checkpointing: bool = False,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -82,7 +82,7 @@ class IGR(Method):
             dropped: which conditions are dropped, together: any of "text", "image", "garment" (eq. 2 drops all).
             guidance_scale: s of eq. 2; at 1.0 the unconditional half is not computed.
             steps: DDIM steps.
-            keep_encoded: keep what the frozen encoders make of each training sample in memory, instead of encoding it in every epoch;
+            cache_encodings: keep what the frozen encoders make of each training sample in memory, instead of encoding it in every epoch;
                 a sample takes 0.8 MB at 1024x768 (by calculation). Only for data without augmentation.
             gradient_checkpointing: recompute activations in the backward pass to save memory.
             optimizer: gets the trainable parameters.
@@ -131,7 +131,7 @@ class IGR(Method):
             if self.network.garmnet is not None:
                 self.network.garmnet.enable_gradient_checkpointing()
         self._text: dict[str, Tensor] = {}
-        self.kept = Kept() if keep_encoded else None
+        self.encoding_cache = EncodingCache() if cache_encodings else None
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401  nn.Module's own signature
         """Forget encoded prompts when the module goes to another device or precision."""
@@ -178,7 +178,7 @@ class IGR(Method):
 
         conditions = repeat(self.conditions(batch), self.draws)
         if dropout > 0:
-            conditions = drop(conditions, kept(ids, dropout, self.seed, *names, "dropout"), self.text([""]), self.dropped)
+            conditions = drop(conditions, condition_mask(ids, dropout, self.seed, *names, "dropout"), self.text([""]), self.dropped)
         predicted = self.network(noisy, timestep, self.network.memory(conditions), conditions.text)
         if self.snr_gamma is None or names == ("val",):
             return mse_loss(predicted, epsilon)
@@ -197,8 +197,8 @@ class IGR(Method):
     def encodings(self) -> dict[str, Encoding]:
         """Return E of the garment and of the person (moments, (B, 8, h, w)) and the image encoder's embedding of p_g, (B, D)."""
 
-        def moments(pictures: Tensor) -> Tensor:
-            return self.codec.moments(to_float(pictures))
+        def moments(images: Tensor) -> Tensor:
+            return self.codec.moments(to_float(images))
 
         def embedding(person: Tensor, mask: Tensor) -> Tensor:
             embeds: Tensor = self.image_encoder(self.garment_crop(to_float(person), mask)).image_embeds

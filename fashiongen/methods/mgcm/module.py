@@ -13,7 +13,7 @@ from fashiongen.methods.base import Method
 from fashiongen.methods.mgcm.network import Discriminator, Generator
 from fashiongen.methods.mgcm.published import load_published
 from fashiongen.nn.negatives import wrong
-from fashiongen.nn.template_matching import ROLLS, TemplateMatcher, Variant, check_settings, check_strategy, dropout_keys, pictures
+from fashiongen.nn.template_matching import ROLLS, TemplateMatcher, Variant, check_settings, check_strategy, dropout_keys, images
 
 
 # Pix2PixCM's shell is nearly this one. It stays a second time: nn/ knows no Lightning, methods do not import each other, and a base class
@@ -23,7 +23,7 @@ class MGCM(Method):
 
     name: ClassVar[str] = "mgcm"
     n_optimizers: ClassVar[int] = 3
-    needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
+    needs: ClassVar[frozenset[str]] = frozenset({"images"})
     inner_product: ClassVar[bool] = False
     draws_templates: ClassVar[bool] = True
 
@@ -44,7 +44,7 @@ class MGCM(Method):
         """Build the generator, the discriminator, the bottom encoder and the ranker.
 
         Args:
-            image_size: S, pixels a side, a multiple of 64; pictures of another size are resized.
+            image_size: S, pixels a side, a multiple of 64; images of another size are resized.
             width: channels after the first layer of each network; it grows to eight times that.
             dimensions: of the space in which top and bottom meet.
             alpha: weight of the item-to-item score.
@@ -96,7 +96,7 @@ class MGCM(Method):
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Take a step on each of the three losses in turn."""
         keys = dropout_keys(batch.ids, self.seed, self.global_step)
-        tops, bottoms = (pictures(field, self.image_size, "MGCM") for field in (batch.top, batch.bottom))
+        tops, bottoms = (images(field, self.image_size, "MGCM") for field in (batch.top, batch.bottom))
         losses = self.network.losses(tops, bottoms, wrong(batch, ROLLS, tops.device), keys)
         for optimizer, (name, loss) in zip(self.optimizers(), losses, strict=True):
             optimizer.zero_grad()
@@ -106,19 +106,19 @@ class MGCM(Method):
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Log the three losses without dropout; `val/loss` is the ranking's."""
-        tops, bottoms = (pictures(field, self.image_size, "MGCM") for field in (batch.top, batch.bottom))
+        tops, bottoms = (images(field, self.image_size, "MGCM") for field in (batch.top, batch.bottom))
         for name, loss in self.network.losses(tops, bottoms, wrong(batch, ROLLS, tops.device), None):
             self.log("val/loss" if name == "ranking" else f"val/{name}", loss, batch_size=len(batch), sync_dist=True)
 
     @torch.no_grad()
     def embed_query(self, batch: QueryBatch) -> Tensor:
         """Embed tops with their templates' codes, (B, dimensions + N)."""
-        return self.network.embed_tops(pictures(batch.top, self.image_size, "MGCM"))
+        return self.network.embed_tops(images(batch.top, self.image_size, "MGCM"))
 
     @torch.no_grad()
     def embed_candidate(self, batch: CandidateBatch) -> Tensor:
         """Embed bottoms with their codes, (C, dimensions + N)."""
-        return self.network.embed_bottoms(pictures(batch.bottom, self.image_size, "MGCM"))
+        return self.network.embed_bottoms(images(batch.bottom, self.image_size, "MGCM"))
 
     def score(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Return alpha <A, B> -+ beta || template code - bottom code ||_1, (B, C)."""
@@ -127,5 +127,5 @@ class MGCM(Method):
     @torch.no_grad()
     def draw_template(self, batch: QueryBatch) -> Tensor:
         """Draw the tops' templates, (B, 3, S, S) in [-1, 1]; the generator takes no noise."""
-        template: Tensor = self.network.generator(pictures(batch.top, self.image_size, "MGCM"), None).template
+        template: Tensor = self.network.generator(images(batch.top, self.image_size, "MGCM"), None).template
         return template

@@ -1,6 +1,6 @@
 """MGCM's generator and discriminator in pure torch; what it shares with Pix2PixCM is in `fashiongen.nn.template_matching`.
 
-Shapes: B samples, pictures of S x S pixels, S a multiple of 64; w is the `width`, 64 as published.
+Shapes: B samples, images of S x S pixels, S a multiple of 64; w is the `width`, 64 as published.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Discriminator(nn.Module):
     """Judges a bottom beside its top by one number."""
 
     def __init__(self, width: int, image_size: int) -> None:
-        """Build it with `width` channels after the first layer, for pictures of `image_size` pixels a side."""
+        """Build it with `width` channels after the first layer, for images of `image_size` pixels a side."""
         super().__init__()
         channels = [width, 2 * width, 4 * width, 8 * width]
         self.first = nn.Conv2d(6, width, kernel_size=4, stride=2, padding=1)

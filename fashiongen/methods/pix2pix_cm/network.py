@@ -1,6 +1,6 @@
 """Pix2PixCM's generator and discriminator in pure torch; what it shares with MGCM is in `fashiongen.nn.template_matching`.
 
-Shapes: B samples, pictures of S x S pixels, S a multiple of 64; w is the `width`, 64 as published.
+Shapes: B samples, images of S x S pixels, S a multiple of 64; w is the `width`, 64 as published.
 """
 
 from __future__ import annotations

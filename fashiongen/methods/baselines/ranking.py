@@ -20,7 +20,7 @@ from fashiongen.wardrobe.outfits import STYLE, harmonious
 from fashiongen.wardrobe.world import ATTRIBUTES
 
 BITS = 16  # of a key in one number of an embedding: float32 holds them exactly
-PAPER = 250  # of 255: a pixel whose three channels reach it is the shop picture's background
+PAPER = 250  # of 255: a pixel whose three channels reach it is the shop image's background
 
 
 class RandomRanking(Method):
@@ -105,11 +105,11 @@ class ColourNeighbour(Method):
 
     Each pixel is shared out among the eight bins around it by nearness, so that a shade more or less does not change all.
     Histograms are compared by the Bhattacharyya coefficient, sum sqrt(p q), in [0, 1]: the nearest by it is the nearest in Hellinger
-    distance, sqrt(1 - sum sqrt(p q)). A picture that is background alone scores 0 with all.
+    distance, sqrt(1 - sum sqrt(p q)). An image that is background alone scores 0 with all.
     """
 
     name: ClassVar[str] = "colour_neighbour"
-    needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
+    needs: ClassVar[frozenset[str]] = frozenset({"images"})
     inner_product: ClassVar[bool] = True
 
     def __init__(self, bins: int = 9) -> None:
@@ -131,16 +131,16 @@ class ColourNeighbour(Method):
         """Return the Bhattacharyya coefficients, (B, C) in [0, 1]."""
         return query @ candidate.T
 
-    def _histograms(self, pictures: Tensor | None) -> Tensor:
-        if pictures is None:
-            raise UserError("ColourNeighbour looks at pictures, but the data reads the lists alone: set data.init_args.pictures=true")
-        foreground = (pictures < PAPER).any(dim=1).flatten(1).float()  # (B, S * S)
-        low, high = (torch.tensor(ends, device=pictures.device).view(3, 1, 1) for ends in ((0.0, -110.0, -110.0), (100.0, 110.0, 110.0)))
-        place = (srgb_to_lab(pictures.float() / 255) - low) / (high - low) * self.bins - 0.5  # 0 at the first bin's middle
+    def _histograms(self, images: Tensor | None) -> Tensor:
+        if images is None:
+            raise UserError("ColourNeighbour looks at images, but the data reads the lists alone: set data.init_args.images=true")
+        foreground = (images < PAPER).any(dim=1).flatten(1).float()  # (B, S * S)
+        low, high = (torch.tensor(ends, device=images.device).view(3, 1, 1) for ends in ((0.0, -110.0, -110.0), (100.0, 110.0, 110.0)))
+        place = (srgb_to_lab(images.float() / 255) - low) / (high - low) * self.bins - 0.5  # 0 at the first bin's middle
         below = place.floor()
-        counts = torch.zeros(len(pictures), self.bins**3, device=pictures.device)
+        counts = torch.zeros(len(images), self.bins**3, device=images.device)
         for corner in product((0, 1), repeat=3):
-            step = torch.tensor(corner, device=pictures.device).view(3, 1, 1)
+            step = torch.tensor(corner, device=images.device).view(3, 1, 1)
             weight = torch.where(step == 1, place - below, below + 1 - place).prod(dim=1).flatten(1)
             lightness, a, b = (below.long() + step).clamp(0, self.bins - 1).flatten(2).unbind(dim=1)
             counts.scatter_add_(1, (lightness * self.bins + a) * self.bins + b, weight * foreground)

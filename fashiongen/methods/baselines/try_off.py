@@ -1,4 +1,4 @@
-"""Baselines of virtual try-off: a blank page, a mean picture, the cropped photo, and the garment of the most similar photo."""
+"""Baselines of virtual try-off: a blank page, a mean image, the cropped photo, and the garment of the most similar photo."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CATEGORIES = ("upper", "lower", "full")
 
 
 class White(Method):
-    """Returns white paper: the background of every shop picture, which SSIM rewards."""
+    """Returns white paper: the background of every shop image, which SSIM rewards."""
 
     name: ClassVar[str] = "white"
 
@@ -34,18 +34,18 @@ class MaskedCrop(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"mask"})
 
     def take_off(self, batch: TryOffBatch) -> Tensor:
-        """Return (B, 3, H, W) in [-1, 1]: the mask's bounding box stretched to the picture, white outside the mask."""
+        """Return (B, 3, H, W) in [-1, 1]: the mask's bounding box stretched to the image, white outside the mask."""
         cut = crop_and_resize(_on_white(batch), bounding_boxes(batch.mask), _size(batch))
         return cut.clamp(-1.0, 1.0)
 
 
 class MeanGarment(Method):
-    """Returns the mean shop picture of the training set, by category; `fit` for one epoch takes the mean."""
+    """Returns the mean shop image of the training set, by category; `fit` for one epoch takes the mean."""
 
     name: ClassVar[str] = "mean_garment"
 
     def __init__(self, size: tuple[int, int] = (1024, 768)) -> None:
-        """Prepare sums for pictures of `size` (height, width)."""
+        """Prepare sums for images of `size` (height, width)."""
         super().__init__()
         self.total: Tensor
         self.count: Tensor

@@ -74,7 +74,7 @@ def as_bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-class Kept:
+class EncodingCache:
     """Tensors by sample id, in the memory of the device that made them.
 
     Right only where a sample is the same every time it comes. A batch with any unknown sample is computed whole, so that a sample's value

@@ -1,7 +1,7 @@
-"""Reading pictures, masks and label maps from files: one way for every data set, of which none is trusted.
+"""Reading images, masks and label maps from files: one way for every dataset, of which none is trusted.
 
-Sizes are (height, width) throughout. A picture whose proportions differ from the wanted size is squeezed, as the data sets' own code does.
-Whatever is read is turned upright by its EXIF orientation, so that what lies on a picture lies on what a viewer shows.
+Sizes are (height, width) throughout. An image whose proportions differ from the wanted size is squeezed, as the datasets' own code does.
+Whatever is read is turned upright by its EXIF orientation, so that what lies on an image lies on what a viewer shows.
 """
 
 from pathlib import Path
@@ -16,15 +16,15 @@ from fashiongen.errors import UserError
 
 Size = tuple[int, int]
 
-# What Pillow raises for a file that is cut off, damaged, huge, or no picture at all.
+# What Pillow raises for a file that is cut off, damaged, huge, or no image at all.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Decode a picture to RGB, turned upright by its EXIF orientation; what is transparent is put on white.
+def open_image(path: Path) -> Image.Image:
+    """Decode an image to RGB, turned upright by its EXIF orientation; what is transparent is put on white.
 
     Raises:
-        UserError: if the file is missing, cut off or no picture.
+        UserError: if the file is missing, cut off or no image.
     """
     try:
         with Image.open(path) as image:
@@ -37,11 +37,11 @@ def open_picture(path: Path) -> Image.Image:
         raise unreadable(path, error) from error
 
 
-def picture_size(path: Path) -> Size:
-    """Return the size of a picture as `open_picture` would give it, from its header alone.
+def image_size(path: Path) -> Size:
+    """Return the size of an image as `open_image` would give it, from its header alone.
 
     Raises:
-        UserError: if the file is missing or no picture.
+        UserError: if the file is missing or no image.
     """
     try:
         with Image.open(path) as image:
@@ -51,26 +51,26 @@ def picture_size(path: Path) -> Size:
         raise unreadable(path, error) from error
 
 
-def picture_to_tensor(picture: Image.Image, size: Size) -> Tensor:
-    """Resize an RGB picture with Pillow's antialiased bilinear filter; returns uint8 (3, H, W)."""
-    resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+def image_to_tensor(image: Image.Image, size: Size) -> Tensor:
+    """Resize an RGB image with Pillow's antialiased bilinear filter; returns uint8 (3, H, W)."""
+    resized = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
 
-def read_picture(path: Path, size: Size) -> Tensor:
-    """Read a picture at `size`: uint8 (3, H, W), RGB, antialiased bilinear.
+def read_image(path: Path, size: Size) -> Tensor:
+    """Read an image at `size`: uint8 (3, H, W), RGB, antialiased bilinear.
 
     Raises:
-        UserError: if the file is missing, cut off or no picture.
+        UserError: if the file is missing, cut off or no image.
     """
-    return picture_to_tensor(open_picture(path), size)
+    return image_to_tensor(open_image(path), size)
 
 
 def read_mask(path: Path, size: Size) -> Tensor:
     """Read a mask at `size`: bool (1, H, W), nearest neighbour, True where the grey value is at least 128.
 
     Raises:
-        UserError: if the file is missing, cut off or no picture.
+        UserError: if the file is missing, cut off or no image.
     """
     try:
         with Image.open(path) as image:
@@ -90,7 +90,7 @@ def read_labels(path: Path, size: Size) -> Tensor:
     """Read a label map at `size`: uint8 (H, W), nearest neighbour, the palette's indices.
 
     Raises:
-        UserError: if the file is missing, cut off, no picture, or a colour picture without indices.
+        UserError: if the file is missing, cut off, no image, or a colour image without indices.
     """
     try:
         with Image.open(path) as image:
@@ -104,7 +104,7 @@ def read_labels(path: Path, size: Size) -> Tensor:
 
 
 def _in_bytes(image: Image.Image) -> Image.Image:
-    """Bring a grey picture of 16 bits to 8, which Pillow would cut off at 255; other pictures pass unchanged.
+    """Bring a grey image of 16 bits to 8, which Pillow would cut off at 255; other images pass unchanged.
 
     Raises:
         ValueError: if the values are floats, whose range no one knows.
@@ -117,8 +117,8 @@ def _in_bytes(image: Image.Image) -> Image.Image:
 
 
 def unreadable(path: Path, error: BaseException) -> UserError:
-    """Say in one line that a file is missing, or no picture and why; `error` is one of `UNREADABLE`."""
+    """Say in one line that a file is missing, or no image and why; `error` is one of `UNREADABLE`."""
     if isinstance(error, FileNotFoundError):
         return UserError(f"{path} is missing; restore the file or leave it out of the data")
     detail = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"{path} is cut off, damaged or no picture ({detail}); replace the file or leave it out of the data")
+    return UserError(f"{path} is cut off, damaged or no image ({detail}); replace the file or leave it out of the data")

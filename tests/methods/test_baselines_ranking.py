@@ -14,7 +14,7 @@ from skimage.color import rgb2lab
 
 from fashiongen.batches import CandidateBatch, QueryBatch
 from fashiongen.errors import UserError
-from fashiongen.methods.trivial import ColourNeighbour, Popularity, RandomRanking, TrueRule
+from fashiongen.methods.baselines import ColourNeighbour, Popularity, RandomRanking, TrueRule
 from fashiongen.nn import noise
 from fashiongen.wardrobe.outfits import compatible, make_outfit
 
@@ -88,21 +88,21 @@ def counted(*batches):
 
 def test_popularity_counts_the_pairs_of_each_bottom():
     drawn = random.Random(0).choices("abcdefgh", weights=range(8), k=60)
-    method = counted(*(pairs(drawn[start : start + 7], pictures=False) for start in range(0, 60, 7)))
+    method = counted(*(pairs(drawn[start : start + 7], images=False) for start in range(0, 60, 7)))
     found = scores(method, tops("xyz"), bottoms("hgfedcba!"))
     assert found.tolist() == [[drawn.count(name) for name in "hgfedcba!"]] * 3
     assert found[0, -2] == 0 == found[0, -1], "a was never drawn, ! is unknown"
 
 
 def test_popularity_survives_a_checkpoint_that_holds_tensors_alone():
-    method = counted(pairs(list("aab"), pictures=False))
+    method = counted(pairs(list("aab"), images=False))
     file = io.BytesIO()
     torch.save(method.state_dict(), file)
     file.seek(0)
     again = Popularity()
     again.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(scores(again, tops("x"), bottoms("abc")), torch.tensor([[2.0, 1.0, 0.0]]))
-    again.training_step(pairs(["b", "c"], pictures=False), 0)
+    again.training_step(pairs(["b", "c"], images=False), 0)
     assert torch.equal(scores(again, tops("x"), bottoms("abc")), torch.tensor([[2.0, 2.0, 1.0]])), "a resumed run goes on counting"
     with pytest.raises(UserError, match="missing: counts"):
         Popularity().load_state_dict({"bottoms": torch.zeros(1, dtype=torch.int64)})
@@ -118,21 +118,21 @@ def test_popularity_is_counted_by_one_process():
 
 
 def painted(*rows):
-    """Pictures 8 pixels a side, each of equal stripes of its colours."""
-    pictures = torch.full((len(rows), 3, 8, 8), 255, dtype=torch.uint8)
+    """Images 8 pixels a side, each of equal stripes of its colours."""
+    images = torch.full((len(rows), 3, 8, 8), 255, dtype=torch.uint8)
     for index, colours in enumerate(rows):
         for place, colour in enumerate(colours):
             step = 8 // len(colours)
-            pictures[index, :, place * step : (place + 1) * step] = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
-    return pictures
+            images[index, :, place * step : (place + 1) * step] = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
+    return images
 
 
 RED, DARK_RED, BLUE, WHITE, GREY = (212, 32, 40), (200, 30, 44), (38, 84, 200), (255, 255, 255), (142, 144, 148)
 
 
-def looks(pictures):
-    names = [str(index) for index in range(len(pictures))]
-    return QueryBatch(ids=names, top_ids=names, top=pictures), CandidateBatch(ids=names, bottom=pictures)
+def looks(images):
+    names = [str(index) for index in range(len(images))]
+    return QueryBatch(ids=names, top_ids=names, top=images), CandidateBatch(ids=names, bottom=images)
 
 
 def test_the_likest_colours_rank_first_and_paper_does_not_count():
@@ -146,17 +146,17 @@ def test_the_likest_colours_rank_first_and_paper_does_not_count():
 
 
 def test_histograms_equal_a_plain_loop_over_pixels():
-    pictures = torch.randint(256, (3, 3, 6, 6), dtype=torch.uint8)
-    pictures[:, :, :2] = 252
-    pictures[1, 0, 0, 0] = 249
-    query, candidate = looks(pictures)
+    images = torch.randint(256, (3, 3, 6, 6), dtype=torch.uint8)
+    images[:, :, :2] = 252
+    images[1, 0, 0, 0] = 249
+    query, candidate = looks(images)
     method = ColourNeighbour(bins=5)
 
-    def plain(picture):
+    def plain(image):
         counts = {}
-        lab = rgb2lab(np.moveaxis(picture.numpy(), 0, -1))
+        lab = rgb2lab(np.moveaxis(image.numpy(), 0, -1))
         for row, column in itertools.product(range(6), range(6)):
-            if not (picture[:, row, column] < 250).any():
+            if not (image[:, row, column] < 250).any():
                 continue
             places = [
                 (value - low) / (high - low) * 5 - 0.5
@@ -168,7 +168,7 @@ def test_histograms_equal_a_plain_loop_over_pixels():
                 counts[kept] = counts.get(kept, 0) + near
         return {place: count / sum(counts.values()) for place, count in counts.items()}
 
-    histograms = [plain(picture) for picture in pictures]
+    histograms = [plain(image) for image in images]
     assert len(histograms[1]) > 3
     expected = [[sum((one[k] * other[k]) ** 0.5 for k in one.keys() & other.keys()) for other in histograms] for one in histograms]
     torch.testing.assert_close(scores(method, query, candidate), torch.tensor(expected, dtype=torch.float32), atol=1e-5, rtol=0)
@@ -177,8 +177,8 @@ def test_histograms_equal_a_plain_loop_over_pixels():
     torch.testing.assert_close(embedded.norm(dim=1), torch.ones(3))
 
 
-def test_colours_need_pictures():
-    with pytest.raises(UserError, match="ColourNeighbour looks at pictures"):
+def test_colours_need_images():
+    with pytest.raises(UserError, match="ColourNeighbour looks at images"):
         ColourNeighbour().embed_query(tops("a"))
     with pytest.raises(UserError, match="bins: 0"):
         ColourNeighbour(bins=0)

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: what counts as a method's result, its files, and grids for the eye."""
+"""Images of an evaluation: what counts as a method's result, its files, and grids for the eye."""
 
 import math
 import os
@@ -20,7 +20,7 @@ CELL_HEIGHTS = (128, 384)
 
 
 def checked(method: object, outputs: object, batch: Batch) -> Tensor:
-    """Return a verb's result as float32 if it is one picture of the batch's size a sample.
+    """Return a verb's result as float32 if it is one image of the batch's size a sample.
 
     Raises:
         TypeError: if it is not.
@@ -30,20 +30,20 @@ def checked(method: object, outputs: object, batch: Batch) -> Tensor:
     size = (len(batch), *batch.person.shape[1:])
     if not isinstance(outputs, Tensor) or tuple(outputs.shape) != size:
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise TypeError(f"{type(method).__name__} must return pictures {size}, it returned {got}")
+        raise TypeError(f"{type(method).__name__} must return images {size}, it returned {got}")
     return outputs.float()
 
 
-def as_written(pictures: Tensor) -> Tensor:
-    """Return pictures (B, 3, H, W) in [-1, 1] as a PNG file would give them back: floats in [0, 1], 255 steps.
+def as_written(images: Tensor) -> Tensor:
+    """Return images (B, 3, H, W) in [-1, 1] as a PNG file would give them back: floats in [0, 1], 255 steps.
 
     A value that is not a number stays one, so that a metric can tell.
     """
-    return torch.where(pictures.isfinite(), to_uint8(pictures.nan_to_num()).float() / 255.0, torch.nan)
+    return torch.where(images.isfinite(), to_uint8(images.nan_to_num()).float() / 255.0, torch.nan)
 
 
-def picture_name(id_: str) -> str:
-    """Return the file name of a sample's picture.
+def image_name(id_: str) -> str:
+    """Return the file name of a sample's image.
 
     Raises:
         UserError: if the id would name a hidden file or one in another folder.
@@ -53,15 +53,15 @@ def picture_name(id_: str) -> str:
     return f"{id_}.png"
 
 
-def write_png(path: Path, picture: Tensor) -> None:
-    """Write a uint8 picture (3, H, W) as PNG, whole or not at all.
+def write_png(path: Path, image: Tensor) -> None:
+    """Write a uint8 image (3, H, W) as PNG, whole or not at all.
 
     Raises:
         UserError: if the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(temporary, format="PNG")
+        Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(temporary, format="PNG")
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -70,7 +70,7 @@ def write_png(path: Path, picture: Tensor) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One sample for the eye: uint8 pictures (3, H, W) on the CPU, in the order of `GRID_COLUMNS`."""
+    """One sample for the eye: uint8 images (3, H, W) on the CPU, in the order of `GRID_COLUMNS`."""
 
     id: str
     person: Tensor
@@ -85,26 +85,26 @@ def shown(batch: Batch, prediction: Tensor, truth: Tensor | None, indices: Seque
         raise TypeError(f"do not know how to show a {type(batch).__name__}")
     grey = torch.full_like(batch.person, 128)
     masked = torch.where(batch.mask, grey, batch.person)
-    pictures = (batch.person, masked, to_uint8(prediction.nan_to_num()), grey if truth is None else truth)
+    images = (batch.person, masked, to_uint8(prediction.nan_to_num()), grey if truth is None else truth)
     return [
-        Shown(id=batch.ids[index], **{name: picture[index].cpu() for name, picture in zip(GRID_COLUMNS, pictures, strict=True)})
+        Shown(id=batch.ids[index], **{name: image[index].cpu() for name, image in zip(GRID_COLUMNS, images, strict=True)})
         for index in indices
     ]
 
 
 def grid(samples: Sequence[Shown]) -> Tensor:
-    """Return one uint8 picture (3, H, W): a row a sample, a column a kind; tiny pictures are enlarged, big ones reduced."""
+    """Return one uint8 image (3, H, W): a row a sample, a column a kind; tiny images are enlarged, big ones reduced."""
     rows = [torch.cat([_cell(getattr(sample, column)) for column in GRID_COLUMNS], dim=2) for sample in samples[:GRID_ROWS]]
     return torch.cat(rows, dim=1)
 
 
-def _cell(picture: Tensor) -> Tensor:
+def _cell(image: Tensor) -> Tensor:
     least, most = CELL_HEIGHTS
-    height, width = picture.shape[1:]
+    height, width = image.shape[1:]
     if height < least:
         times = math.ceil(least / height)
-        picture = picture.repeat_interleave(times, dim=1).repeat_interleave(times, dim=2)
+        image = image.repeat_interleave(times, dim=1).repeat_interleave(times, dim=2)
     elif height > most:
         size = (most, max(1, round(width * most / height)))
-        picture = interpolate(picture[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
-    return pad(picture, (2, 2, 2, 2), value=255)
+        image = interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
+    return pad(image, (2, 2, 2, 2), value=255)

@@ -1,44 +1,44 @@
-"""Reading pictures, masks and labels, the hostile ones included."""
+"""Reading images, masks and labels, the hostile ones included."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from fashiongen.data.pictures import picture_size, read_labels, read_mask, read_picture
+from fashiongen.data.images import image_size, read_image, read_labels, read_mask
 from fashiongen.errors import UserError
 
 
 def gradient(height, width):
-    """A picture whose red grows to the right and whose green grows downwards."""
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[..., 0] = np.linspace(0, 255, width)
-    picture[..., 1] = np.linspace(0, 255, height)[:, None]
-    return picture
+    """An image whose red grows to the right and whose green grows downwards."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = np.linspace(0, 255, width)
+    image[..., 1] = np.linspace(0, 255, height)[:, None]
+    return image
 
 
-def test_a_picture_is_read_whole_and_in_rgb(tmp_path):
+def test_a_image_is_read_whole_and_in_rgb(tmp_path):
     Image.fromarray(gradient(12, 8)).save(tmp_path / "a.png")
-    read = read_picture(tmp_path / "a.png", (12, 8))
+    read = read_image(tmp_path / "a.png", (12, 8))
     assert read.dtype == torch.uint8 and read.is_contiguous()
     assert np.array_equal(read.permute(1, 2, 0).numpy(), gradient(12, 8))
-    assert read_picture(tmp_path / "a.png", (6, 4)).shape == (3, 6, 4)
+    assert read_image(tmp_path / "a.png", (6, 4)).shape == (3, 6, 4)
 
 
 def test_reducing_averages_instead_of_dropping_pixels(tmp_path):
     board = np.indices((64, 64)).sum(axis=0) % 2 * 255
     Image.fromarray(np.repeat(board[..., None], 3, axis=2).astype(np.uint8)).save(tmp_path / "board.png")
-    read = read_picture(tmp_path / "board.png", (8, 8)).int()
+    read = read_image(tmp_path / "board.png", (8, 8)).int()
     assert (read - 127).abs().max() <= 4
 
 
 def test_a_photo_that_lies_on_its_side_is_turned(tmp_path):
-    picture = Image.fromarray(gradient(12, 8))
+    image = Image.fromarray(gradient(12, 8))
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
-    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "side.png", exif=exif)
-    assert picture_size(tmp_path / "side.png") == (12, 8)
-    assert np.array_equal(read_picture(tmp_path / "side.png", (12, 8)).permute(1, 2, 0).numpy(), gradient(12, 8))
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "side.png", exif=exif)
+    assert image_size(tmp_path / "side.png") == (12, 8)
+    assert np.array_equal(read_image(tmp_path / "side.png", (12, 8)).permute(1, 2, 0).numpy(), gradient(12, 8))
 
 
 def test_masks_and_labels_that_lie_on_their_side_are_turned_as_the_photo_is(tmp_path):
@@ -49,19 +49,19 @@ def test_masks_and_labels_that_lie_on_their_side_are_turned_as_the_photo_is(tmp_
     Image.fromarray(values).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "side.png", exif=exif)
     assert np.array_equal(read_mask(tmp_path / "side.png", (12, 8))[0].numpy(), values > 0)
     assert np.array_equal(read_labels(tmp_path / "side.png", (12, 8)).numpy(), values)
-    assert picture_size(tmp_path / "side.png") == (12, 8)
+    assert image_size(tmp_path / "side.png") == (12, 8)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA"])
 def test_any_colour_mode_is_read(tmp_path, mode):
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     Image.fromarray(gradient(12, 8)).convert(mode).save(path)
-    assert read_picture(path, (6, 4)).shape == (3, 6, 4)
+    assert read_image(path, (6, 4)).shape == (3, 6, 4)
 
 
 def test_what_is_transparent_is_white(tmp_path):
     Image.new("RGBA", (4, 6), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (read_picture(tmp_path / "clear.png", (6, 4)) == 255).all()
+    assert (read_image(tmp_path / "clear.png", (6, 4)) == 255).all()
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
@@ -72,19 +72,19 @@ def test_a_file_that_is_cut_off_is_named_in_one_line(tmp_path, ending, share):
     Image.fromarray(generator.integers(0, 256, (40, 30, 3), np.uint8)).save(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    for read in (read_picture, read_mask, read_labels):
+    for read in (read_image, read_mask, read_labels):
         with pytest.raises(UserError, match=r"cut\.") as error:
             read(path, (8, 8))
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"no picture", b"\x89PNG\r\n\x1a\n garbage", b"\xff\xd8\xff\xe0 garbage"])
-def test_a_file_that_is_no_picture_is_named(tmp_path, content):
+@pytest.mark.parametrize("content", [b"no image", b"\x89PNG\r\n\x1a\n garbage", b"\xff\xd8\xff\xe0 garbage"])
+def test_a_file_that_is_no_image_is_named(tmp_path, content):
     (tmp_path / "text.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"text\.png is cut off, damaged or no picture"):
-        read_picture(tmp_path / "text.png", (8, 8))
+    with pytest.raises(UserError, match=r"text\.png is cut off, damaged or no image"):
+        read_image(tmp_path / "text.png", (8, 8))
     with pytest.raises(UserError, match=r"none\.png is missing"):
-        read_picture(tmp_path / "none.png", (8, 8))
+        read_image(tmp_path / "none.png", (8, 8))
 
 
 def test_flipped_bytes_never_raise_anything_but_a_user_error(tmp_path):
@@ -98,7 +98,7 @@ def test_flipped_bytes_never_raise_anything_but_a_user_error(tmp_path):
             broken[generator.integers(0, len(broken), 3)] = generator.integers(0, 256, 3)
             path.write_bytes(broken.tobytes())
             try:
-                read_picture(path, (8, 8))
+                read_image(path, (8, 8))
             except UserError as error:
                 assert path.name in str(error)
 
@@ -116,10 +116,10 @@ def test_masks_are_cut_at_128_without_grey_borders(tmp_path):
 
 def test_labels_keep_the_palettes_indices(tmp_path):
     labels = np.arange(20, dtype=np.uint8).reshape(4, 5)
-    picture = Image.fromarray(labels).convert("P")
-    picture.putpalette([255, 0, 7] * 256)
-    picture.putdata(labels.flatten().tolist())
-    picture.save(tmp_path / "parse.png")
+    image = Image.fromarray(labels).convert("P")
+    image.putpalette([255, 0, 7] * 256)
+    image.putdata(labels.flatten().tolist())
+    image.save(tmp_path / "parse.png")
     assert read_labels(tmp_path / "parse.png", (4, 5)).tolist() == labels.tolist()
     assert set(read_labels(tmp_path / "parse.png", (37, 23)).unique().tolist()) <= set(range(20))
     Image.fromarray(gradient(4, 5)).save(tmp_path / "rgb.png")
@@ -131,5 +131,5 @@ def test_real_photos_are_read(shared_data):
     photos = sorted((shared_data / "viton_hd_sample").rglob("*.jpg"))
     assert len(photos) == 10
     for photo in photos:
-        assert picture_size(photo) == (1024, 768)
-        assert read_picture(photo, (64, 48)).float().std() > 5
+        assert image_size(photo) == (1024, 768)
+        assert read_image(photo, (64, 48)).float().std() > 5

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from fashiongen.batches import TryOffBatch, to_float
 from fashiongen.errors import UserError
-from fashiongen.methods.trivial import MaskedCrop, MeanGarment, NearestGarment, White
+from fashiongen.methods.baselines import MaskedCrop, MeanGarment, NearestGarment, White
 
 
 def batch(person: Tensor, mask: Tensor, garment: Tensor | None = None, category: str = "upper") -> TryOffBatch:
@@ -25,7 +25,7 @@ def test_white_is_white(photos):
     assert (White().take_off(photos) == 1).all()
 
 
-def test_the_masked_crop_fills_the_picture(photos):
+def test_the_masked_crop_fills_the_image(photos):
     photos.mask[0] = True
     shown = MaskedCrop().take_off(photos)
     torch.testing.assert_close(shown[0], to_float(photos.person[0]))

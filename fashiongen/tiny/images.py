@@ -1,4 +1,4 @@
-"""The pictures that the tiny checkpoints are trained and judged on, rendered once and kept beside the build."""
+"""The images that the tiny checkpoints are trained and judged on, rendered once and kept beside the build."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ SHORT_CAPTIONS = {
 
 
 @dataclass
-class Pictures:
-    """N rendered pictures of items, on a shop's white background or worn by a person.
+class RenderedImages:
+    """N rendered images of items, on a shop's white background or worn by a person.
 
     Attributes:
         images: (N, 3, H, W) uint8.
-        masks: (N, 1, H, W) bool: the item on a shop picture; the agnostic region on a photo of a person.
+        masks: (N, 1, H, W) bool: the item on a shop image; the agnostic region on a photo of a person.
         labels: attribute (and "category") to (N,) int64 indices into `heads()`.
         captions: N sentences.
     """
@@ -75,19 +75,19 @@ def heads() -> dict[str, tuple[str, ...]]:
     return {"category": CATEGORIES, **ATTRIBUTES}
 
 
-def shop_pictures(seed: int, namespace: str, count: int, cache: Path, size: tuple[int, int] = SIZE) -> Pictures:
-    """Render the shop pictures of the first `count` items of a namespace, `size` (height, width) pixels large."""
+def shop_images(seed: int, namespace: str, count: int, cache: Path, size: tuple[int, int] = SIZE) -> RenderedImages:
+    """Render the shop images of the first `count` items of a namespace, `size` (height, width) pixels large."""
     return _render(partial(_shop_chunk, seed, namespace, size), f"shop-{namespace}-{seed}", count, cache, size)
 
 
-def people_pictures(seed: int, namespace: str, count: int, cache: Path) -> Pictures:
+def people_images(seed: int, namespace: str, count: int, cache: Path) -> RenderedImages:
     """Render the first `count` people of a namespace, labelled by the garment that they wear."""
     return _render(partial(_people_chunk, seed, namespace), f"people-{namespace}-{seed}", count, cache, SIZE)
 
 
 def _render(
     chunk: Callable[[range], tuple[np.ndarray, np.ndarray, list[Item]]], name: str, count: int, cache: Path, size: tuple[int, int]
-) -> Pictures:
+) -> RenderedImages:
     path = cache / f"{name}-{count}-{size[0]}x{size[1]}-world{WORLD_VERSION}.pt"
     if not path.is_file():
         ranges = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
@@ -103,7 +103,7 @@ def _render(
         cache.mkdir(parents=True, exist_ok=True)
         torch.save(content, path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
-    return Pictures(**torch.load(path, weights_only=True))
+    return RenderedImages(**torch.load(path, weights_only=True))
 
 
 def _value(item: Item, name: str) -> str:
@@ -117,5 +117,5 @@ def _shop_chunk(seed: int, namespace: str, size: tuple[int, int], indices: range
 
 def _people_chunk(seed: int, namespace: str, indices: range) -> tuple[np.ndarray, np.ndarray, list[Item]]:
     people = [make_person(seed, namespace, index) for index in indices]
-    pictures = [render_person(person, *SIZE) for person in people]
-    return np.stack([p.image for p in pictures]), np.stack([p.agnostic_mask for p in pictures]), [person.garment for person in people]
+    rendered = [render_person(person, *SIZE) for person in people]
+    return np.stack([p.image for p in rendered]), np.stack([p.agnostic_mask for p in rendered]), [person.garment for person in people]
