@@ -28,7 +28,8 @@ from torch import Tensor
 from fashiongen.data import masks
 from fashiongen.data.images import Size, read_labels, read_mask
 from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
-from fashiongen.data.tryon import TryOnData, TryOnDataset
+from fashiongen.data.tryon import TryOnData
+from fashiongen.data.tryon_dataset import TryOnDataset
 from fashiongen.errors import UserError
 
 KEYPOINTS = 18
@@ -95,7 +96,7 @@ class DressCode(TryOnData):
         categories: tuple[str, ...] = ("upper_body", "lower_body", "dresses"),
         **options: Any,  # noqa: ANN401  TryOnData's own
     ) -> None:
-        """Say what to read; nothing is read before `setup`.
+        """Store the settings; nothing is read before `setup`.
 
         Args:
             root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.

@@ -22,10 +22,10 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
 
-from fashiongen.data.cache import locked
 from fashiongen.data.images import Size, image_size, read_labels
 from fashiongen.data.listing import TryOnRow
-from fashiongen.data.tryon import read_openpose
+from fashiongen.data.openpose import read_openpose
+from fashiongen.data.user_cache import locked
 from fashiongen.errors import UserError
 from fashiongen.records import write_atomically
 

@@ -27,7 +27,8 @@ from torch import Tensor
 from fashiongen.data import masks
 from fashiongen.data.images import UNREADABLE, Size, open_image, read_labels, unreadable
 from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_lines, refuse_leaving
-from fashiongen.data.tryon import TryOnData, TryOnDataset
+from fashiongen.data.tryon import TryOnData
+from fashiongen.data.tryon_dataset import TryOnDataset
 from fashiongen.errors import UserError
 
 FOLDERS = {"train": "train", "test": "validation"}
@@ -84,6 +85,8 @@ class StreetTryOn(TryOnData):
     layout: ClassVar[str] = "street_tryon"
     markers: ClassVar[tuple[str, ...]] = ("annotations", "validation")
     dataset_class: ClassVar[type[TryOnDataset]] = StreetTryOnDataset
+    has_shop_images: ClassVar[bool] = False
+    uniform_size: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class StreetTryOn(TryOnData):
         pairs: str | None = None,
         **options: Any,  # noqa: ANN401  TryOnData's own
     ) -> None:
-        """Say what to read; nothing is read before `setup`.
+        """Store the settings; nothing is read before `setup`.
 
         Args:
             root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.

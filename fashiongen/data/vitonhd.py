@@ -19,7 +19,6 @@ an unpaired test. CatVTON names the test file `test_pairs_unpaired.txt`.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -27,13 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fashiongen.batches import TryOffBatch
 from fashiongen.data import masks
 from fashiongen.data.images import Size, read_labels
 from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
+from fashiongen.data.openpose import read_openpose
 from fashiongen.data.quality import QualityFilter
-from fashiongen.data.reframe import reframe
-from fashiongen.data.tryon import TryOnData, TryOnDataset, read_openpose
+from fashiongen.data.tryon import TryOnData
+from fashiongen.data.tryon_dataset import TryOnDataset
 from fashiongen.errors import UserError
 
 KEYPOINTS = 25
@@ -56,28 +55,6 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
 
 class VITONHDDataset(TryOnDataset):
     """Samples as batches of one, at one size."""
-
-    def __init__(self, rows: Sequence[TryOnRow], size: Size, *, zooms: dict[str, float] | None = None, in_memory: bool = False) -> None:
-        """Read `rows` at `size` (height, width).
-
-        Args:
-            rows: the samples; all of them offer the same parts.
-            size: height and width.
-            zooms: for some ids the factor by which the person is scaled (see `reframe`).
-            in_memory: keep each sample once it is decoded.
-        """
-        super().__init__(rows, size, in_memory=in_memory)
-        self.zooms = zooms or {}
-
-    def read(self, row: TryOnRow) -> TryOffBatch:
-        """Read one sample.
-
-        Raises:
-            UserError: if a file is missing or damaged.
-        """
-        sample = super().read(row)
-        zoom = self.zooms.get(row.id, 1.0)
-        return sample if zoom == 1.0 else reframe(sample, zoom)
 
     def read_pose(self, path: Path, source: Size, size: Size) -> Tensor:
         """Read 25 key points."""
@@ -110,7 +87,7 @@ class VITONHD(TryOnData):
         duplicates: str | None = None,
         **options: Any,  # noqa: ANN401  TryOnData's own
     ) -> None:
-        """Say what to read; nothing is read before `setup`.
+        """Store the settings; nothing is read before `setup`.
 
         Args:
             root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
@@ -197,7 +174,7 @@ class VITONHD(TryOnData):
         if self.quality is not None and split == "train":
             zooms = self.quality.select([*rows["train"], *rows["val"]])
             chosen = [row for row in chosen if row.id in zooms]
-        return VITONHDDataset(chosen, self.size, zooms=zooms, in_memory=self.in_memory)
+        return self.dataset_class(chosen, self.size, batch_type=self.batch_type, zooms=zooms, in_memory=self.in_memory)
 
     def describe(self) -> dict[str, Any]:
         """Return what is read, for a log, and how many pairs `duplicates` left out."""
