@@ -3,20 +3,8 @@
 from collections.abc import Collection
 from dataclasses import MISSING, fields
 
-from fashiongen import tasks
 from fashiongen.batches import Batch
 from fashiongen.errors import UserError
-
-
-def batch_of(task: str) -> type[Batch]:
-    """Return the batch type of a task.
-
-    Raises:
-        UserError: if there is no such task.
-    """
-    if task not in tasks.TASKS:
-        raise UserError(f"{task}: unknown task; choose one of {', '.join(sorted(tasks.TASKS))}")
-    return tasks.TASKS[task].batch
 
 
 def required_parts(batch_type: type[Batch]) -> tuple[str, ...]:

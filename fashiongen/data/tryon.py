@@ -11,10 +11,11 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fashiongen import tasks
 from fashiongen.data.folder import FolderData, splits_of
 from fashiongen.data.listing import Listing, TryOnRow, fingerprint, mask_origin
 from fashiongen.data.loading import Loader, ResumableLoader
-from fashiongen.data.task_parts import batch_of, readable_parts, required_parts
+from fashiongen.data.task_parts import readable_parts, required_parts
 from fashiongen.data.tryon_dataset import OPTIONAL, PARTS, ImageDataset, TryOnDataset, offered
 from fashiongen.errors import UserError
 
@@ -69,7 +70,7 @@ class TryOnData(FolderData):
             raise UserError(f"{self.layout}: data.validation={validation} must be at least 0")
         self.validation = validation
         self.task = task
-        self.batch_type = batch_of(task)
+        self.batch_type = tasks.find(task).batch
         self.parts = readable_parts(self.batch_type, PARTS, self.layout)
         self._listings: dict[str, Listing] = {}
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fashiongen.batches import TryOffBatch
 from fashiongen.data import VITONHD, DressCode, StreetTryOn
-from fashiongen.data.cache import embedded_folder
+from fashiongen.data.embedded import embedded_folder
 from fashiongen.data.streettryon import read_csv_pairs
 from fashiongen.errors import UserError
 from fashiongen.wardrobe import make_person, render_person

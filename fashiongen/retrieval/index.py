@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from fashiongen.data.cache import locked
+from fashiongen.data.user_cache import locked
 from fashiongen.errors import UserError
-from fashiongen.evaluation.embeddings import Embeddings
+from fashiongen.retrieval.embeddings import Embeddings
 
 Kind = Literal["exact", "ivf", "hnsw"]
 QUERIES = 64  # scored at a time: with a block of candidates this bounds memory

@@ -18,7 +18,7 @@ from torch import nn
 
 from fashiongen.batches import TryOffBatch
 from fashiongen.data import latents
-from fashiongen.data.latents import EncodedDataset, Entries, encode, fingerprints, shapes
+from fashiongen.data.encoding_cache import EncodedDataset, Entries, encode, fingerprints, shapes
 from fashiongen.data.loading import Loader
 from fashiongen.data.reframe import reframe
 from fashiongen.errors import UserError
