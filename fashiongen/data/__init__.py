@@ -30,7 +30,7 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> type[FashionData]:
         """Find a dataset of this package by the name of its class."""
-        for cls in () if name.startswith("_") else layouts().values():
+        for cls in layouts().values() if name[:1].isupper() else ():
             if cls.__name__ == name and cls.__module__.startswith(f"{__name__}."):
                 return cls
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,10 +1,10 @@
-"""What the try-on readers share: key points."""
+"""OpenPose's key points."""
 
 import json
 
 import pytest
 
-from fashiongen.data.tryon import read_openpose
+from fashiongen.data.openpose import read_openpose
 from fashiongen.errors import UserError
 
 
