@@ -162,6 +162,8 @@ class Photos(FashionData):
 
     name = "photos"
     split = "predict"
+    root: Path
+    size: tuple[int, int]
     offers: frozenset[str] = frozenset({"mask"})
 
     def __init__(

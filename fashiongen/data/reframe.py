@@ -35,7 +35,8 @@ def reframe(sample: AnyBatch, zoom: float) -> AnyBatch:
         "parse": lambda parse: frame.move(parse[:, None], 0, smooth=False)[:, 0],
         "pose": frame.move_points,
     }
-    return replace(sample, **{name: move(values[name]) for name, move in moves.items() if values.get(name) is not None})
+    moved: dict[str, Any] = {name: move(values[name]) for name, move in moves.items() if values.get(name) is not None}
+    return replace(sample, **moved)
 
 
 @dataclass(frozen=True)
