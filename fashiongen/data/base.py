@@ -79,7 +79,7 @@ class FashionData(L.LightningDataModule):
         }
 
     def images_of(self, split: str, field: str) -> ImageSet:
-        """Find one image of each sample of a split, whatever else of the samples is missing.
+        """Find one image of each sample of a split. Other files of the samples may be missing.
 
         Args:
             split: train, val or test.

@@ -1,7 +1,7 @@
 """`fashiongen data check`: reads a folder as its reader will, and names everything that is wrong with it at once.
 
 A reader stops at the first file that it cannot use; a check goes through all of them. A folder is usable if its reader reads it through.
-Nothing is changed. What is looked for is the dataset's own matter (`FashionData.check`); what all reports share is here.
+Nothing is changed. Each dataset has its own check (`FashionData.check`); what the reports share is here.
 """
 
 import json
@@ -50,7 +50,7 @@ class Report:
 
     @property
     def some_usable(self) -> bool:
-        """Whether any sample can be read, though the reader stops at what is wrong with others."""
+        """Whether some sample can be read, even if the reader stops at others."""
         return self.usable
 
     @property

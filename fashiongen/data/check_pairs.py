@@ -1,4 +1,4 @@
-"""`fashiongen data check` for lists of tops and bottoms: what is missing, unreadable or double, and negatives that are none."""
+"""`fashiongen data check` for lists of tops and bottoms: missing, unreadable and duplicate files, and false negatives."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -51,7 +51,7 @@ class Split:
 
 @dataclass
 class PairReport(Report):
-    """What was found in lists of tops and bottoms; they are usable if all three can be read through, with the images where there are any.
+    """The report on lists of tops and bottoms: usable if all three can be read through, with the images where there are any.
 
     Attributes:
         images: how many images the folder holds.
@@ -67,7 +67,7 @@ class PairReport(Report):
 
     @property
     def some_usable(self) -> bool:
-        """Whether any pair can be read, though the reader stops at what is wrong with others."""
+        """Whether some pair can be read, even if the reader stops at others."""
         return any(split.readable for split in self.splits.values())
 
     @property
@@ -129,7 +129,7 @@ def check_pairs(data: type[TopBottomData], root: str | Path) -> PairReport:
 
 
 def _look_at(images: dict[str, Path]) -> dict[str, str]:
-    """Decode every image; return what is wrong, by id."""
+    """Decode every image; return the problems by id."""
 
     def look(path: Path) -> str:
         try:
@@ -144,7 +144,7 @@ def _look_at(images: dict[str, Path]) -> dict[str, str]:
 def _count(
     report: PairReport, split: str, rows: list[PairRow], trained: list[PairRow], found: dict[str, Path], problems: dict[str, str]
 ) -> Split:
-    """Count one list and name what is wrong with it."""
+    """Count the pairs of one list and report its faults."""
     named = dict.fromkeys(id_ for row in rows for id_ in (row.top, row.bottom, *(row.negatives if split == "test" else ())))
     for id_ in named:
         if found and id_ not in found:

@@ -1,4 +1,4 @@
-"""`fashiongen data check` for try-on datasets: tells for each half, training and test, what the reader would say of it."""
+"""`fashiongen data check` for try-on datasets: reports on each half, training and test, and where the reader would stop."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -62,7 +62,7 @@ class Half:
 
 @dataclass
 class TryOnReport(Report):
-    """What was found in a try-on dataset.
+    """The report on a try-on dataset.
 
     It is usable if some half is listed, and every one that is can be read through. The training half of a dataset that has no shop images
     by nature does not count.
@@ -79,7 +79,7 @@ class TryOnReport(Report):
 
     @property
     def some_usable(self) -> bool:
-        """Whether any person can be read, though the reader stops at what is wrong with others."""
+        """Whether some person can be read, even if the reader stops at others."""
         return any(half.people for half in self.halves.values())
 
     def counted(self) -> list[str]:
@@ -94,7 +94,7 @@ class TryOnReport(Report):
 
 @dataclass(frozen=True)
 class _Look:
-    """What one file looks like: its size where it is an image, the digest of its bytes, the box that it holds, or what is wrong."""
+    """The result of reading one file: the size of an image, the digest of its bytes, the box that it holds, or the problem."""
 
     size: Size | None = None
     digest: str = ""
@@ -105,7 +105,7 @@ class _Look:
 
 @dataclass(frozen=True)
 class _Fault:
-    """What is wrong with a sample though each of its files can be read."""
+    """A problem of a sample whose files can all be read."""
 
     part: str
     kind: str
@@ -192,7 +192,7 @@ def _good(row: TryOnRow, looks: _Looks) -> set[str]:
 
 
 def _faults(module: TryOnData, listing: Listing, looks: _Looks) -> dict[str, _Fault]:
-    """Cut uncut photos and make the masks that are not there, as the reader will; return what is wrong then, by the samples' ids."""
+    """Cut uncut photos and make missing masks, as the reader will; return the faults by sample id."""
     faults: dict[str, _Fault] = {}
     makeable: list[TryOnRow] = []
     for row in listing.rows:
@@ -223,7 +223,7 @@ def _faults(module: TryOnData, listing: Listing, looks: _Looks) -> dict[str, _Fa
 
 
 def _refused(module: TryOnData, listing: Listing, looks: _Looks, faults: dict[str, _Fault]) -> str:
-    """Set the reader up, and return its refusal, or else what it would stop at when it reads; empty if it reads the half through."""
+    """Set the reader up; return its refusal, or the first problem at which it would stop; empty if it reads the half through."""
     try:
         module.setup(STAGES[listing.half])
     except UserError as error:
@@ -261,12 +261,12 @@ def _count(module: TryOnData, listing: Listing, looks: _Looks, faults: dict[str,
 
 
 def _find(report: TryOnReport, module: TryOnData, listing: Listing, looks: _Looks, faults: dict[str, _Fault]) -> None:
-    """Name what is missing, cannot be read or used, has another size than it should, or is listed twice."""
+    """Report files that are missing, unreadable or of the wrong size, and samples that are listed twice."""
     half, rows = listing.half, listing.rows
     for id_ in listing.repeated:
         report.find("duplicate", half, listing.lists, f"{id_} is listed more than once in {listing.lists}")
     told: set[Path] = set()
-    # What a sample wears is told before what another sample borrows from it.
+    # A garment is reported for its own sample rather than for one that borrows it.
     named = [(row, part, path) for row in rows for part, path in row.parts().items()]
     for row, part, path in sorted(named, key=lambda entry: entry[1] == "other"):
         look = looks[_reading(part), path]
@@ -280,14 +280,14 @@ def _find(report: TryOnReport, module: TryOnData, listing: Listing, looks: _Look
     _find_sizes(report, module, listing, looks)
     if rows and all(row.garment is None for row in rows) and module.has_shop_images:
         report.find("absent", half, module.lacks_garments(half), module.lacks_garments(half))
-    # Of Dress Code's folders some may lack what others have.
+    # In Dress Code one folder may lack what others have.
     unmaskable = (module.unmaskable(row, listing) for row in rows if row.mask is None and row.agnostic is None)
     for problem in dict.fromkeys(filter(None, unmaskable)):
         report.find("absent", half, module.root, problem)
 
 
 def _find_sizes(report: TryOnReport, module: TryOnData, listing: Listing, looks: _Looks) -> None:
-    """Name images of another size than that of the image on which they lie, or than the others of the dataset."""
+    """Report images whose size differs from the image on which they lie, or from the others of the dataset."""
     sizes: dict[str, Counter[Size]] = defaultdict(Counter)
     for row in listing.rows:
         for part in ("person", "garment"):
@@ -313,7 +313,7 @@ def _find_sizes(report: TryOnReport, module: TryOnData, listing: Listing, looks:
 
 
 def _find_duplicates(report: TryOnReport, listings: Sequence[Listing], looks: _Looks) -> None:
-    """Name photos and shop images whose bytes are those of another, within a half or from the training to the test half."""
+    """Report photos and shop images with the same bytes, within a half or in both (a leak)."""
     first: dict[tuple[str, str], tuple[str, Path]] = {}
     told: set[Path] = set()
     for listing in listings:

@@ -17,7 +17,7 @@ EMBEDDED = "wardrobe"
 
 
 def embedded_folder(layout: str, people: int, size: tuple[int, int], seed: int) -> Path:
-    """Return the folder of the world of these settings, rendered or not; its name tells all that the pixels depend on."""
+    """Return the folder of the world with these settings, rendered or not. The name holds everything that decides the pixels."""
     return cache_folder() / EMBEDDED / f"{layout}-world{WORLD_VERSION}-people{people}-{size[0]}x{size[1]}-seed{seed}"
 
 

@@ -1,4 +1,4 @@
-"""Order and loading: which sample comes when, on which process, and where a broken run goes on.
+"""Order and loading: the order of samples, their share of each process, and resuming in mid-epoch.
 
 Order is a permutation of (seed, epoch) over the whole dataset, dealt to the processes one sample at a time, so that a training step sees
 the same samples whatever the number of processes that share the global batch.
@@ -99,7 +99,7 @@ def collate(samples: Sequence[AnyBatch]) -> AnyBatch:
 
 
 class Loader(DataLoader[Any]):
-    """A DataLoader of `Batch` that starts late and keeps a worker's UserError the one line that it was.
+    """A DataLoader of `Batch` that starts late and passes a worker's UserError on as the one line that it was.
 
     It iterates as a generator: sampler and workers start at the first `next()`. Lightning creates the iterator before it tells the sampler
     the epoch, so that one which starts at once would serve the first epoch's order again after a resume.
@@ -128,7 +128,7 @@ class Loader(DataLoader[Any]):
 
 
 class ResumableLoader(Loader):
-    """A training loader whose state is the place in the epoch, so that a run broken in mid-epoch continues with exactly the next batch.
+    """A training loader whose state is its place in the epoch: a run that stopped in mid-epoch continues with exactly the next batch.
 
     Batches are counted as they are handed out, not as workers fetch them ahead. On resume the served samples are cut off the order; nothing
     is loaded to be thrown away. Lightning stores the state with the checkpoint of the fit loop.

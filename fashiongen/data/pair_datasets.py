@@ -124,7 +124,7 @@ class CatalogueDataset(ItemImages):
 
 
 def collate_readable(samples: Sequence[Batch | str]) -> Batch:
-    """Collate what could be read; the batch says what was left out."""
+    """Collate the readable samples; `skipped` holds the reasons for the others."""
     reasons = [sample for sample in samples if isinstance(sample, str)]
     readable = [sample for sample in samples if not isinstance(sample, str)]
     if not readable:

@@ -53,7 +53,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Photo:
-    """One photo, and where the garment is on it: a box or a mask.
+    """One photo with a box or a mask of the garment.
 
     Attributes:
         id: the stem of the photo's name.
@@ -88,7 +88,7 @@ class PhotoDataset(Dataset[Batch]):
         return len(self.photos)
 
     def __getitem__(self, index: int) -> Batch:
-        """Return one photo: `person` (1, 3, H, W) uint8 and `mask` (1, 1, H, W) bool, what is outside of the photo white and unmasked.
+        """Return one photo: `person` (1, 3, H, W) uint8 and `mask` (1, 1, H, W) bool, white and unmasked outside of the photo.
 
         Raises:
             UserError: if a file is damaged, or a mask is empty or too small to be seen at this size.
@@ -139,7 +139,7 @@ def framed(garment: Box, source: Size, size: Size, garment_share: float | None) 
 
 
 def _start(middle: float, length: int, whole: int) -> int:
-    """Return where `length` pixels about `middle` begin: within the `whole` where they fit, else with the whole in their middle."""
+    """Return where `length` pixels about `middle` begin: inside the `whole` if they fit, else centred on it."""
     return min(max(round(middle - length / 2), 0), whole - length) if length <= whole else (whole - length) // 2
 
 
@@ -151,7 +151,7 @@ def _cut(image: Image.Image, frame: Box, fill: str | int) -> Image.Image:
 
 
 class Photos(FashionData):
-    """A folder of one's own photos, for `fashiongen predict`; there is no truth to train on or to judge by.
+    """A folder of one's own photos, for `fashiongen predict`; it has no truth to train or test on.
 
     A photo of another proportion than `size` is padded with white, never squeezed. Subfolders and hidden files are passed over. A sample's
     id is the stem of its photo.

@@ -133,7 +133,7 @@ class TryOnData(FolderData):
             self.datasets[split].offers = self.offers
 
     def images_of(self, split: str, part: str) -> ImageDataset:
-        """Find one image of each sample of a split, such as its shop image, whatever else of the samples the folder lacks.
+        """Find one image of each sample of a split, such as its shop image. Other files of the samples may be missing.
 
         Args:
             split: train, val or test.

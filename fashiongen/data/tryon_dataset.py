@@ -203,7 +203,7 @@ class TryOnDataset(Dataset[Batch]):
         raise UserError(f"{path}: this dataset has no key points")
 
     def worn_category(self, parse: Tensor | None) -> str:
-        """Tell the category of what is worn from labels (H, W), for rows that do not name it."""
+        """Return the worn garment's category from labels (H, W), for rows that do not name it."""
         raise UserError("a sample without a category needs a parse")
 
 

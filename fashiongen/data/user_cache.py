@@ -1,4 +1,4 @@
-"""The user's cache folder, for what can be made again, and the lock under which processes share what is made there."""
+"""The user's cache folder, for files that can be made again, and a lock for processes that share them."""
 
 import fcntl
 import os

@@ -41,7 +41,7 @@ DRAWN_AT = 1024
 
 PAIR_FILES = {"train": ("train_pairs.txt",), "test": ("test_pairs.txt", "test_pairs_unpaired.txt")}
 
-# For each part the folders and the endings (after the person's stem; "" is the name as it is) under which copies of the dataset keep it.
+# For each part the folders and the endings (after the person's stem; "" is the name as it is) under which copies of the dataset have it.
 PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "person": (("image", ""),),
     "garment": (("cloth", ""),),
@@ -69,7 +69,7 @@ class VITONHDDataset(TryOnDataset):
 
 
 class VITONHD(TryOnData):
-    """VITON-HD for garment restoration (`TryOffBatch`), paired in training and test alike.
+    """VITON-HD, paired in training and test alike.
 
     A sample's id is the stem of its person image. With `duplicates` the name is `viton_hd-clean`: its numbers are not comparable to those
     of the whole dataset.
@@ -135,7 +135,7 @@ class VITONHD(TryOnData):
             raise UserError(f"{self.layout}: {folder} is missing or holds none of the {whose} of {pairs_file}")
         if found["mask"] is not None:
             found["agnostic"] = None
-        kept = {part: both for part, both in found.items() if both is not None}
+        present = {part: both for part, both in found.items() if both is not None}
         rows = [
             TryOnRow(
                 id=stem,
@@ -143,14 +143,14 @@ class VITONHD(TryOnData):
                 **{
                     "person": self.root / half / "image" / names[index],
                     # A pair of the same name has no other garment.
-                    **{part: paths[index] for part, (paths, _) in kept.items() if part != "other" or others[index] != names[index]},
+                    **{part: paths[index] for part, (paths, _) in present.items() if part != "other" or others[index] != names[index]},
                 },
             )
             for index, stem in enumerate(stems)
         ]
         repeated = [stem for stem, count in Counter(stems).items() if count > 1]
         return Listing(
-            half=half, sources=(pairs_file,), rows=rows, absent={part: absent for part, (_, absent) in kept.items()}, repeated=repeated
+            half=half, sources=(pairs_file,), rows=rows, absent={part: absent for part, (_, absent) in present.items()}, repeated=repeated
         )
 
     def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:
@@ -164,7 +164,7 @@ class VITONHD(TryOnData):
         )
 
     def lacks_garments(self, half: str) -> str:
-        """Say that there are no shop images."""
+        """Say which folder of shop images is missing."""
         return f"{self.root / half} has no folder cloth"
 
     def dataset(self, split: str, rows: dict[str, list[TryOnRow]]) -> TryOnDataset:
