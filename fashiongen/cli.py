@@ -231,16 +231,15 @@ def _dispatch(args: list[str]) -> None:
     if options.command == "wardrobe":
         from fashiongen import wardrobe
 
-        writers = {name.removeprefix("write_"): getattr(wardrobe, name) for name in wardrobe.__all__ if name.startswith("write_")}
+        writers = wardrobe.writers()
         if options.layout not in writers:
             raise UserError(f"the wardrobe knows no layout {options.layout!r}; it writes: {', '.join(writers)}")
         writers[options.layout](options.root, people=options.people, size=options.size, seed=options.seed)
     elif options.command == "data":
         if options.action == "check":
-            from fashiongen.data import check, check_pairs
+            from fashiongen.data import check
 
-            run_check = check_pairs.run if options.layout in check_pairs.LAYOUTS else check.run
-            if not run_check(options.layout, options.root, strict=options.strict, json_file=options.json):
+            if not check.run(options.layout, options.root, strict=options.strict, json_file=options.json):
                 sys.exit(1)
     elif options.command == "bench":
         if status := _bench(options):

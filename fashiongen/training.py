@@ -29,7 +29,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch.utils.data import ConcatDataset
 
 from fashiongen.checkpoints import read_state
-from fashiongen.data.latents import DTYPES, EncodedDataset, encode, open_entries
+from fashiongen.data.encoding_cache import DTYPES, EncodedDataset, encode, open_entries
 from fashiongen.data.loading import Loader
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
