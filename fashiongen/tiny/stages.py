@@ -27,7 +27,7 @@ from fashiongen.nn.attention import (
     project,
     project_image_prompt,
 )
-from fashiongen.nn.backbone import ddim
+from fashiongen.nn.parts import ddim
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.nn.crop import bounding_boxes, crop_and_resize
 from fashiongen.nn.guidance import guide
