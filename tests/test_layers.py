@@ -86,7 +86,8 @@ def test_planted_imports_are_found(tmp_path):
     (package / "methods" / "one").mkdir()
     (package / "methods" / "one" / "module.py").write_text(
         "import fashiongen.methods.two.network\nfrom fashiongen.methods.base import Method\n"
-        "from fashiongen.methods.multi_loss import MultiLossMethod\nfrom fashiongen.methods.template_matching import TemplateMatchingMethod\n"
+        "from fashiongen.methods.multi_loss import MultiLossMethod\n"
+        "from fashiongen.methods.template_matching import TemplateMatchingMethod\n"
     )
     (package / "methods" / "one" / "network.py").write_text("from .module import x\nfrom ..two import y\n")
     (package / "methods" / "two").mkdir()

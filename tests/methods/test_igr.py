@@ -15,8 +15,8 @@ from fashiongen.errors import UserError
 from fashiongen.methods.igr import IGR
 from fashiongen.methods.igr.network import build_garmnet, modules_after_last_self_attention_input
 from fashiongen.nn import noise
-from fashiongen.nn.parts import autoencoder
 from fashiongen.nn.attention import attention_layers
+from fashiongen.nn.parts import autoencoder
 
 
 @pytest.fixture
