@@ -50,7 +50,7 @@ class Method(L.LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.encoding_cache: EncodingCache | None = None
-        self.register_load_state_dict_post_hook(_forgive_pretrained)
+        self.register_load_state_dict_post_hook(_forgive_pretrained)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     @property
     def seed(self) -> int:

@@ -1,7 +1,10 @@
 """The loop of methods with several losses: against plain loops, with clipping and accumulation, and how it counts steps."""
 
 import copy
+import re
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import lightning.pytorch as L
@@ -11,12 +14,13 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelChec
 from lightning.pytorch.plugins import MixedPrecision
 from pair_batches import PairData, pairs
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from torch.utils.data import DataLoader
 
 from fashiongen.errors import UserError
 from fashiongen.methods.mgcm import MGCM
 from fashiongen.methods.multi_loss import MultiLossMethod
+from fashiongen.nn import noise
 from fashiongen.nn.negatives import negative_mask, rolled_mask
 from fashiongen.nn.template_matching import ROLLS, dropout_keys
 
@@ -104,7 +108,7 @@ def test_it_trains_as_a_plain_loop_would_with_and_without_accumulation(every):
 
 
 def test_accumulating_batches_is_one_batch_of_all_for_the_first_loss():
-    """The mean of the batches' gradients is the gradient of their mean; the later losses see the first one's step on the last batch alone."""
+    """The mean of the batches' gradients is the gradient of their mean. The generator's loss sees the critic's step on the last alone."""
     method, whole, data = Gan(), Gan(), Numbers(3)
     fit(method, data, accumulate_grad_batches=3)
     joined = Numbers(1)
@@ -161,8 +165,8 @@ def test_a_gan_with_three_optimizers_ends_with_the_weights_of_the_old_loop():
 
     old = build().train()
     network = old.network
-    parts = (network.discriminator.parameters(), network.generator.parameters(), [*network.bottom_encoder.parameters(), *network.ranker.parameters()])
-    optimizers = [old.optimizer(list(part)) for part in parts]
+    groups = ((network.discriminator,), (network.generator,), (network.bottom_encoder, network.ranker))
+    optimizers = [old.optimizer([parameter for module in group for parameter in module.parameters()]) for group in groups]
     global_step = 0
     for batch in seen:
         tops, bottoms = old.images(batch.top), old.images(batch.bottom)
@@ -267,3 +271,20 @@ def test_float16_scales_and_clips():
     for network in (method.critic, method.generator):
         norm = torch.cat([parameter.grad.flatten() for parameter in network.parameters()]).norm().item()
         assert norm == pytest.approx(0.05, rel=1e-2), "clipped after the scale is taken off"
+
+
+class Images(SimpleNamespace):
+    def __len__(self):
+        return len(self.ids)
+
+
+def test_the_example_of_the_guide_trains():
+    guide = (Path(__file__).parents[2] / "fashiongen" / "methods" / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    names = {"MultiLossMethod": MultiLossMethod, "nn": nn, "noise": noise, "softplus": softplus, "torch": torch}
+    exec(example, names)
+    method, data = names["GAN"](), Numbers()
+    before = copy.deepcopy(method.state_dict())
+    data.batches = [Images(ids=[str(row) for row in range(5)], image=batch) for batch in data.batches]
+    assert method.n_optimizers == 2 and fit(method, data).global_step == 6
+    assert not any(torch.equal(value, before[name]) for name, value in method.state_dict().items())

@@ -129,8 +129,8 @@ def test_a_reference_from_a_parent_survives_a_resume(tmp_path):
     whole = Preference()
     whole.load_parents({"policy": tmp_path / "parent" / "step=2.ckpt"})
     trainer(tmp_path).fit(whole, Numbers())
-    origins = whole.origins()
-    assert {key.partition(".")[0]: origin for key, origin in origins.items()} == {"encoder": "pretrained", "policy": "run", "reference": "parent"}
+    found = {key.partition(".")[0]: origin for key, origin in whole.origins().items()}
+    assert found == {"encoder": "pretrained", "policy": "run", "reference": "parent"}
 
     torch.manual_seed(9)
     resumed = Preference()  # without its parent, which a resumed run does not need

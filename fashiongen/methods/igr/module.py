@@ -217,7 +217,8 @@ class IGR(Method):
 
         p is in [0, 1] here, so that what lies outside the mask is black; the crop is the mask's bounding box, stretched to a square.
         """
-        size = self.image_encoder.config.image_size
+        config: Any = self.image_encoder.config  # whose size may be a pair by its type, never in CLIP
+        size: int = config.image_size
         pixels = (person + 1.0) / 2.0 * mask
         crop = crop_and_resize(pixels, bounding_boxes(mask), (size, size))
         mean, std = (crop.new_tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
