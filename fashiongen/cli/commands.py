@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -75,8 +76,11 @@ def _recipes(options: argparse.Namespace) -> None:
         "Suites: bench run NAME": shipped.list_suites(),
     }
     width = max(len(entry.name) for entries in lists.values() for entry in entries)
-    for heading, entries in lists.items():
-        print(heading, *(f"  {entry.name:<{width}}  {entry.description}" for entry in entries), "", sep="\n")
+    try:
+        for heading, entries in lists.items():
+            print(heading, *(f"  {entry.name:<{width}}  {entry.description}" for entry in entries), "", sep="\n", flush=True)
+    except BrokenPipeError:  # whoever reads it, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _render(options: argparse.Namespace) -> None:

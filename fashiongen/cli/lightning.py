@@ -13,6 +13,7 @@ from typing import Any
 
 import jsonargparse
 import lightning.pytorch as L
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # jsonargparse puts its __all__ together at run time
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -64,7 +65,7 @@ class _Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormat
     """Keeps the lines of a description as they are."""
 
 
-class _Config(jsonargparse.ActionConfigFile):
+class _Config(ActionConfigFile):  # type: ignore[misc]  # to mypy its base is Any, see the import
     """Takes the names of what comes with the package besides paths."""
 
     def __call__(self, parser: Any, cfg: Any, values: str, option_string: str | None = None) -> None:  # noqa: ANN401  as in jsonargparse
@@ -75,7 +76,7 @@ class _Config(jsonargparse.ActionConfigFile):
 class _Parser(LightningArgumentParser):
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  as in jsonargparse
         """Add an argument; `--config` takes names, too."""
-        if kwargs.get("action") is jsonargparse.ActionConfigFile:
+        if kwargs.get("action") is ActionConfigFile:
             kwargs |= {"action": _Config, "help": "A recipe, then its overlays: names (see `fashiongen recipes`) or YAML files."}
         return super().add_argument(*args, **kwargs)
 

@@ -24,8 +24,8 @@ class SettingsCLI(FashionCLI):
         super().__init__(CommandLine([], [], [], [], None))
 
     def parse_arguments(self, parser: jsonargparse.ArgumentParser, args: Any) -> None:  # noqa: ANN401  as in Lightning
-        """Parse all of them; of the last one Lightning asks the subcommand."""
-        self.config = jsonargparse.Namespace(subcommand=None)
+        """Parse all of them; and leave Lightning no subcommand to run."""
+        self.config = {"subcommand": None}
         for command in self.commands:
             line = CommandLine.read(command)
             with in_one_line(line):
