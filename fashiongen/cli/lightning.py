@@ -65,12 +65,12 @@ class _Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormat
     """Keeps the lines of a description as they are."""
 
 
-class _Config(ActionConfigFile):  # type: ignore[misc]  # to mypy its base is Any, see the import
+class _Config(ActionConfigFile):
     """Takes the names of what comes with the package besides paths."""
 
-    def __call__(self, parser: Any, cfg: Any, values: str, option_string: str | None = None) -> None:  # noqa: ANN401  as in jsonargparse
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:  # noqa: ANN401  as in jsonargparse
         file = values if is_inline(values) else str(shipped.find_config(values))
-        super().__call__(parser, cfg, file, option_string)
+        self.apply_config(parser, cfg, self.dest, file)
 
 
 class _Parser(LightningArgumentParser):

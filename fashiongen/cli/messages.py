@@ -39,6 +39,8 @@ HIDDEN_WARNINGS = {  # what Lightning warns of, and why that means nothing here
     r".*in eval mode at the start of training": "frozen encoders are in eval mode on purpose, and a method says in one line what it trains",
     r".*isinstance\(treespec, LeafSpec\).* is deprecated": "Lightning's own use of torch, which a user cannot change",
     r".*does not have many workers": "recipes choose `num_workers`; the tiny ones hold their data in memory, where workers cost time",
+    r".*configure_optimizers` returned `None`": "methods that gather what they return, such as the mean garment, have nothing to optimize",
+    r".*training_step` returned `None`": "the same methods have no loss",
     r".*ModelCheckpoint with manual optimization": "it advises to save the weights of before the step; those of after it are wanted",
 }
 HIDDEN_LOGS = ("Tip:",)
