@@ -5,14 +5,14 @@ from typing import Any
 from fashiongen.checkpoints import read_state
 from fashiongen.cli.lightning import FashionCLI, run
 from fashiongen.cli.protocols import CommandLine
-from fashiongen.evaluation.retrieve import run as retrieve
+from fashiongen.retrieval.search import run as retrieve
 
 
 class RetrieveCLI(FashionCLI):
     """Ranks images in place of a test."""
 
     def __init__(self, line: CommandLine, asked: dict[str, Any]) -> None:
-        """Ask for what `fashiongen.evaluation.retrieve.run` takes."""
+        """Ask for what `fashiongen.retrieval.search.run` takes."""
         self.asked = asked
         super().__init__(line)
 
@@ -26,6 +26,6 @@ class RetrieveCLI(FashionCLI):
             retrieve(self.model, self.datamodule, **self.asked, settings=[settings, self.trainer.precision])
 
 
-def retrieve_bottoms(args: list[str], *, debug: bool = False, **asked: Any) -> None:  # noqa: ANN401  those of `evaluation.retrieve.run`
+def retrieve_bottoms(args: list[str], *, debug: bool = False, **asked: Any) -> None:  # noqa: ANN401  those of `retrieval.search.run`
     """Rank the images of `catalogue` for `query` by the recipe and keys in `args`, which are those of `test`."""
     run(["test", *args], lambda line: RetrieveCLI(line, asked), debug=debug)
