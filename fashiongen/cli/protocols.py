@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from fashiongen import shipped
+from fashiongen import shipped, tasks
 from fashiongen.cli.arguments import Parser
 from fashiongen.errors import UserError
 
@@ -121,11 +121,19 @@ def check_task(line: CommandLine, protocol: Protocol | None, task: str) -> None:
     Raises:
         UserError: if it is another one.
     """
-    if protocol is not None and task != protocol.task:
+    if protocol is not None and _task_name(task) != _task_name(protocol.task):
         raise UserError(
             f"{line.recipe} is for the task {task}, and its protocol {protocol.name} for {protocol.task}: "
             f"name another protocol (`fashiongen recipes` lists them) or change evaluate.task"
         )
+
+
+def _task_name(task: str) -> str:
+    """Return a task's name, also where it is given by the path of its class; an unknown one as it is (`Evaluate` refuses it)."""
+    try:
+        return tasks.find(task).name
+    except UserError:
+        return task
 
 
 def _evaluate_of(file: Path) -> dict[str, Any]:
