@@ -10,7 +10,8 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +36,9 @@ def main(args: list[str] | None = None) -> None:
     try:
         debug, rest = split_debug(sys.argv[1:] if args is None else args)
         options, keys = parse(rest)
-        if options.command in TRAINER_COMMANDS:
-            from fashiongen.cli.lightning import run
-
-            run([options.command, *keys], debug=debug)
-        elif status := COMMANDS[options.command, options.action](argparse.Namespace(**vars(options), keys=keys, debug=debug)):
+        with _importable_folder():
+            status = COMMANDS[options.command, options.action](argparse.Namespace(**vars(options), keys=keys, debug=debug))
+        if status:
             sys.exit(status)
     except KeyboardInterrupt:
         print("fashiongen: interrupted", file=sys.stderr)
@@ -54,6 +53,23 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(2)
 
 
+@contextmanager
+def _importable_folder() -> Iterator[None]:
+    """Let recipes name classes in the user's own modules in the current folder, as `python -m fashiongen` does by itself.
+
+    It comes last, so that no folder there hides an installed package.
+    """
+    folder = os.getcwd()
+    if {"", folder} & set(sys.path):
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
 def _message(error: UserError | OSError) -> str | None:
     """Return the line to print; None for an error that is no user's."""
     if isinstance(error, UserError):
@@ -66,6 +82,12 @@ def _message(error: UserError | OSError) -> str | None:
     if error.errno in DISK_ERRORS:
         return f"{error.strerror}: mend that and run again; what was written before is kept"
     return None
+
+
+def _trainer(options: argparse.Namespace) -> None:
+    from fashiongen.cli.lightning import run
+
+    run([options.command, *options.keys], debug=options.debug)
 
 
 def _recipes(options: argparse.Namespace) -> None:
@@ -187,6 +209,7 @@ def _consolidate(options: argparse.Namespace) -> None:
 
 
 COMMANDS: dict[tuple[str, str | None], Callable[[argparse.Namespace], int | None]] = {
+    **{(name, None): _trainer for name in TRAINER_COMMANDS},
     ("recipes", None): _recipes,
     ("data", "check"): _check,
     ("data", "encode"): _encode,

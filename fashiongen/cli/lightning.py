@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -240,19 +239,9 @@ def run(args: list[str], cli: Callable[[CommandLine], FashionCLI] = FashionCLI, 
     Raises:
         UserError: for what a user can mend.
     """
-    make_folder_importable()
     line = CommandLine.read(args)
     with quiet(debug), in_one_line(line):
         cli(line)
-
-
-def make_folder_importable() -> None:
-    """Let recipes name classes of the user's own modules in the current folder, as `python -m fashiongen` does by itself.
-
-    It comes last, so that no folder there hides an installed package.
-    """
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
 
 
 def _hash(settings: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import jsonargparse
 import yaml
 
-from fashiongen.cli.lightning import FashionCLI, make_folder_importable
+from fashiongen.cli.lightning import FashionCLI
 from fashiongen.cli.messages import in_one_line
 from fashiongen.cli.protocols import CommandLine
 
@@ -52,5 +52,4 @@ def resolve(commands: list[list[str]]) -> list[dict[str, Any]]:
     Raises:
         UserError: what the command itself would raise for its arguments.
     """
-    make_folder_importable()
     return SettingsCLI(commands).settings
