@@ -112,7 +112,7 @@ def gather(commands: list[list[str]], resolve: Resolve, *, render: bool) -> dict
 
     Args:
         commands: as one would type them, without the program.
-        resolve: returns the settings of each (`fashiongen.training.resolved`).
+        resolve: returns the settings of each (`fashiongen.cli.settings.resolve`).
         render: render embedded worlds that are not there; without it what they offer is not known.
 
     Raises:

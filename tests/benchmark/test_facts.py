@@ -10,12 +10,12 @@ import yaml
 from fashiongen import records
 from fashiongen.benchmark.facts import Facts, _listing, gather, obstacle
 from fashiongen.benchmark.plan import make_plan
+from fashiongen.cli.settings import resolve
 from fashiongen.errors import UserError
 from fashiongen.methods.bpr_dae import BPRDAE
 from fashiongen.methods.geco import CIGM
 from fashiongen.methods.mgcm import MGCM
 from fashiongen.methods.pix2pix_cm import Pix2PixCM
-from fashiongen.training import resolved
 from fashiongen.wardrobe import write_fashionvc, write_street_tryon, write_viton_hd
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ TINY, OVERLAYS = ROOT / "recipes" / "tiny", ROOT / "recipes" / "overlays"
 
 def facts(*commands: list, render: bool = False) -> list[Facts]:
     asked = [[str(part) for part in command] for command in commands]
-    return [Facts(**found) for found in gather(asked, resolved, render=render)["facts"]]
+    return [Facts(**found) for found in gather(asked, resolve, render=render)["facts"]]
 
 
 def test_a_method_and_its_data_are_described(recipe):
@@ -100,7 +100,7 @@ def test_every_suite_can_be_planned_where_there_are_no_data(suite, tmp_path, mon
     monkeypatch.chdir(tmp_path)
 
     def describe(commands):
-        answer = gather(commands, resolved, render=False)
+        answer = gather(commands, resolve, render=False)
         return [Facts(**found) for found in answer["facts"]], 8
 
     nodes = make_plan(suite, describe).nodes
@@ -234,5 +234,5 @@ def test_the_keys_of_all_suites_are_known():
     for suite in SUITES:
         make_plan(suite, describe)
     assert len(asked) > 20
-    for settings in resolved(list(asked.values())):
+    for settings in resolve(list(asked.values())):
         assert yaml.safe_dump(settings)
