@@ -265,17 +265,18 @@ def _describe() -> None:
     """Answer what a plan must know of commands, given as JSON on standard input, in the file that it names."""
     import json
 
-    from fashiongen.benchmark.facts import gather
+    from fashiongen.benchmark.inspection import inspect_commands
     from fashiongen.training import resolved
 
     request = json.load(sys.stdin)
-    found = gather(request["commands"], resolved, render=request["render"])
+    found = inspect_commands(request["commands"], resolved, render=request["render"])
     Path(request["answer"]).write_text(json.dumps(found), encoding="utf-8")
 
 
 def _bench(options: argparse.Namespace) -> int:
     """Run a suite and return the exit status."""
-    from fashiongen.benchmark.runner import Executor, package_path, run_suite
+    from fashiongen.benchmark.program import python_path
+    from fashiongen.benchmark.runner import Executor, run_suite
 
     for name in ("jobs", "cpus"):
         if getattr(options, name) < 1:
@@ -296,7 +297,7 @@ def _bench(options: argparse.Namespace) -> int:
         if options.executor == "ray":
             from fashiongen.benchmark.on_ray import OnRay
 
-            return OnRay(options.jobs, options.address, options.cpus, package_path())
+            return OnRay(options.jobs, options.address, options.cpus, python_path())
         from fashiongen.benchmark.on_slurm import OnSlurm
 
         return OnSlurm(options.jobs, options.out.resolve(), options.cpus, parameters)

@@ -13,6 +13,7 @@ import yaml
 
 from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, entry_of, overlays, says
 from fashiongen.benchmark.paired import SAME, compare, per_sample
+from fashiongen.benchmark.plugins import SOURCE
 from fashiongen.benchmark.published import Published
 from fashiongen.benchmark.statistics import mean_over_seeds
 from fashiongen.errors import UserError
@@ -105,21 +106,28 @@ def _board_key(record: Record) -> tuple[str, ...]:
 
 
 def _conditions(record: Record) -> dict[str, str]:
-    """Return what must be the same for two numbers to be compared, beside the protocol.
+    """Return what must be the same for two numbers to be compared, beside the protocol, without what is empty.
 
-    Where images are made they are judged at the data's size. A retrieval method looks at images of the size that it likes.
+    The record's task states it. Records of before version 0.1 do not say it: their data, their size and their true images stand in.
     """
     reference = record.reference or {}
-    return {
+    stated = record.conditions or {
         "world": record.data.get("world", ""),
         "data": record.data.get("fingerprint", "")[:12],
         "masks": record.data.get("masks", ""),
-        "size": "" if record.task == "retrieval" else record.data.get("size", ""),
+        "size": record.data.get("size", ""),
         "samples": str(record.n_samples),
         "reference": " ".join(reference.get(key, "") for key in ("dataset", "split", "field", "size")).strip(),
         "reference_data": reference.get("fingerprint", "")[:12],
-        "protocol_settings": (record.protocol_sha256 or "")[:12],
     }
+    found = {**stated, "samples": stated.get("samples") or str(record.n_samples), "protocol_settings": (record.protocol_sha256 or "")[:12]}
+    return {name: value for name, value in found.items() if value}
+
+
+def _code(record: Record) -> tuple[str, ...]:
+    """Return what tells the code of a record from other code: this package's, and the user's own that it ran."""
+    own = (f"{name} {version}" for name, version in sorted(record.versions.items()) if version.startswith(SOURCE))
+    return record.source_sha256 or "", *own
 
 
 def _row_key(record: Record) -> tuple[str, ...]:
@@ -181,7 +189,7 @@ def _board(runs: list[Run], fits: _Fits, tests: list[Node], published: Sequence[
             parent_fits=[parent for fit in trained for parent in fits.parents(fit)],
             notes=notes,
         )
-        if len({run.record.source_sha256 for run in mine}) > 1:
+        if len({_code(run.record) for run in mine}) > 1:
             row.notes.append("its seeds were run by different versions of the code")
         if seeds := ", ".join(str(run.record.seed) for run in mine if run.stale):
             row.notes.append(f"of other settings, data or code than the suite plans: seed {seeds}")
@@ -194,7 +202,7 @@ def _board(runs: list[Run], fits: _Fits, tests: list[Node], published: Sequence[
     for column in columns:
         _fill(column, rows)
     compare(columns, rows, samples)
-    conditions = {name: told for name, told in _conditions(first).items() if told}
+    conditions = _conditions(first)
     world, counted = f", {conditions['world']}" if "world" in conditions else "", f" ({number})" if number else ""
     return Board(
         task=first.task,

@@ -1,7 +1,6 @@
-"""What a plan must know of a command before it runs: what the method needs and can do, and what the data are.
+"""Finds out what a plan must know of commands, by importing what their recipes name.
 
-`Facts` is plain data and this file imports nothing heavy at the top; `gather`, which imports what the recipes name, runs in a process of
-its own (`fashiongen bench describe`), so that the runner stays small and outlives whatever goes wrong there.
+It runs in a process of its own (`fashiongen bench describe`), so that the runner stays small and survives whatever goes wrong there.
 """
 
 from __future__ import annotations
@@ -12,111 +11,48 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fashiongen.benchmark.command_info import CommandInfo
+from fashiongen.benchmark.plugins import own_sources
 from fashiongen.errors import UserError
 from fashiongen.records import file_sha256
 
 LISTS = (".txt", ".csv", ".json", ".jsonl")
 Resolve = Callable[[list[list[str]]], list[dict[str, Any]]]
+DATA_TOLD_APART = "told apart by what it holds"
+"""Stands for a path where settings are hashed; another text here would make all earlier results stale."""
 
 
-@dataclass(kw_only=True)
-class Facts:
-    """What one `fit` or `test` would be.
+@dataclass(frozen=True)
+class DataProbe:
+    """What one learns of data by setting them up.
 
     Attributes:
-        method: name of the method's class.
-        needs: what its data must offer.
-        tasks: what it can do.
-        learns: whether it has a training step.
-        n_optimizers: how many it has; DeepSpeed takes one.
-        task: what a test asks of it.
-        protocol: by what it is judged.
-        dataset: name of the data module's class.
-        data_name: what records call it.
-        offers: what the data offer; None where that is not known before the embedded world is rendered.
-        problem: why the data cannot be read, in one line; None if they can.
-        accelerator: cpu, cuda, or auto: cuda wherever there is a GPU.
-        gpus: how many GPUs it takes where it runs on some; -1: all that there are.
-        deepspeed: whether its strategy is DeepSpeed.
-        checkpoint: where a fit writes its last checkpoint, relative to its folder; None where the recipe says no such place.
-        seeded_data: whether the data module takes a seed of its own.
-        absolute: keys whose relative path must be made absolute, since the command runs in a folder of its own.
-        content: hash of the settings and the data, wherever they lie.
+        name: what records call them.
+        offers: what they offer; None where that is not known, or was not asked.
+        identity: tells them from other data, wherever they lie.
+        problem: why they cannot be read, in one line; None if they can.
     """
 
-    method: str
-    needs: list[str] = field(default_factory=list)
-    tasks: list[str] = field(default_factory=list)
-    learns: bool = True
-    n_optimizers: int = 1
-    task: str = ""
-    protocol: str = ""
-    dataset: str = ""
-    data_name: str = ""
-    offers: list[str] | None = None
-    problem: str | None = None
-    accelerator: str = "cpu"
-    gpus: int = 0
-    deepspeed: bool = False
-    checkpoint: str | None = None
-    seeded_data: bool = False
-    absolute: dict[str, str] = field(default_factory=dict)
-    content: str = ""
+    name: str
+    offers: list[str] | None
+    identity: str
+    problem: str | None
 
 
-def placed(facts: Facts, available: int | None) -> Facts:
-    """Return facts that hold where a node may have `available` GPUs: on cpu or cuda, with a number of GPUs.
-
-    A cluster's scheduler (None) is asked for a GPU where the recipe leaves it open.
-    """
-    accelerator = facts.accelerator
-    if accelerator == "auto":
-        accelerator = "cpu" if available == 0 else "cuda"
-    gpus = (available or 1) if facts.gpus == -1 else facts.gpus
-    return replace(facts, accelerator=accelerator, gpus=gpus if accelerator == "cuda" else 0)
-
-
-def obstacle(facts: Facts, kind: str, available: int | None) -> str | None:
-    """Return why a command cannot run, in one line; None if nothing is known to be in the way.
+def inspect_commands(commands: list[list[str]], resolve: Resolve, *, render: bool) -> dict[str, Any]:
+    """Return, as plain values for JSON, a `CommandInfo` of each command, and how many GPUs this machine has: `{"commands", "gpus"}`.
 
     Args:
-        facts: of the command, placed.
-        kind: fit or test.
-        available: how many GPUs a node may have; None where that is for others to know (a cluster's scheduler).
-    """
-    if kind == "test" and facts.task not in facts.tasks:
-        return f"{facts.method} cannot do {facts.task}; it can do: {', '.join(facts.tasks) or 'no task'}"
-    if facts.deepspeed and facts.n_optimizers > 1:
-        return f"DeepSpeed takes one optimizer and {facts.method} has {facts.n_optimizers}"
-    if facts.deepspeed and (facts.accelerator != "cuda" or available == 0):
-        return "DeepSpeed needs a CUDA GPU" + (", and there is none" if available == 0 else ", and the recipe asks for the CPU")
-    if facts.gpus and available is not None and facts.gpus > available:
-        return f"it asks for {facts.gpus} GPU{'s' * (facts.gpus > 1)} (trainer.accelerator, trainer.devices), and there are {available}"
-    if facts.problem is not None:
-        return facts.problem
-    if facts.offers is not None and (lacking := sorted(set(facts.needs) - set(facts.offers))):
-        return f"{facts.method} needs {', '.join(lacking)}, which {facts.dataset} does not offer here (it offers {_some(facts.offers)})"
-    return None
-
-
-def _some(offers: list[str]) -> str:
-    return ", ".join(sorted(offers)) or "nothing"
-
-
-def gather(commands: list[list[str]], resolve: Resolve, *, render: bool) -> dict[str, Any]:
-    """Return what JSON needs of the facts of commands, `fit ...` or `test ...`, and how many GPUs this machine has.
-
-    Args:
-        commands: as one would type them, without the program.
+        commands: `fit ...` or `test ...`, as one would type them, without the program.
         resolve: returns the settings of each (`fashiongen.training.resolved`).
-        render: render embedded worlds that are not there; without it what they offer is not known.
+        render: whether to render embedded worlds that are not there yet; what they offer is not known without.
 
     Raises:
-        UserError: if a command's settings are wrong; data that cannot be read are a fact.
+        UserError: if a command's settings are wrong; data that cannot be read are a `problem` of the command.
     """
     import torch
 
@@ -127,11 +63,11 @@ def gather(commands: list[list[str]], resolve: Resolve, *, render: bool) -> dict
         options = dict(zip(command[1::2], command[2::2], strict=True))
         if "--cache" in options:  # an option of the command, and no setting
             settings["cache"] = options["--cache"]
-        found.append(vars(_facts(command[0], settings, seen, render=render)))
-    return {"gpus": gpus, "facts": found}
+        found.append(vars(_inspect(command[0], settings, seen, render=render)))
+    return {"gpus": gpus, "commands": found}
 
 
-def _facts(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, render: bool) -> Facts:
+def _inspect(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, render: bool) -> CommandInfo:
     from lightning.pytorch.utilities.model_helpers import is_overridden
 
     from fashiongen import tasks
@@ -143,33 +79,35 @@ def _facts(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, render:
     paths = dict(_paths(settings))
     absolute = {key: str(Path(path).absolute()) for key, path in paths.items() if not Path(path).expanduser().is_absolute()}
     own = {key: path for key, path in absolute.items() if key.startswith("data.")}
-    name, offers, fingerprint, problem = _data(settings["data"], kind, own, seen, render=render)
+    probe = _probe_once(settings["data"], kind, own, seen, render=render)
     asked = str(trainer["accelerator"])
     accelerator = "cuda" if asked in ("gpu", "cuda") else asked if asked == "auto" else "cpu"
     reference = (settings["evaluate"].get("reference") or {}).get("data")
-    wheres = [fingerprint]
+    identities, problem = [probe.identity], probe.problem
     if kind == "test" and reference is not None:
         places = {key.removeprefix("evaluate.reference."): path for key, path in absolute.items() if key.startswith("evaluate.reference.")}
-        *_, true_images, lacking = _data(reference, None, places, seen, render=render)
-        wheres.append(true_images)
-        problem = problem or lacking
+        true_images = _probe_once(reference, None, places, seen, render=render)
+        identities.append(true_images.identity)
+        problem = problem or true_images.problem
     for key, path in paths.items():
         if not _is_root(key) and not (kind == "fit" and key.startswith("evaluate.")):
-            held, lacking = _held(path, seen, contents=key != "cache")
-            wheres.append(f"{key} {held}")
+            identity, lacking = _identify_files(path, seen, contents=key != "cache")
+            identities.append(f"{key} {identity}")
             problem = problem or lacking
-    strategy = trainer["strategy"]
-    return Facts(
+    strategy, task = trainer["strategy"], settings["evaluate"]["task"]
+    if "." in task:  # a class of the user's own, which is known once it is imported
+        task = _class(task).name
+    return CommandInfo(
         method=method.__name__,
         needs=sorted(method.needs),
         tasks=tasks.supported(method),
         learns=is_overridden("training_step", method, Method),
         n_optimizers=method.n_optimizers,
-        task=settings["evaluate"]["task"] if kind == "test" else "",
+        task=task if kind == "test" else "",
         protocol=settings["evaluate"]["protocol"] if kind == "test" else "",
         dataset=data.__name__,
-        data_name=name or data.__name__,
-        offers=offers,
+        data_name=probe.name or data.__name__,
+        offers=probe.offers,
         problem=problem,
         accelerator=accelerator,
         gpus=_devices(trainer["devices"]) if accelerator != "cpu" else 0,
@@ -177,7 +115,8 @@ def _facts(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, render:
         checkpoint=_last_checkpoint(trainer),
         seeded_data="seed" in _parameters(data),
         absolute=absolute,
-        content=_hash([kind, _what_counts(settings, kind, paths), wheres]),
+        content=_hash([kind, _what_counts(settings, kind, paths), identities]),
+        sources=own_sources({key: value for key, value in settings.items() if kind == "test" or key != "evaluate"}),
     )
 
 
@@ -244,36 +183,41 @@ def _leaves(value: object, key: str) -> Iterator[tuple[str, object]]:
 
 def _what_counts(settings: dict[str, Any], kind: str, paths: dict[str, str]) -> dict[str, Any]:
     """Return what of the settings decides about the result: neither where files lie nor, for a fit, how it will be judged."""
-    kept = json.loads(json.dumps(settings))
-    kept["trainer"].pop("logger", None)
-    kept["trainer"].pop("enable_progress_bar", None)
-    kept.pop("ckpt_path", None)
+    counting = json.loads(json.dumps(settings))
+    counting["trainer"].pop("logger", None)
+    counting["trainer"].pop("enable_progress_bar", None)
+    counting.pop("ckpt_path", None)
     if kind == "fit":
-        kept.pop("evaluate")
+        counting.pop("evaluate")
     else:
-        kept["evaluate"].pop("out", None)
+        counting["evaluate"].pop("out", None)
     for key in paths:
-        inner: Any = kept
+        inner: Any = counting
         *path, last = key.split(".")
         for name in path:
             inner = inner.get(name) if isinstance(inner, dict) else None
         if isinstance(inner, dict):
-            inner[last] = "told apart by what it holds"
-    return kept  # type: ignore[no-any-return]
+            inner[last] = DATA_TOLD_APART
+    return counting  # type: ignore[no-any-return]
 
 
-def _data(
-    settings: dict[str, Any], kind: str | None, absolute: dict[str, str], seen: dict[str, Any], *, render: bool
-) -> tuple[str, list[str] | None, str, str | None]:
-    """Return the name of the data, what they offer for `kind` (None: not asked), what tells them from others, why they cannot be read."""
-    if (place := json.dumps([settings, kind, absolute], sort_keys=True)) not in seen:
-        seen[place] = _look(settings, kind, absolute, render=render)
-    return seen[place]  # type: ignore[no-any-return]
+def _probe_once(settings: dict[str, Any], kind: str | None, absolute: dict[str, str], seen: dict[str, Any], *, render: bool) -> DataProbe:
+    """Return `probe_data`, once for the same settings."""
+    if (key := json.dumps([settings, kind, absolute], sort_keys=True)) not in seen:
+        seen[key] = probe_data(settings, kind, absolute, render=render)
+    probe: DataProbe = seen[key]
+    return probe
 
 
-def _look(
-    settings: dict[str, Any], kind: str | None, absolute: dict[str, str], *, render: bool
-) -> tuple[str, list[str] | None, str, str | None]:
+def probe_data(settings: dict[str, Any], kind: str | None, absolute: dict[str, str], *, render: bool) -> DataProbe:
+    """Set data up and say what they are.
+
+    Args:
+        settings: class path and arguments of the data module.
+        kind: fit or test; None: only whether they are there.
+        absolute: absolute paths by key, for those that are relative in the settings.
+        render: whether to render an embedded world that is not there yet.
+    """
     import jsonargparse
     import lightning.pytorch as L
 
@@ -294,7 +238,7 @@ def _look(
     root: Path | None = getattr(data, "root", None)
     embedded = getattr(data, "embedded", False)
     if embedded and root is not None and not root.is_dir() and not render:
-        return data.name, None, root.name, None
+        return DataProbe(data.name, None, root.name, None)
     try:
         if embedded:
             data.prepare_data()
@@ -307,19 +251,19 @@ def _look(
         else:
             fingerprint = root.name if embedded else _listing(root)
     except (UserError, OSError) as error:
-        return data.name, None, "", " ".join(str(error).split())
-    return data.name, sorted(data.offers), fingerprint, None
+        return DataProbe(data.name, None, "", " ".join(str(error).split()))
+    return DataProbe(data.name, sorted(data.offers), fingerprint, None)
 
 
-def _held(path: str, seen: dict[str, Any], *, contents: bool) -> tuple[str, str | None]:
+def _identify_files(path: str, seen: dict[str, Any], *, contents: bool) -> tuple[str, str | None]:
     """Return what tells a file or folder, such as weights, from others, and why it cannot be read."""
     if path not in seen:
         try:
             seen[path] = _listing(Path(path).expanduser(), contents=contents), None
         except OSError as error:
             seen[path] = "", f"{error.filename}: {error.strerror}"
-    told: tuple[str, str | None] = seen[path]
-    return told
+    found: tuple[str, str | None] = seen[path]
+    return found
 
 
 def _listing(root: Path, *, contents: bool = False) -> str:
