@@ -10,6 +10,7 @@ FLOORS = {
     "batches": 0,
     "checkpoints": 0,
     "records": 0,
+    "shipped": 0,
     "nn": 1,
     "wardrobe": 1,
     "tasks": 2,
@@ -49,7 +50,7 @@ def allowed(importer: tuple[str, ...], target: tuple[str, ...]) -> bool:
     """Tell whether the file `importer` may import `target`; files directly in the package share a folder a floor."""
     here, there = importer[0], target[0]
     if here != there:
-        files = len(importer) == 1 and there in ("errors", "batches", "checkpoints", "records", "training")
+        files = len(importer) == 1 and there in ("errors", "batches", "checkpoints", "records", "shipped", "training")
         return FLOORS[there] < FLOORS[here] or (files and FLOORS[there] == FLOORS[here])
     if here == "methods" and len(target) > 1:
         return target[1] == "base" or importer[1:2] == target[1:2]
