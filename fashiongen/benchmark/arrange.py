@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from fashiongen import shipped
 from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, entry_of, overlays, says
 from fashiongen.benchmark.paired import SAME, compare, per_sample
 from fashiongen.benchmark.plugins import SOURCE
@@ -311,11 +312,11 @@ def mark(cells: Sequence[Cell], *, higher_is_better: bool) -> None:
 
 
 def protocol_text(protocol: str, recipes: Iterable[str | None]) -> str | None:
-    """Return the file of `recipes/tasks` that states a protocol in full, found beside the recipes, else below the current folder."""
-    places = [folder for recipe in recipes if recipe for folder in list(Path(recipe).absolute().parents)[:2]]
+    """Return the file that states a protocol in full: of `tasks/` beside the recipes, below the current folder, or as it is shipped."""
     if not protocol or PurePosixPath(protocol).name != protocol:
         return None
-    for place in dict.fromkeys([*places, Path("recipes").absolute()]):
+    beside = [folder for recipe in recipes if recipe for folder in list(Path(recipe).absolute().parents)[:2]]
+    for place in dict.fromkeys([*beside, Path("recipes").absolute(), shipped.recipes_folder()]):
         file = place / "tasks" / f"{protocol}.yaml"
         try:
             text = file.read_text(encoding="utf-8")

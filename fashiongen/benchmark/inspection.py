@@ -142,7 +142,8 @@ def _devices(asked: object) -> int:
 
 
 def _last_checkpoint(trainer: dict[str, Any]) -> str | None:
-    for callback in trainer["callbacks"] or []:
+    callbacks = trainer.get("callbacks") or []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         arguments = callback.get("init_args", {})
         if callback["class_path"].endswith("ModelCheckpoint") and arguments.get("dirpath") and arguments.get("save_last"):
             return str(Path(arguments["dirpath"], "last.ckpt"))

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
+from fashiongen import shipped
 from fashiongen.benchmark.command_info import CommandInfo, obstacle, placed
 from fashiongen.benchmark.suite import read_suite
 from fashiongen.errors import UserError
@@ -287,11 +288,10 @@ def _methods(patterns: list[str], folder: Path, place: str) -> list[str]:
 def _overlay_files(names: Iterable[str], folder: Path, suite: Path) -> list[Path]:
     files = []
     for name in names:
-        places = [suite.parent / name] if "/" in name else [place / "overlays" / f"{name}.yaml" for place in (folder, folder.parent)]
-        file = next((place.resolve() for place in places if place.is_file()), None)
-        if file is None:
-            raise UserError(f"{suite}: overlays: {name}: there is no {places[-1]}")
-        files.append(file)
+        file = suite.parent / name if "/" in name else shipped.find_overlay(name, folder)
+        if file is None or not file.is_file():
+            raise UserError(f"{suite}: overlays: {name}: there is no {file or folder.parent / 'overlays' / f'{name}.yaml'}")
+        files.append(file.resolve())
     return files
 
 

@@ -3,7 +3,7 @@
 suite: tiny                          # its name
 recipes: ../../recipes/tiny          # the folder of the recipes, relative to this file
 seeds: [0]
-overlays: [bf16]                     # for every command; names of files in `overlays/` in that folder or beside it
+overlays: [bf16]                     # for every command; files of `overlays/` in that folder, beside it, or shipped
 limits: {fit: 3600, test: 600}       # seconds a node
 keys: {}                             # further keys of every command; fit_keys and test_keys for one kind
 tests: [{}]                          # what every method is tested on; {} is the recipe's own protocol and data

@@ -107,6 +107,18 @@ def test_changed_source_runs_again_unless_stale_results_are_accepted(tmp_path, t
     assert len(starts(trace)) == 9
 
 
+def test_results_of_before_the_settings_key_had_its_name_are_accepted(tmp_path, trace, monkeypatch):
+    """`node.json` called it `chain`."""
+    suite = toys.write_suite(tmp_path, {"base": LEARNT})
+    toys.run(suite, tmp_path / "out")
+    for file in (tmp_path / "out" / "nodes").glob("*/node.json"):
+        state = json.loads(file.read_text())
+        state["chain"] = state.pop("settings_key")
+        file.write_text(json.dumps(state))
+    monkeypatch.setattr(runner, "source_sha256", lambda leave_out: "another")
+    assert "2 done" in toys.run(suite, tmp_path / "out", accept_stale=True)[1] and len(starts(trace)) == 2
+
+
 def test_four_ways_not_to_end_well(tmp_path, trace):
     recipes = {
         "fine": LEARNT,
