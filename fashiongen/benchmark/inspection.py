@@ -94,16 +94,16 @@ def _inspect(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, rende
             identity, lacking = _identify_files(path, seen, contents=key != "cache")
             identities.append(f"{key} {identity}")
             problem = problem or lacking
-    strategy, task = trainer["strategy"], settings["evaluate"]["task"]
-    if "." in task:  # a class of the user's own, which is known once it is imported
-        task = _class(task).name
+    strategy, task = trainer["strategy"], ""
+    if kind == "test":  # it may be a class of the user's own, which `supported` knows once it is imported
+        task = tasks.find(settings["evaluate"]["task"]).name
     return CommandInfo(
         method=method.__name__,
         needs=sorted(method.needs),
         tasks=tasks.supported(method),
         learns=is_overridden("training_step", method, Method),
         n_optimizers=method.n_optimizers,
-        task=task if kind == "test" else "",
+        task=task,
         protocol=settings["evaluate"]["protocol"] if kind == "test" else "",
         dataset=data.__name__,
         data_name=probe.name or data.__name__,
