@@ -1,4 +1,4 @@
-"""Methods and datasets in a user's own package: what of their code counts, and that the benchmark runs them from the user's folder."""
+"""Methods, datasets and tasks in a package of the user's own: what of their code counts, and how the benchmark runs them."""
 
 import importlib
 import json
@@ -12,10 +12,42 @@ import toys
 import yaml
 
 from fashiongen.benchmark import plugins
+from fashiongen.benchmark.arrange import read
+from fashiongen.benchmark.gallery import GALLERY_BYTES, ByteBudget, gallery
 from fashiongen.benchmark.plugins import own_sources
 from fashiongen.records import Record
 
 ROOT = Path(__file__).parents[2]
+# A package of a user's own: a task, a method and a dataset of it.
+TASK = """
+from dataclasses import dataclass
+from typing import Protocol
+
+from fashiongen.batches import TryOffBatch
+from fashiongen.tasks.one_image import OneImage
+
+
+@dataclass(kw_only=True)
+class DyeBatch(TryOffBatch):
+    pass
+
+
+class Dyes(Protocol):
+    def dye(self, batch): ...
+
+
+class Dye(OneImage):
+    name = "dye"
+    batch = DyeBatch
+    interface = Dyes
+    method = "dye"
+    sized_by = "person"
+    truth = "garment"
+    foreground = "garment_mask"
+
+    def inputs(self, batch):
+        return {"input": batch.person}
+"""
 METHOD = """
 from torch import full
 
@@ -24,15 +56,31 @@ from shades import SHADE
 
 
 class Grey(Method):
-    def take_off(self, batch):
+    def dye(self, batch):
         return full((len(batch), 3, *batch.person.shape[-2:]), SHADE)
 """
 DATA = """
-from toy import Gallery
+from torch.utils.data import DataLoader
+from toy import Gallery, Images
+
+from mine.task import DyeBatch
+
+
+class Dyed(Images):
+    def __getitem__(self, index):
+        return DyeBatch(**vars(super().__getitem__(index)))
 
 
 class Shop(Gallery):
     name = "shop"
+    task = "dye"
+
+    def __init__(self):
+        super().__init__()
+        self.images = Dyed(8, None)
+
+    def test_dataloader(self):
+        return DataLoader(self.images, batch_size=2, collate_fn=DyeBatch.collate)
 """
 
 
@@ -137,16 +185,17 @@ def test_a_user_s_package_runs_from_the_user_s_folder_and_an_edit_runs_it_again(
     """Nobody installed the package, and nodes run in folders of their own. The data need what PYTHONPATH names relatively."""
     (tmp_path / "user" / "mine").mkdir(parents=True)
     (tmp_path / "user" / "mine" / "__init__.py").touch()
-    write(tmp_path / "user", mine__method=METHOD, mine__data=DATA, shades="SHADE = 0.5")
+    write(tmp_path / "user", mine__task=TASK, mine__method=METHOD, mine__data=DATA, shades="SHADE = 0.5")
     (tmp_path / "user" / "recipes" / "tasks").mkdir(parents=True)
     metrics = {"colour": {"class_path": "fashiongen.metrics.ColourError", "init_args": {"region": "whole"}}}
-    protocol = {"evaluate": {"task": "vtoff", "protocol": "plain", "metrics": metrics}}
+    evaluate = {"task": "mine.task.Dye", "protocol": "plain"}
+    protocol = {"evaluate": {**evaluate, "metrics": metrics}}
     (tmp_path / "user" / "recipes" / "tasks" / "plain.yaml").write_text(yaml.safe_dump(protocol))
     settings = {
         "model": {"class_path": "mine.method.Grey"},
         "data": {"class_path": "mine.data.Shop"},
         "trainer": {"accelerator": "cpu", "logger": False},
-        "evaluate": {"task": "vtoff", "protocol": "plain"},
+        "evaluate": evaluate,
     }
     (tmp_path / "user" / "recipes" / "grey.yaml").write_text(yaml.safe_dump(settings))
     (tmp_path / "user" / "suite.yaml").write_text(json.dumps({"suite": "mine", "recipes": "recipes", "runs": [{"methods": ["grey"]}]}))
@@ -161,8 +210,14 @@ def test_a_user_s_package_runs_from_the_user_s_folder_and_an_edit_runs_it_again(
 
     assert "1 ok" in run()
     record = Record.read(tmp_path / "user" / "out" / "nodes" / "test--grey--seed0--plain--Shop" / "record.json")
-    assert (record.status, record.method, record.dataset) == ("ok", "grey", "shop") and record.metrics["colour"]["value"]
+    assert (record.status, record.task, record.method, record.dataset) == ("ok", "dye", "grey", "shop") and record.metrics["colour"][
+        "value"
+    ]
     assert set(record.versions) >= {"mine", "shades", "toy", "torch"} and record.versions["shades"].startswith("source ")
+    (board,) = read(tmp_path / "user" / "out").boards
+    assert (board.task, board.label, [row.name for row in board.rows]) == ("dye", "dye on shop", ["grey"])
+    shown = gallery(board.rows, ByteBudget(GALLERY_BYTES))
+    assert shown["columns"] == ["input", "truth", "grey"] and len(shown["lines"]) == 8
     write(tmp_path / "user", shades="SHADE = -0.5")
     assert "mine: 1 waiting" in run("--dry-run")
     write(tmp_path / "user", shades="SHADE = 0.5")
