@@ -12,15 +12,15 @@ class CommandInfo:
 
     Attributes:
         method: name of the method's class.
-        needs: what its data must offer.
+        needs: parts that the data must offer.
         tasks: names of the tasks that the method can do.
         learns: whether it has a training step.
         n_optimizers: how many it has; DeepSpeed takes one.
         task: name of the task of a test.
         protocol: name of the protocol of a test.
         dataset: name of the data module's class.
-        data_name: what records call it.
-        offers: what the data offer; None where that is not known before the embedded world is rendered.
+        data_name: the dataset's name in records.
+        offers: parts that the data offer; None where that is not known before the embedded world is rendered.
         problem: why the data cannot be read, in one line; None if they can.
         accelerator: cpu, cuda, or auto: cuda wherever there is a GPU.
         gpus: how many GPUs it takes where it runs on GPUs; -1: all that there are.

@@ -1,4 +1,4 @@
-"""How the leaderboard writes numbers, times, sizes and links, whatever the file."""
+"""How all forms of the leaderboard write numbers, times, sizes and links."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ ARROWS = {True: "↑", False: "↓", None: ""}
 
 
 def number(value: float | None, decimals: int) -> str:
-    """Return a number with so many decimals, a dash for none."""
+    """Return a number with `decimals` decimals, a dash for None."""
     return "-" if value is None else f"{value:.{decimals}f}"
 
 
 def seconds(value: float | None) -> str:
-    """Return a time in the unit that fits."""
+    """Return a time in a fitting unit."""
     if value is None:
         return "-"
     for limit, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (120.0, 1.0, "s"), (7200.0, 1 / 60, "min")):
@@ -30,6 +30,6 @@ def gibibytes(value: float | None) -> str:
 
 
 def link(path: Path, page: Path | None) -> str:
-    """Return the address of a file as seen from the folder of a page, or from the current one, quoted."""
+    """Return the relative address of a file, quoted, as seen from the folder of a page, or from the current folder."""
     start = (page.absolute().parent if page else Path.cwd()).resolve()
     return quote(os.fsencode(os.path.relpath(path.resolve(), start)))

@@ -1,6 +1,6 @@
 """Finds out what a plan must know of commands, by importing what their recipes name.
 
-It runs in a process of its own (`fashiongen bench describe`), so that the runner stays small and survives whatever goes wrong there.
+It runs in a process of its own (`fashiongen bench describe`), so that the runner stays small and survives errors in it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ DATA_TOLD_APART = "told apart by what it holds"
 
 @dataclass(frozen=True)
 class DataProbe:
-    """What one learns of data by setting them up.
+    """What setting data up shows of them.
 
     Attributes:
         name: what records call them.
         offers: what they offer; None where that is not known, or was not asked.
-        identity: tells them from other data, wherever they lie.
+        identity: a hash, or a folder's name, that differs for other data and not for another place.
         problem: why they cannot be read, in one line; None if they can.
     """
 
@@ -52,7 +52,7 @@ def inspect_commands(commands: list[list[str]], resolve: Resolve, *, render: boo
         render: whether to render embedded worlds that are not there yet; what they offer is not known without.
 
     Raises:
-        UserError: if a command's settings are wrong; data that cannot be read are a `problem` of the command.
+        UserError: if a command's settings are wrong. Data that cannot be read are no error but a `problem` of the command.
     """
     import torch
 
@@ -126,12 +126,12 @@ def _class(path: str) -> Any:  # noqa: ANN401  any class
 
 
 def _parameters(data: type) -> set[str]:
-    """Return the names of the settings of a data module, those that it passes on to its parents included."""
+    """Return the names of a data module's settings, including those that it passes on to its parents."""
     return {name for ancestor in data.__mro__ if "__init__" in vars(ancestor) for name in inspect.signature(ancestor).parameters}
 
 
 def _devices(asked: object) -> int:
-    """Return how many GPUs `trainer.devices` means, -1 for all: `auto` is one a node, so that several nodes share a machine."""
+    """Return how many GPUs `trainer.devices` means, -1 for all; `auto` is one per node, so that several nodes share a machine."""
     if isinstance(asked, list):
         return len(asked)
     if asked == "-1":
@@ -151,7 +151,7 @@ def _last_checkpoint(trainer: dict[str, Any]) -> str | None:
 
 
 def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the keys that say where data and weights lie; of weights those alone that are there, the others are left to hubs."""
+    """Yield the keys and paths of data, and of weights that are there; other weights are left to hubs."""
     evaluate = settings["evaluate"]
     parts = {
         "data": settings["data"],
@@ -170,7 +170,7 @@ def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _is_root(key: str) -> bool:
-    """Tell whether a key names the folder of a dataset."""
+    """Return whether a key names the folder of a dataset."""
     return key.endswith(".root") and not key.startswith("model.")
 
 
@@ -183,7 +183,7 @@ def _leaves(value: object, key: str) -> Iterator[tuple[str, object]]:
 
 
 def _what_counts(settings: dict[str, Any], kind: str, paths: dict[str, str]) -> dict[str, Any]:
-    """Return what of the settings decides about the result: neither where files lie nor, for a fit, how it will be judged."""
+    """Return the settings that decide the result: not where files lie, nor, for a fit, how it will be judged."""
     counting = json.loads(json.dumps(settings))
     counting["trainer"].pop("logger", None)
     counting["trainer"].pop("enable_progress_bar", None)
@@ -220,28 +220,28 @@ def probe_data(settings: dict[str, Any], kind: str | None, absolute: dict[str, s
         render: whether to render an embedded world that is not there yet.
     """
     import jsonargparse
-    import lightning.pytorch as L
+
+    from fashiongen.data.base import FashionData
 
     arguments = {
         **settings.get("init_args", {}),
         **{key.rpartition(".")[2]: path for key, path in absolute.items() if key.endswith(".root")},
     }
-    if "quality" in arguments:  # choosing pairs is a part of the training, and takes its time
+    if "quality" in arguments:  # choosing pairs is a part of the training, and takes long
         arguments["quality"] = None
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(L.LightningDataModule, "data")
+    parser.add_subclass_arguments(FashionData, "data")
     try:
-        data: Any = parser.instantiate(parser.parse_object({"data": {**settings, "init_args": arguments}})).data
+        data: FashionData = parser.instantiate(parser.parse_object({"data": {**settings, "init_args": arguments}})).data
     except ValueError as error:  # jsonargparse's, around what the constructor raises
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise
-    root: Path | None = getattr(data, "root", None)
-    embedded = getattr(data, "embedded", False)
-    if embedded and root is not None and not root.is_dir() and not render:
+    root = data.root
+    if data.embedded and root is not None and not root.is_dir() and not render:
         return DataProbe(data.name, None, root.name, None)
     try:
-        if embedded:
+        if data.embedded:
             data.prepare_data()
         if kind is not None:
             data.setup(kind)
@@ -250,14 +250,14 @@ def probe_data(settings: dict[str, Any], kind: str | None, absolute: dict[str, s
         if root is None:
             fingerprint = data.fingerprint()
         else:
-            fingerprint = root.name if embedded else _listing(root)
+            fingerprint = root.name if data.embedded else _listing(root)
     except (UserError, OSError) as error:
         return DataProbe(data.name, None, "", " ".join(str(error).split()))
     return DataProbe(data.name, sorted(data.offers), fingerprint, None)
 
 
 def _identify_files(path: str, seen: dict[str, Any], *, contents: bool) -> tuple[str, str | None]:
-    """Return what tells a file or folder, such as weights, from others, and why it cannot be read."""
+    """Return a hash of a file or folder, such as weights, and why it cannot be read."""
     if path not in seen:
         try:
             seen[path] = _listing(Path(path).expanduser(), contents=contents), None

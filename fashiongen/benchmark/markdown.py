@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, apart
+from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, differs_from_best
 from fashiongen.benchmark.formats import ARROWS, gibibytes, link, number, seconds
 from fashiongen.benchmark.published import Published
 
 
 def _md(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line, in a cell of a table."""
+    """Return text escaped for a cell of a Markdown table, on one line."""
     plain = "".join(character if character.isprintable() else " " for character in text)
     plain = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{character}" if character in "\\`*_{}[]()#+!|~$" else character for character in plain)
@@ -27,16 +27,16 @@ def markdown(board: Leaderboard, page: Path | None = None) -> str:
         lines += ["## Nodes without a result", "", "| node | status | reason | log |", "| --- | --- | --- | --- |"]
         for node in others:
             log = node.run.log if node.run else None
-            told = f"[log]({link(log, page)})" if log else ""
-            lines.append(f"| {_md(node.id)} | {_md(node.status)} | {_md(node.reason or '')} | {told} |")
+            link_to_log = f"[log]({link(log, page)})" if log else ""
+            lines.append(f"| {_md(node.id)} | {_md(node.status)} | {_md(node.reason or '')} | {link_to_log} |")
         lines.append("")
     return "\n".join(lines)
 
 
 def _markdown_board(board: Board, page: Path | None) -> list[str]:
-    told = ", ".join(f"{name.replace('_', ' ')} {_md(value)}" for name, value in board.conditions.items())
+    conditions = ", ".join(f"{name.replace('_', ' ')} {_md(value)}" for name, value in board.conditions.items())
     lines = [f"## {_md(board.label)}: protocol {_md(board.protocol)}", ""]
-    lines += [f"Split {_md(board.split)}; {told}.", ""] if board.split else []
+    lines += [f"Split {_md(board.split)}; {conditions}.", ""] if board.split else []
     lines += _markdown_protocol(board.protocol_text)
     lines += _markdown_table(board, page) if board.rows else []
     lines += [f"{_md(note)}\n" for note in board.notes]
@@ -53,7 +53,7 @@ def _markdown_board(board: Board, page: Path | None) -> list[str]:
 
 
 def _markdown_protocol(text: str | None) -> list[str]:
-    """Return the protocol's file as code that nothing in it can end."""
+    """Return the protocol's file as a code block that nothing in the file can end."""
     if text is None:
         return ["Of the protocol only the name is known: its file in recipes/tasks was not at hand.", ""]
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
@@ -90,15 +90,15 @@ def _markdown_cell(cell: Cell | None, column: Column) -> str:
     text = {"best": f"**{text}**", "second": f"*{text}*", None: text}[cell.rank]
     if cell.interval:
         text += f" ({number(cell.interval[0], column.decimals)} to {number(cell.interval[1], column.decimals)})"
-    return text + (" ≈" if apart(cell) is False else " ?" if cell.untested else "") + noted
+    return text + (" ≈" if differs_from_best(cell) is False else " ?" if cell.untested else "") + noted
 
 
 def _markdown_published(block: Published, board: Board) -> list[str]:
     unlike = board.unlike(block)
-    told = f"not to be compared: {', '.join(unlike)}" if unlike else "the same protocol"
+    comparison = f"not to be compared: {', '.join(unlike)}" if unlike else "the same protocol"
     heads = [_md(str(metric["printed"])) for metric in block.metrics.values()]
     lines = [
-        f"{_md(block.title)}, Table {_md(block.table)} ({_md(block.dataset)}; protocol {_md(block.protocol)}: {_md(told)})",
+        f"{_md(block.title)}, Table {_md(block.table)} ({_md(block.dataset)}; protocol {_md(block.protocol)}: {_md(comparison)})",
         "",
         "| row | who ran it | " + " | ".join(heads) + " |",
         "| --- | --- |" + " ---: |" * len(heads),

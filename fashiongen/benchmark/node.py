@@ -1,6 +1,6 @@
-"""One node: its command line run as a process of its own, whatever becomes of it, and its record.
+"""One node: its command line run as a process of its own, and its record, however it ends.
 
-What holds a node together when things go wrong:
+How a node survives kills and crashes:
 
 - The process leads a session of its own, and the kernel kills it when its runner dies (PR_SET_PDEATHSIG, where there is Linux).
 - It inherits a locked file, which is free only when it and all that it forked are gone. A new runner takes that lock first; where a process
@@ -63,12 +63,12 @@ class Job:
         limit: seconds that it may take, those that went into the checkpoint that it goes on from included.
         key: hash of all that the node depends on.
         settings_key: the same without code and the libraries' versions.
-        sources: what identifies the code outside this package that it runs, for its record.
+        sources: identifies the code outside this package that it runs, for its record.
         parents: keys of the parents whose checkpoints it takes, by role.
         resumable: where a fit's own last checkpoint lies, relative to the node's folder.
         trust: whether checkpoints are DeepSpeed's folders.
-        known: what its record tells, whatever the command wrote.
-        assumed: what its record tells where the command wrote none.
+        known: fields of its record that replace what the command wrote.
+        assumed: fields of its record if the command wrote none.
         cpus: how many cores it may have.
         gpus: how many GPUs it may have.
     """
@@ -191,7 +191,7 @@ def run_node(job: Job, processes: Processes | None = None) -> Record:
 
 
 def pasteable(job: Job, command: list[str]) -> str:
-    """Return the command line as one can paste it anywhere on this machine."""
+    """Return the command line to paste into any shell on this machine."""
     variables = [f"{name}={shlex.quote(value)}" for name, value in job.environment.items()]
     return f"cd {shlex.quote(str(job.folder))} && {' '.join([*variables, shlex.join(command)])}"
 
@@ -199,7 +199,7 @@ def pasteable(job: Job, command: list[str]) -> str:
 def without_running(job: Job, status: Status, reason: str, *, keep: bool = False) -> Record:
     """Write and return the record of a node that did not run, or whose machine was lost.
 
-    With `keep` a result that is there already, of whatever key, is left alone and returned. A training that was begun is left alone, too.
+    With `keep` an earlier result, of any key, is left in place and returned. A training that was begun is left in place, too.
     """
     with _locked(job):
         path = job.folder / "record.json"
@@ -230,7 +230,7 @@ def finished(job: Job, *, accept_stale: bool) -> Record | None:
 
 
 def intact(job: Job, record: Record) -> bool:
-    """Tell whether the checkpoint of a node is the one of its record: its command may have been run by hand, and not to its end."""
+    """Return whether the checkpoint of a node is the one of its record: its command may have been run by hand, and stopped."""
     if job.resumable is None:
         return True
     path = job.folder / job.resumable
@@ -238,7 +238,7 @@ def intact(job: Job, record: Record) -> bool:
 
 
 def _prepare(job: Job, spent: float = 0.0) -> bool:
-    """Make the folder ready for this key: go on in one of the same, move one of another aside. Tells whether it is a new one."""
+    """Make the folder ready for this key: go on in one of the same key, move one of another aside. Return whether it is a new one."""
     fresh = _read_state(job).get("key") != job.key
     if fresh and job.folder.exists():
         aside = Path(job.out, "replaced")
@@ -266,7 +266,7 @@ def _resumed(job: Job) -> list[str]:
 
 
 def _outcome(job: Job, status: int, exceeded: bool, last: str) -> Record:
-    """Return the record that the command wrote, or one that says what became of it."""
+    """Return the record that the command wrote, or one that says how it ended."""
     problem: tuple[Status, str]
     if exceeded:
         problem = "timeout", f"exceeded its limit of {job.limit:g} s"
@@ -303,7 +303,7 @@ def _last_words(log: Path, beginning: int) -> str:
 
 @contextmanager
 def _locked(job: Job) -> Iterator[int]:
-    """Hold the node's lock, after the end of whatever an earlier runner left running in its folder."""
+    """Hold the node's lock, after ending what an earlier runner left running in its folder."""
     folder = Path(job.out, "locks")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / job.id, "w") as file:
@@ -330,7 +330,7 @@ def _end_left_over(job: Job) -> None:
 
 
 def _write_state(job: Job, pid: int | None, spent: float = 0.0) -> None:
-    """Write down for which key the folder was begun and who works in it."""
+    """Write for which key the folder was begun, and the process that works in it."""
     worker = {"pid": pid, "host": os.uname().nodename, "start": None if pid is None else _start_time(pid)}
     keys = {"key": job.key, "settings_key": job.settings_key, "parents": job.parents}
     begun = {"id": job.id, **keys, "spent": spent, "began": time.time(), **worker}

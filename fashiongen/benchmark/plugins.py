@@ -28,7 +28,7 @@ COUNTED = ("fashiongen", *(name for name in LIBRARIES if name != "pillow"), "PIL
 """Their import names, and this package, whose source is a part of every key."""
 
 SOURCE = "source "
-"""Begins what a record's `versions` tells of code outside this package."""
+"""Begins the entries of a record's `versions` for code outside this package."""
 
 SUFFIXES = (".py", ".pyd", ".so")
 INSTALLED = ("site-packages", "dist-packages")
@@ -132,9 +132,9 @@ def _installed_or_builtin(name: str) -> bool:
 
 def _installed(name: str) -> str:
     """Return the version of an installed package, and a hash over the list of its files."""
-    told = []
+    versions = []
     for distribution in sorted(set(importlib.metadata.packages_distributions().get(name, []))):
         files = importlib.metadata.distribution(distribution).read_text("RECORD") or ""
         version = importlib.metadata.version(distribution)
-        told.append(f"{version} {hashlib.sha256(files.encode()).hexdigest()[:16]}")
-    return SOURCE + (", ".join(told) or "unknown")
+        versions.append(f"{version} {hashlib.sha256(files.encode()).hexdigest()[:16]}")
+    return SOURCE + (", ".join(versions) or "unknown")

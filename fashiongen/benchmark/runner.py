@@ -140,7 +140,7 @@ class Runner:
         return parent.job.folder / (parent.node.checkpoint or "")
 
     def list(self) -> None:
-        """Print every node with what it needs, what stands in its way, and its command."""
+        """Print every node with what it needs, why it cannot run, and its command."""
         self._find_done()
         for state in self.states.values():
             node = state.node
@@ -190,7 +190,7 @@ class Runner:
             refresh()
 
     def _ready(self, state: State) -> bool:
-        """Tell whether a node can start; one that cannot at all is recorded as skipped."""
+        """Return whether a node can start; one that never can is recorded as skipped."""
         if state.node.skipped is not None:
             self._finish(state, self._not_run(state.job, "skipped", state.node.skipped, keep=True))
             return False
@@ -210,12 +210,12 @@ class Runner:
 
     @staticmethod
     def _not_run(job: Job, status: Status, reason: str, *, keep: bool = False) -> Record:
-        """Return the record of a node that did not run, written where that can be done."""
+        """Return the record of a node that did not run, and write it if possible."""
         try:
             return without_running(job, status, reason, keep=keep)
         except (OSError, UserError) as error:
-            told = f"{reason}; no record could be written: {' '.join(str(error).split())}"
-            return Record(**job.known, **job.assumed, status="failed", reason=told, key=job.key)
+            message = f"{reason}; no record could be written: {' '.join(str(error).split())}"
+            return Record(**job.known, **job.assumed, status="failed", reason=message, key=job.key)
 
     def _finish(self, state: State, record: Record) -> None:
         earlier = record.status == "ok" and state.status != "running"
@@ -235,7 +235,7 @@ class Runner:
         write_atomically(self.out / "suite.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def _sum_up(self) -> int:
-        """Say how it ended."""
+        """Print how it ended."""
         self._say(f"{self.plan.suite}: {counts(self.states.values())}; records in {self.out / 'nodes'}")
         for state in self.states.values():
             if state.status in (*FAILED_STATUSES, "skipped") and state.record is not None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, apart, entry_of
+from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, differs_from_best, entry_of
 from fashiongen.benchmark.formats import gibibytes, link, number, seconds
 from fashiongen.benchmark.gallery import GALLERY_BYTES, ByteBudget, gallery
 from fashiongen.benchmark.published import Published
@@ -119,7 +119,7 @@ def _cell(cell: Cell, column: Column) -> dict[str, Any]:
         "interval": [shown(end) for end in cell.interval] if cell.interval else None,
         "over": cell.over,
         "rank": cell.rank,
-        "apart": apart(cell),
+        "apart": differs_from_best(cell),
         "difference": {
             "mean": f"{difference.mean:+.{column.decimals}f}",
             "interval": [f"{end:+.{column.decimals}f}" for end in (difference.low, difference.high)],

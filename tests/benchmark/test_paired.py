@@ -6,7 +6,7 @@ import pytest
 from bench_folder import N, only, write_test
 
 from fashiongen.benchmark.arrange import read
-from fashiongen.benchmark.boards import apart
+from fashiongen.benchmark.boards import differs_from_best
 from fashiongen.benchmark.markdown import markdown
 
 IGR = "recipes/tiny/igr.yaml"
@@ -25,7 +25,7 @@ def test_rows_are_tested_against_the_best_over_the_same_samples(tmp_path):
     assert (best.rank, best.difference, best.untested) == ("best", None, None)
     far = rows["far"].cells["lpips[tiny]"]
     assert far.difference.mean == pytest.approx(far.value - best.value) and far.difference.samples == N
-    assert (apart(far), apart(rows["close"].cells["lpips[tiny]"]), apart(best)) == (True, False, None)
+    assert (differs_from_best(far), differs_from_best(rows["close"].cells["lpips[tiny]"]), differs_from_best(best)) == (True, False, None)
     untested = {name: rows[name].cells["lpips[tiny]"].untested for name in ("other", "lost", "astray")}
     assert untested == {
         "other": "untested: not the same samples as the best",
@@ -47,7 +47,7 @@ def test_a_tie_for_the_best_does_not_differ_from_itself(tmp_path):
         (folder / "record.per_sample.jsonl").write_text("\n".join(json.dumps({"id": id_, "ssim": value}) for id_ in ids))
     cells = [row.cells["ssim"] for row in only(tmp_path)[0].rows]
     assert [cell.rank for cell in cells] == ["best", "best"]
-    assert cells[1].difference.mean == 0.0 and apart(cells[1]) is False
+    assert cells[1].difference.mean == 0.0 and differs_from_best(cells[1]) is False
 
 
 def test_what_is_untested_is_marked_and_a_bad_baseline_takes_no_digit(tmp_path):
