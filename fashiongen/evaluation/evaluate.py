@@ -72,7 +72,7 @@ class Evaluate(Callback):
             validation_images: how many validation samples are shown in the logger.
         """
         self.task_name = task
-        self.protocol = Protocol(name=protocol, metrics=metrics or {}, size=None if size is None else tuple(size), reference=reference)
+        self.protocol = Protocol(name=protocol, metrics=metrics or {}, size=size, reference=reference)
         self.out = None if out is None else Path(out).expanduser()
         self.images = images
         self.recipe: str | None = None

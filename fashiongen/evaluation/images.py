@@ -44,8 +44,19 @@ def write_png(path: Path, image: Tensor) -> None:
 
 
 def grid(rows: Sequence[GalleryRow]) -> Tensor:
-    """Return one uint8 image (3, H, W): a row a sample, a column a heading; tiny images are enlarged, big ones reduced."""
-    lines = [torch.cat([_cell(image) for image in row.images.values()], dim=2) for row in rows[:GRID_ROWS]]
+    """Return one uint8 image (3, H, W): a row a sample, a column a heading; tiny images are enlarged, big ones reduced.
+
+    Images may differ in size, such as outfits of different numbers of items: they are padded with white.
+    """
+    cells = [[_cell(image) for image in row.images.values()] for row in rows[:GRID_ROWS]]
+    widths = [max(cell.shape[2] for cell in column) for column in zip(*cells, strict=True)]
+    lines = []
+    for line in cells:
+        height = max(cell.shape[1] for cell in line)
+        padded = [
+            pad(cell, (0, width - cell.shape[2], 0, height - cell.shape[1]), value=255) for cell, width in zip(line, widths, strict=True)
+        ]
+        lines.append(torch.cat(padded, dim=2))
     return torch.cat(lines, dim=1)
 
 
