@@ -32,12 +32,14 @@ class DataProbe:
 
     Attributes:
         name: what records call them.
+        task: what they serve.
         offers: what they offer; None where that is not known, or was not asked.
         identity: a hash, or a folder's name, that differs for other data and not for another place.
         problem: why they cannot be read, in one line; None if they can.
     """
 
     name: str
+    task: str
     offers: list[str] | None
     identity: str
     problem: str | None
@@ -94,16 +96,20 @@ def _inspect(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, rende
             identity, lacking = _identify_files(path, seen, contents=key != "cache")
             identities.append(f"{key} {identity}")
             problem = problem or lacking
-    strategy, task = trainer["strategy"], ""
-    if kind == "test":  # it may be a class of the user's own, which `supported` knows once it is imported
-        task = tasks.find(settings["evaluate"]["task"]).name
+    try:
+        task, served = (tasks.find(name).name for name in (settings["evaluate"].get("task") or probe.task, probe.task))
+    except UserError as error:
+        raise UserError(f"evaluate.task={error}") from error
+    if task != served:
+        problem = problem or f"the task is {task}, but {probe.name} serves {served}"
+    strategy = trainer["strategy"]
     return CommandInfo(
         method=method.__name__,
         needs=sorted(method.needs),
         tasks=tasks.supported(method),
         learns=is_overridden("training_step", method, Method),
         n_optimizers=method.n_optimizers,
-        task=task,
+        task=task if kind == "test" else "",
         protocol=settings["evaluate"]["protocol"] if kind == "test" else "",
         dataset=data.__name__,
         data_name=probe.name or data.__name__,
@@ -239,7 +245,7 @@ def probe_data(settings: dict[str, Any], kind: str | None, absolute: dict[str, s
         raise
     root = data.root
     if data.embedded and root is not None and not root.is_dir() and not render:
-        return DataProbe(data.name, None, root.name, None)
+        return DataProbe(data.name, data.task, None, root.name, None)
     try:
         if data.embedded:
             data.prepare_data()
@@ -252,8 +258,8 @@ def probe_data(settings: dict[str, Any], kind: str | None, absolute: dict[str, s
         else:
             fingerprint = root.name if data.embedded else _listing(root)
     except (UserError, OSError) as error:
-        return DataProbe(data.name, None, "", " ".join(str(error).split()))
-    return DataProbe(data.name, sorted(data.offers), fingerprint, None)
+        return DataProbe(data.name, data.task, None, "", " ".join(str(error).split()))
+    return DataProbe(data.name, data.task, sorted(data.offers), fingerprint, None)
 
 
 def _identify_files(path: str, seen: dict[str, Any], *, contents: bool) -> tuple[str, str | None]:
