@@ -15,7 +15,11 @@ def number(value: float | None, decimals: int) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Return a time in a fitting unit."""
+    """Return a time in a fitting unit.
+
+    >>> seconds(0.5), seconds(600.0)
+    ('500 ms', '10 min')
+    """
     if value is None:
         return "-"
     for limit, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (120.0, 1.0, "s"), (7200.0, 1 / 60, "min")):
