@@ -25,9 +25,71 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+@dataclass
+class Ragged:
+    """B rows of different lengths, stored flat: row i is `values[offsets[i]:offsets[i + 1]]`.
+
+    Rows of rows are a Ragged whose values are a Ragged: a user's history per category is user -> category -> items.
+
+    Attributes:
+        values: the T entries of all rows one after the other: a tensor (T, ...), a list of T, or a Ragged of T rows.
+        offsets: (B + 1,) int64, from 0 to T, never falling.
+    """
+
+    values: Any
+    offsets: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Any]) -> Self:
+        """Join rows: tensors (N_i, ...), lists of N_i entries, or Ragged of N_i rows, all of one kind."""
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        return cls(_join_rows(rows), offsets)
+
+    def __len__(self) -> int:
+        """Return the number of rows, B."""
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> Any:  # noqa: ANN401  a part of `values`, of its kind
+        """Return one row."""
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"row {index} of {count}")
+        index %= count
+        return _pick(self.values, range(int(self.offsets[index]), int(self.offsets[index + 1])))
+
+    @property
+    def lengths(self) -> Tensor:
+        """The rows' lengths, (B,) int64."""
+        return self.offsets.diff()
+
+    @property
+    def row_of(self) -> Tensor:
+        """The row that each entry belongs to, (T,) int64: with it a sum over rows is one `index_add_`, and no loop."""
+        return torch.repeat_interleave(torch.arange(len(self), device=self.offsets.device), self.lengths)
+
+    def select(self, indices: Sequence[int]) -> Self:
+        """Return the rows at `indices`, in that order."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.offsets.device)
+        lengths = self.lengths[chosen]
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        # Each row's entries follow on its start: shift a running count by how far the row has moved.
+        entries = torch.arange(int(offsets[-1]), device=offsets.device) + (self.offsets[chosen] - offsets[:-1]).repeat_interleave(lengths)
+        return type(self)(_pick(self.values, entries.tolist()), offsets)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Ragged]) -> Self:
+        """Join the rows of several, in order."""
+        values = _join_rows([part.values for part in parts])
+        lengths = torch.cat([part.lengths for part in parts])
+        return cls(values, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
+
+
 @dataclass(kw_only=True)
 class Batch:
     """Base of all batches: `B` samples, each with an id that is unique in its dataset.
+
+    A field is a tensor (B, ...), a list of B, a `Ragged` of B rows, a dictionary of such, or None.
 
     Attributes:
         ids: the samples' ids.
@@ -58,15 +120,8 @@ class Batch:
 
     def select(self, indices: Sequence[int]) -> Self:
         """Return the batch of the samples at `indices`, in that order."""
-
-        def pick(value: Any) -> Any:  # noqa: ANN401  any field's value
-            if isinstance(value, Tensor):
-                return value[torch.as_tensor(indices, device=value.device)]
-            if isinstance(value, dict):
-                return {key: pick(entry) for key, entry in value.items()}
-            return None if value is None else [value[index] for index in indices]
-
-        return replace(self, **{field.name: pick(getattr(self, field.name)) for field in fields(self) if field.name != "skipped"})
+        names = [field.name for field in fields(self) if field.name != "skipped"]
+        return replace(self, **{name: _pick(getattr(self, name), indices) for name in names})
 
     def pin_memory(self) -> Self:
         """Return the batch with its tensors in page-locked memory (called by the DataLoader)."""
@@ -74,6 +129,8 @@ class Batch:
         def pin(value: Any) -> Any:  # noqa: ANN401  any field's value
             if isinstance(value, dict):
                 return {key: pin(entry) for key, entry in value.items()}
+            if isinstance(value, Ragged):
+                return Ragged(pin(value.values), pin(value.offsets))
             return value.pin_memory() if isinstance(value, Tensor) else value
 
         return replace(self, **{field.name: pin(getattr(self, field.name)) for field in fields(self)})
@@ -84,9 +141,28 @@ class Batch:
         return replace(self, encoded=None, **hidden)
 
 
+def _pick(value: Any, indices: Sequence[int]) -> Any:  # noqa: ANN401  any field's value
+    """Return the entries at `indices` of a tensor, a list, a Ragged, or a dictionary of such."""
+    if isinstance(value, Tensor):
+        return value[torch.as_tensor(indices, dtype=torch.int64, device=value.device)]
+    if isinstance(value, Ragged):
+        return value.select(indices)
+    if isinstance(value, dict):
+        return {key: _pick(entry, indices) for key, entry in value.items()}
+    return None if value is None else [value[index] for index in indices]
+
+
+def _join_rows(rows: Sequence[Any]) -> Any:  # noqa: ANN401  of the kind of the rows
+    """Join rows of one kind; an empty list is an empty row of any kind."""
+    filled = [row for row in rows if len(row) or not isinstance(row, list)]
+    return _concatenate("rows", filled) if filled else []
+
+
 def _concatenate(name: str, values: list[object]) -> object:
     if all(isinstance(value, Tensor) for value in values):
         return torch.cat([value for value in values if isinstance(value, Tensor)])
+    if all(isinstance(value, Ragged) for value in values):
+        return Ragged.concatenate([value for value in values if isinstance(value, Ragged)])
     if all(isinstance(value, list) for value in values):
         return [entry for value in values if isinstance(value, list) for entry in value]
     if all(isinstance(value, dict) for value in values):
@@ -176,3 +252,22 @@ class CandidateBatch(Batch):
 
     bottom: Tensor | None = None
     attributes: list[dict[str, str]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """A ranking as metrics take it: `B` queries against a catalogue of `C` candidates.
+
+    Attributes:
+        scores: (B, C), higher is better.
+        positive: (B,) int64, which candidate is right.
+        negatives: (B, N) int64, the candidates that each query's list names as negatives, in order; -1 where a list is shorter.
+        others: (B, C) bool, candidates that are right as well.
+        n_positives: how many of the catalogue, the first ones, are right for some query of the whole test.
+    """
+
+    scores: Tensor
+    positive: Tensor
+    negatives: Tensor
+    others: Tensor
+    n_positives: int

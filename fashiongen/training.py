@@ -33,9 +33,9 @@ from fashiongen.data.latents import DTYPES, EncodedDataset, encode, open_entries
 from fashiongen.data.loading import Loader
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
-from fashiongen.evaluation.retrieve import run as retrieve
 from fashiongen.methods.base import Method
 from fashiongen.nn.encodings import Encoding
+from fashiongen.retrieval.search import run as retrieve
 
 DESCRIPTIONS = {
     "fit": """Train the method of a recipe.
@@ -537,7 +537,7 @@ def encode_data(args: list[str], out: Path, splits: list[str], dtype: str) -> No
     run(["fit", *args], lambda args, recipes: _EncodeCLI(args, recipes, out.expanduser(), splits, dtype))
 
 
-def retrieve_bottoms(args: list[str], **asked: Any) -> None:  # noqa: ANN401  those of `evaluation.retrieve.run`
+def retrieve_bottoms(args: list[str], **asked: Any) -> None:  # noqa: ANN401  those of `retrieval.search.run`
     """Rank the images of `catalogue` for `query` by the recipe and keys in `args`, which are those of `test`.
 
     Raises:

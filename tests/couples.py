@@ -1,11 +1,11 @@
 """Tops and bottoms of noise, the same ones each time, for tests of methods that rank."""
 
-import lightning.pytorch as L
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from fashiongen.batches import CandidateBatch, PairBatch, QueryBatch
+from fashiongen.data.base import FashionData
 from fashiongen.data.loading import EpochSampler, Loader, ResumableLoader, share
 
 
@@ -47,10 +47,11 @@ def candidates(batch: PairBatch) -> CandidateBatch:
     return CandidateBatch(ids=batch.bottom_ids, bottom=batch.bottom)
 
 
-class Couples(L.LightningDataModule):
+class Couples(FashionData):
     """Training rows in an order of (seed, epoch), resumable in mid-epoch, and a few for validation."""
 
     name = "couples"
+    task = "retrieval"
     split = "test"
     offers = frozenset()
 

@@ -1,8 +1,10 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
-from fashiongen.batches import TryOffBatch, to_float, to_uint8
+from fashiongen.batches import Batch, Ragged, TryOffBatch, to_float, to_uint8
 
 
 def sample(name: str, **fields) -> TryOffBatch:
@@ -62,3 +64,73 @@ def test_pixels_survive_the_way_to_float_and_back():
     assert torch.equal(to_uint8(to_float(images)), images)
     assert to_float(images).aminmax() == (-1.0, 1.0)
     assert to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+
+
+@dataclass(kw_only=True)
+class Outfits(Batch):
+    """What outfits will need: items per outfit, and per user a history per category."""
+
+    images: Ragged
+    names: Ragged
+    history: dict[str, Ragged]
+    nested: Ragged
+
+
+def outfit(name: str, items: list[int], shoes: list[str], wardrobe: list[list[int]]) -> Outfits:
+    return Outfits(
+        ids=[name],
+        images=Ragged.of([torch.tensor(items, dtype=torch.float32).reshape(-1, 1, 1, 1).expand(-1, 3, 4, 4)]),
+        names=Ragged.of([[f"{name}{item}" for item in items]]),
+        history={"shoes": Ragged.of([shoes])},
+        nested=Ragged.of([Ragged.of([torch.tensor(row, dtype=torch.int64) for row in wardrobe])]),
+    )
+
+
+SAMPLES = [outfit("a", [1, 2], ["x"], [[1], [2, 3]]), outfit("b", [], [], []), outfit("c", [3, 4, 5], ["y", "z"], [[], [4], [5, 6, 7]])]
+
+
+def as_lists(ragged: Ragged) -> list:
+    rows = [ragged[index] for index in range(len(ragged))]
+    return [as_lists(row) if isinstance(row, Ragged) else row.tolist() if isinstance(row, torch.Tensor) else row for row in rows]
+
+
+def test_ragged_fields_are_collated_and_selected():
+    batch = Outfits.collate(SAMPLES)
+    assert batch.images.values.shape == (5, 3, 4, 4) and batch.images.offsets.tolist() == [0, 2, 2, 5]
+    assert [row[:, 0, 0, 0].tolist() for row in (batch.images[0], batch.images[1], batch.images[2])] == [[1, 2], [], [3, 4, 5]]
+    assert as_lists(batch.names) == [["a1", "a2"], [], ["c3", "c4", "c5"]]
+    assert as_lists(batch.history["shoes"]) == [["x"], [], ["y", "z"]]
+    assert as_lists(batch.nested) == [[[1], [2, 3]], [], [[], [4], [5, 6, 7]]]
+    assert batch.images.row_of.tolist() == [0, 0, 2, 2, 2] and batch.images.lengths.tolist() == [2, 0, 3]
+    again = batch.select([2, 1, 0, 2])
+    assert again.ids == ["c", "b", "a", "c"]
+    assert as_lists(again.nested) == [[[], [4], [5, 6, 7]], [], [[1], [2, 3]], [[], [4], [5, 6, 7]]]
+    assert as_lists(again.names) == [["c3", "c4", "c5"], [], ["a1", "a2"], ["c3", "c4", "c5"]]
+    # Collating what was selected one by one gives the whole again.
+    parts = Outfits.collate([batch.select([index]) for index in range(3)])
+    assert torch.equal(parts.images.values, batch.images.values) and as_lists(parts.nested) == as_lists(batch.nested)
+
+
+def test_a_ragged_row_out_of_range_is_an_error():
+    rows = Ragged.of([[1], [2, 3]])
+    assert rows[-1] == [2, 3] and len(rows) == 2 and len(Ragged.of([])) == 0
+    with pytest.raises(IndexError, match="row 2 of 2"):
+        rows[2]
+    assert [row for row in rows] == [[1], [2, 3]]
+
+
+def test_a_ragged_field_absent_in_some_samples_is_an_error():
+    broken = outfit("d", [1], [], [])
+    broken.names = None
+    with pytest.raises(ValueError, match="'names' is present in some"):
+        Outfits.collate([SAMPLES[0], broken])
+
+
+def test_lightning_moves_and_pins_ragged_fields():
+    batch = Outfits.collate(SAMPLES)
+    moved = move_data_to_device(batch, torch.device("meta"))
+    assert isinstance(moved.images, Ragged) and moved.images.values.device.type == moved.images.offsets.device.type == "meta"
+    assert moved.nested.values.values.device.type == "meta" and moved.names.values == batch.names.values
+    if torch.cuda.is_available():
+        pinned = batch.pin_memory()
+        assert pinned.images.values.is_pinned() and pinned.nested.values.offsets.is_pinned()

@@ -18,17 +18,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fashiongen.batches import TryOffBatch, to_float, to_uint8
+from fashiongen.data.base import FashionData
 from fashiongen.data.loading import Loader, ShardSampler, share
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
-from fashiongen.evaluation.evaluate import bootstrap_interval
-from fashiongen.evaluation.images import as_written, grid, image_name, shown
+from fashiongen.evaluation.images import file_name, grid
+from fashiongen.evaluation.intervals import bootstrap_interval
 from fashiongen.evaluation.provenance import weights_sha256
 from fashiongen.methods.base import Method
 from fashiongen.metrics import FID, KID
 from fashiongen.metrics.base import PairMetric, SetMetric
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.records import source_sha256
+from fashiongen.tasks.one_image import as_written
+from fashiongen.tasks.try_off import TryOff
 
 N, SIZE = 7, (12, 8)
 
@@ -42,8 +45,8 @@ def sample(index):
     return TryOffBatch(ids=[f"id{(index * 3) % N}"], person=person, mask=mask, category=["upper"], garment=garment, garment_mask=mask)
 
 
-class Gallery(L.LightningDataModule):
-    name, split = "gallery", "test"
+class Gallery(FashionData):
+    name, split, task = "gallery", "test", "vtoff"
 
     def __init__(self, batch_size=3, offers=("mask", "garment", "garment_mask"), count=N):
         super().__init__()
@@ -87,7 +90,7 @@ class Copier(Method):
 
 
 class Restless(L.LightningModule):
-    """Has no verb."""
+    """Has no task's interface."""
 
     def test_step(self, batch, batch_idx):
         pass
@@ -432,19 +435,23 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
 
 def test_the_grid_shows_person_mask_prediction_and_truth_at_any_size():
     one = sample(0)
-    (row,) = shown(one, to_float(one.garment), one.garment, [0])
-    assert torch.equal(row.masked[:, one.mask[0, 0]], torch.full((3, 24), 128, dtype=torch.uint8))
-    assert torch.equal(row.prediction, row.truth) and grid([row] * 20).shape == (3, 12 * 136, 4 * 92)
+    (row,) = TryOff().gallery_rows(to_float(one.garment), one, [0])
+    assert list(row.images) == ["input", "agnostic", "prediction", "truth"]
+    assert torch.equal(row.images["agnostic"][:, one.mask[0, 0]], torch.full((3, 24), 128, dtype=torch.uint8))
+    assert torch.equal(row.images["prediction"], row.images["truth"]) and grid([row] * 20).shape == (3, 12 * 136, 4 * 92)
     big = TryOffBatch.collate([one])
     big.person = one.person.repeat_interleave(64, dim=2).repeat_interleave(64, dim=3)
     big.mask = torch.zeros(1, 1, 768, 512, dtype=torch.bool)
-    assert grid(shown(big, to_float(big.person), big.person, [0])).shape == (3, 388, 4 * 260)
+    big.garment = None
+    (row,) = TryOff().gallery_rows(to_float(big.person), big, [0])
+    assert (row.images["truth"] == 128).all()
+    assert grid([row]).shape == (3, 388, 4 * 260)
 
 
 @pytest.mark.parametrize("id_", ["../x", "a/b", "a\\b", ".hidden", "", ".."])
 def test_ids_that_would_leave_the_folder_are_refused(tmp_path, id_):
     with pytest.raises(UserError, match="cannot be a file name"):
-        image_name(id_)
+        file_name(id_)
     data = Gallery(count=2)
     data.samples[1].ids = [id_]
     with pytest.raises(UserError, match="cannot be a file name"):
@@ -462,7 +469,7 @@ def test_predictions_are_written_one_png_a_sample(tmp_path):
 
 
 def test_a_prediction_that_is_not_finite_is_named(tmp_path):
-    with pytest.raises(UserError, match="Broken's image of id3 is not finite"):
+    with pytest.raises(UserError, match=r"Broken: the image id3\.png is not finite"):
         trainer(tmp_path, WritePredictions(str(tmp_path / "out"))).predict(Broken(), datamodule=Gallery(), return_predictions=False)
 
 

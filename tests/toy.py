@@ -1,6 +1,5 @@
 """A method and a dataset as small as they can be, for tests of what surrounds methods."""
 
-import lightning.pytorch as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -8,6 +7,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset
 
 from fashiongen.batches import TryOffBatch, to_float
+from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
 
@@ -89,11 +89,12 @@ class Images(Dataset):
         return TryOffBatch(ids=[f"image-{index}"], person=person, mask=mask, category=["upper"], garment=garment, garment_mask=mask)
 
 
-class Gallery(L.LightningDataModule):
+class Gallery(FashionData):
     """Images of noise; `broken` is the index of one that cannot be read."""
 
     name = "gallery"
     split = "test"
+    task = "vtoff"
     offers = frozenset({"mask", "garment", "garment_mask"})
 
     def __init__(self, count: int = 8, num_workers: int = 0, broken: int | None = None) -> None:

@@ -33,10 +33,10 @@ from torch import Tensor
 from fashiongen import metrics
 from fashiongen.data import FashionVC
 from fashiongen.evaluation import Evaluate
-from fashiongen.evaluation.embeddings import Embeddings
-from fashiongen.evaluation.index import Found, Index, recall, search_exactly
 from fashiongen.evaluation.provenance import versions
 from fashiongen.methods.geco import GECo
+from fashiongen.retrieval.embeddings import Embeddings
+from fashiongen.retrieval.index import Found, Index, recall, search_exactly
 
 PEOPLE = 6664  # pairs of the embedded world: 1,000 of them for testing
 IMAGES = {"tiny": 64, "full": 128}

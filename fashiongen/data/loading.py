@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from fashiongen.batches import Batch
+from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
@@ -202,7 +203,7 @@ class ResumableLoader(Loader):
             self.sampler.set_epoch(state["epoch"])
 
 
-class LoadingData(L.LightningDataModule):
+class LoadingData(FashionData):
     """What data modules share that train resumably and serve every sample of an evaluation once.
 
     Attributes:

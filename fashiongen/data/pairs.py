@@ -218,6 +218,7 @@ class TopBottomData(LoadingData):
         skipped: what training left out because its files are damaged, one message each time.
     """
 
+    task = "retrieval"
     lists: ClassVar[dict[str, tuple[str, ...]]]
     """For each split the names under which copies hold its list, the authors' name first."""
 

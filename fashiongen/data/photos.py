@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lightning.pytorch as L
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
 from fashiongen.batches import TryOffBatch
+from fashiongen.data.base import FashionData
 from fashiongen.data.images import Size, image_size, image_to_tensor, open_image, read_mask
 from fashiongen.data.listing import leaves_root
 from fashiongen.data.loading import Loader, ShardSampler, require_at_least_one, share
@@ -142,7 +142,7 @@ def _cut(image: Image.Image, frame: Box, fill: str | int) -> Image.Image:
     return cut
 
 
-class Photos(L.LightningDataModule):
+class Photos(FashionData):
     """A folder of one's own photos, for `fashiongen predict`; there is no truth to train on or to judge by.
 
     A photo of another proportion than `size` is padded with white, never squeezed. Subfolders and hidden files are passed over. A sample's
@@ -156,6 +156,7 @@ class Photos(L.LightningDataModule):
 
     name = "photos"
     split = "predict"
+    task = "vtoff"
     offers: frozenset[str] = frozenset({"mask"})
 
     def __init__(

@@ -215,6 +215,7 @@ class TryOnData(LoadingData):
         datasets: by split, those of the last `setup`.
     """
 
+    task = "vtoff"
     markers: ClassVar[tuple[str, ...]]
     dataset_class: ClassVar[type[TryOnDataset]]
 

@@ -1,9 +1,8 @@
-"""Images of an evaluation: what counts as a method's result, its files, and grids for the eye."""
+"""Images of an evaluation as files, and grids of them for the eye."""
 
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,38 +10,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from fashiongen.batches import Batch, TryOffBatch, to_uint8
 from fashiongen.errors import UserError
+from fashiongen.tasks import GalleryRow
 
 GRID_ROWS = 12
-GRID_COLUMNS = ("person", "masked", "prediction", "truth")
 CELL_HEIGHTS = (128, 384)
 
 
-def checked(method: object, outputs: object, batch: Batch) -> Tensor:
-    """Return a verb's result as float32 if it is one image of the batch's size a sample.
-
-    Raises:
-        TypeError: if it is not.
-    """
-    if not isinstance(batch, TryOffBatch):
-        raise TypeError(f"cannot tell what a method returns for a {type(batch).__name__}")
-    size = (len(batch), *batch.person.shape[1:])
-    if not isinstance(outputs, Tensor) or tuple(outputs.shape) != size:
-        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise TypeError(f"{type(method).__name__} must return images {size}, it returned {got}")
-    return outputs.float()
-
-
-def as_written(images: Tensor) -> Tensor:
-    """Return images (B, 3, H, W) in [-1, 1] as a PNG file would give them back: floats in [0, 1], 255 steps.
-
-    A value that is not a number stays one, so that a metric can tell.
-    """
-    return torch.where(images.isfinite(), to_uint8(images.nan_to_num()).float() / 255.0, torch.nan)
-
-
-def image_name(id_: str) -> str:
+def file_name(id_: str) -> str:
     """Return the file name of a sample's image.
 
     Raises:
@@ -68,43 +43,36 @@ def write_png(path: Path, image: Tensor) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """One sample for the eye: uint8 images (3, H, W) on the CPU, in the order of `GRID_COLUMNS`."""
+def grid(rows: Sequence[GalleryRow]) -> Tensor:
+    """Return one uint8 image (3, H, W): a row a sample, a column a heading; tiny images are enlarged, big ones reduced.
 
-    id: str
-    person: Tensor
-    masked: Tensor
-    prediction: Tensor
-    truth: Tensor
-
-
-def shown(batch: Batch, prediction: Tensor, truth: Tensor | None, indices: Sequence[int]) -> list[Shown]:
-    """Take the samples at `indices` out of a batch, a prediction (B, 3, H, W) in [-1, 1] and the uint8 truth (B, 3, H, W), grey if None."""
-    if not isinstance(batch, TryOffBatch):
-        raise TypeError(f"do not know how to show a {type(batch).__name__}")
-    grey = torch.full_like(batch.person, 128)
-    masked = torch.where(batch.mask, grey, batch.person)
-    images = (batch.person, masked, to_uint8(prediction.nan_to_num()), grey if truth is None else truth)
-    return [
-        Shown(id=batch.ids[index], **{name: image[index].cpu() for name, image in zip(GRID_COLUMNS, images, strict=True)})
-        for index in indices
-    ]
+    Images may differ in size, such as outfits of different numbers of items: they are padded with white.
+    """
+    cells = [[_cell(image) for image in row.images.values()] for row in rows[:GRID_ROWS]]
+    widths = [max(cell.shape[2] for cell in column) for column in zip(*cells, strict=True)]
+    lines = []
+    for line in cells:
+        height = max(cell.shape[1] for cell in line)
+        padded = [
+            pad(cell, (0, width - cell.shape[2], 0, height - cell.shape[1]), value=255) for cell, width in zip(line, widths, strict=True)
+        ]
+        lines.append(torch.cat(padded, dim=2))
+    return torch.cat(lines, dim=1)
 
 
-def grid(samples: Sequence[Shown]) -> Tensor:
-    """Return one uint8 image (3, H, W): a row a sample, a column a kind; tiny images are enlarged, big ones reduced."""
-    rows = [torch.cat([_cell(getattr(sample, column)) for column in GRID_COLUMNS], dim=2) for sample in samples[:GRID_ROWS]]
-    return torch.cat(rows, dim=1)
+def reduced(image: Tensor) -> Tensor:
+    """Return a uint8 image (3, H, W) no higher than a cell of the grid."""
+    height, width = image.shape[1:]
+    most = CELL_HEIGHTS[1]
+    if height <= most:
+        return image
+    size = (most, max(1, round(width * most / height)))
+    return interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
 
 
 def _cell(image: Tensor) -> Tensor:
-    least, most = CELL_HEIGHTS
-    height, width = image.shape[1:]
+    least, height = CELL_HEIGHTS[0], image.shape[1]
     if height < least:
         times = math.ceil(least / height)
         image = image.repeat_interleave(times, dim=1).repeat_interleave(times, dim=2)
-    elif height > most:
-        size = (most, max(1, round(width * most / height)))
-        image = interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
-    return pad(image, (2, 2, 2, 2), value=255)
+    return pad(reduced(image), (2, 2, 2, 2), value=255)

@@ -1,28 +1,38 @@
 """Predictions written to files."""
 
 import contextlib
+import json
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.callbacks import Callback
 
+from fashiongen import tasks
 from fashiongen.batches import Batch, to_uint8
 from fashiongen.errors import UserError
-from fashiongen.evaluation.images import checked, image_name, write_png
+from fashiongen.evaluation.images import file_name, write_png
+from fashiongen.nn.processes import gather
+from fashiongen.records import write_atomically
 
 PENDING_IMAGES = 64
 
 
 class WritePredictions(Callback):
-    """Writes what `predict_step` returns as `ID.png`, one file a sample, while the next batch is computed."""
+    """Writes what `predict_step` returns as PNG, named by the task after the samples, while the next batch is computed.
+
+    What a task says of its images in words goes to `captions.jsonl`, a line an image.
+    """
 
     def __init__(self, out: str) -> None:
         """Write to the folder `out`; an image of the same name is replaced."""
         self.out = Path(out).expanduser()
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[Future[None]] = deque()
+        self._captions: list[dict[str, Any]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Make the folder.
@@ -37,30 +47,38 @@ class WritePredictions(Callback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the threads that write."""
+        self._captions = []
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="write-png")
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Hand the batch's images (B, 3, H, W) in [-1, 1] to the writers.
+        """Hand the batch's images to the writers.
 
         Raises:
             UserError: if a prediction is not finite, an id cannot be a file name, or a file cannot be written.
         """
-        prediction = checked(pl_module, outputs, batch)
-        names = [image_name(id_) for id_ in batch.ids]
-        if not prediction.isfinite().all():
-            broken = [id_ for id_, image in zip(batch.ids, prediction, strict=True) if not image.isfinite().all()]
-            raise UserError(f"{type(pl_module).__name__}'s image of {broken[0]} is not finite: broken weights, or too low a precision")
+        task = tasks.task_of(batch)()
+        prediction = task.check_prediction(pl_module, outputs, batch)
+        images = [(file_name(name), image) for name, image in task.images(prediction, batch)]
+        finite = torch.stack([image.isfinite().all() for _, image in images]).tolist() if images else []
+        if not all(finite):
+            broken = images[finite.index(False)][0]
+            raise UserError(f"{type(pl_module).__name__}: the image {broken} is not finite: broken weights, or too low a precision")
         assert self._pool is not None
-        for name, image in zip(names, to_uint8(prediction).cpu(), strict=True):
-            self._pending.append(self._pool.submit(write_png, self.out / name, image))
+        for name, image in images:
+            self._pending.append(self._pool.submit(write_png, self.out / name, to_uint8(image).cpu()))
+        self._captions += task.captions(prediction, batch) or []
         while len(self._pending) > PENDING_IMAGES:
             self._pending.popleft().result()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wait until all is written."""
+        """Wait until all is written, and write the captions of all processes."""
         self._close(cancel=False)
+        captions = [caption for part in gather(self._captions) for caption in part]
+        if captions and trainer.is_global_zero:
+            lines = sorted(json.dumps(caption, ensure_ascii=False) + "\n" for caption in captions)
+            write_atomically(self.out / "captions.jsonl", "".join(lines))
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Let the writers finish what they are at; what went wrong first is what is told."""

@@ -14,6 +14,7 @@ import torch
 
 import fashiongen
 from fashiongen.checkpoints import read_state
+from fashiongen.data.base import FashionData
 from fashiongen.records import file_sha256
 
 
@@ -36,6 +37,21 @@ def parameters(module: torch.nn.Module) -> dict[str, int]:
     """Return how many parameters a module has in total and how many of them are trained."""
     trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return {"trainable": trainable, "total": sum(parameter.numel() for parameter in module.parameters())}
+
+
+def data_info(data: FashionData) -> dict[str, str]:
+    """Return what a record says of the data: fingerprint, size, origin of masks, and whether they are the embedded world's.
+
+    Results with a dataset's own masks and with made ones differ; embedded data bear the name of a real dataset for its layout alone.
+    """
+    origins = data.describe().get("masks", {}).get(data.split)
+    info = {
+        "fingerprint": data.fingerprint(),
+        "size": "" if data.size is None else f"{data.size[0]}x{data.size[1]}",
+        "masks": ", ".join(origins or ()),
+        "world": "wardrobe" if data.embedded else "",
+    }
+    return {name: value for name, value in info.items() if value}
 
 
 def checkpoint(path: str | os.PathLike[str] | None) -> dict[str, str] | None:

@@ -6,32 +6,13 @@ finite is NaN, and so is then the metric; one without candidates has no value, i
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fashiongen.batches import Ranked
 from fashiongen.errors import UserError
 from fashiongen.metrics.base import PerSample
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranked:
-    """What metrics are told about `B` queries and a catalogue of `C` candidates.
-
-    Attributes:
-        scores: (B, C), higher is better.
-        positive: (B,) int64, which candidate is right.
-        negatives: (B, N) int64, the candidates that each query's list names as negatives, in order; -1 where a list is shorter.
-        others: (B, C) bool, candidates that are right as well.
-        n_positives: how many of the catalogue, the first ones, are right for some query of the whole test.
-    """
-
-    scores: Tensor
-    positive: Tensor
-    negatives: Tensor
-    others: Tensor
-    n_positives: int
 
 
 class RankingMetric(PerSample):

@@ -111,7 +111,7 @@ def test_without_a_reference_the_record_names_the_data_s_own_truth(tmp_path):
 
 def test_a_second_test_does_not_count_the_reference_twice(tmp_path):
     evaluate, first = judge(tmp_path, Street(5), reference=Reference(data=Shop(9)))
-    _, second = judge(tmp_path, Street(5), metrics=evaluate.metrics, reference=evaluate.reference)
+    _, second = judge(tmp_path, Street(5), metrics=evaluate.metrics, reference=evaluate.protocol.reference)
     assert int(evaluate.metrics["gap"].n_targets) == 9
     assert first["metrics"] == second["metrics"]
 

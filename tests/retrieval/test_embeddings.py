@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fashiongen.errors import UserError
-from fashiongen.evaluation.embeddings import Store, identity
+from fashiongen.retrieval.embeddings import Store, identity
 
 
 @pytest.fixture

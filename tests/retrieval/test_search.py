@@ -9,8 +9,8 @@ from PIL import Image
 from fashiongen.batches import to_float
 from fashiongen.cli import main
 from fashiongen.errors import UserError
-from fashiongen.evaluation.retrieve import page, retrieve, run
 from fashiongen.methods.base import Method
+from fashiongen.retrieval.search import page, retrieve, run
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "dark red": (150, 0, 0)}
 

@@ -10,9 +10,9 @@ from fashiongen.batches import to_float
 from fashiongen.data import FashionTaobaoTB
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate
-from fashiongen.evaluation.ranking import Catalogue
 from fashiongen.methods.base import Method
 from fashiongen.metrics import AUC, MRR, Recall
+from fashiongen.tasks.retrieval import Catalogue
 from fashiongen.wardrobe import write_fashion_taobao_tb
 
 SIZE = (8, 8)

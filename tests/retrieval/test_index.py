@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fashiongen.errors import UserError
-from fashiongen.evaluation import embeddings, index
-from fashiongen.evaluation.embeddings import Embeddings
-from fashiongen.evaluation.index import Found, Index, check_kind, recall, search_exactly
+from fashiongen.retrieval import embeddings, index
+from fashiongen.retrieval.embeddings import Embeddings
+from fashiongen.retrieval.index import Found, Index, check_kind, recall, search_exactly
 
 
 class Products:

@@ -24,9 +24,9 @@ from fashiongen.data.cache import cache_folder
 from fashiongen.data.images import image_to_tensor, open_image
 from fashiongen.data.pairs import ENDINGS
 from fashiongen.errors import UserError
-from fashiongen.evaluation.embeddings import Embeddings, Store, identity
-from fashiongen.evaluation.index import Found, Index, Kind, check_kind, recall, search_exactly
 from fashiongen.records import write_atomically
+from fashiongen.retrieval.embeddings import Embeddings, Store, identity
+from fashiongen.retrieval.index import Found, Index, Kind, check_kind, recall, search_exactly
 
 SHOWN_HEIGHT = 192
 JUDGED = 100  # queries on which an index is held against the exact search, which takes longer

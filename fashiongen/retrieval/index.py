@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fashiongen.data.cache import locked
 from fashiongen.errors import UserError
-from fashiongen.evaluation.embeddings import Embeddings
+from fashiongen.retrieval.embeddings import Embeddings
 
 Kind = Literal["exact", "ivf", "hnsw"]
 QUERIES = 64  # scored at a time: with a block of candidates this bounds memory

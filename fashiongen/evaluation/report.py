@@ -1,0 +1,118 @@
+"""What a test leaves: the images, the values of each sample, and the table on the screen."""
+
+import errno
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from fashiongen.errors import UserError
+from fashiongen.evaluation.images import file_name, grid, reduced, write_png
+from fashiongen.records import Record, write_atomically
+from fashiongen.tasks import GalleryRow
+
+BETTER = {True: "higher", False: "lower", None: ""}
+
+
+class Report:
+    """The files beside a record: OUT.images/, OUT.gallery/, OUT.grid.png and OUT.per_sample.jsonl."""
+
+    def __init__(self, out: Path) -> None:
+        """Write beside the record `out`."""
+        self.out = out
+        self.images = out.with_name(f"{out.stem}.images")
+        self.gallery = out.with_name(f"{out.stem}.gallery")
+        self.grid = out.with_name(f"{out.stem}.grid.png")
+        self.per_sample = out.with_name(f"{out.stem}.per_sample.jsonl")
+
+    def check_writable(self) -> None:
+        """Refuse a record whose file, or one of those beside it, could not be written; leaves nothing but its folder.
+
+        Raises:
+            UserError: saying why.
+        """
+        out = self.out
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=out.parent):
+                pass
+            for file in (out, self.per_sample, self.grid):
+                if file.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, f"{file} is a folder")
+            for folder in (self.images, self.gallery):
+                if folder.exists() and not folder.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, f"{folder} is no folder")
+        except OSError as error:
+            raise UserError(f"evaluate.out: cannot write {out}: {error.strerror}; choose another --evaluate.out") from error
+
+    def write_images(self, rows: Sequence[GalleryRow], prediction: str, headings: Sequence[str]) -> tuple[str | None, dict[str, str]]:
+        """Write the predictions, what the gallery shows beside them, and the grid; old ones are replaced.
+
+        Args:
+            rows: the samples.
+            prediction: the heading of the predictions.
+            headings: what else of a row is shown in the gallery.
+
+        Returns:
+            The folder of the predictions, None without rows, and the folders of the others by heading, relative to the record.
+        """
+        if not rows:
+            return None, {}
+        with _replacing(self.images) as part:
+            for row in rows:
+                write_png(part / file_name(row.id), row.images[prediction])
+        with _replacing(self.gallery) as part:
+            for heading in headings:
+                (part / heading).mkdir()
+                for row in rows:
+                    write_png(part / heading / file_name(row.id), reduced(row.images[heading]))
+        write_png(self.grid, grid(rows))
+        return self.images.name, {heading: f"{self.gallery.name}/{heading}" for heading in headings}
+
+    def write_per_sample(self, ids: Sequence[str], values: dict[str, NDArray[np.float64]]) -> str:
+        """Write a line of JSON a sample with its value of each metric, and return the file's name."""
+        rows = [{"id": id_, **{name: _number(of_all[index]) for name, of_all in values.items()}} for index, id_ in enumerate(ids)]
+        write_atomically(self.per_sample, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        return self.per_sample.name
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Give a new folder to fill, which takes the place of the old one once it is whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield part
+        part.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def print_table(record: Record, out: Path | None) -> None:
+    """Print a record's metrics as a table, and what speaks against them."""
+    title = f"{record.method}: {record.task} on {record.dataset} ({record.split}), {record.n_samples} samples"
+    table = Table(title=title, caption=None if out is None else str(out))
+    for heading in ("metric", "better", "value", "95 % interval"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    for name, result in record.metrics.items():
+        interval = "" if result["ci95"] is None else "{:.4f} to {:.4f}".format(*result["ci95"])
+        # Rich takes square brackets for markup.
+        table.add_row(name.replace("[", r"\["), BETTER[result["higher_is_better"]], f"{result['value']:.4f}", interval)
+    Console().print(table)
+    if record.reason:
+        Console().print(record.reason)
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

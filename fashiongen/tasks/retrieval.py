@@ -1,0 +1,228 @@
+"""Top-bottom retrieval (`retrieval`): for a top, all bottoms of a catalogue are ranked.
+
+Each bottom is embedded once, before the first query; then each batch of queries is scored against all of them.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import lightning.pytorch as L
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from fashiongen.batches import Batch, CandidateBatch, QueryBatch, Ranked
+from fashiongen.errors import UserError
+from fashiongen.nn.processes import gather
+from fashiongen.tasks.base import Data, Task
+from fashiongen.tasks.base import Protocol as EvaluationProtocol
+
+# Candidates scored at a time; with queries in batches this bounds the memory of one block.
+BLOCK = 65_536
+
+
+@runtime_checkable
+class RanksBottoms(Protocol):
+    """The interface of retrieval: each top and each bottom is embedded once, then all pairs are scored in blocks.
+
+    Attributes:
+        inner_product: whether `score` is the matrix product of the embeddings, so that an index of nearest neighbours may serve it.
+    """
+
+    inner_product: ClassVar[bool]
+
+    def embed_query(self, batch: QueryBatch) -> Tensor:
+        """Embed tops: (B, D), in the order of `batch.ids`."""
+
+    def embed_candidate(self, batch: CandidateBatch) -> Tensor:
+        """Embed bottoms: (C, E), in the order of `batch.ids`."""
+
+    def score(self, query: Tensor, candidate: Tensor) -> Tensor:
+        """Score all pairs of embeddings (B, D) and (C, E): (B, C), higher is better."""
+
+
+class Candidates(Protocol):
+    """A Dataset of bottoms, each once.
+
+    Attributes:
+        ids: first those that are right for some query, then the others.
+        n_positives: how many are right for some query.
+    """
+
+    ids: list[str]
+    n_positives: int
+
+    def __len__(self) -> int:
+        """Return their number, C."""
+
+
+@runtime_checkable
+class CatalogueData(Protocol):
+    """What retrieval asks of a DataModule beside `Data`."""
+
+    def catalogue(self, split: str) -> Candidates:
+        """Return the bottoms of a split."""
+
+    def catalogue_dataloader(self, split: str) -> Any:  # noqa: ANN401  Lightning's own union of loaders
+        """Return this process's share of them as batches of candidates."""
+
+
+class Retrieval(Task):
+    """Judged by where a query's positive stands among the candidates that a metric names."""
+
+    name: ClassVar[str] = "retrieval"
+    batch: ClassVar[type[Batch]] = QueryBatch
+    interface: ClassVar[type] = RanksBottoms
+    method: ClassVar[str] = "embed_query"
+
+    def check_data(self, data: Data, protocol: EvaluationProtocol) -> None:
+        """Refuse data without a catalogue.
+
+        Raises:
+            UserError: saying so.
+        """
+        if not isinstance(data, CatalogueData):
+            raise UserError(f"{self.name} needs a catalogue to rank, which {data.name} has not; use a dataset of tops and bottoms")
+
+    def start(self, trainer: L.Trainer, module: L.LightningModule, protocol: EvaluationProtocol) -> None:
+        """Embed the catalogue."""
+        self.catalogue = encode_catalogue(trainer, module)
+
+    def check_prediction(self, method: object, prediction: object, batch: Batch) -> Tensor:
+        """Return embedded queries, (B, D).
+
+        Raises:
+            TypeError: if they are not.
+        """
+        if not isinstance(prediction, Tensor) or prediction.ndim != 2 or len(prediction) != len(batch):
+            raise TypeError(f"{type(method).__name__}.embed_query must return (B, D) for {len(batch)} queries")
+        return prediction
+
+    def update(self, method: L.LightningModule, prediction: Tensor, batch: Batch, protocol: EvaluationProtocol) -> int:
+        """Rank the catalogue for each query."""
+        ranked = self.catalogue.rank(method, prediction, batch)
+        for metric in protocol.metrics.values():
+            metric.update(ranked)
+        return int((~ranked.scores.isfinite().all(dim=1)).sum())
+
+    def images(self, prediction: Any, batch: Batch) -> list[tuple[str, Tensor]]:  # noqa: ANN401
+        """Refuse: a ranking is no image.
+
+        Raises:
+            UserError: with what to use instead.
+        """
+        raise UserError("predict writes images, and a ranking is none: `fashiongen retrieve` ranks a folder of bottoms for a top")
+
+    def reference_info(self, data: Data, protocol: EvaluationProtocol) -> dict[str, str]:
+        """Tell what catalogue was ranked."""
+        size = str(len(self.catalogue))
+        return {"dataset": data.name, "split": data.split, "field": "bottom", "catalogue": size, "fingerprint": data.fingerprint()}
+
+
+class Catalogue:
+    """Embedded candidates, and their places in the catalogue."""
+
+    def __init__(self, ids: Sequence[str], embeddings: Tensor, n_positives: int) -> None:
+        """Take candidates in order.
+
+        Args:
+            ids: C ids, each once.
+            embeddings: (C, E).
+            n_positives: how many of them, the first ones, are right for some query.
+        """
+        self.ids = list(ids)
+        # Equal candidates are scored once: a matrix product adds up in another order near its edges, and would break ties by place.
+        self.distinct, self._which = embeddings.unique(dim=0, return_inverse=True)
+        self.n_positives = n_positives
+        self._place = {id_: index for index, id_ in enumerate(self.ids)}
+
+    def __len__(self) -> int:
+        """Return the number of candidates, C."""
+        return len(self.ids)
+
+    def places(self, ids: Iterable[str]) -> list[int]:
+        """Return where candidates stand."""
+        return [self._place[id_] for id_ in ids]
+
+    def scores(self, method: RanksBottoms | L.LightningModule, queries: Tensor, block: int = BLOCK) -> Tensor:
+        """Score embedded queries (B, D) against all candidates, `block` of them at a time: (B, C).
+
+        Raises:
+            TypeError: if the method's scores have another shape.
+        """
+        ranker = typing.cast(RanksBottoms, method)
+        parts = []
+        for candidates in self.distinct.split(block):
+            part, wanted = ranker.score(queries, candidates), (len(queries), len(candidates))
+            if part.shape != wanted:
+                raise TypeError(f"{type(method).__name__}.score must return (B, C) = {wanted}, not {tuple(part.shape)}")
+            parts.append(part)
+        return torch.cat(parts, dim=1)[:, self._which]
+
+    def rank(self, method: RanksBottoms | L.LightningModule, queries: Tensor, batch: Batch) -> Ranked:
+        """Score embedded queries (B, D) of a batch, and look up its positives, negatives and others.
+
+        Raises:
+            TypeError: if the batch does not tell its positives.
+        """
+        if not isinstance(batch, QueryBatch) or batch.positive is None or batch.negatives is None or batch.others is None:
+            raise TypeError(f"retrieval is judged by batches of queries with their positives, not by {type(batch).__name__}")
+        with torch.no_grad():
+            scores = self.scores(method, queries)
+        others = torch.zeros(scores.shape, dtype=torch.bool)
+        for row, ids in enumerate(batch.others):
+            others[row, self.places(ids)] = True
+        longest = max(len(negatives) for negatives in batch.negatives)
+        negatives = torch.tensor(
+            [[*self.places(listed), *[-1] * (longest - len(listed))] for listed in batch.negatives], dtype=torch.int64
+        ).reshape(len(batch), longest)
+        device = scores.device
+        positive = torch.tensor(self.places(batch.positive), device=device)
+        return Ranked(
+            scores=scores, positive=positive, negatives=negatives.to(device), others=others.to(device), n_positives=self.n_positives
+        )
+
+
+@torch.no_grad()
+def encode_catalogue(trainer: L.Trainer, module: L.LightningModule) -> Catalogue:
+    """Embed each bottom of the tested split once; several processes share the work and all get the whole.
+
+    Raises:
+        UserError: if there is no bottom.
+    """
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
+    data.trainer = trainer  # tells the data module which share is this process's
+    ranker = typing.cast(RanksBottoms, module)
+    listed: Candidates = data.catalogue("test")
+    if not len(listed):
+        raise UserError(f"retrieval: {data.name} has no bottom to rank")
+    loader = data.catalogue_dataloader("test")
+    ids: list[str] = []
+    parts: list[Tensor] = []
+    training = module.training
+    module.eval()
+    with trainer.precision_plugin.forward_context():
+        for batch in track(loader, "catalogue", total=len(loader), disable=not trainer.is_global_zero, transient=True):
+            batch = _on_device(batch, module.device)
+            ids += batch.ids
+            parts.append(ranker.embed_candidate(batch))
+    module.train(training)
+    ids, embeddings = _join_processes(ids, torch.cat(parts) if parts else None, module.device)
+    order = {id_: index for index, id_ in enumerate(ids)}
+    return Catalogue(listed.ids, embeddings[[order[id_] for id_ in listed.ids]], listed.n_positives)
+
+
+def _on_device(batch: CandidateBatch, device: torch.device) -> CandidateBatch:
+    if batch.bottom is not None:
+        batch.bottom = batch.bottom.to(device)
+    return batch
+
+
+def _join_processes(ids: list[str], embeddings: Tensor | None, device: torch.device) -> tuple[list[str], Tensor]:
+    """Join what the processes have embedded."""
+    parts = gather((ids, None if embeddings is None else embeddings.cpu()))
+    together = torch.cat([part for _, part in parts if part is not None]).to(device)
+    return [id_ for part_ids, _ in parts for id_ in part_ids], together
