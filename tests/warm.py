@@ -75,17 +75,11 @@ class Command:
         """The exit status, negative the number of the signal that ended it; None while it runs."""
         return self._process.exitcode
 
-    def poll(self) -> int | None:
-        return self.returncode
-
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired("fashiongen", timeout or 0)
         return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
 
     def end(self) -> None:
         """Kill it with all that it has started, if it still runs."""
