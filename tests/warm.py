@@ -26,6 +26,7 @@ CONTEXT.set_forkserver_preload(["fashiongen.training", "fashiongen.methods.igr",
 
 def run_command(arguments: list[str], cwd: str, environment: dict[str, str], output: str, append: bool) -> None:
     """Become the process of a command; runs in the forked process."""
+    assert "fashiongen.training" in sys.modules, "the server is cold: what it should have imported is not there"
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
