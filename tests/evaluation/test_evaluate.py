@@ -1,4 +1,4 @@
-"""Evaluate and WritePredictions around a toy method: what is judged, what is written, what is refused."""
+"""Evaluate around a toy method: what is judged, what the record says, what is refused."""
 
 import errno
 import json
@@ -6,151 +6,20 @@ import math
 import os
 from pathlib import Path
 
-import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
+from judged import Broken, Copier, Distance, Gallery, N, Restless, judge, metrics, sample, trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from fashiongen.batches import TryOffBatch, to_float, to_uint8
-from fashiongen.data.base import FashionData
-from fashiongen.data.loading import Loader, ShardSampler, share
+from fashiongen.batches import to_float, to_uint8
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
-from fashiongen.evaluation.images import file_name, grid
 from fashiongen.evaluation.intervals import bootstrap_interval
 from fashiongen.evaluation.provenance import weights_sha256
-from fashiongen.methods.base import Method
 from fashiongen.metrics import FID, KID
-from fashiongen.metrics.base import PairMetric, SetMetric
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.records import source_sha256
-from fashiongen.tasks.one_image import as_written
-from fashiongen.tasks.try_off import TryOff
-
-N, SIZE = 7, (12, 8)
-
-
-def sample(index):
-    generator = torch.Generator().manual_seed(index)
-    person, garment = (torch.randint(0, 256, (1, 3, *SIZE), generator=generator, dtype=torch.uint8) for _ in range(2))
-    mask = torch.zeros(1, 1, *SIZE, dtype=torch.bool)
-    mask[..., 3:9, 2:6] = True
-    # Ids in another order than the samples: what is reported must not hang on the order of loading.
-    return TryOffBatch(ids=[f"id{(index * 3) % N}"], person=person, mask=mask, category=["upper"], garment=garment, garment_mask=mask)
-
-
-class Gallery(FashionData):
-    name, split, task = "gallery", "test", "vtoff"
-
-    def __init__(self, batch_size=3, offers=("mask", "garment", "garment_mask"), count=N):
-        super().__init__()
-        self.samples, self.batch_size, self.offers = [sample(index) for index in range(count)], batch_size, frozenset(offers)
-
-    def test_dataloader(self):
-        return Loader(self.samples, sampler=ShardSampler(self.samples, **share(self.trainer)), batch_size=self.batch_size)
-
-    val_dataloader = predict_dataloader = test_dataloader
-
-    def train_dataloader(self):
-        return DataLoader(self.samples, batch_size=2, collate_fn=TryOffBatch.collate)
-
-    def fingerprint(self):
-        return "f" * 64
-
-
-class Copier(Method):
-    """Says that the person is the garment, a little darker; remembers whether it was shown a target."""
-
-    needs = frozenset({"mask"})
-
-    def __init__(self):
-        super().__init__()
-        self.shade = nn.Parameter(torch.tensor(0.9))
-        self.frozen_part = nn.Parameter(torch.zeros(5), requires_grad=False)
-        self.saw_target, self.sampled, self.devices, self.random = False, False, [], []
-
-    def take_off(self, batch) -> Tensor:
-        self.sampled = True
-        self.saw_target |= batch.garment is not None or batch.garment_mask is not None
-        torch.rand(3)
-        return to_float(batch.person) * self.shade
-
-    def training_step(self, batch, batch_idx):
-        self.random.append(torch.rand(()).item())
-        return (to_float(batch.garment) - self.take_off(batch)).square().mean()
-
-    def validation_step(self, batch, batch_idx):
-        pass
-
-
-class Restless(L.LightningModule):
-    """Has no task's interface."""
-
-    def test_step(self, batch, batch_idx):
-        pass
-
-
-class Broken(Copier):
-    """Its second image of each batch is not a number."""
-
-    def take_off(self, batch):
-        images = super().take_off(batch).clone()
-        images[1:2, 0, 0, 0] = torch.nan
-        return images
-
-
-class Distance(PairMetric):
-    higher_is_better = False
-
-    def score(self, prediction, target, mask):
-        return (prediction - target).abs().mean(dim=(1, 2, 3))
-
-
-class Inside(Distance):
-    region = "foreground"
-    extractor = "tiny"
-    prepared = False
-
-    def prepare(self):
-        self.prepared = True
-        self.network = nn.Linear(2, 2)
-
-    def score(self, prediction, target, mask):
-        return ((prediction - target).abs().mean(dim=1) * mask[:, 0]).sum(dim=(1, 2)) / mask.sum(dim=(1, 2, 3))
-
-
-class MeanGap(SetMetric):
-    higher_is_better = False
-
-    def features(self, images):
-        return images.mean(dim=(2, 3))
-
-    def distance(self, predictions, targets):
-        return (predictions.mean(dim=0) - targets.mean(dim=0)).norm()
-
-
-def metrics():
-    return {"distance": Distance(), "inside": Inside(), "gap": MeanGap()}
-
-
-def trainer(tmp_path, *callbacks, **options):
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    keeps = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
-    settings = {"accelerator": "cpu", "default_root_dir": tmp_path, "enable_checkpointing": keeps, **quiet, **options}
-    return L.Trainer(callbacks=list(callbacks), **settings)
-
-
-def judge(tmp_path, method=None, data=None, **options):
-    evaluate = Evaluate(**{"protocol": "toy", "metrics": metrics(), "out": str(tmp_path / "out.json"), **options})
-    method = method or Copier()
-    trainer(tmp_path, evaluate).test(method, datamodule=data or Gallery(), verbose=False)
-    return evaluate, method
 
 
 def test_the_record_tells_what_was_measured_and_how(tmp_path, monkeypatch):
@@ -240,21 +109,6 @@ def test_checking_the_place_of_the_record_leaves_nothing_behind(tmp_path):
     with pytest.raises(UserError, match="judged by the true garment"):
         judge(tmp_path, data=data, out=str(tmp_path / "new" / "out.json"))
     assert list((tmp_path / "new").iterdir()) == []
-
-
-def test_images_are_the_first_by_id_and_exactly_what_was_judged(tmp_path):
-    (tmp_path / "out.images").mkdir()
-    (tmp_path / "out.images" / "stale.png").write_text("from an earlier run")
-    judge(tmp_path, images=4)
-    folder = tmp_path / json.loads((tmp_path / "out.json").read_text())["images"]
-    assert sorted(path.name for path in folder.iterdir()) == ["id0.png", "id1.png", "id2.png", "id3.png"]
-    by_id = {one.ids[0]: one for one in map(sample, range(N))}
-    for path in folder.iterdir():
-        ours = to_uint8(to_float(by_id[path.stem].person) * 0.9)[0].permute(1, 2, 0).numpy()
-        assert np.array_equal(np.array(Image.open(path)), ours)
-    with Image.open(tmp_path / "out.grid.png") as image:
-        assert image.size == (4 * (8 * 11 + 4), 4 * (12 * 11 + 4))
-    assert not list(tmp_path.glob(".*"))
 
 
 def test_numbers_do_not_depend_on_the_batch_size(tmp_path):
@@ -387,39 +241,10 @@ def test_a_image_of_another_size_is_refused(tmp_path):
         judge(tmp_path, Small())
 
 
-def test_validation_images_leave_no_trace_in_the_random_state(tmp_path):
-    methods, images = [], []
-    for wanted in (0, 5):
-        torch.manual_seed(1)
-        method, logger = Copier(), TensorBoardLogger(tmp_path, name=str(wanted))
-        evaluate = Evaluate(validation_images=wanted)
-        trainer(tmp_path, evaluate, logger=logger, max_epochs=2).fit(method, datamodule=Gallery())
-        events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
-        images.append(events.Images("val/images") if "val/images" in events.Tags()["images"] else [])
-        methods.append(method)
-    assert methods[0].random == methods[1].random
-    assert not images[0]
-    assert [(image.step, image.width, image.height) for image in images[1]] == [(4, 4 * 92, 5 * 136), (8, 4 * 92, 5 * 136)]
-
-
-def test_tensorboard_gets_numbers_and_images_of_a_test(tmp_path):
-    logger = TensorBoardLogger(tmp_path, name="log")
-    trainer(tmp_path, Evaluate(metrics=metrics()), logger=logger).test(Copier(), datamodule=Gallery(), verbose=False)
-    tags = EventAccumulator(logger.log_dir).Reload().Tags()
-    assert "test/images" in tags["images"] and "test/gap" in tags["scalars"]
-
-
 def test_the_table_is_printed(tmp_path, capsys):
     judge(tmp_path)
     printed = capsys.readouterr().out
     assert "inside[tiny]" in printed and "7 samples" in printed and "lower" in printed
-
-
-def test_as_written_is_what_a_png_gives_back():
-    images = torch.tensor([-2.0, -1.0, -0.999, 0.0, 0.5, 1.0, 3.0, torch.nan]).reshape(1, 1, 1, 8).expand(1, 3, 1, 8)
-    steps = as_written(images)[0, 0, 0] * 255
-    assert torch.allclose(steps[:-1], steps[:-1].round()) and steps[-1].isnan()
-    assert steps[:-1].round().tolist() == [0, 0, 0, 128, 191, 255, 255]
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():
@@ -431,54 +256,3 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
     assert 176 <= covered <= 198
     assert bootstrap_interval(np.arange(5.0)) == bootstrap_interval(np.arange(5.0))
     assert bootstrap_interval(np.array([1.0])) is None and bootstrap_interval(np.array([1.0, np.nan])) is None
-
-
-def test_the_grid_shows_person_mask_prediction_and_truth_at_any_size():
-    one = sample(0)
-    (row,) = TryOff().gallery_rows(to_float(one.garment), one, [0])
-    assert list(row.images) == ["input", "agnostic", "prediction", "truth"]
-    assert torch.equal(row.images["agnostic"][:, one.mask[0, 0]], torch.full((3, 24), 128, dtype=torch.uint8))
-    assert torch.equal(row.images["prediction"], row.images["truth"]) and grid([row] * 20).shape == (3, 12 * 136, 4 * 92)
-    big = TryOffBatch.collate([one])
-    big.person = one.person.repeat_interleave(64, dim=2).repeat_interleave(64, dim=3)
-    big.mask = torch.zeros(1, 1, 768, 512, dtype=torch.bool)
-    big.garment = None
-    (row,) = TryOff().gallery_rows(to_float(big.person), big, [0])
-    assert (row.images["truth"] == 128).all()
-    assert grid([row]).shape == (3, 388, 4 * 260)
-
-
-@pytest.mark.parametrize("id_", ["../x", "a/b", "a\\b", ".hidden", "", ".."])
-def test_ids_that_would_leave_the_folder_are_refused(tmp_path, id_):
-    with pytest.raises(UserError, match="cannot be a file name"):
-        file_name(id_)
-    data = Gallery(count=2)
-    data.samples[1].ids = [id_]
-    with pytest.raises(UserError, match="cannot be a file name"):
-        trainer(tmp_path, WritePredictions(str(tmp_path / "out"))).predict(Copier(), datamodule=data, return_predictions=False)
-    assert not [path for path in tmp_path.rglob("*.png") if path.parent != tmp_path / "out"]
-
-
-def test_predictions_are_written_one_png_a_sample(tmp_path):
-    writer = WritePredictions(str(tmp_path / "deep" / "out"))
-    trainer(tmp_path, writer).predict(Copier(), datamodule=Gallery(), return_predictions=False)
-    assert sorted(path.name for path in writer.out.iterdir()) == [f"id{index}.png" for index in range(N)]
-    for one in map(sample, range(N)):
-        written = torch.from_numpy(np.array(Image.open(writer.out / f"{one.ids[0]}.png"))).permute(2, 0, 1)
-        assert torch.equal(written, to_uint8(to_float(one.person) * 0.9)[0])
-
-
-def test_a_prediction_that_is_not_finite_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"Broken: the image id3\.png is not finite"):
-        trainer(tmp_path, WritePredictions(str(tmp_path / "out"))).predict(Broken(), datamodule=Gallery(), return_predictions=False)
-
-
-def test_a_folder_that_cannot_be_made_or_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make the folder"):
-        trainer(tmp_path, WritePredictions(str(tmp_path / "file" / "out"))).predict(
-            Copier(), datamodule=Gallery(), return_predictions=False
-        )
-    (tmp_path / "out" / "id0.png").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"cannot write .*id0\.png"):
-        trainer(tmp_path, WritePredictions(str(tmp_path / "out"))).predict(Copier(), datamodule=Gallery(), return_predictions=False)
