@@ -75,7 +75,7 @@ def find_protocol(name: str, recipe: Path | None = None) -> Path | None:
 
 
 def find_overlay(name: str, recipes: Path | None = None) -> Path | None:
-    """Return the file of an overlay: `overlays/NAME.yaml` in the recipes' folder or beside it, else the shipped one; None if there is none."""
+    """Return the file of an overlay: `overlays/NAME.yaml` in `recipes` or beside it, else the shipped one; None if there is none."""
     beside = [] if recipes is None else [recipes / "overlays", recipes.parent / "overlays"]
     files = (folder / f"{name}{SUFFIX}" for folder in [*beside, recipes_folder() / "overlays"])
     return next((file for file in files if file.is_file()), None)

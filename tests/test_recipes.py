@@ -113,24 +113,3 @@ def learns(recipe: Path) -> bool:
     class_path = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["class_path"]
     module, _, method = class_path.rpartition(".")
     return is_overridden("training_step", getattr(importlib.import_module(module), method), Method)
-
-
-def test_a_recipe_brings_its_own_protocol_and_another_one_wins(tmp_path, capsys):
-    """The recipe names the protocol; its file comes first, so that what the user adds still wins."""
-    from fashiongen.training import with_protocol
-
-    recipe = str(RECIPES / "tiny" / "igr.yaml")
-    assert with_protocol(["fit", "--config", recipe]) == ["fit", "--config", recipe]
-    args = with_protocol(["test", "--config", recipe, "--evaluate.out", "x.json"])
-    assert args == ["test", "--config", str(RECIPES / "tasks" / "vtoff-tiny.yaml"), "--config", recipe, "--evaluate.out", "x.json"]
-    street = str(RECIPES / "tasks" / "vtoff-igr-street.yaml")
-    assert with_protocol(["test", "--config", recipe, "--config", street])[:3] == ["test", "--config", street]
-    named = with_protocol(["test", "--config", recipe, "--evaluate.protocol", "vtoff-igr"])
-    assert named[:3] == with_protocol(["test", "--config", recipe, "--evaluate.protocol=vtoff-igr"])[:3]
-    assert named[:3] == ["test", "--config", str(RECIPES / "tasks" / "vtoff-igr.yaml")]
-    lost = tmp_path / "lost.yaml"
-    lost.write_text("evaluate: {protocol: absent}")
-    with pytest.raises(SystemExit) as stop:
-        main(["test", "--config", str(lost)])
-    assert stop.value.code == 2
-    assert "evaluate.protocol: absent" in capsys.readouterr().err

@@ -50,7 +50,7 @@ def inspect_commands(commands: list[list[str]], resolve: Resolve, *, render: boo
 
     Args:
         commands: `fit ...` or `test ...`, as one would type them, without the program.
-        resolve: returns the settings of each (`fashiongen.training.resolved`).
+        resolve: returns the settings of each (`fashiongen.cli.settings.resolve`).
         render: whether to render embedded worlds that are not there yet; what they offer is not known without.
 
     Raises:

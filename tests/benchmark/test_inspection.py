@@ -11,12 +11,12 @@ from fashiongen import records
 from fashiongen.benchmark.command_info import CommandInfo, obstacle
 from fashiongen.benchmark.inspection import _listing, inspect_commands
 from fashiongen.benchmark.plan import make_plan
+from fashiongen.cli.settings import resolve
 from fashiongen.errors import UserError
 from fashiongen.methods.bpr_dae import BPRDAE
 from fashiongen.methods.geco import CIGM
 from fashiongen.methods.mgcm import MGCM
 from fashiongen.methods.pix2pix_cm import Pix2PixCM
-from fashiongen.training import resolved
 from fashiongen.wardrobe import write_fashionvc, write_street_tryon, write_viton_hd
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ TINY, OVERLAYS = ROOT / "recipes" / "tiny", ROOT / "recipes" / "overlays"
 
 def facts(*commands: list, render: bool = False) -> list[CommandInfo]:
     asked = [[str(part) for part in command] for command in commands]
-    return [CommandInfo(**found) for found in inspect_commands(asked, resolved, render=render)["commands"]]
+    return [CommandInfo(**found) for found in inspect_commands(asked, resolve, render=render)["commands"]]
 
 
 def test_a_method_and_its_data_are_described(recipe):
@@ -101,7 +101,7 @@ def test_every_suite_can_be_planned_where_there_are_no_data(suite, tmp_path, mon
     monkeypatch.chdir(tmp_path)
 
     def describe(commands):
-        answer = inspect_commands(commands, resolved, render=False)
+        answer = inspect_commands(commands, resolve, render=False)
         return [CommandInfo(**found) for found in answer["commands"]], 8
 
     nodes = make_plan(suite, describe).nodes
@@ -235,7 +235,7 @@ def test_the_keys_of_all_suites_are_known():
     for suite in SUITES:
         make_plan(suite, describe)
     assert len(asked) > 20
-    for settings in resolved(list(asked.values())):
+    for settings in resolve(list(asked.values())):
         assert yaml.safe_dump(settings)
 
 

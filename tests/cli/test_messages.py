@@ -12,7 +12,7 @@ import yaml
 
 from fashiongen.cli import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def complaint(capsys, *args) -> str:
@@ -76,7 +76,7 @@ def test_a_misspelt_option_fails_with_its_name(option, recipe, capsys):
 
 def test_recipes_that_are_missing_or_broken(recipe, capsys):
     assert complaint(capsys, "fit", "--config", "recipes/igrr.yaml").endswith("recipes/igrr.yaml: no such file")
-    assert complaint(capsys, "fit") == "fit needs a recipe: `fashiongen fit --config recipes/NAME.yaml`"
+    assert complaint(capsys, "fit") == "fit needs a recipe: `fashiongen fit --config NAME`; `fashiongen recipes` lists them"
     Path("broken.yaml").write_text("model: [a\nb: c: d\n")
     assert complaint(capsys, "fit", "--config", recipe, "--config", "broken.yaml").startswith("broken.yaml is not valid YAML: ")
     assert "comes after the command" in complaint(capsys, "--config", recipe, "fit")
@@ -93,7 +93,7 @@ def test_unknown_commands_and_options(capsys):
 def test_parents_are_asked_for(recipe, capsys):
     child = overlay(parents={"coarse": "igr"})
     assert complaint(capsys, "fit", "--config", recipe, "--config", child) == (
-        "toy.yaml needs the checkpoint of its parent igr: add --parents.coarse PATH (train it with `lightning fit --config igr.yaml`)"
+        "toy.yaml needs the checkpoint of its parent igr: add --parents.coarse PATH (train it with `fashiongen fit --config igr.yaml`)"
     )
     line = complaint(capsys, "fit", "--config", recipe, "--config", child, "--parents.coarse", "logs/igr/lost.ckpt")
     assert line == "--parents.coarse logs/igr/lost.ckpt: no such checkpoint file"

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from fashiongen.cli.checkpoints import WholeCheckpoints
 from fashiongen.errors import UserError
-from fashiongen.training import _WholeCheckpoints
 
 
 @contextmanager
@@ -29,17 +29,17 @@ def small_disk(size):
 def test_a_disk_that_fills_up_at_any_moment_ends_in_one_line_and_loses_nothing(tmp_path, size):
     place = tmp_path / "last.ckpt"
     before = {"state_dict": {"weight": torch.arange(3.0)}}
-    _WholeCheckpoints().save_checkpoint(before, place)
+    WholeCheckpoints().save_checkpoint(before, place)
     checkpoint = {"state_dict": {f"weight{index}": torch.rand(100_000) for index in range(6)}}
     with small_disk(size), pytest.raises(UserError, match=rf"cannot write {place}: File too large; what was there before is kept"):
-        _WholeCheckpoints().save_checkpoint(checkpoint, place)
+        WholeCheckpoints().save_checkpoint(checkpoint, place)
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert torch.equal(torch.load(place, weights_only=True)["state_dict"]["weight"], torch.arange(3.0))
 
 
 def test_what_is_not_the_disks_fault_is_not_told_as_such(tmp_path):
     with pytest.raises(RuntimeError, match="mine"):
-        _WholeCheckpoints().save_checkpoint({"state": Unwilling()}, tmp_path / "last.ckpt")
+        WholeCheckpoints().save_checkpoint({"state": Unwilling()}, tmp_path / "last.ckpt")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -62,6 +62,6 @@ def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
         ]
         for path in (left, *(tmp_path / name for name in kept)):
             path.write_bytes(b"half a checkpoint")
-        _WholeCheckpoints().save_checkpoint({"weight": torch.zeros(2)}, tmp_path / "a[0].ckpt")
+        WholeCheckpoints().save_checkpoint({"weight": torch.zeros(2)}, tmp_path / "a[0].ckpt")
         assert sorted(os.listdir(tmp_path)) == sorted([*kept, "a[0].ckpt"])
         alive.communicate(b"\n")
