@@ -39,8 +39,8 @@ from fashiongen.methods.igr import IGR
 from fashiongen.methods.igr.network import join
 from fashiongen.nn import noise
 from fashiongen.nn.attention import KeyValue, Memory, attention_layers
-from fashiongen.nn.backbone import ddim
 from fashiongen.nn.guidance import guide
+from fashiongen.nn.parts import ddim
 
 IMAGES = {"tiny": (64, 48), "full": (1024, 768)}
 

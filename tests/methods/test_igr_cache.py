@@ -14,7 +14,7 @@ from fashiongen.data.encoding_cache import EncodedDataset, encode
 from fashiongen.data.loading import Loader
 from fashiongen.methods.igr import IGR
 from fashiongen.nn import keep
-from fashiongen.nn.backbone import LatentCodec
+from fashiongen.nn.parts import LatentCodec
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "tiny"
 WORLD = ["--data.init_args.people", "40", "--data.init_args.validation", "4", "--data.init_args.batch_size", "4"]
