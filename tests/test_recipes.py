@@ -94,7 +94,12 @@ def overlaid(folder: Path, overlay: Path) -> list[str]:
 def test_overlay_parses_and_wins(folder, overlay, parsed):
     wanted = leaves(yaml.safe_load(overlay.read_text(encoding="utf-8")))
     assert wanted
-    found = leaves(parsed(overlaid(folder, overlay)))
+    settings = parsed(overlaid(folder, overlay))
+    found = leaves(settings)
+    # `callbacks+` appends to the recipe's own.
+    for callback in wanted.pop(".trainer.callbacks+", []):
+        named = [entry["class_path"].rpartition(".")[2] for entry in settings["trainer"]["callbacks"]]
+        assert callback["class_path"].rpartition(".")[2] in named and "ModelCheckpoint" in named
     assert {key: value for key, value in wanted.items() if found.get(key) != without_nulls(value)} == {}
 
 
