@@ -10,13 +10,14 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 from warm import OnWarm
 
-from fashiongen.benchmark.facts import Facts, gather
+from fashiongen.benchmark.command_info import CommandInfo
+from fashiongen.benchmark.inspection import inspect_commands
 from fashiongen.benchmark.runner import run_suite
 from fashiongen.cli import main
+from fashiongen.cli.settings import resolve
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
 from fashiongen.records import Record
-from fashiongen.training import resolved, with_protocol
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 FULL = sorted(RECIPES.glob("*.yaml"))
@@ -43,10 +44,10 @@ def parsed():
     commands = [command_of(recipe) for recipe in FULL + TINY]
     commands += [overlaid(folder, overlay) for folder in FOLDERS for overlay in OVERLAYS + TASKS]
     try:
-        known = {tuple(command): settings for command, settings in zip(commands, resolved(commands), strict=True)}
+        known = {tuple(command): settings for command, settings in zip(commands, resolve(commands), strict=True)}
     except UserError:
         known = {}
-    return lambda command: known.get(tuple(command)) or resolved([command])[0]
+    return lambda command: known.get(tuple(command)) or resolve([command])[0]
 
 
 def test_there_are_recipes():
@@ -130,8 +131,8 @@ def smoke(tmp_path_factory):
     out = tmp_path_factory.mktemp("smoke")
 
     def describe(commands):
-        answer = gather(commands, resolved, render=True)
-        return [Facts(**facts) for facts in answer["facts"]], answer["gpus"]
+        answer = inspect_commands(commands, resolve, render=True)
+        return [CommandInfo(**found) for found in answer["commands"]], answer["gpus"]
 
     told = io.StringIO()
     suite = RECIPES.parent / "benchmarks" / "suites" / "tiny-smoke.yaml"
@@ -158,22 +159,3 @@ def learns(recipe: Path) -> bool:
     class_path = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["class_path"]
     module, _, method = class_path.rpartition(".")
     return is_overridden("training_step", getattr(importlib.import_module(module), method), Method)
-
-
-def test_a_recipe_brings_its_own_protocol_and_another_one_wins(tmp_path, capsys):
-    """The recipe names the protocol; its file comes first, so that what the user adds still wins."""
-    recipe = str(RECIPES / "tiny" / "igr.yaml")
-    assert with_protocol(["fit", "--config", recipe]) == ["fit", "--config", recipe]
-    args = with_protocol(["test", "--config", recipe, "--evaluate.out", "x.json"])
-    assert args == ["test", "--config", str(RECIPES / "tasks" / "vtoff-tiny.yaml"), "--config", recipe, "--evaluate.out", "x.json"]
-    street = str(RECIPES / "tasks" / "vtoff-igr-street.yaml")
-    assert with_protocol(["test", "--config", recipe, "--config", street])[:3] == ["test", "--config", street]
-    named = with_protocol(["test", "--config", recipe, "--evaluate.protocol", "vtoff-igr"])
-    assert named[:3] == with_protocol(["test", "--config", recipe, "--evaluate.protocol=vtoff-igr"])[:3]
-    assert named[:3] == ["test", "--config", str(RECIPES / "tasks" / "vtoff-igr.yaml")]
-    lost = tmp_path / "lost.yaml"
-    lost.write_text("evaluate: {protocol: absent}")
-    with pytest.raises(SystemExit) as stop:
-        main(["test", "--config", str(lost)])
-    assert stop.value.code == 2
-    assert "evaluate.protocol: absent" in capsys.readouterr().err

@@ -21,12 +21,14 @@ from fashiongen.benchmark.node import Processes
 from fashiongen.benchmark.on_machine import OnMachine
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["fashiongen.training", "fashiongen.methods.igr", "fashiongen.methods.geco", "torchvision.transforms.v2"])
+CONTEXT.set_forkserver_preload(
+    ["fashiongen.cli.lightning", "fashiongen.methods.igr", "fashiongen.methods.geco", "torchvision.transforms.v2"]
+)
 
 
 def run_command(arguments: list[str], cwd: str, environment: dict[str, str], output: str, append: bool) -> None:
     """Become the process of a command; runs in the forked process."""
-    assert "fashiongen.training" in sys.modules, "the server is cold: what it should have imported is not there"
+    assert "fashiongen.cli.lightning" in sys.modules, "the server is cold: what it should have imported is not there"
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
