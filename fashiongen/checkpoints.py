@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import torch
@@ -78,7 +79,7 @@ def locate_file(value: str, tiny: str) -> Path:
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from a `.safetensors` file, or from a torch file with `weights_only=True`.
 
-    A checkpoint gives its `state_dict` (Lightning's) or `model_state_dict` (of many a plain training loop). Mappings inside of mappings,
+    A checkpoint gives its `state_dict` (Lightning's) or `model_state_dict` (plain training loops'). Mappings inside of mappings,
     as in IP-Adapter's `.bin` files, are joined by dots: `{"image_proj": {"norm.bias": ...}}` becomes `{"image_proj.norm.bias": ...}`.
 
     Raises:
@@ -93,7 +94,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, on pickles of another making, which it then reads or refuses
+            warnings.simplefilter("ignore")  # torch's, on other programs' pickles, which it then reads or refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, *UNREADABLE) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -122,14 +123,14 @@ def _flat(content: object, prefix: str = "") -> dict[str, Tensor] | None:
     return flat
 
 
-def load_state(module: nn.Module, state: dict[str, Tensor], *, source: str, may_miss: tuple[str, ...] = ()) -> None:
+def load_state(module: nn.Module, state: dict[str, Tensor], *, source: str, may_miss: AbstractSet[str] = frozenset()) -> None:
     """Load `state` into `module`, and name every key that is missing, left over or of another shape.
 
     Args:
         module: receives the weights.
         state: names to tensors.
         source: where the state came from, for the error.
-        may_miss: prefixes of keys that may be absent (frozen parts that a checkpoint leaves out).
+        may_miss: keys that may be absent (frozen parts that a checkpoint leaves out).
 
     Raises:
         UserError: one line that names the keys.
@@ -138,9 +139,11 @@ def load_state(module: nn.Module, state: dict[str, Tensor], *, source: str, may_
     nn.Module.load_state_dict(module, state, strict=False)
 
 
-def check_fit(own: dict[str, Tensor], state: dict[str, Tensor], *, source: str, name: str, may_miss: tuple[str, ...] = ()) -> None:
+def check_fit(
+    own: dict[str, Tensor], state: dict[str, Tensor], *, source: str, name: str, may_miss: AbstractSet[str] = frozenset()
+) -> None:
     """Raise a UserError that names every key of `state` that is missing, left over or of another shape than in `own`."""
-    missing = [key for key in own if key not in state and not key.startswith(may_miss)]
+    missing = [key for key in own if key not in state and key not in may_miss]
     left_over = [key for key in state if key not in own]
     misshapen = [
         f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"

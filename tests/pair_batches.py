@@ -6,6 +6,7 @@ from torch.utils.data import Dataset
 
 from fashiongen.batches import CandidateBatch, PairBatch, QueryBatch
 from fashiongen.data.loading import EpochSampler, Loader, ResumableLoader
+from fashiongen.nn.negatives import negative_mask, rolled_mask
 
 
 def pairs(bottom_ids, positives=None, top_ids=None, size=64, images=True):
@@ -31,6 +32,11 @@ def queries(batch: PairBatch) -> QueryBatch:
 
 def candidates(batch: PairBatch) -> CandidateBatch:
     return CandidateBatch(ids=batch.bottom_ids, bottom=batch.bottom)
+
+
+def rolled_negatives(batch: PairBatch, rolls) -> torch.Tensor:
+    """Which of the rolled bottoms are negatives of the rows' tops, (R, B)."""
+    return rolled_mask(negative_mask(batch.bottom_ids, batch.positives), rolls)
 
 
 class Rows(Dataset):

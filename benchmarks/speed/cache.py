@@ -23,7 +23,7 @@ from igr import Noise, image  # the script beside this one
 from torch import Tensor
 
 from fashiongen.data import latents
-from fashiongen.data.latents import DTYPES, EncodedDataset, encode
+from fashiongen.data.encoding_cache import DTYPES, EncodedDataset, encode
 from fashiongen.data.loading import Loader
 from fashiongen.evaluation.provenance import versions
 from fashiongen.methods.igr import IGR

@@ -32,15 +32,15 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 
 from fashiongen.batches import TryOffBatch
 from fashiongen.checkpoints import tiny_weights
-from fashiongen.data.latents import EncodedDataset, encode
+from fashiongen.data.encoding_cache import EncodedDataset, encode
 from fashiongen.data.loading import Loader
 from fashiongen.evaluation.provenance import device_name, versions
 from fashiongen.methods.igr import IGR
 from fashiongen.methods.igr.network import join
 from fashiongen.nn import noise
 from fashiongen.nn.attention import KeyValue, Memory, attention_layers
-from fashiongen.nn.backbone import ddim
 from fashiongen.nn.guidance import guide
+from fashiongen.nn.parts import ddim
 
 IMAGES = {"tiny": (64, 48), "full": (1024, 768)}
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lightning.pytorch as L
-
 from fashiongen.checkpoints import read_state
 from fashiongen.cli.checkpoints import check_checkpoint
 from fashiongen.cli.lightning import FashionCLI
 from fashiongen.cli.messages import in_one_line, quiet
 from fashiongen.cli.protocols import CommandLine
+from fashiongen.data.base import FashionData
 from fashiongen.methods.base import Method
 
 
@@ -33,7 +32,7 @@ class BuildCLI(FashionCLI):
         """Run nothing."""
 
 
-def build(args: list[str], checkpoint: str | Path | None) -> tuple[Method, L.LightningDataModule]:
+def build(args: list[str], checkpoint: str | Path | None) -> tuple[Method, FashionData]:
     """Return the method that `args` name, those of `predict`, with the weights of a checkpoint, and its data."""
     check_checkpoint(None if checkpoint is None else str(checkpoint), trust=False)
     line = CommandLine.read(["predict", *args])

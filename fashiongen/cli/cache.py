@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning.pytorch as L
 
-from fashiongen.data.latents import EncodedDataset, open_entries
+from fashiongen.data.encoding_cache import EncodedDataset, open_entries
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
 from fashiongen.nn.encodings import Encoding

@@ -108,17 +108,16 @@ def _recipes(options: argparse.Namespace) -> None:
 def _render(options: argparse.Namespace) -> None:
     from fashiongen import wardrobe
 
-    writers = {name.removeprefix("write_"): getattr(wardrobe, name) for name in wardrobe.__all__ if name.startswith("write_")}
+    writers = wardrobe.writers()
     if options.layout not in writers:
         raise UserError(f"the wardrobe has no layout {options.layout!r}; it writes: {', '.join(writers)}")
     writers[options.layout](options.root, people=options.people, size=options.size, seed=options.seed)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from fashiongen.data import check, check_pairs
+    from fashiongen.data import check
 
-    run_check = check_pairs.run if options.layout in check_pairs.LAYOUTS else check.run
-    return 0 if run_check(options.layout, options.root, strict=options.strict, json_file=options.json) else 1
+    return 0 if check.run(options.layout, options.root, strict=options.strict, json_file=options.json) else 1
 
 
 def _with_configs(options: argparse.Namespace) -> list[str]:

@@ -8,7 +8,8 @@ from torch.utils.data import ConcatDataset
 from fashiongen.cli.cache import encodings_of
 from fashiongen.cli.lightning import FashionCLI, run
 from fashiongen.cli.protocols import CommandLine
-from fashiongen.data.latents import DTYPES, encode
+from fashiongen.data.base import FashionData
+from fashiongen.data.encoding_cache import DTYPES, encode
 from fashiongen.data.loading import Loader
 
 
@@ -25,7 +26,7 @@ class EncodeCLI(FashionCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         encodings = encodings_of(self.model)
-        data: Any = self.datamodule
+        data: FashionData = self.datamodule
         data.prepare_data()
         data.setup("fit")
         samples: ConcatDataset[Any] = ConcatDataset([data.datasets[split] for split in self.splits if len(data.datasets[split])])

@@ -23,6 +23,7 @@ from fashiongen.cli.cache import ReadCache
 from fashiongen.cli.checkpoints import WholeCheckpoints, check_checkpoint, check_parents
 from fashiongen.cli.messages import in_one_line, quiet
 from fashiongen.cli.protocols import CommandLine, check_task, find_protocol, is_inline, with_protocol
+from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
 from fashiongen.methods.base import Method
@@ -97,7 +98,7 @@ class FashionCLI(LightningCLI):
         self.line = line
         super().__init__(
             Method,
-            L.LightningDataModule,
+            FashionData,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,

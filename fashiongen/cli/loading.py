@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningDataModule
-
+    from fashiongen.data.base import FashionData
     from fashiongen.methods.base import Method
 
 
 def load(
     recipe: str | Path, *overlays: str | Path, checkpoint: str | Path | None = None, keys: Mapping[str, object] | None = None
-) -> tuple[Method, LightningDataModule]:
+) -> tuple[Method, FashionData]:
     """Return the method of a recipe, in evaluation mode, and its data.
 
     Args:

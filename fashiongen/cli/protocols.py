@@ -115,13 +115,13 @@ def with_protocol(line: CommandLine, protocol: Protocol | None) -> list[str]:
     return [line.command, "--config", str(protocol.file), *line.args[1:]]
 
 
-def check_task(line: CommandLine, protocol: Protocol | None, task: str) -> None:
+def check_task(line: CommandLine, protocol: Protocol | None, task: str | None) -> None:
     """Refuse settings whose task is not the one that their protocol states.
 
     Raises:
         UserError: if it is another one.
     """
-    if protocol is not None and _task_name(task) != _task_name(protocol.task):
+    if protocol is not None and task is not None and _task_name(task) != _task_name(protocol.task):
         raise UserError(
             f"{line.recipe} is for the task {task}, and its protocol {protocol.name} for {protocol.task}: "
             f"name another protocol (`fashiongen recipes` lists them) or change evaluate.task"

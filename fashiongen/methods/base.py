@@ -1,11 +1,11 @@
-"""The one base class of all methods."""
+"""The base class of all methods."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as L
 import torch
@@ -19,46 +19,52 @@ from fashiongen.checkpoints import load_state
 from fashiongen.errors import UserError
 from fashiongen.nn.encodings import Encoding, EncodingCache
 
+Origin = Literal["run", "parent", "pretrained"]
+
 
 class Method(L.LightningModule):
-    """A method: a LightningModule with the verbs of the tasks that it can do (see `fashiongen.tasks`).
+    """A method: a LightningModule with the interface of each task that it can do (see `fashiongen.tasks`).
 
-    A subclass writes `training_step`, `validation_step` where it learns, and its verbs. It logs losses; metrics are the business
-    of `fashiongen.evaluation.Evaluate`.
+    A subclass writes the methods of its tasks' interfaces and, if it learns, `training_step` and `validation_step`. It logs losses;
+    `fashiongen.evaluation.Evaluate` computes the metrics. With several losses and optimizers it derives from
+    `fashiongen.methods.multi_loss.MultiLossMethod`, which has the training loop.
 
     Attributes:
-        name: what records and tables call the method; its recipes carry the same name.
+        name: the method's name in records and tables; its recipes carry the same one.
         needs: what a DataModule must offer for the method to run, such as "mask".
-        frozen: names of children that are never trained: they come from `pretrained` and are left out of checkpoints.
-        n_optimizers: how many `configure_optimizers` gives; DeepSpeed takes one.
-        kept: where a method sets it, what its frozen encoders make of training samples stays in memory (see `encoded`).
+        frozen: children whose weights come from `pretrained` and are left out of checkpoints, adapters trained inside of them excepted.
+        from_parents: children that are not trained either, but come from a parent's checkpoint; checkpoints hold them.
+        n_optimizers: number of optimizers; DeepSpeed takes one.
+        encoding_cache: if set, `encoded` caches in memory what the frozen encoders return for training samples.
     """
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     frozen: ClassVar[tuple[str, ...]] = ()
+    from_parents: ClassVar[tuple[str, ...]] = ()
     n_optimizers: ClassVar[int] = 1
 
     def __init__(self, optimizer: OptimizerCallable = torch.optim.AdamW, lr_scheduler: LRSchedulerCallable | None = None) -> None:
-        """Keep the optimizer and the learning-rate scheduler (stepped once a training step), both given their settings already."""
+        """Store the factories of the optimizer and of the learning-rate scheduler, which is stepped once a training step."""
         super().__init__()
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.encoding_cache: EncodingCache | None = None
+        self.register_load_state_dict_post_hook(_forgive_pretrained)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     @property
     def seed(self) -> int:
-        """The run's seed (`--seed_everything`), from which every draw of noise is derived."""
+        """The run's seed (`--seed_everything`), which keys all random draws."""
         return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     def encodings(self) -> dict[str, Encoding]:
-        """Return, by kind, what the method's frozen encoders make of a sample: what `data encode` computes ahead of training."""
+        """Return the outputs of the frozen encoders by kind, which `data encode` computes ahead of training."""
         return {}
 
     def encoded(self, kind: str, batch: Batch) -> Tensor:
-        """Return what a frozen encoder makes of the batch, (B, ...): from the batch where a cache was read, else encoded now.
+        """Return a frozen encoder's output for the batch, (B, ...): from the batch where a cache on disk was read, else computed.
 
-        In training it is also kept in memory if the method has set `kept`. In what is judged it is always encoded now.
+        In training it also goes through `encoding_cache`, if the method has one. In validation and test it is always computed.
         """
         if batch.encoded is not None:
             return batch.encoded[kind].float()
@@ -83,11 +89,11 @@ class Method(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}}
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return what the printed line of trained parameters tells apart, by name."""
+        """Return the modules, by name, whose numbers of trained parameters `fit` prints."""
         return dict(self.named_children())
 
     def on_fit_start(self) -> None:
-        """Say in one line what is trained."""
+        """Print in one line what is trained."""
         parts = []
         for name, child in self.parts().items():
             total = sum(parameter.numel() for parameter in child.parameters())
@@ -96,22 +102,57 @@ class Method(L.LightningModule):
                 parts.append(f"{name} {trained:,}" + (f" of {total:,}" if trained != total else "") if trained else f"{name} frozen")
         rank_zero_info(f"{type(self).__name__} trains: {', '.join(parts) or 'nothing'}")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Any:  # noqa: ANN401  what the verb returns
-        """Do the batch's task on the batch without its targets."""
+    def test_step(self, batch: Batch, batch_idx: int) -> Any:  # noqa: ANN401  what the interface's method returns
+        """Run the batch's task on the batch without its targets."""
         return tasks.run(self, batch)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Any:  # noqa: ANN401  what the verb returns
-        """Do the batch's task on the batch without its targets."""
+    def predict_step(self, batch: Batch, batch_idx: int) -> Any:  # noqa: ANN401  what the interface's method returns
+        """Run the batch's task on the batch without its targets."""
         return tasks.run(self, batch)
+
+    def origins(self) -> dict[str, Origin]:
+        """Return where each weight comes from, by its key in `state_dict`.
+
+        `pretrained`: it lies in a `frozen` child and is not trained; a checkpoint leaves it out, and loading leaves it as it is.
+        `parent`: it lies in a child of `from_parents`; `run`: all else. Checkpoints hold both, and loading demands both.
+        """
+        frozen, from_parents = (tuple(f"{name}." for name in names) for names in (self.frozen, self.from_parents))
+
+        def origin(key: str, trained: bool) -> Origin:
+            if key.startswith(from_parents):
+                return "parent"
+            return "pretrained" if key.startswith(frozen) and not trained else "run"
+
+        weights = {key: origin(key, parameter.requires_grad) for key, parameter in self.named_parameters(remove_duplicate=False)}
+        return weights | {key: origin(key, trained=False) for key, _ in self.named_buffers(remove_duplicate=False)}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # noqa: ANN401  nn.Module's own signature
-        """Return the weights without the frozen children."""
+        """Return the weights but for those that come from `pretrained`."""
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "")
-        for key in [key for key in state if key.startswith(tuple(f"{prefix}{name}." for name in self.frozen))]:
-            del state[key]
+        for key, origin in self.origins().items():
+            if origin == "pretrained":
+                state.pop(f"{prefix}{key}", None)
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> None:
-        """Load all weights but the frozen children's; a key too many, too few or misshapen is named."""
-        load_state(self, dict(state_dict), source="the checkpoint", may_miss=tuple(f"{name}." for name in self.frozen))
+        """Load all weights but those that come from `pretrained`; raise a UserError that names each missing, left over or unfit key."""
+        self.load_weights(dict(state_dict), source="the checkpoint")
+
+    def load_weights(self, state: dict[str, Tensor], *, source: str) -> None:
+        """Load the state dict of a checkpoint of this class; errors name its `source`.
+
+        Raises:
+            UserError: one line that names each key that is missing, left over or of another shape.
+        """
+        may_miss = {key for key, origin in self.origins().items() if origin == "pretrained"}
+        load_state(self, state, source=source, may_miss=may_miss)
+
+
+def _forgive_pretrained(method: nn.Module, incompatible: Any) -> None:  # noqa: ANN401  torch's own named tuple, which it does not export
+    """Let `pretrained` weights be missing where a wrapper of the method, such as the averaged model of EMA, loads a state dict strictly."""
+    assert isinstance(method, Method)
+    absent = {key for key, origin in method.origins().items() if origin == "pretrained"}
+    wrapped = [key for key in incompatible.missing_keys if key.partition(".")[2] in absent]
+    for key in wrapped:
+        incompatible.missing_keys.remove(key)

@@ -1,4 +1,4 @@
-"""What frozen encoders make of a sample: declared once, so that it can be kept in memory or computed ahead of training."""
+"""Outputs of frozen encoders: declared once, so that they can be cached in memory or computed ahead of training."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from fashiongen.batches import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """One thing that a frozen encoder makes of a sample.
+    """One output of a frozen encoder.
 
-    It is made outside autocast, whatever the precision of training, so that it is the same whether it is made in the step, ahead of
-    training by `fashiongen data encode`, or in a test: bfloat16 is coarser than grey levels. Only where all weights are of another type
-    (DeepSpeed with bf16, `bf16-true`) is the encoder computed in that, while a cache holds what its float32 weights make.
+    It is computed outside autocast, whatever the precision of training, so that it is the same in a training step, ahead of training by
+    `fashiongen data encode`, and in a test: bfloat16 is coarser than grey levels. Only where the weights themselves have another dtype
+    (DeepSpeed with bf16, `bf16-true`) does a step compute it in that dtype, while a cache on disk holds the output of float32 weights.
 
     Attributes:
-        reads: the fields of the batch, all tensors, that it is made of; `compute` gets these and nothing else.
+        reads: the fields of the batch, all tensors, that `compute` gets.
         compute: takes the fields, (B, ...) each, returns (B, ...) floats.
         encoder: the frozen network; its weights and its `config`, if it has one, identify the encoding.
         preprocessing: what is done to the fields before the encoder and to its output after, in words and numbers. It identifies the
-            encoding too: change it whenever `compute` changes, so that what was kept before is not taken for the new.
+            encoding too: change it whenever `compute` changes, so that an older cache is not read.
     """
 
     reads: tuple[str, ...]
@@ -46,7 +46,7 @@ class Encoding:
 def identities(encodings: Mapping[str, Encoding]) -> dict[str, str]:
     """Return for each kind a sha256 of everything that decides its values: weights, config and preprocessing.
 
-    Where the weights came from does not count, nor which library wrote their config.
+    The weights' source and the version of the library that wrote their config do not count.
     """
     of_encoder: dict[nn.Module, str] = {}
     for encoding in encodings.values():
@@ -61,8 +61,8 @@ def identities(encodings: Mapping[str, Encoding]) -> dict[str, str]:
 def _encoder_sha256(encoder: nn.Module) -> str:
     config: Any = getattr(encoder, "config", {})
     settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    told = {key: value for key, value in settings.items() if not key.startswith("_") and key not in ("transformers_version", "dtype")}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+    described = {key: value for key, value in settings.items() if not key.startswith("_") and key not in ("transformers_version", "dtype")}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(as_bytes(tensor))
@@ -70,15 +70,15 @@ def _encoder_sha256(encoder: nn.Module) -> str:
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """Return a tensor's numbers as bytes, of any dtype, in its own order."""
+    """Return a tensor's numbers as bytes, of any dtype, in row-major order."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 class EncodingCache:
-    """Tensors by sample id, in the memory of the device that made them.
+    """Tensors by sample id, in the memory of the device that computed them.
 
-    Right only where a sample is the same every time it comes. A batch with any unknown sample is computed whole, so that a sample's value
-    does not depend on which samples were known (a resumed run knows none).
+    Only for samples that are the same in every epoch. A batch with any unknown sample is computed whole, so that a sample's value does
+    not depend on which samples were known (a resumed run knows none).
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,13 @@ class EncodingCache:
         self._values: dict[tuple[str, str], Tensor] = {}
 
     def __call__(self, kind: str, ids: list[str], compute: Callable[[], Tensor]) -> Tensor:
-        """Return `compute()`, (B, ...), for the samples `ids`, or what it was for each of them before."""
+        """Return the encodings of a batch, (B, ...), from memory if all of its samples are known.
+
+        Args:
+            kind: name of the encoding.
+            ids: the B samples.
+            compute: returns the encodings of the batch, (B, ...); called if a sample is unknown.
+        """
         if any((kind, id_) not in self._values for id_ in ids):
             values = compute().detach()
             self._values.update({(kind, id_): value.clone() for id_, value in zip(ids, values, strict=True)})

@@ -1,4 +1,4 @@
-"""Negatives out of the batch itself: the bottoms of other rows, and which of them are none."""
+"""In-batch negatives: the bottoms of other rows, less those that are known to go with the row's top."""
 
 from __future__ import annotations
 
@@ -7,7 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fashiongen.batches import PairBatch
+
+def negative_mask(bottom_ids: Sequence[str], positives: Sequence[Sequence[str]]) -> Tensor:
+    """Return (B, B) bool on the CPU: entry (i, j) is True where the bottom of row j is not known to go with the top of row i.
+
+    >>> negative_mask(["a", "b", "c"], [("a", "c"), ("b",), ("c",)]).tolist()
+    [[False, True, False], [True, False, True], [True, True, False]]
+
+    Args:
+        bottom_ids: B ids; the same bottom may stand in several rows.
+        positives: for each row all bottoms known to go with its top; its own counts in any case.
+    """
+    rows_of: dict[str, list[int]] = {}
+    for row, bottom in enumerate(bottom_ids):
+        rows_of.setdefault(bottom, []).append(row)
+    negative = torch.ones(len(bottom_ids), len(bottom_ids), dtype=torch.bool)
+    for row, known in enumerate(positives):
+        for bottom in {bottom_ids[row], *known}:
+            negative[row, rows_of.get(bottom, [])] = False
+    return negative
 
 
 def rolled(bottoms: Tensor, rolls: Sequence[int]) -> Tensor:
@@ -15,18 +33,11 @@ def rolled(bottoms: Tensor, rolls: Sequence[int]) -> Tensor:
     return torch.stack([bottoms.roll(by, dims=0) for by in rolls])
 
 
-def wrong(batch: PairBatch, rolls: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Tell which of the rolled bottoms really are wrong for the row's top, (R, B) bool.
-
-    False where the rolled bottom is the row's own, or is known to go with its top as well.
-    """
-    size = len(batch)
-    known = [{own, *positives} for own, positives in zip(batch.bottom_ids, batch.positives, strict=True)]
-    return torch.tensor(
-        [[batch.bottom_ids[(row - by) % size] not in known[row] for row in range(size)] for by in rolls], dtype=torch.bool, device=device
-    )
+def rolled_mask(negative: Tensor, rolls: Sequence[int]) -> Tensor:
+    """Return the entries of a `negative_mask` (B, B) that belong to `rolled` bottoms, (R, B)."""
+    return torch.stack([negative.roll(by, dims=1).diagonal() for by in rolls])
 
 
-def mean_over(values: Tensor, counted: Tensor) -> Tensor:
-    """Return the mean of the `values` that are `counted` (bool, of the same shape); 0, with zero gradient, where none is."""
-    return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the `values` where `mask` (bool, of the same shape) is True; 0, with zero gradient, where it is nowhere."""
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

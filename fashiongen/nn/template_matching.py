@@ -19,7 +19,7 @@ from fashiongen.batches import to_float
 from fashiongen.checkpoints import load_state, read_state
 from fashiongen.errors import UserError
 from fashiongen.nn import noise
-from fashiongen.nn.negatives import mean_over, rolled
+from fashiongen.nn.negatives import masked_mean, rolled
 
 Variant = Literal["paper", "code"]
 ROLLS = (1, 2, 3)  # negatives of a training row: the bottoms of the three rows before it
@@ -140,15 +140,15 @@ class TemplateMatcher(nn.Module):
         self.alpha, self.beta, self.mu, self.nu, self.pixel_weight = alpha, beta, mu, nu, pixel_weight
         self.variant = variant
 
-    def losses(self, tops: Tensor, bottoms: Tensor, wrong: Tensor, keys: Sequence[Tensor] | None) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, tops: Tensor, bottoms: Tensor, negative: Tensor, keys: Sequence[Tensor] | None) -> Iterator[tuple[str, Tensor]]:
         """Yield the losses of the discriminator, of the generator and of the bottom encoder with the ranker, in this order.
 
-        Each is computed when it is asked for, so that it sees what the steps taken on the earlier ones have changed.
+        Each is computed when it is asked for, so that it sees the weights as the steps on the earlier ones left them.
 
         Args:
             tops: (B, 3, S, S) in [-1, 1].
             bottoms: (B, 3, S, S) in [-1, 1].
-            wrong: (R, B) bool, see `ranking_loss`.
+            negative: (R, B) bool, see `ranking_loss`.
             keys: of the generator's dropout, one (B,) for each Up.
         """
         template = self.generator(tops, keys).template
@@ -165,19 +165,17 @@ class TemplateMatcher(nn.Module):
         with torch.no_grad():
             generated = self.generator(tops, None)
         self.generator.train(training)
-        yield "ranking", self.ranking_loss(self.embed_generated(generated), self.embed_bottoms(bottoms), wrong)
+        yield "ranking", self.ranking_loss(self.embed_generated(generated), self.embed_bottoms(bottoms), negative)
 
-    def ranking_loss(self, query: Tensor, candidate: Tensor, wrong: Tensor) -> Tensor:
-        """Bayesian personalised ranking: -log sigmoid(m_ij - m_ik), mean over the rolled negatives k that are `wrong`, (R, B) bool.
+    def ranking_loss(self, query: Tensor, candidate: Tensor, negative: Tensor) -> Tensor:
+        """Bayesian personalised ranking: -log sigmoid(m_ij - m_ik), mean over the rolled bottoms k that are `negative`, (R, B) bool.
 
-        `code` counts every negative and takes log(sigmoid + 1e-12), whose gradient vanishes where the difference is far below zero.
+        `code` counts every rolled bottom and takes log(sigmoid + 1e-12), whose gradient vanishes where the difference is far below zero.
         """
-        positive = self.pair_score(query, candidate)
-        negative = self.pair_score(query, rolled(candidate, ROLLS))
-        difference = positive - negative
+        difference = self.pair_score(query, candidate) - self.pair_score(query, rolled(candidate, ROLLS))
         if self.variant == "code":
             return -torch.log(torch.sigmoid(difference) + TINY).mean()
-        return mean_over(-logsigmoid(difference), wrong)
+        return masked_mean(-logsigmoid(difference), negative)
 
     def embed_tops(self, tops: Tensor) -> Tensor:
         """Embed tops, (B, dimensions + N): the ranker's side of the top, then the template's code of N numbers."""
@@ -223,15 +221,15 @@ def discriminator_loss(fake: Tensor, real: Tensor, variant: Variant) -> Tensor:
     return 0.5 * mse_loss(fake, torch.zeros_like(fake)) + of_real
 
 
-def images(batch: Tensor | None, image_size: int, method: str) -> Tensor:
+def prepare_images(images: Tensor | None, image_size: int, method: str) -> Tensor:
     """Return a batch's images, (B, 3, S, S) uint8 or None, as floats in [-1, 1] of `image_size` pixels a side.
 
     Raises:
         UserError: if the data gives none.
     """
-    if batch is None:
+    if images is None:
         raise UserError(f"{method} looks at images, but the data reads the lists alone: set data.init_args.images=true")
-    floats = to_float(batch)
+    floats = to_float(images)
     if floats.shape[-2:] == (image_size, image_size):
         return floats
     return interpolate(floats, size=(image_size, image_size), mode="bilinear", antialias=True, align_corners=False)
@@ -251,15 +249,6 @@ def check_settings(method: str, image_size: int, width: int, dimensions: int, va
             raise UserError(f"{method}: {what}: {value}: must be at least 1")
     if variant not in get_args(Variant):
         raise UserError(f"{method}: variant: {variant}: unknown; choose among {', '.join(get_args(Variant))}")
-
-
-def check_strategy(method: str, strategy: object) -> None:
-    """Raise a UserError if a trainer's strategy cannot take three steps a batch, each on some of the parameters."""
-    ddp = "or use --trainer.strategy ddp_find_unused_parameters_true"
-    if "DeepSpeed" in type(strategy).__name__:
-        raise UserError(f"{method} has three optimizers and DeepSpeed takes one: leave out the zero2 overlay, {ddp}")
-    if type(strategy).__name__ == "DDPStrategy" and not getattr(strategy, "_ddp_kwargs", {}).get("find_unused_parameters"):
-        raise UserError(f"{method} has three optimizers, and plain DDP wants all parameters in each step: leave out the ddp overlay, {ddp}")
 
 
 # The authors' names of layers in `encoder` and `bpr`, and ours.

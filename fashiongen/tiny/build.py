@@ -22,8 +22,8 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionMode
 
 from fashiongen.errors import UserError
 from fashiongen.metrics import SSIM, ColourError
-from fashiongen.nn.backbone import load_codec, load_noise_schedule, load_part, load_prompt_encoder, load_unet
 from fashiongen.nn.classifier import AttributeClassifier
+from fashiongen.nn.parts import load_codec, load_noise_schedule, load_part, load_prompt_encoder, load_unet
 from fashiongen.tiny import stages
 from fashiongen.tiny.images import SIZE, SQUARE, RenderedImages, people_images, shop_images
 

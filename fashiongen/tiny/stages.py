@@ -27,10 +27,10 @@ from fashiongen.nn.attention import (
     project,
     project_image_prompt,
 )
-from fashiongen.nn.backbone import ddim
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.nn.crop import bounding_boxes, crop_and_resize
 from fashiongen.nn.guidance import guide
+from fashiongen.nn.parts import ddim
 from fashiongen.tiny.images import SIZE, RenderedImages, heads
 from fashiongen.tiny.training import AnyModule, pick, train
 

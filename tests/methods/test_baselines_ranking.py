@@ -204,6 +204,6 @@ def test_a_score_that_is_an_inner_product_says_so(kind):
     assert torch.equal(kind().score(query, candidate), query @ candidate.T) == kind.inner_product
 
 
-def test_real_batches_of_pairs_fit_both_verbs():
+def test_real_batches_of_pairs_fit_both_methods():
     batch = pairs(list("abc"), size=16)
     assert scores(ColourNeighbour(), queries(batch), candidates(batch)).shape == (3, 3)

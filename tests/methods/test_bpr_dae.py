@@ -1,4 +1,4 @@
-"""BPR-DAE: AlexNet as torchvision's, the cost against plain loops in float64, features kept by image, exact resuming."""
+"""BPR-DAE: AlexNet as torchvision's, the cost against plain loops in float64, features cached by image, exact resuming."""
 
 import math
 import warnings
@@ -9,7 +9,7 @@ import pytest
 import torch
 from authors_layers import State
 from lightning.pytorch.callbacks import ModelCheckpoint
-from pair_batches import PairData, candidates, pairs, queries
+from pair_batches import PairData, candidates, pairs, queries, rolled_negatives
 from safetensors.torch import save_file
 from torchvision.models import alexnet
 from torchvision.transforms.functional import normalize
@@ -19,7 +19,6 @@ from fashiongen.methods.bpr_dae import BPRDAE
 from fashiongen.methods.bpr_dae.loss import ranking_loss, reconstruction_loss, weight_penalty
 from fashiongen.methods.bpr_dae.network import AlexNet, BPRDAENetwork, TiedAutoencoder
 from fashiongen.methods.bpr_dae.published import load_published
-from fashiongen.nn.negatives import wrong
 
 SMALL = {"image_size": 64, "hidden": 8}
 SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
@@ -96,7 +95,7 @@ def test_cost_equals_a_plain_loop(name, variant):
     top, bottom = torch.rand(len(batch), 7, dtype=torch.float64) * 4, torch.rand(len(batch), 7, dtype=torch.float64) * 4
     top_code, bottom_code = network.top.encode(top), network.bottom.encode(bottom)
     reconstruction = reconstruction_loss(top, network.top.decode(top_code), bottom, network.bottom.decode(bottom_code))
-    ranking = ranking_loss(top_code, bottom_code, wrong(batch, (1, 2, 3)), variant)
+    ranking = ranking_loss(top_code, bottom_code, rolled_negatives(batch, (1, 2, 3)), variant)
     cost = 0.3 * reconstruction + 0.2 * weight_penalty(network.parameters()) + ranking
     assert abs(cost.item() - plain_cost(network, top, bottom, batch, 0.3, 0.2, variant)) < 1e-6
     if variant == "paper" and name in ("all the same", "one"):
@@ -107,7 +106,7 @@ def test_only_the_papers_ranking_has_a_gradient_where_the_order_is_badly_wrong()
     found = {}
     for variant in ("paper", "code"):
         top, bottom = torch.ones(2, 9), torch.stack([torch.zeros(9), torch.ones(9)]).requires_grad_()
-        ranking_loss(top, bottom, wrong(pairs(["a", "b"], images=False), (1,)), variant, rolls=(1,)).backward()
+        ranking_loss(top, bottom, rolled_negatives(pairs(["a", "b"], images=False), (1,)), variant, rolls=(1,)).backward()
         found[variant] = bool(bottom.grad[0].any())
     assert found == {"paper": True, "code": False}
 
@@ -197,15 +196,15 @@ def test_each_image_is_encoded_once_in_training_and_a_resumed_run_ends_alike(nar
     in_two_epochs = sum(seen)
     fit(tmp_path / "whole", whole, batch, max_epochs=4)
     assert sum(seen) == in_two_epochs <= 24, "from the second epoch on nothing is encoded"
-    assert len(whole.kept._values) == 4 + 5, "kept by image, not by row"
+    assert len(whole.encoding_cache._values) == 4 + 5, "cached by image, not by row"
 
     fit(tmp_path / "a", build(narrow), batch, max_epochs=4, max_steps=5)
     resumed = build(narrow)
     fit(tmp_path / "b", resumed, batch, ckpt=tmp_path / "a" / "last.ckpt", max_epochs=4)
-    unkept = build(narrow, cache_encodings=False)
-    fit(tmp_path / "c", unkept, batch, max_epochs=4)
+    uncached = build(narrow, cache_encodings=False)
+    fit(tmp_path / "c", uncached, batch, max_epochs=4)
     for name, value in resumed.state_dict().items():
-        torch.testing.assert_close(value, unkept.state_dict()[name], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(value, uncached.state_dict()[name], atol=1e-6, rtol=1e-5)
 
 
 def test_training_lowers_the_cost_and_ranks_the_own_bottoms_first(narrow, tmp_path):
@@ -228,7 +227,7 @@ def test_validation_logs_the_cost(narrow):
     method = build(narrow)
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
     (logged,) = trainer.validate(method, PairData(pairs(list("abcdefgh"))), verbose=False)
-    assert set(logged) == {"val/loss", "val/ranking", "val/reconstruction"} and not method.kept._values
+    assert set(logged) == {"val/loss", "val/ranking", "val/reconstruction"} and not method.encoding_cache._values
 
 
 def test_scores_are_inner_products_of_what_does_not_depend_on_the_batch(narrow):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fashiongen.methods.geco import loss
+from fashiongen.nn.negatives import negative_mask
 
 # Six rows: rows 0 and 3 share a bottom, top 1 goes with the bottom of row 0 too, top 4 with every bottom of the batch, and
 # of top 5 nothing is listed: its own bottom is no negative in any case.
@@ -18,7 +19,7 @@ def batch():
     query, bottom = (torch.randn(len(BOTTOMS), 5, dtype=torch.float64) for _ in range(2))
     bottom[3] = bottom[0]
     query[2] = 0.0  # all its scores are equal
-    return query.requires_grad_(), bottom.requires_grad_(), loss.negative_mask(BOTTOMS, POSITIVES)
+    return query.requires_grad_(), bottom.requires_grad_(), negative_mask(BOTTOMS, POSITIVES)
 
 
 def dot(one, other):
@@ -122,7 +123,7 @@ def test_a_masked_negative_has_no_part_in_the_loss(batch):
 @pytest.mark.parametrize("rows", [1, 3])
 def test_rows_without_any_negative_cost_nothing(rows):
     query, bottom = (torch.randn(rows, 4, requires_grad=True) for _ in range(2))
-    negative = loss.negative_mask(["same"] * rows, [("same",)] * rows)
+    negative = negative_mask(["same"] * rows, [("same",)] * rows)
     for value in (loss.bpr_loss(query, bottom, negative, "paper"), loss.info_nce_loss(query, bottom, negative, 0.5, "paper")):
         assert value.item() == 0
         value.backward()
@@ -133,7 +134,7 @@ def test_rows_without_any_negative_cost_nothing(rows):
 
 def test_ties_cost_what_chance_costs():
     query, bottom = torch.randn(4, 3, dtype=torch.float64), torch.ones(4, 3, dtype=torch.float64)
-    negative = loss.negative_mask(list("abcd"), [(name,) for name in "abcd"])
+    negative = negative_mask(list("abcd"), [(name,) for name in "abcd"])
     assert loss.bpr_loss(query, bottom, negative, "paper").item() == pytest.approx(math.log(2))
     assert loss.info_nce_loss(query, bottom, negative, 0.5, "paper").item() == pytest.approx(math.log(4) / 0.5)
     assert loss.info_nce_loss(query, bottom, negative, 0.5, "code").item() == pytest.approx(math.log(4))
@@ -143,7 +144,7 @@ def test_scores_far_apart_stay_finite():
     """The code's 1e-5 ends BPR at 11.5; the paper's goes on, so that a pair far off is still pulled."""
     query = torch.tensor([[1.0], [1.0]])
     bottom = torch.tensor([[-500.0], [500.0]], requires_grad=True)
-    negative = loss.negative_mask(["a", "b"], [("a",), ("b",)])
+    negative = negative_mask(["a", "b"], [("a",), ("b",)])
     paper = loss.bpr_loss(query, bottom, negative, "paper")
     paper.backward()
     assert paper.item() == pytest.approx(500.0)

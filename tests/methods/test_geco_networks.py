@@ -87,7 +87,7 @@ def test_the_generator_takes_powers_of_two(size):
         up.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape[1:])))
     generated = generator(torch.rand(2, 3, size, size), torch.randn(2, 5))
     assert generated.shape == (2, 3, size, size) and generated.abs().max() <= 1
-    assert shapes == generator.dropped
+    assert shapes == generator.dropout_shapes
 
 
 def test_noise_and_top_both_reach_the_template():
@@ -99,15 +99,15 @@ def test_noise_and_top_both_reach_the_template():
 
 
 def test_dropout_acts_on_the_first_two_up_convolutions():
-    """What is dropped is zero, what is kept is doubled."""
+    """What is dropped is zero, what stays is doubled."""
     generator = Generator(32, features=4, noise_channels=8).eval()
     top, noise, seen = torch.rand(2, 3, 32, 32), torch.randn(2, 8), {}
     for level in (0, 1):
         generator.up[level].register_forward_hook(lambda _, __, output, level=level: seen.update({f"out {level}": output}))
         generator.up[level + 1].register_forward_pre_hook(lambda _, inputs, level=level: seen.update({f"next {level}": inputs[0]}))
-    kept = [torch.rand(2, *shape) > 0.5 for shape in generator.dropped]
-    generator(top, noise, kept)
-    for level, mask in enumerate(kept):
+    masks = [torch.rand(2, *shape) > 0.5 for shape in generator.dropout_shapes]
+    generator(top, noise, masks)
+    for level, mask in enumerate(masks):
         torch.testing.assert_close(seen[f"next {level}"][:, : mask.shape[1]], seen[f"out {level}"] * 2 * mask)
 
 

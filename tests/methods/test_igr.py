@@ -14,8 +14,9 @@ from fashiongen.data import VITONHD
 from fashiongen.errors import UserError
 from fashiongen.methods.igr import IGR
 from fashiongen.methods.igr.network import build_garmnet, modules_after_last_self_attention_input
-from fashiongen.nn import backbone, noise
+from fashiongen.nn import noise
 from fashiongen.nn.attention import attention_layers
+from fashiongen.nn.parts import autoencoder
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_several_draws_are_several_samples_that_share_one_pass_of_garmnet(igr, p
 
     apart = [loss(people.ids), loss([f"{id_}/1" for id_ in people.ids])]
     assert abs(apart[0] - apart[1]) > 1e-4
-    igr.draws = 2
+    igr.noises_per_sample = 2
     assert loss(people.ids) == pytest.approx(sum(apart) / 2, abs=1e-5)
     assert rows == [6, 6, 6]
 
@@ -183,7 +184,7 @@ def test_guidance_of_one_skips_the_unconditional_half(igr, people, monkeypatch):
 def test_the_unconditional_half_keeps_what_is_not_dropped(people, dropped):
     """The null memory must be that of the training samples whose conditions were dropped."""
     torch.manual_seed(0)
-    igr = IGR(dropped=dropped)
+    igr = IGR(drop_conditions=dropped)
     conditions = igr.conditions(people)
     null = igr.null_memory(conditions)
     whole = igr.network.memory(conditions)
@@ -273,7 +274,7 @@ def test_the_image_prompt_sees_the_masked_garment_alone(igr, people):
 
 def test_wrong_settings_are_named():
     for wrong, named in (
-        ({"dropped": ("colour",)}, "dropped: colour"),
+        ({"drop_conditions": ("colour",)}, "drop_conditions: colour"),
         ({"prompts": {"uper": "x"}}, "prompts: uper"),
         ({"condition_dropout": 1.5}, "condition_dropout: 1.5"),
         ({"image_tokens": 0}, "image_tokens: 0"),
@@ -327,7 +328,7 @@ def test_weights_that_lack_a_key_are_refused(tmp_path):
 
 def test_large_images_go_through_the_autoencoder_a_few_at_a_time(igr, people, monkeypatch):
     whole = igr.codec.encode(to_float(people.person))
-    monkeypatch.setattr(backbone, "PIXELS_AT_ONCE", 64 * 48 * 4)
+    monkeypatch.setattr(autoencoder, "PIXELS_AT_ONCE", 64 * 48 * 4)
     parts = igr.codec.encode(to_float(people.person))
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
     torch.testing.assert_close(igr.codec.decode(parts), igr.codec.decode(whole), atol=1e-4, rtol=0)

@@ -10,11 +10,11 @@ import torch
 from fashiongen import tasks
 from fashiongen.batches import TryOffBatch
 from fashiongen.cli import main
-from fashiongen.data.latents import EncodedDataset, encode
+from fashiongen.data.encoding_cache import EncodedDataset, encode
 from fashiongen.data.loading import Loader
 from fashiongen.methods.igr import IGR
 from fashiongen.nn import keep
-from fashiongen.nn.backbone import LatentCodec
+from fashiongen.nn.parts import LatentCodec
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "tiny"
 WORLD = ["--data.init_args.people", "40", "--data.init_args.validation", "4", "--data.init_args.batch_size", "4"]

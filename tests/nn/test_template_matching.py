@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
-from pair_batches import pairs
+from pair_batches import pairs, rolled_negatives
 from torch import nn
 
 from fashiongen.errors import UserError
-from fashiongen.nn.negatives import wrong
-from fashiongen.nn.template_matching import Generated, TemplateMatcher, Up, check_settings, discriminator_loss, images
+from fashiongen.nn.template_matching import Generated, TemplateMatcher, Up, check_settings, discriminator_loss, prepare_images
 
 DIMENSIONS, CODE = 5, 6
 ALPHA, BETA = 1.3, 0.4
@@ -80,7 +79,7 @@ BATCHES = {
 def test_ranking_loss_equals_a_plain_loop(name, variant):
     batch = BATCHES[name]
     query, candidate = embeddings(len(batch)).requires_grad_(), embeddings(len(batch), seed=1).requires_grad_()
-    loss = matcher(variant).ranking_loss(query, candidate, wrong(batch, (1, 2, 3)))
+    loss = matcher(variant).ranking_loss(query, candidate, rolled_negatives(batch, (1, 2, 3)))
     assert abs(loss.item() - plain_ranking_loss(query.detach(), candidate.detach(), batch, variant)) < 1e-6
     loss.backward()
     assert query.grad.isfinite().all() and candidate.grad.isfinite().all()
@@ -97,7 +96,7 @@ def test_a_hopeless_difference_keeps_its_gradient_in_paper_alone():
         candidate = torch.zeros(2, DIMENSIONS + CODE)
         candidate[:, 0] = torch.tensor([0.0, 200.0])
         candidate.requires_grad_()
-        matcher(variant).ranking_loss(query, candidate, wrong(pairs(["a", "b"], images=False), (1, 2, 3))).backward()
+        matcher(variant).ranking_loss(query, candidate, rolled_negatives(pairs(["a", "b"], images=False), (1, 2, 3))).backward()
         gradients[variant] = candidate.grad[0, 0].item()
     assert gradients["paper"] < -0.1 and abs(gradients["code"]) < 1e-6
 
@@ -142,7 +141,7 @@ class Judge(nn.Module):
 def test_the_three_losses_are_computed_in_turn_and_train_what_they_should():
     model = matcher(generator=Painter(), discriminator=Judge())
     tops, bottoms = torch.rand(4, 3, 64, 64) * 2 - 1, torch.rand(4, 3, 64, 64) * 2 - 1
-    counted = wrong(pairs(list("abcd"), images=False), (1, 2, 3))
+    counted = rolled_negatives(pairs(list("abcd"), images=False), (1, 2, 3))
     losses = model.losses(tops, bottoms, counted, None)
 
     def trained(loss):
@@ -204,10 +203,10 @@ def test_dropout_belongs_to_the_sample_and_keeps_the_mean():
 
 def test_images_are_floats_of_the_wanted_size():
     shown = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
-    assert torch.equal(images(shown, 64, "M"), shown / 127.5 - 1)
-    assert images(torch.full((1, 3, 100, 80), 255, dtype=torch.uint8), 64, "M").shape == (1, 3, 64, 64)
+    assert torch.equal(prepare_images(shown, 64, "M"), shown / 127.5 - 1)
+    assert prepare_images(torch.full((1, 3, 100, 80), 255, dtype=torch.uint8), 64, "M").shape == (1, 3, 64, 64)
     with pytest.raises(UserError, match="M looks at images, but the data reads the lists alone"):
-        images(None, 64, "M")
+        prepare_images(None, 64, "M")
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from fashiongen.errors import UserError
 from fashiongen.methods.bpr_dae.network import load_alexnet
 from fashiongen.methods.geco.network import load_backbone
 from fashiongen.methods.igr import IGR
-from fashiongen.nn.backbone import load_prompt_encoder
 from fashiongen.nn.classifier import AttributeClassifier
+from fashiongen.nn.parts import load_prompt_encoder
 from fashiongen.tiny.build import BACKBONES_LIMIT, SHIPPED_LIMIT, Plan, _Build, build, shipped_sizes
 from fashiongen.tiny.training import train
 from fashiongen.wardrobe import ATTRIBUTES, CATEGORIES, make_item, render_item

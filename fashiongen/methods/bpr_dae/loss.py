@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardsigmoid, mse_loss, softplus
 
-from fashiongen.nn.negatives import mean_over, rolled
+from fashiongen.nn.negatives import masked_mean, rolled
 
 Variant = Literal["paper", "code"]
 ROLLS = (1, 2, 3)  # negatives of a training row: the bottoms of the three rows before it
@@ -23,16 +23,16 @@ def reconstruction_loss(top: Tensor, top_again: Tensor, bottom: Tensor, bottom_a
     return mse_loss(top_again, top) + 2 * mse_loss(bottom_again, bottom)
 
 
-def ranking_loss(top: Tensor, bottom: Tensor, wrong: Tensor, variant: Variant, rolls: Sequence[int] = ROLLS) -> Tensor:
-    """Rank each row's bottom above those of other rows by y1 . y2 - y1 . y3, codes (B, hidden), `wrong` (R, B) bool.
+def ranking_loss(top: Tensor, bottom: Tensor, negative: Tensor, variant: Variant, rolls: Sequence[int] = ROLLS) -> Tensor:
+    """Rank each row's bottom above those of other rows by y1 . y2 - y1 . y3, codes (B, hidden), `negative` (R, B) bool.
 
-    `paper`: -log sigmoid, mean over the negatives that are `wrong` (0 where none is). `code`: -hardsigmoid, mean over all of them, which
-    has no gradient where the difference is beyond 3 on either side.
+    `paper`: -log sigmoid, mean over the rolled bottoms that are `negative` (0 where none is). `code`: -hardsigmoid, mean over all of them,
+    which has no gradient where the difference is beyond 3 on either side.
     """
     difference = (top * bottom).sum(dim=-1) - (top * rolled(bottom, rolls)).sum(dim=-1)
     if variant == "code":
         return -hardsigmoid(difference).mean()
-    return mean_over(softplus(-difference), wrong)
+    return masked_mean(softplus(-difference), negative)
 
 
 def weight_penalty(parameters: Iterable[Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from fashiongen.methods.bpr_dae.loss import ROLLS, Variant, ranking_loss, recons
 from fashiongen.methods.bpr_dae.network import BPRDAENetwork, load_alexnet
 from fashiongen.methods.bpr_dae.published import load_published
 from fashiongen.nn.encodings import Encoding, EncodingCache
-from fashiongen.nn.negatives import wrong
+from fashiongen.nn.negatives import negative_mask, rolled_mask
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -54,7 +54,7 @@ class BPRDAE(Method):
             mu: weight of the reconstruction.
             lambda_: weight of the parameters' mean squares.
             variant: `paper`, or `code` for what the authors' code does instead (see the README).
-            cache_encodings: keep AlexNet's features of each training image in memory, 16 kB an image at the published width, instead
+            cache_encodings: cache AlexNet's features of each training image in memory, 16 kB an image at the published width, instead
                 of computing them in every epoch. Only for data without augmentation.
             published: a file that the authors' code wrote.
             optimizer: gets the autoencoders' parameters.
@@ -93,13 +93,14 @@ class BPRDAE(Method):
 
     def _cost(self, batch: PairBatch, stage: str) -> Tensor:
         """Return and log mu * reconstruction + lambda * penalty + ranking."""
-        # EncodingCache by image: a top stands in several rows. What a cache holds is by row, and comes with the batch.
+        # In memory encodings are cached by image, since a top stands in several rows; `data encode` caches them by row.
         top = self.encoded("top", replace(batch, ids=batch.top_ids))
         bottom = self.encoded("bottom", replace(batch, ids=batch.bottom_ids))
         top_code, bottom_code = self.network.top.encode(top), self.network.bottom.encode(bottom)
         top_again, bottom_again = self.network.top.decode(top_code), self.network.bottom.decode(bottom_code)
         reconstruction = reconstruction_loss(top, top_again, bottom, bottom_again)
-        ranking = ranking_loss(top_code, bottom_code, wrong(batch, ROLLS, top.device), self.variant)
+        negative = rolled_mask(negative_mask(batch.bottom_ids, batch.positives), ROLLS).to(top.device)
+        ranking = ranking_loss(top_code, bottom_code, negative, self.variant)
         cost = self.mu * reconstruction + self.lambda_ * weight_penalty(self.network.parameters()) + ranking
         for name, value in (("loss", cost), ("ranking", ranking), ("reconstruction", reconstruction)):
             self.log(f"{stage}/{name}", value.detach(), prog_bar=name == "loss", batch_size=len(batch), sync_dist=stage == "val")
@@ -120,7 +121,7 @@ class BPRDAE(Method):
         return {kind: Encoding(reads=(kind,), compute=features, encoder=self.backbone, preprocessing=how) for kind in ("top", "bottom")}
 
     def encoded(self, kind: str, batch: Batch) -> Tensor:
-        """Return fc7 of a batch's tops or bottoms, as `Method.encoded`; images are wanted unless a cache was read."""
+        """Return fc7 of a batch's tops or bottoms, as `Method.encoded`; a batch without a cache must bring images."""
         if batch.encoded is None and getattr(batch, kind) is None:
             raise UserError("BPRDAE looks at images, but the data reads the lists alone: set data.init_args.images=true")
         return super().encoded(kind, batch)

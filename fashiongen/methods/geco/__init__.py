@@ -1,5 +1,6 @@
 """GeCo: complementary item generation (CIGM) and the compatibility model that ranks by it (GECo)."""
 
-from fashiongen.methods.geco.module import CIGM, GECo
+from fashiongen.methods.geco.cigm import CIGM
+from fashiongen.methods.geco.geco import GECo
 
 __all__ = ["CIGM", "GECo"]

@@ -6,7 +6,7 @@ other rows' bottoms, so that each bottom is encoded once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -17,30 +17,14 @@ Variant = Literal["paper", "code"]
 EPSILON = 10e-6  # of the authors' code: 1e-5
 
 
-def negative_mask(bottom_ids: Sequence[str], positives: Sequence[Sequence[str]]) -> Tensor:
-    """Return (B, B) bool on the CPU: entry (i, j) is True where the bottom of row j is not known to go with the top of row i.
-
-    Args:
-        bottom_ids: B ids; the same bottom may stand in several rows.
-        positives: for each row all bottoms known to go with its top; its own counts in any case.
-    """
-    rows_of: dict[str, list[int]] = {}
-    for row, bottom in enumerate(bottom_ids):
-        rows_of.setdefault(bottom, []).append(row)
-    negative = torch.ones(len(bottom_ids), len(bottom_ids), dtype=torch.bool)
-    for row, known in enumerate(positives):
-        for bottom in {bottom_ids[row], *known}:
-            negative[row, rows_of.get(bottom, [])] = False
-    return negative
-
-
 def bpr_loss(query: Tensor, bottom: Tensor, negative: Tensor, variant: Variant) -> Tensor:
     """Eq. 11: mean of -log sigma(m_ij - m_ik), where m = q . b and k is the row before (the first row takes the last).
 
     Args:
         query: (B, D).
         bottom: (B, D).
-        negative: (B, B) bool, see `negative_mask`; `paper` leaves out the rows whose k is no negative, and is 0 if none is left.
+        negative: (B, B) bool, see `fashiongen.nn.negatives.negative_mask`; `paper` leaves out the rows whose k is no negative, and is 0
+            if none is left.
         variant: `code` leaves out no row and computes -log(1e-5 + sigma(.)), which ends at 11.5.
     """
     margin = (query * bottom).sum(dim=1) - (query * bottom.roll(1, dims=0)).sum(dim=1)
@@ -56,7 +40,7 @@ def info_nce_loss(query: Tensor, bottom: Tensor, negative: Tensor, tau: float, v
     Args:
         query: (B, D).
         bottom: (B, D).
-        negative: (B, B) bool, see `negative_mask`; a row without negatives has the loss 0.
+        negative: (B, B) bool, see `fashiongen.nn.negatives.negative_mask`; a row without negatives has the loss 0.
         tau: the temperature.
         variant: `code` has cosines in place of eq. 9's dot products, no factor 1/tau, and takes every other row as a negative.
     """

@@ -30,7 +30,7 @@ class Generator(nn.Module):
     Each convolution halves the image, so that log2(S) of them lead to a single cell; the widths are features * (1, 2, 4, 8, 8, ...).
 
     Attributes:
-        dropped: the shapes, without the batch, of what dropout 0.5 acts on in training: the outputs of the first two up-convolutions.
+        dropout_shapes: the shapes, without the batch, of what dropout 0.5 acts on in training: the first two up-convolutions' outputs.
     """
 
     def __init__(self, image_size: int = 128, features: int = 64, noise_channels: int = 1024, unused_down: bool = False) -> None:
@@ -61,19 +61,19 @@ class Generator(nn.Module):
         self.bottleneck = nn.Sequential(nn.Conv2d(skipped[-1], deepest, 4, 2, 1, padding_mode="reflect"), nn.ReLU())
         incoming = [deepest + noise_channels, *(2 * width for width in reversed(skipped[1:]))]
         outgoing = skipped[::-1]
-        self.dropped = [(width, 2**level, 2**level) for level, width in enumerate(outgoing[:2], start=1)]
+        self.dropout_shapes = [(width, 2**level, 2**level) for level, width in enumerate(outgoing[:2], start=1)]
         self.up = nn.ModuleList(_up(before, after) for before, after in zip(incoming, outgoing, strict=True))
         self.last = nn.Sequential(nn.ConvTranspose2d(2 * skipped[0], 3, 4, 2, 1), nn.Tanh())
         self.apply(_initialise)
 
-    def forward(self, top: Tensor, noise: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+    def forward(self, top: Tensor, noise: Tensor, dropout_masks: list[Tensor] | None = None) -> Tensor:
         """Generate bottoms, eq. 3.
 
         Args:
             top: (B, 3, S, S), in training in [-1, 1].
             noise: z of eq. 6, (K * B, Z), standard normal: K draws for all tops, one after the other. The tops are encoded once.
-            kept: in training, dropout's masks, (B, ...): bools of the shapes `dropped`, True where a value is kept, the same for all K
-                draws. Drawn outside, so that a draw belongs to a sample and a step.
+            dropout_masks: in training, (B, ...) bool of the `dropout_shapes`, True where a value stays, the same for all K draws. Drawn
+                by the caller, so that a draw belongs to a sample and a step.
 
         Returns:
             (K * B, 3, S, S) in [-1, 1], float32.
@@ -88,8 +88,8 @@ class Generator(nn.Module):
         hidden = torch.cat([noise.to(hidden.dtype)[:, :, None, None], _repeated(hidden, draws)], dim=1)
         for level, up in enumerate(self.up):
             hidden = up(hidden)
-            if kept is not None and level < len(kept):
-                hidden = hidden * _repeated(kept[level], draws) * 2.0
+            if dropout_masks is not None and level < len(dropout_masks):
+                hidden = hidden * _repeated(dropout_masks[level], draws) * 2.0
             hidden = torch.cat([hidden, _repeated(skips.pop(), draws)], dim=1)
         return self.last(hidden).float()  # type: ignore[no-any-return]
 
@@ -203,7 +203,7 @@ def load_backbone(name: str, weights: str | None, classifier: bool, options: dic
     Args:
         name: timm's name, such as `resnet18`.
         weights: None starts at random; else a file, `tiny`, or a file on the hub (see `checkpoints.locate_file`).
-        classifier: keep the classification layer behind the features.
+        classifier: build the classification layer behind the features too.
         options: further arguments of `timm.create_model`, such as `channels`.
 
     Raises:
@@ -212,11 +212,11 @@ def load_backbone(name: str, weights: str | None, classifier: bool, options: dic
     if not timm.is_model(name):
         raise UserError(f"backbone: {name}: timm has no such network; `python -c 'import timm; print(timm.list_models())'` lists them")
     try:
-        kept = {} if classifier else {"num_classes": 0}
+        head_options = {} if classifier else {"num_classes": 0}
         if weights is None and timm.model_entrypoint(name).__module__ == "timm.models.resnet":
             # timm would start the residual branches at zero, where torchvision does not: their convolutions then get no gradient at first.
             options = {"zero_init_last": False, **options}
-        backbone: Any = timm.create_model(name, pretrained=False, **{**options, **kept})
+        backbone: Any = timm.create_model(name, pretrained=False, **{**options, **head_options})
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f"backbone: {name}: timm cannot build it with {options} ({error})") from error
     if weights is None:

@@ -13,20 +13,19 @@ from diffusers.training_utils import compute_snr
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, mse_loss
-from transformers import CLIPVisionModelWithProjection
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from fashiongen.batches import TryOffBatch, to_float
-from fashiongen.checkpoints import load_state, locate, locate_file, read_state
+from fashiongen.checkpoints import locate, locate_file, read_state
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
 from fashiongen.methods.igr.network import Conditions, IGRNetwork, drop, join, repeat
 from fashiongen.nn import noise
 from fashiongen.nn.attention import Memory
-from fashiongen.nn.backbone import ddim, freeze, load_codec, load_noise_schedule, load_part, load_prompt_encoder, load_unet
 from fashiongen.nn.crop import bounding_boxes, crop_and_resize
 from fashiongen.nn.encodings import Encoding, EncodingCache
 from fashiongen.nn.guidance import condition_mask, guide
+from fashiongen.nn.parts import ddim, load_codec, load_image_encoder, load_noise_schedule, load_prompt_encoder, load_unet
 
 PROMPTS = {
     "upper": "a photo of an upper body garment",
@@ -53,10 +52,10 @@ class IGR(Method):
         garmnet: bool = True,
         garmnet_timestep: int = 0,
         image_tokens: int = 4,
-        draws: int = 1,
+        noises_per_sample: int = 1,
         snr_gamma: float | None = None,
         condition_dropout: float = 0.1,
-        dropped: tuple[str, ...] = CONDITIONS,
+        drop_conditions: tuple[str, ...] = CONDITIONS,
         guidance_scale: float = 1.5,
         steps: int = 25,
         cache_encodings: bool = False,
@@ -75,14 +74,14 @@ class IGR(Method):
             garmnet: False leaves GarmNet out (the paper's ablation).
             garmnet_timestep: the timestep at which GarmNet runs, once per sample.
             image_tokens: tokens per image prompt.
-            draws: noises and timesteps a training sample gets in one step. GarmNet, a half of the work, runs once for all of them.
-            snr_gamma: weigh each noise's loss by min(SNR, snr_gamma) / SNR (min-SNR, arXiv 2303.09556), which lets few steps of training
-                settle what is seen first, such as colours; None weighs all alike, as eq. 1.
-            condition_dropout: how often the conditions of a training sample are dropped, in [0, 1].
-            dropped: which conditions are dropped, together: any of "text", "image", "garment" (eq. 2 drops all).
+            noises_per_sample: noises and timesteps that a training sample gets in one step. GarmNet, half of the work, runs once for all.
+            snr_gamma: weigh each noise's loss by min(SNR, snr_gamma) / SNR (min-SNR, arXiv 2303.09556), which helps colours converge in
+                few steps; None weighs all alike, as eq. 1.
+            condition_dropout: probability that the conditions of a training sample are dropped, in [0, 1].
+            drop_conditions: which conditions are dropped, together: any of "text", "image", "garment" (eq. 2 drops all).
             guidance_scale: s of eq. 2; at 1.0 the unconditional half is not computed.
             steps: DDIM steps.
-            cache_encodings: keep what the frozen encoders make of each training sample in memory, instead of encoding it in every epoch;
+            cache_encodings: cache the frozen encoders' outputs of each training sample in memory, instead of encoding it in every epoch;
                 a sample takes 0.8 MB at 1024x768 (by calculation). Only for data without augmentation.
             gradient_checkpointing: recompute activations in the backward pass to save memory.
             optimizer: gets the trainable parameters.
@@ -92,20 +91,20 @@ class IGR(Method):
             UserError: if a part cannot be loaded or a setting is out of range.
         """
         super().__init__(optimizer, lr_scheduler)
-        for what, given, known in (("dropped", dropped, CONDITIONS), ("prompts", prompts or {}, PROMPTS)):
+        for what, given, known in (("drop_conditions", drop_conditions, CONDITIONS), ("prompts", prompts or {}, PROMPTS)):
             if unknown := set(given) - set(known):
                 raise UserError(f"IGR: {what}: {', '.join(sorted(unknown))}: unknown; choose among {', '.join(known)}")
         if not 0.0 <= condition_dropout <= 1.0:
             raise UserError(f"IGR: condition_dropout: {condition_dropout}: must lie in [0, 1]")
         if snr_gamma is not None and not snr_gamma > 0:
             raise UserError(f"IGR: snr_gamma: {snr_gamma}: must be above 0; leave it out to weigh all noises alike")
-        for what, count in (("image_tokens", image_tokens), ("draws", draws)):
+        for what, count in (("image_tokens", image_tokens), ("noises_per_sample", noises_per_sample)):
             if count < 1:
                 raise UserError(f"IGR: {what}: {count}: must be at least 1")
-        self.draws = draws
+        self.noises_per_sample = noises_per_sample
         self.snr_gamma = snr_gamma
         self.condition_dropout = condition_dropout
-        self.dropped = frozenset(dropped)
+        self.drop_conditions = frozenset(drop_conditions)
         self.guidance_scale = guidance_scale
         self.steps = steps
         self.prompts = PROMPTS | (prompts or {})
@@ -113,7 +112,7 @@ class IGR(Method):
         folder = locate(pretrained, "sd")
         self.codec = load_codec(folder)
         self.prompt_encoder = load_prompt_encoder(folder)
-        self.image_encoder = freeze(load_part(CLIPVisionModelWithProjection, locate(image_encoder, "clip"), image_encoder_subfolder))
+        self.image_encoder = load_image_encoder(locate(image_encoder, "clip"), image_encoder_subfolder)
         self.schedule = load_noise_schedule(folder)
         if self.schedule.config.prediction_type != "epsilon":
             raise UserError(f"IGR: pretrained: {folder}: predicts {self.schedule.config.prediction_type}, but IGR's eq. 1 wants epsilon")
@@ -149,16 +148,16 @@ class IGR(Method):
         for role, path in parents.items():
             if role != "coarse":
                 raise UserError(f"IGR knows the parent `coarse` only, but the recipe names `{role}`")
-            load_state(self, read_state(path), source=str(path), may_miss=tuple(f"{name}." for name in self.frozen))
+            self.load_weights(read_state(path), source=str(path))
 
     def training_step(self, batch: TryOffBatch, batch_idx: int) -> Tensor:
-        """Return the loss of eq. 1 with conditions dropped now and then."""
+        """Return the loss of eq. 1, with conditions dropped at random."""
         loss = self.denoising_loss(batch, ("train", self.global_step), self.condition_dropout)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
     def validation_step(self, batch: TryOffBatch, batch_idx: int) -> None:
-        """Log the loss of eq. 1 at draws that stay the same from epoch to epoch."""
+        """Log the loss of eq. 1, at the same draws in every epoch."""
         self.log("val/loss", self.denoising_loss(batch, ("val",), 0.0), prog_bar=True, batch_size=len(batch), sync_dist=True)
 
     def denoising_loss(self, batch: TryOffBatch, names: tuple[str | int, ...], dropout: float) -> Tensor:
@@ -169,16 +168,17 @@ class IGR(Method):
         if batch.garment is None:
             raise ValueError("training needs the garments")
         # All the first draws, then all the second ones, and so on.
-        ids = [id_ if draw == 0 else f"{id_}/{draw}" for draw in range(self.draws) for id_ in batch.ids]
-        latents = self.codec.mode(self.encoded("garment", batch)).repeat(self.draws, 1, 1, 1)
+        ids = [id_ if draw == 0 else f"{id_}/{draw}" for draw in range(self.noises_per_sample) for id_ in batch.ids]
+        latents = self.codec.mode(self.encoded("garment", batch)).repeat(self.noises_per_sample, 1, 1, 1)
         steps = self.schedule.config.num_train_timesteps
         epsilon = noise.normal(noise.keys(ids, self.seed, *names, "noise"), latents.shape[1:], latents.device)
         timestep = noise.integers(noise.keys(ids, self.seed, *names, "timestep"), 0, steps, latents.device)
         noisy = self.schedule.add_noise(latents, epsilon, timestep)
 
-        conditions = repeat(self.conditions(batch), self.draws)
+        conditions = repeat(self.conditions(batch), self.noises_per_sample)
         if dropout > 0:
-            conditions = drop(conditions, condition_mask(ids, dropout, self.seed, *names, "dropout"), self.text([""]), self.dropped)
+            mask = condition_mask(ids, dropout, self.seed, *names, "dropout")
+            conditions = drop(conditions, mask, self.text([""]), self.drop_conditions)
         predicted = self.network(noisy, timestep, self.network.memory(conditions), conditions.text)
         if self.snr_gamma is None or names == ("val",):
             return mse_loss(predicted, epsilon)
@@ -217,7 +217,8 @@ class IGR(Method):
 
         p is in [0, 1] here, so that what lies outside the mask is black; the crop is the mask's bounding box, stretched to a square.
         """
-        size = self.image_encoder.config.image_size
+        config: Any = self.image_encoder.config  # whose size may be a pair by its type, never in CLIP
+        size: int = config.image_size
         pixels = (person + 1.0) / 2.0 * mask
         crop = crop_and_resize(pixels, bounding_boxes(mask), (size, size))
         mean, std = (crop.new_tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
@@ -257,9 +258,9 @@ class IGR(Method):
 
     def null_memory(self, conditions: Conditions) -> dict[str, Memory]:
         """Return the keys and values of the unconditional half: of batch one where all conditions are dropped, else of batch B."""
-        if self.dropped == frozenset(CONDITIONS):
+        if self.drop_conditions == frozenset(CONDITIONS):
             conditions = Conditions(
                 conditions.text[:1], conditions.image[:1], {name: value[:1] for name, value in conditions.garment.items()}
             )
-        dropped = torch.zeros(len(conditions.text), dtype=torch.bool)
-        return self.network.memory(drop(conditions, dropped, self.text([""]), self.dropped))
+        mask = torch.zeros(len(conditions.text), dtype=torch.bool)
+        return self.network.memory(drop(conditions, mask, self.text([""]), self.drop_conditions))

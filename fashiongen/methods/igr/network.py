@@ -142,24 +142,24 @@ def modules_after_last_self_attention_input(unet: UNet2DConditionModel) -> list[
     ]
 
 
-def drop(conditions: Conditions, kept: Tensor, null_text: Tensor, dropped: frozenset[str]) -> Conditions:
-    """Replace the conditions of the samples that are not kept by their null values.
+def drop(conditions: Conditions, mask: Tensor, null_text: Tensor, names: frozenset[str]) -> Conditions:
+    """Replace the named conditions by their null values, in the samples where `mask` is False.
 
     Null means: the empty prompt's embedding, a zero image embedding (as IP-Adapter), zero GarmNet features. The zero features stay in
     the joined attention as zero keys and values (the projections have no bias); they are not left out of it.
 
     Args:
         conditions: of B samples.
-        kept: (B,) bool.
+        mask: (B,) bool, see `fashiongen.nn.guidance.condition_mask`.
         null_text: (1, L, C).
-        dropped: which of "text", "image", "garment" are dropped, together.
+        names: which of "text", "image", "garment" are dropped, together.
     """
-    keep = kept.to(conditions.text.device)
-    text = torch.where(keep[:, None, None], conditions.text, null_text) if "text" in dropped else conditions.text
-    image = conditions.image * keep[:, None] if "image" in dropped else conditions.image
+    mask = mask.to(conditions.text.device)
+    text = torch.where(mask[:, None, None], conditions.text, null_text) if "text" in names else conditions.text
+    image = conditions.image * mask[:, None] if "image" in names else conditions.image
     garment = (
-        {name: features * keep[:, None, None] for name, features in conditions.garment.items()}
-        if "garment" in dropped
+        {name: features * mask[:, None, None] for name, features in conditions.garment.items()}
+        if "garment" in names
         else conditions.garment
     )
     return Conditions(text, image, garment)

@@ -1,8 +1,6 @@
-"""Reads what the authors' training code writes for MGCM (`mgcm_PART_DATASET.pt` of github.com/sisinflab/GeCo)."""
+"""The layers' names in what the authors' training code writes for MGCM (`mgcm_PART_DATASET.pt` of github.com/sisinflab/GeCo)."""
 
 from __future__ import annotations
-
-from fashiongen.nn.template_matching import TemplateMatcher, load_authors_files
 
 # The authors' names of layers, and ours: `encoder` holds the first five convolutions, `final_enc` the sixth, `m` the first of the decoder.
 GENERATOR = {"encoder.0": "first", "final_enc.1": "down.4.norm", "final_enc.2": "down.4.conv", "m.1": "up.0.conv", "m.3": "up.0.norm"}
@@ -13,12 +11,3 @@ GENERATOR |= {f"decoder.{place}.3": f"up.{place + 1}.norm" for place in range(4)
 DISCRIMINATOR = {"encoder.0.0": "first", "out_layer": "out"}
 DISCRIMINATOR |= {f"encoder.{place}.0": f"convs.{place - 1}" for place in range(1, 4)}
 DISCRIMINATOR |= {f"encoder.{place}.1": f"norms.{place - 1}" for place in range(1, 4)}
-
-
-def load_published(network: TemplateMatcher, files: dict[str, str]) -> None:
-    """Load the authors' files, paths by part (generator, discriminator, encoder, bpr), into `network`.
-
-    Raises:
-        UserError: if a part is unknown, or a file cannot be read safely or does not fit.
-    """
-    load_authors_files(network, files, GENERATOR, DISCRIMINATOR, "MGCM")

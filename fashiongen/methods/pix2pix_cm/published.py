@@ -1,8 +1,6 @@
-"""Reads what the authors' training code writes for Pix2PixCM (`pix2pixcm_PART_DATASET.pt` of github.com/sisinflab/GeCo)."""
+"""The layers' names in what the authors' training code writes for Pix2PixCM (`pix2pixcm_PART_DATASET.pt` of github.com/sisinflab/GeCo)."""
 
 from __future__ import annotations
-
-from fashiongen.nn.template_matching import TemplateMatcher, load_authors_files
 
 # The authors' names of layers, and ours.
 GENERATOR = {"e1": "first", "d6.1": "last"}
@@ -13,12 +11,3 @@ GENERATOR |= {f"d{place}.3": f"up.{place - 1}.norm" for place in range(1, 6)}
 DISCRIMINATOR = {"initial.0": "first", "model.3": "out"}
 DISCRIMINATOR |= {f"model.{place}.0": f"convs.{place}" for place in range(3)}
 DISCRIMINATOR |= {f"model.{place}.1": f"norms.{place}" for place in range(3)}
-
-
-def load_published(network: TemplateMatcher, files: dict[str, str]) -> None:
-    """Load the authors' files, paths by part (generator, discriminator, encoder, bpr), into `network`.
-
-    Raises:
-        UserError: if a part is unknown, or a file cannot be read safely or does not fit.
-    """
-    load_authors_files(network, files, GENERATOR, DISCRIMINATOR, "Pix2PixCM")

@@ -1,4 +1,4 @@
-"""The latent and feature cache: what frozen encoders make of the samples, computed once, ahead of training.
+"""The encoding cache: latents and features that frozen encoders compute from the samples, once, ahead of training.
 
     DIR/garment-3f9c1a2b5d7e8f01/0b9d5c....safetensors    some samples' moments by the encoder of that hash
         person-3f9c1a2b5d7e8f01/...
@@ -185,7 +185,7 @@ class Entries:
 
 
 def open_entries(cache: Path, encodings: Mapping[str, Encoding]) -> dict[str, Entries]:
-    """Return for each kind the entries of `cache` by just this encoder, none at all where there are none.
+    """Return for each kind the entries of `cache` that this very encoder has made, perhaps none.
 
     Raises:
         UserError: if a part is damaged.
@@ -222,7 +222,7 @@ def _tensor(sample: Batch, name: str) -> Tensor:
 
 
 class EncodedDataset(Dataset[AnyBatch]):
-    """A dataset whose samples bring what frozen encoders made of them (`Batch.encoded`), as it was written."""
+    """A dataset whose samples carry their cached encodings (`Batch.encoded`)."""
 
     def __init__(
         self, dataset: Dataset[AnyBatch], cache: Path, encodings: Mapping[str, Encoding], entries: dict[str, Entries] | None = None
@@ -296,15 +296,15 @@ def encode(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, int]:
-    """Write to `cache` what the frozen encoders make of the samples; what is there already is not computed again.
+    """Encode the samples and write the results to `cache`; entries that exist are not computed again.
 
     Args:
         batches: the samples, on the CPU.
-        encodings: what to make of them.
+        encodings: which encoders to run.
         cache: the folder.
         device: where the encoders run.
-        dtype: of the values on the disk, all of an encoder's alike: float32 keeps them as they are, float16 to 2**-11 of each in half
-            the room.
+        dtype: of the values on the disk, one for all values of an encoder. float32 is exact; float16 takes half the room and is off by at
+            most 2**-11 of each value.
 
     Returns:
         for each kind how many entries were added.
@@ -362,7 +362,7 @@ def _values(kind: str, encoding: Encoding, batch: Batch, device: torch.device | 
     if not finite.all():
         first = batch.ids[int((~finite).int().argmax())]
         cause = "its encoder gives numbers that are not finite" if not values.isfinite().all() else "add --dtype float32, with a new --out"
-        raise UserError(f"the {kind} of sample {first} cannot be kept as {_name(dtype)}: {cause}")
+        raise UserError(f"the {kind} of sample {first} cannot be stored as {_name(dtype)}: {cause}")
     return stored
 
 

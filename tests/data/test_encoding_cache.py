@@ -18,7 +18,7 @@ from torch import nn
 
 from fashiongen.batches import TryOffBatch
 from fashiongen.data import latents
-from fashiongen.data.latents import EncodedDataset, Entries, encode, fingerprints, shapes
+from fashiongen.data.encoding_cache import EncodedDataset, Entries, encode, fingerprints, shapes
 from fashiongen.data.loading import Loader
 from fashiongen.data.reframe import reframe
 from fashiongen.errors import UserError
@@ -236,7 +236,7 @@ def test_a_damaged_part_is_never_taken_for_right(tmp_path, wrong):
 
 def test_numbers_too_large_for_float16_are_refused(tmp_path):
     made = encodings(scale=1e7)
-    with pytest.raises(UserError, match="the whole of sample person-0 cannot be kept as float16: add --dtype float32, with a new --out"):
+    with pytest.raises(UserError, match="the whole of sample person-0 cannot be stored as float16: add --dtype float32, with a new --out"):
         fill(tmp_path, People(), made, dtype=torch.float16)
     assert fill(tmp_path, People(), made) == {"whole": 10, "masked": 10}
 

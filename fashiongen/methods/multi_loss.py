@@ -1,0 +1,192 @@
+"""The training loop of methods with several losses, each with an optimizer of its own, such as GANs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, ClassVar
+
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ParallelStrategy
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from fashiongen.batches import Batch
+from fashiongen.errors import UserError
+from fashiongen.methods.base import Method
+
+
+class MultiLossMethod(Method):
+    """A method that minimises several losses in turn on each batch.
+
+    A subclass lists its losses in `trains` and yields them from `training_losses`, in that order. After each one this class runs the
+    backward pass, clips, steps the optimizer of that loss and logs `train/NAME`; only then does it ask for the next loss, which
+    therefore sees the updated weights. While a loss is computed, the networks of the earlier losses have `requires_grad` off, and no
+    loss leaves a gradient in the networks of another.
+
+    A step of the trainer (`max_steps`, `global_step`, `every_n_train_steps`) is one batch, in which every optimizer steps once. With
+    `accumulate_grad_batches: k` it is k batches, and each optimizer steps on the last of them by the mean of their gradients.
+    `gradient_clip_val` clips the gradients of each loss's networks by themselves.
+
+    Attributes:
+        trains: the names of the losses, in the order of their steps, with the modules that each trains, as dotted names.
+    """
+
+    trains: ClassVar[dict[str, tuple[str, ...]]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401  as in any class
+        """Count the optimizers."""
+        super().__init_subclass__(**kwargs)
+        if "trains" in vars(cls):
+            cls.n_optimizers = len(cls.trains)
+
+    def __init__(self, optimizer: OptimizerCallable = Adam, lr_scheduler: LRSchedulerCallable | None = None) -> None:
+        """Store the factories of the optimizers, one for each loss, and of their learning-rate schedulers, stepped once a training step."""
+        super().__init__(optimizer, lr_scheduler)
+        self.automatic_optimization = False
+        self._hidden_settings: dict[str, Any] = {}
+
+    def training_losses(self, batch: Any, draw_step: int) -> Iterator[tuple[str, Tensor]]:  # noqa: ANN401  the task's batch
+        """Yield the name and value of each loss of `trains`, computed when it is asked for.
+
+        Args:
+            batch: the training batch.
+            draw_step: keys the random draws of this step, see `draw_step`.
+        """
+        raise NotImplementedError
+
+    @property
+    def draw_step(self) -> int:
+        """The key of a training step's draws: step x number of optimizers, which was the step's number while each optimizer's counted."""
+        return self.global_step * self.n_optimizers
+
+    def configure_callbacks(self) -> Sequence[Callback] | Callback:
+        """Hide clipping and accumulation from Lightning's check, until `setup`.
+
+        Lightning refuses both for manual optimization, since its own loop would ignore them; this class obeys them itself.
+        """
+        if self.trainer.training:
+            for name, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
+                self._hidden_settings[name] = getattr(self.trainer, name)
+                setattr(self.trainer, name, neutral)
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Give the trainer its settings back; have DDP expect that a backward pass leaves the other losses' networks alone."""
+        for name, value in self._hidden_settings.items():
+            setattr(self.trainer, name, value)
+        self._hidden_settings = {}
+        if isinstance(self.trainer.strategy, DDPStrategy):
+            self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own union of shapes
+        """Give each loss an optimizer over the trainable parameters of its modules.
+
+        Raises:
+            UserError: if the strategy, the precision or the scheduler cannot work with several optimizers.
+        """
+        name = type(self).__name__
+        if isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            raise UserError(
+                f"{name} has {self.n_optimizers} optimizers and DeepSpeed takes one: leave out the zero2 overlay, "
+                "or use recipes/overlays/ddp.yaml"
+            )
+        precision = self.trainer.precision_plugin
+        if isinstance(precision, MixedPrecision) and precision.scaler is not None and self.trainer.accumulate_grad_batches > 1:
+            raise UserError(
+                f"{name}: trainer.accumulate_grad_batches: with precision 16-mixed the losses' gradients would be scaled unequally; "
+                "use bf16-mixed or a larger batch"
+            )
+        optimizers = [self.optimizer(self._parameters_of(modules)) for modules in self.trains.values()]
+        if self.lr_scheduler is None:
+            return optimizers
+        schedulers = [self.lr_scheduler(optimizer) for optimizer in optimizers]
+        if any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):
+            raise UserError(
+                f"{name}: lr_scheduler: ReduceLROnPlateau waits for one metric, and {self.n_optimizers} losses have none in common; "
+                "choose another scheduler"
+            )
+        return optimizers, schedulers
+
+    def _parameters_of(self, modules: tuple[str, ...]) -> list[nn.Parameter]:
+        return [parameter for name in modules for parameter in self.get_submodule(name).parameters() if parameter.requires_grad]
+
+    def on_fit_start(self) -> None:
+        """Print what is trained, without Lightning's advice of twenty lines to save the weights from before a step."""
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+        super().on_fit_start()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Minimise each loss in turn."""
+        every = self.trainer.accumulate_grad_batches
+        # Like Lightning's own loop, step on the last batch of an epoch too.
+        steps = (batch_idx + 1) % every == 0 or batch_idx + 1 >= self.trainer.num_training_batches or self.trainer.is_last_batch
+        optimizers: Any = self.optimizers()
+        parameters = [[parameter for group in optimizer.param_groups for parameter in group["params"]] for optimizer in optimizers]
+        losses = self.training_losses(batch, self.draw_step)
+        last = len(optimizers) - 1
+        try:
+            for place, (expected, optimizer) in enumerate(zip(self.trains, optimizers, strict=True)):
+                if batch_idx % every == 0:
+                    optimizer.zero_grad()
+                name, loss = next(losses)
+                if name != expected:
+                    raise RuntimeError(f"{type(self).__name__}.training_losses yields {name!r} where `trains` has {expected!r}")
+                others = [parameter for other, group in enumerate(parameters) if other != place for parameter in group]
+                self._backward(loss / every, others, sync=steps)
+                if steps:
+                    self._step(optimizer, counts=place == last)
+                self.log(f"train/{name}", loss.detach(), prog_bar=True, batch_size=len(batch))
+                for parameter in parameters[place]:
+                    parameter.requires_grad_(False)
+            if (surplus := next(losses, None)) is not None:
+                raise RuntimeError(f"{type(self).__name__}.training_losses yields {surplus[0]!r}, which `trains` lacks")
+        finally:
+            for parameter in (parameter for group in parameters for parameter in group):
+                parameter.requires_grad_(True)
+        if steps:
+            schedulers: Any = self.lr_schedulers() or []
+            for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+                scheduler.step()
+
+    def _backward(self, loss: Tensor, others: list[nn.Parameter], *, sync: bool) -> None:
+        """Run the backward pass; the gradients of `others` stay as they are. Without `sync` DDP does not average gradients yet."""
+        before = [parameter.grad for parameter in others]
+        for parameter in others:
+            parameter.grad = None
+        strategy = self.trainer.strategy
+        with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) and not sync else nullcontext():
+            self.manual_backward(loss)
+        for parameter, gradient in zip(others, before, strict=True):
+            parameter.grad = gradient
+
+    def _step(self, optimizer: Any, *, counts: bool) -> None:  # noqa: ANN401  LightningOptimizer, which is no Optimizer to mypy
+        """Step an optimizer; the trainer's step count goes up by the one that `counts`."""
+        if counts:
+            optimizer.step()
+        else:
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradients of one loss's networks, as the trainer says; float16's scaling is undone by now."""
+        self.clip_gradients(optimizer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Mark that steps are counted in batches."""
+        checkpoint["steps_are_batches"] = True
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume from a checkpoint that counts the steps of each optimizer, as versions before 0.1.0 did.
+
+        Raises:
+            UserError: in `fit`; its weights can still be tested.
+        """
+        if self.trainer.training and "steps_are_batches" not in checkpoint:
+            raise UserError(
+                f"--ckpt_path: {type(self).__name__} cannot go on from a checkpoint of an earlier version, which counts steps otherwise: "
+                "train anew (`test`, `predict` and --parents still take it)"
+            )

@@ -1,0 +1,65 @@
+"""The variational autoencoder (`vae`): images to latents and back."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from fashiongen.nn.parts import loading
+
+PIXELS_AT_ONCE = 2**22
+
+
+class LatentCodec(nn.Module):
+    """A frozen AutoencoderKL with the scaling of its latents: latents = (z - shift) * scaling.
+
+    Images are (B, 3, H, W) in [-1, 1]; latents (B, C, H / factor, W / factor) of about unit variance.
+
+    Attributes:
+        factor: pixels a side of one latent.
+        channels: C.
+        scaling: the config's `scaling_factor`.
+        shift: the config's `shift_factor` (SD3 has one), 0 where it has none.
+    """
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        """Wrap and freeze `vae`."""
+        super().__init__()
+        self.vae = loading.freeze(vae)
+        self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.channels: int = vae.config.latent_channels
+        self.scaling: float = vae.config.scaling_factor
+        self.shift: float = vae.config.shift_factor or 0.0
+
+    @torch.no_grad()
+    def moments(self, images: Tensor) -> Tensor:
+        """Return mean and log-variance of z, unscaled, (B, 2C, ...): float32 whatever the weights' dtype."""
+        parts = images.to(self.vae.dtype).split(self._at_once(*images.shape[-2:]))
+        return torch.cat([self.vae.encode(part).latent_dist.parameters.float() for part in parts])
+
+    def mode(self, moments: Tensor) -> Tensor:
+        """Return the most likely latents under moments, (B, C, ...)."""
+        return (moments.chunk(2, dim=1)[0] - self.shift) * self.scaling
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the mode of the latents' distribution (not a sample, so that it can be cached), float32 whatever the weights' dtype."""
+        return self.mode(self.moments(images))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the images of latents, in [-1, 1], float32; outside autocast, since bfloat16 is coarser than grey levels."""
+        height, width = (side * self.factor for side in latents.shape[-2:])
+        parts = (latents / self.scaling + self.shift).to(self.vae.dtype).split(self._at_once(height, width))
+        with torch.autocast(latents.device.type, enabled=False):
+            return torch.cat([self.vae.decode(part).sample.float() for part in parts]).clamp(-1.0, 1.0)
+
+    @staticmethod
+    def _at_once(height: int, width: int) -> int:
+        """Return how many images go through the autoencoder at a time: its activations at full size are gigabytes an image."""
+        return max(1, PIXELS_AT_ONCE // (height * width))
+
+
+def load_codec(folder: str, dtype: torch.dtype = torch.float32) -> LatentCodec:
+    """Load the `vae` of a Stable-Diffusion-style folder, with weights of `dtype`."""
+    return LatentCodec(loading.load_part(AutoencoderKL, folder, "vae", dtype=dtype))

@@ -1,0 +1,116 @@
+"""Loading one part by its `from_pretrained`, with every unfit key named in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import diffusers
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+
+from fashiongen.checkpoints import some
+from fashiongen.errors import UserError
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+# What `from_pretrained` raises on files that are absent, damaged, of another model, or whose settings are nonsense.
+UNLOADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    SafetensorError,
+    StrictDataclassError,
+)
+
+# What files of a whole CLIP pair hold besides the half that is loaded.
+OTHER_HALF = {
+    "CLIPTextModel": ("vision_model.", "visual_projection.", "text_projection.", "logit_scale"),
+    "CLIPVisionModelWithProjection": ("text_model.", "text_projection.", "logit_scale"),
+}
+
+
+def load_part(
+    kind: Any,  # noqa: ANN401  any class with from_pretrained
+    folder: str,
+    subfolder: str | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,  # noqa: ANN401  from_pretrained's own
+) -> Any:  # noqa: ANN401  an instance of `kind`
+    """Load one part by its `from_pretrained`.
+
+    Args:
+        kind: the diffusers or transformers class.
+        folder: a local folder or hub id, as `checkpoints.locate` returns it.
+        subfolder: the part's folder inside it.
+        dtype: of the weights, whatever the file's; parts that are trained want float32, frozen ones may be bfloat16.
+        **options: passed to `from_pretrained`.
+
+    Raises:
+        UserError: one line, if a file is missing or unfit, or a key is missing, left over or of another shape.
+    """
+    if subfolder is not None:
+        options["subfolder"] = subfolder
+    is_module = issubclass(kind, nn.Module)
+    if is_module:
+        options |= {"use_safetensors": True, "output_loading_info": True}
+        if issubclass(kind, transformers.PreTrainedModel):
+            options["ignore_mismatched_sizes"] = True  # the loading info then names them, which transformers' own error does not
+    place = f"{folder}/{subfolder}" if subfolder else folder
+    try:
+        with _silenced():
+            loaded = kind.from_pretrained(folder, **options)
+    except UNLOADABLE as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = reason.partition(". If you want")[0]  # diffusers goes on with advice for programmers
+        raise UserError(f"pretrained: {place}: cannot load a {kind.__name__} from there ({reason})") from error
+    if not is_module:
+        return loaded
+    part, info = loaded
+    # The libraries fill missing and misshapen weights with random numbers, and ignore what is left over.
+    problems = {
+        "lacks weights": sorted(info["missing_keys"]),
+        "has weights of another shape than those": sorted(
+            f"{key} {tuple(found)} for {tuple(wanted)}" for key, found, wanted in info["mismatched_keys"]
+        ),
+        "has weights that are none": sorted(key for key in info["unexpected_keys"] if not _is_no_weight(key, kind)),
+    }
+    for what, keys in problems.items():
+        if keys:
+            raise UserError(f"pretrained: {place}: {what} of a {kind.__name__}: {some(keys)}")
+    return part.to(dtype)
+
+
+def _is_no_weight(key: str, kind: type) -> bool:
+    """Tell whether a key may be left over: the other half of a CLIP pair, or the position indices that older files hold."""
+    return key.endswith("position_ids") or key.startswith(OTHER_HALF.get(kind.__name__, ()))
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Hide the libraries' reports and progress bars; `load_part` says what matters of them in one line."""
+    logs = (transformers.logging, diffusers.utils.logging)
+    verbosity = [log.get_verbosity() for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, verbosity, strict=True):
+            log.set_verbosity(level)
+        transformers.logging.enable_progress_bar()
+
+
+def freeze(module: AnyModule) -> AnyModule:
+    """Turn gradients off and evaluation mode on, and return the module."""
+    return module.requires_grad_(False).eval()

@@ -1,0 +1,49 @@
+"""The CLIP text encoder (`text_encoder`) with its tokenizer (`tokenizer`)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from fashiongen.errors import UserError
+from fashiongen.nn.parts import loading
+
+
+class PromptEncoder(nn.Module):
+    """A frozen CLIP text encoder with its tokenizer."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
+        """Wrap and freeze `text_encoder`."""
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.text_encoder = loading.freeze(text_encoder)
+
+    def forward(self, prompts: list[str]) -> Tensor:
+        """Return the last hidden states of `prompts`, (len(prompts), length, C), on the encoder's device and in its dtype.
+
+        They are ordinary tensors even under inference mode, so that training may use what validation has encoded.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            tokens = self.tokenizer(
+                prompts, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            )
+            return self.text_encoder(tokens.input_ids.to(self.text_encoder.device)).last_hidden_state  # type: ignore[no-any-return]  # transformers is untyped
+
+
+def load_prompt_encoder(folder: str, dtype: torch.dtype = torch.float32) -> PromptEncoder:
+    """Load the `tokenizer` and `text_encoder` of a Stable-Diffusion-style folder, with weights of `dtype`.
+
+    Raises:
+        UserError: as `load_part`; or if the tokenizer's vocabulary is missing, or is not the text encoder's.
+    """
+    tokenizer = loading.load_part(CLIPTokenizer, folder, "tokenizer")
+    text_encoder = loading.load_part(CLIPTextModel, folder, "text_encoder", dtype=dtype)
+    place = f"pretrained: {folder}/tokenizer"
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes an empty one of a folder that lacks the files
+        raise UserError(f"{place}: cannot load a CLIPTokenizer from there (no word in it: vocab.json and merges.txt are missing)")
+    known, positions = text_encoder.config.vocab_size, text_encoder.config.max_position_embeddings
+    if len(tokenizer) > known or tokenizer.model_max_length > positions:
+        sizes = f"{len(tokenizer)} words and {tokenizer.model_max_length} places, the text encoder {known} and {positions}"
+        raise UserError(f"{place}: belongs to another text encoder (it has {sizes})")
+    return PromptEncoder(tokenizer, text_encoder)

@@ -1,0 +1,47 @@
+"""Parts of a Stable-Diffusion-style folder: an autoencoder's shift and scale, and the dtype of frozen parts."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from fashiongen.checkpoints import locate
+from fashiongen.nn.parts import LatentCodec, load_codec, load_image_encoder, load_prompt_encoder
+
+
+def autoencoder(**config) -> AutoencoderKL:
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2, "block_out_channels": [8, 8]}
+    return AutoencoderKL(**blocks, norm_num_groups=4, layers_per_block=1, **config).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shift", [0.0609, None])
+def test_latents_are_shifted_and_scaled_as_in_stable_diffusion_3(shift):
+    """SD3's pipelines compute (z - shift) * scale, and z = latents / scale + shift before decoding."""
+    layers = {"use_quant_conv": False, "use_post_quant_conv": False, "latent_channels": 16}
+    vae = autoencoder(**layers, scaling_factor=1.5305, shift_factor=shift)
+    codec, images = LatentCodec(vae), torch.rand(2, 3, 16, 16) * 2 - 1
+    z = vae.encode(images).latent_dist.mode()
+    latents = codec.encode(images)
+    assert latents.shape == (2, 16, 8, 8)
+    torch.testing.assert_close(latents, (z - (shift or 0.0)) * 1.5305)
+    torch.testing.assert_close(codec.decode(latents), vae.decode(z).sample.clamp(-1, 1), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_frozen_parts_may_be_bfloat16():
+    """Half the memory; latents and images stay float32, and near those of float32 weights."""
+    folder, images = locate("tiny", "sd"), torch.rand(2, 3, 64, 48) * 2 - 1
+    exact, low = load_codec(folder), load_codec(folder, torch.bfloat16)
+    assert exact.vae.dtype == torch.float32 and low.vae.dtype == torch.bfloat16
+    latents = low.encode(images)
+    assert latents.dtype == low.decode(latents).dtype == torch.float32
+    torch.testing.assert_close(latents, exact.encode(images), rtol=0.1, atol=0.1)
+    torch.testing.assert_close(low.decode(latents), exact.decode(latents), rtol=0.1, atol=0.1)
+
+    prompts = ["a photo of an upper body garment", ""]
+    exact_text, low_text = load_prompt_encoder(folder)(prompts), load_prompt_encoder(folder, torch.bfloat16)(prompts)
+    assert exact_text.dtype == torch.float32 and low_text.dtype == torch.bfloat16
+    torch.testing.assert_close(low_text.float(), exact_text, rtol=0.1, atol=0.1)
+    encoder = load_image_encoder(locate("tiny", "clip"), dtype=torch.bfloat16)
+    assert encoder.dtype == torch.bfloat16 and not encoder.training and not any(p.requires_grad for p in encoder.parameters())
