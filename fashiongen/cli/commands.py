@@ -141,11 +141,11 @@ def _describe(options: argparse.Namespace) -> None:
     """Answer what a plan must know of commands, given as JSON on standard input, in the file that it names."""
     import json
 
-    from fashiongen.benchmark.facts import gather
+    from fashiongen.benchmark.inspection import inspect_commands
     from fashiongen.cli.settings import resolve
 
     request = json.load(sys.stdin)
-    found = gather(request["commands"], resolve, render=request["render"])
+    found = inspect_commands(request["commands"], resolve, render=request["render"])
     Path(request["answer"]).write_text(json.dumps(found), encoding="utf-8")
 
 
@@ -165,7 +165,7 @@ def _bench(options: argparse.Namespace) -> int:
 def _executor(options: argparse.Namespace, out: Path, gpus: int) -> Executor:
     """Return what runs nodes; for a listing nothing that reaches for a cluster."""
     from fashiongen.benchmark.on_machine import OnMachine
-    from fashiongen.benchmark.runner import package_path
+    from fashiongen.benchmark.program import python_path
 
     if options.executor == "local":
         return OnMachine(options.jobs, gpus)
@@ -176,7 +176,7 @@ def _executor(options: argparse.Namespace, out: Path, gpus: int) -> Executor:
     if options.executor == "ray":
         from fashiongen.benchmark.on_ray import OnRay
 
-        return OnRay(options.jobs, options.address, options.cpus, package_path())
+        return OnRay(options.jobs, options.address, options.cpus, python_path())
     from fashiongen.benchmark.on_slurm import OnSlurm
 
     return OnSlurm(options.jobs, out.resolve(), options.cpus, dict(options.slurm))

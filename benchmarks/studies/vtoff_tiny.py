@@ -1,8 +1,8 @@
-"""Train and test everything that can take garments off on the embedded wardrobe, and write the table of `results/vtoff-tiny`.
+"""Train and test every method of virtual try-off on the embedded wardrobe, and print the table of `results/vtoff-tiny`.
 
-    python benchmarks/vtoff_tiny.py OUT [--seeds 0 1 2] [--jobs 2] [--table-only]
+    python benchmarks/studies/vtoff_tiny.py OUT [--seeds 0 1 2] [--jobs 2] [--table-only]
 
-Every run is the public command line; what is done already is not done again. Prints the table as Markdown.
+Every run is the public command line; a run whose record is there is not repeated. Prints the table as Markdown.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""What the scripts of `results/` share: runs by the public command line that are never repeated, and their numbers."""
+"""What the studies share: the public command line, and the numbers of its records."""
 
 import argparse
 import json
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = ROOT / "recipes" / "tiny"
 OVERLAYS = ROOT / "recipes" / "overlays"
 
 
-def options(told: str | None) -> argparse.Namespace:
-    """Parse what both scripts take: `out`, `seeds`, `jobs`, `table_only`, and `threads`, the cores of one job."""
-    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(description: str | None) -> argparse.Namespace:
+    """Parse the options that studies have in common: `out`, `seeds`, `jobs`, `table_only`, and `threads`, the cores of one job."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")

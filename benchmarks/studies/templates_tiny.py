@@ -1,13 +1,13 @@
-"""Draw templates of a trained tiny CIGM for held-out tops: a grid, how much they vary with the noise, and whose palette they take.
+"""Draw templates of a trained tiny CIGM for held-out tops: a grid, how much they vary with the noise, and whose palette they have.
 
-    python benchmarks/templates_tiny.py GRID.png CKPT [CKPT ...] [--split test] [--set NAME=VALUE ...]
+    python benchmarks/studies/templates_tiny.py GRID.png CKPT [CKPT ...] [--split test] [--set NAME=VALUE ...]
 
 A palette is the mean colour (Lab) of what is not paper; its distances are CIEDE2000, for templates the mean over 16 noises of a top.
-Whether images go with their own tops is told by a permutation test: the mean distance of the pairs beside that of 10,000 random
+A permutation test tells whether images go with their own tops: it compares the mean distance of the pairs with that of 10,000 random
 pairings. The distance to the top is small where both have one colour; the distance by the wardrobe's rule is that to the nearest of the
 colours which the rule lets go with the top (tops in black, white or grey, with which every colour goes, are left out). A grey image
-is near to a colour that goes with any top, and a mean colour is greyer than the named one: only the difference to the shuffled pairs
-tells something.
+is near to a colour that goes with any top, and a mean colour is greyer than the named one: only the difference from the shuffled pairs
+means something.
 """
 
 import argparse

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from fashiongen import records
-from fashiongen.benchmark.facts import Facts, _listing, gather, obstacle
+from fashiongen.benchmark.command_info import CommandInfo, obstacle
+from fashiongen.benchmark.inspection import _listing, inspect_commands
 from fashiongen.benchmark.plan import make_plan
 from fashiongen.cli.settings import resolve
 from fashiongen.errors import UserError
@@ -22,9 +23,9 @@ ROOT = Path(__file__).parents[2]
 TINY, OVERLAYS = ROOT / "recipes" / "tiny", ROOT / "recipes" / "overlays"
 
 
-def facts(*commands: list, render: bool = False) -> list[Facts]:
+def facts(*commands: list, render: bool = False) -> list[CommandInfo]:
     asked = [[str(part) for part in command] for command in commands]
-    return [Facts(**found) for found in gather(asked, resolve, render=render)["facts"]]
+    return [CommandInfo(**found) for found in inspect_commands(asked, resolve, render=render)["commands"]]
 
 
 def test_a_method_and_its_data_are_described(recipe):
@@ -100,8 +101,8 @@ def test_every_suite_can_be_planned_where_there_are_no_data(suite, tmp_path, mon
     monkeypatch.chdir(tmp_path)
 
     def describe(commands):
-        answer = gather(commands, resolve, render=False)
-        return [Facts(**found) for found in answer["facts"]], 8
+        answer = inspect_commands(commands, resolve, render=False)
+        return [CommandInfo(**found) for found in answer["commands"]], 8
 
     nodes = make_plan(suite, describe).nodes
     lacking = [node for node in nodes if "data/" in (node.skipped or "")]
@@ -228,7 +229,7 @@ def test_the_keys_of_all_suites_are_known():
         for command in commands:
             keys = tuple(key for key in command[1::2] if key != "--config")
             asked.setdefault((command[0], command[2], keys), command)
-            found.append(Facts(method="M", tasks=["t"], task="t" * (command[0] == "test"), protocol=str(len(found)), checkpoint="c"))
+            found.append(CommandInfo(method="M", tasks=["t"], task="t" * (command[0] == "test"), protocol=str(len(found)), checkpoint="c"))
         return found, 8
 
     for suite in SUITES:
@@ -236,3 +237,11 @@ def test_the_keys_of_all_suites_are_known():
     assert len(asked) > 20
     for settings in resolve(list(asked.values())):
         assert yaml.safe_dump(settings)
+
+
+def test_data_that_serve_another_task_are_told(recipe):
+    (found,) = facts(["test", "--config", recipe, "--evaluate.task", "retrieval"])
+    assert found.task == "retrieval" and found.problem == "the task is retrieval, but gallery serves vtoff"
+    assert "cannot do retrieval" in obstacle(found, "test", 0)
+    with pytest.raises(UserError, match=r"evaluate\.task=knitting: unknown task; choose one of"):
+        facts(["test", "--config", recipe, "--evaluate.task", "knitting"])

@@ -1,8 +1,8 @@
-"""Train and test everything that ranks bottoms on the embedded wardrobe, and write the table of `results/retrieval-tiny`.
+"""Train and test every method that ranks bottoms on the embedded wardrobe, and print the table of `results/retrieval-tiny`.
 
-    python benchmarks/retrieval_tiny.py OUT [--seeds 0 1 2] [--jobs 2] [--table-only]
+    python benchmarks/studies/retrieval_tiny.py OUT [--seeds 0 1 2] [--jobs 2] [--table-only]
 
-Every run is the public command line; what is done already is not done again. Prints the table as Markdown.
+Every run is the public command line; a run whose record is there is not repeated. Prints the table as Markdown.
 """
 
 import time
