@@ -7,19 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from long_files import LONG
 
 TESTS = Path(__file__).parent
 SHARED_DATA = TESTS.parents[1] / "shared" / "data"
 MOST_WORKERS = 4
 """A worker and what it forks take some 2 GB."""
-
-LONG = (
-    "test_recipes.py",
-    "methods/test_igr_training.py",
-    "evaluation/test_processes.py",
-    "benchmark/test_command.py",
-)
-"""Files that take longest, longest first: with several workers (-n) they start first, so that all workers end together."""
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # before anything imports these libraries
 
@@ -76,8 +69,6 @@ def pytest_collection_modifyitems(items):
     """Put the files that take longest first, and skip tests marked `gpu` where there is none."""
     import torch
 
-    if lost := [name for name in LONG if not (TESTS / name).is_file()]:
-        raise pytest.UsageError(f"{__file__}: LONG names files that are not there: {', '.join(lost)}")
     ranks = {TESTS / name: rank for rank, name in enumerate(LONG)}
     items.sort(key=lambda item: ranks.get(item.path, len(LONG)))
     if torch.cuda.is_available():
