@@ -124,7 +124,7 @@ class MultiLossMethod(Method):
         """Minimise each loss in turn."""
         every = self.trainer.accumulate_grad_batches
         # Like Lightning's own loop, step on the last batch of an epoch too.
-        steps = (batch_idx + 1) % every == 0 or batch_idx + 1 >= self.trainer.num_training_batches or self.trainer.is_last_batch
+        steps = (batch_idx + 1) % every == 0 or self.trainer.is_last_batch
         optimizers: Any = self.optimizers()
         parameters = [[parameter for group in optimizer.param_groups for parameter in group["params"]] for optimizer in optimizers]
         losses = self.training_losses(batch, self.draw_step)
