@@ -1,4 +1,4 @@
-"""The same as `fashiongen leaderboard DIR ...`: compares the records that a benchmark left in DIR."""
+"""Compare the records that a benchmark left in a folder: the same as `fashiongen leaderboard DIR ...`."""
 
 import sys
 

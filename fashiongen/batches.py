@@ -94,7 +94,7 @@ class Batch:
     Attributes:
         ids: the samples' ids.
         encoded: (B, ...) floats by kind, what the method's frozen encoders make of the samples, where a cache was read
-            (see `fashiongen.data.latents`). It may hold what is made of the target, so that what is judged never gets it.
+            (see `fashiongen.data.encoding_cache`). It may hold what is made of the target, so that what is judged never gets it.
         skipped: what was left out of a training batch because its files are damaged, one message each, where the data may skip.
     """
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fashiongen.benchmark.arrange import read
+from fashiongen.benchmark.boards import Board, Row
 from fashiongen.records import Record
 
 LOWER_IS_BETTER = ("lpips", "fid")
@@ -64,11 +66,11 @@ def write_test(
         shown = sorted(ids)[:images]
         for index, id_ in enumerate(shown):
             image(hash_of(label) % 200, index).save(place / record.images / f"{id_}.png")
-        grid = Image.new("RGB", (4 * 52, 68 * min(images, 12)), "white")
-        for row in range(min(images, 12)):
-            for column, shade in enumerate((10, 60, 110, 160)):
-                grid.paste(image(shade, row), (column * 52 + 2, row * 68 + 2))
-        grid.save(place / "record.grid.png")
+        record.gallery = {"input": "record.gallery/input", "truth": "record.gallery/truth"}
+        for folder, shade in zip(record.gallery.values(), (10, 160), strict=True):
+            (place / folder).mkdir(parents=True)
+            for index, id_ in enumerate(shown):
+                image(shade, index).save(place / folder / f"{id_}.png")
     (place / "log.txt").write_text("what it printed\n", encoding="utf-8")
     record.write(place / "record.json")
     return place
@@ -113,3 +115,9 @@ def write_folder(folder: Path) -> Path:
     plan = {"suite": "tiny", "sha256": "12" * 32, "nodes": [{"id": "test--late--seed0", "kind": "test"}]}
     (folder / "suite.json").write_text(json.dumps(plan), encoding="utf-8")
     return folder
+
+
+def only(folder: Path) -> tuple[Board, dict[str, Row]]:
+    """The one board of a folder, and its rows by name."""
+    (board,) = read(folder).boards
+    return board, {row.name: row for row in board.rows}

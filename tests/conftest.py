@@ -1,29 +1,43 @@
-"""What all tests share: no network, one thread, a cache of their own, fixed seeds."""
+"""What all tests share: no network, one thread, a cache of their own, fixed seeds; and which test files start first."""
 
 import os
 import random
+import sys
 from pathlib import Path
+
+import pytest
+import yaml
+from long_files import LONG
+
+TESTS = Path(__file__).parent
+SHARED_DATA = TESTS.parents[1] / "shared" / "data"
+MOST_WORKERS = 4
+"""A worker and what it forks take some 2 GB."""
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # before anything imports these libraries
 
-import lightning.pytorch  # noqa: F401  here, since its log handler keeps the stderr of the moment of its import: a test's would be closed
-import numpy as np
-import pytest
-import torch
-import yaml
+# With -n the workers run the tests; the process that hands them out needs no torch, and they start the sooner.
+if "PYTEST_XDIST_WORKER" in os.environ or not any(argument.startswith(("-n", "--numprocesses")) for argument in sys.argv):
+    import lightning.pytorch  # noqa: F401  here, since its log handler keeps the stderr of the moment of its import: a test's would be closed
+    import torch
 
-ROOT = Path(__file__).parents[1]
-SHARED_DATA = ROOT.parent / "shared" / "data"
+    torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed says on stdout that it found nothing better
 
-torch.set_num_threads(1)
-if not torch.cuda.is_available():
-    os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed says on stdout that it found nothing better
+
+def pytest_xdist_auto_num_workers():
+    """Return what `-n auto` means: as many workers as this process may use cores, at most four."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """The folder of what is rendered, once a session."""
-    folder = tmp_path_factory.mktemp("cache")
+    """The folder of what is rendered, once a session, whatever worker asks first."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASHIONGEN_CACHE", str(folder))
         yield folder
@@ -32,6 +46,9 @@ def cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def seeds():
     """Start every test from the same seeds, and forget those that a command has set."""
+    import numpy as np
+    import torch
+
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -49,7 +66,11 @@ def shared_data():
 
 
 def pytest_collection_modifyitems(items):
-    """Skip tests marked `gpu` where there is none."""
+    """Put the files that take longest first, and skip tests marked `gpu` where there is none."""
+    import torch
+
+    ranks = {TESTS / name: rank for rank, name in enumerate(LONG)}
+    items.sort(key=lambda item: ranks.get(item.path, len(LONG)))
     if torch.cuda.is_available():
         return
     for item in items:

@@ -1,6 +1,6 @@
 """DeepSpeed on CPU processes, which Lightning refuses: for tests alone, on private methods of Lightning 2.6.
 
-Trains by the true command line in processes of its own:
+Trains by the true command line, each rank in a warm process of its own:
 
     checkpoint = fit(tmp_path, "zero2", "--config", recipe)       # a folder
     checkpoint = fit(tmp_path, "ddp", "--config", recipe)         # a file
@@ -8,14 +8,15 @@ Trains by the true command line in processes of its own:
 
 import json
 import os
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Literal
 
 import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from warm import Command
 
 ROOT = Path(__file__).parents[1]
 STRATEGIES = {
@@ -64,13 +65,23 @@ def fit(folder: Path, strategy: Literal["zero2", "ddp"], *args: str | Path, proc
             }
         )
     )
-    command = [sys.executable, "-m", "fashiongen", "fit", *map(str, args), "--config", str(overlay)]
     environment = {
         **os.environ,
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(find_free_network_port()),
     }
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    command = ["fit", *args, "--config", overlay]
+    ranks = [Command(command, cwd=folder, env=environment | {"LOCAL_RANK": str(rank)}) for rank in range(processes)]
+    deadline = time.monotonic() + timeout
+    try:
+        while any(rank.returncode is None for rank in ranks) and not any(rank.returncode for rank in ranks) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        statuses = [rank.returncode for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.end()
+    assert statuses == [0] * processes, "\n".join(rank.output()[-4000:] for rank in ranks)
     return folder / f"{strategy}.ckpt"

@@ -23,7 +23,6 @@ FLOORS = {
     "tiny": 6,
     "benchmark": 6,
     "cli": 7,
-    "training": 7,
     "__main__": 8,
 }
 SHARED_BY_METHODS = ("base", "multi_loss", "template_matching")  # files in methods/ that every method may import
@@ -52,7 +51,7 @@ def allowed(importer: tuple[str, ...], target: tuple[str, ...]) -> bool:
     """Tell whether the file `importer` may import `target`; files directly in the package share a folder a floor."""
     here, there = importer[0], target[0]
     if here != there:
-        files = len(importer) == 1 and there in ("errors", "batches", "checkpoints", "records", "training")
+        files = len(importer) == 1 and there in ("errors", "batches", "checkpoints", "records", "shipped")
         return FLOORS.get(there, 9) < FLOORS[here] or (files and FLOORS[there] == FLOORS[here])
     if here == "methods" and len(target) > 1:
         return target[1] in SHARED_BY_METHODS or importer[1:2] == target[1:2]

@@ -12,7 +12,7 @@ MAIN_JOB = (
     "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/lightning fit --config recipes/tiny/igr.yaml"
     " && .venv/bin/fashiongen test --config recipes/tiny/igr.yaml --ckpt_path logs/igr/last.ckpt --evaluate.out logs/igr/test.json"
 )
-TESTS = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest -q"
+TESTS = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest -q -n auto"
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,21 @@
 """Every recipe and overlay parses, and every tiny recipe runs, by the true command line."""
 
 import importlib
-import subprocess
-import sys
+import io
 from pathlib import Path
 
 import pytest
 import yaml
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from rich.console import Console
+from warm import OnWarm
 
+from fashiongen.benchmark.command_info import CommandInfo
+from fashiongen.benchmark.inspection import inspect_commands
+from fashiongen.benchmark.runner import run_suite
 from fashiongen.cli import main
+from fashiongen.cli.settings import resolve
+from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
 from fashiongen.records import Record
 
@@ -18,19 +24,30 @@ FULL = sorted(RECIPES.glob("*.yaml"))
 TINY = sorted((RECIPES / "tiny").glob("*.yaml"))
 OVERLAYS = sorted((RECIPES / "overlays").glob("*.yaml"))
 TASKS = sorted((RECIPES / "tasks").glob("*.yaml"))
+FOLDERS = [RECIPES, RECIPES / "tiny"]
 
 
 def name(path: Path) -> str:
     return str(path.relative_to(RECIPES).with_suffix(""))
 
 
-def parsed(capsys, *configs: Path, command: str = "fit") -> dict:
-    """Return the settings of some files on top of each other; nothing is built, so nothing can be downloaded."""
-    with pytest.raises(SystemExit) as stop:
-        main([command, *(arg for config in configs for arg in ("--config", str(config))), "--print_config"])
-    output = capsys.readouterr()
-    assert stop.value.code == 0, output.err
-    return yaml.safe_load(output.out)
+def command_of(*configs: Path, command: str = "fit") -> list[str]:
+    return [command, *(arg for config in configs for arg in ("--config", str(config)))]
+
+
+@pytest.fixture(scope="module")
+def parsed():
+    """Return the settings of a command line, as `--print_config` shows them; nothing is built, so nothing can be downloaded.
+
+    One parser reads all command lines of this file at once. If one is wrong, each test has its own read, to say which.
+    """
+    commands = [command_of(recipe) for recipe in FULL + TINY]
+    commands += [overlaid(folder, overlay) for folder in FOLDERS for overlay in OVERLAYS + TASKS]
+    try:
+        known = {tuple(command): settings for command, settings in zip(commands, resolve(commands), strict=True)}
+    except UserError:
+        known = {}
+    return lambda command: known.get(tuple(command)) or resolve([command])[0]
 
 
 def test_there_are_recipes():
@@ -41,10 +58,20 @@ def test_there_are_recipes():
 
 
 @pytest.mark.parametrize("recipe", FULL + TINY, ids=name)
-def test_recipe_parses(recipe, capsys):
-    settings = parsed(capsys, recipe)
+def test_recipe_parses(recipe, parsed):
+    settings = parsed(command_of(recipe))
     assert settings["model"]["class_path"].startswith("fashiongen.methods.")
     assert settings["data"]["class_path"].startswith("fashiongen.data.")
+
+
+def test_print_config_shows_what_is_parsed(parsed, capsys):
+    command = command_of(FULL[0])
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--print_config"])
+    assert stop.value.code == 0
+    shown, settings = leaves(yaml.safe_load(capsys.readouterr().out)), leaves(parsed(command))
+    assert shown
+    assert {key: value for key, value in shown.items() if settings.get(key) != without_nulls(value)} == {}
 
 
 def recipe_of(overlay: Path) -> str:
@@ -57,19 +84,22 @@ def recipe_of(overlay: Path) -> str:
     return max((recipe.stem for recipe in FULL if overlay.stem.startswith(f"{recipe.stem}-")), key=len, default=any_other)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS + TASKS, ids=name)
-@pytest.mark.parametrize("folder", [RECIPES, RECIPES / "tiny"], ids=lambda folder: folder.name)
-def test_overlay_parses_and_wins(folder, overlay, capsys):
+def overlaid(folder: Path, overlay: Path) -> list[str]:
     base = folder / f"{recipe_of(overlay)}.yaml"
-    settings = parsed(capsys, base, overlay, command="test" if overlay in TASKS else "fit")
+    return command_of(base, overlay, command="test" if overlay in TASKS else "fit")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS + TASKS, ids=name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_overlay_parses_and_wins(folder, overlay, parsed):
     wanted = leaves(yaml.safe_load(overlay.read_text(encoding="utf-8")))
     assert wanted
-    found = leaves(settings)
+    found = leaves(parsed(overlaid(folder, overlay)))
     for key in [key for key in wanted if key.endswith("+")]:  # a list that is appended to
         for entry in wanted.pop(key):
             (added,) = [other for other in found[key.removesuffix("+")] if leaves(other)[".class_path"] == leaves(entry)[".class_path"]]
             assert len(found[key.removesuffix("+")]) > 1 and entry["init_args"].items() <= added["init_args"].items()
-    assert {key: value for key, value in wanted.items() if key not in found or found[key] != value} == {}
+    assert {key: value for key, value in wanted.items() if found.get(key) != without_nulls(value)} == {}
 
 
 @pytest.mark.parametrize("given", ["--evaluate.protocol=geco-all", f"--config={RECIPES / 'tasks' / 'geco-all.yaml'}"], ids=["key", "file"])
@@ -89,13 +119,29 @@ def leaves(settings: object, key: str = "") -> dict[str, object]:
     return {key: str(settings).rpartition(".")[2] if key.endswith(".class_path") else settings}
 
 
+def without_nulls(settings: object) -> object:
+    """Leave out the keys without a value, as `parsed` does."""
+    if isinstance(settings, dict):
+        return {key: without_nulls(value) for key, value in settings.items() if value is not None}
+    return [without_nulls(value) for value in settings] if isinstance(settings, list) else settings
+
+
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """Run the suite tiny-smoke as a user does and return its records by node: parents first, each node a process of its own."""
+    """Run the suite tiny-smoke as `bench run` does and return its records by node: parents first, each node a process of its own.
+
+    The processes are warm; tests/benchmark/test_command.py starts such nodes from nothing.
+    """
     out = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, "-m", "fashiongen", "bench", "run", str(RECIPES.parent / "benchmarks" / "suites" / "tiny-smoke.yaml")]
-    run = subprocess.run([*command, "--out", str(out), "--jobs", "2"], capture_output=True, text=True)
-    assert run.returncode in (0, 1), run.stderr  # 1: a node failed, and its own test says so below
+
+    def describe(commands):
+        answer = inspect_commands(commands, resolve, render=True)
+        return [CommandInfo(**found) for found in answer["commands"]], answer["gpus"]
+
+    told = io.StringIO()
+    suite = RECIPES.parent / "benchmarks" / "suites" / "tiny-smoke.yaml"
+    status = run_suite(suite, out, lambda gpus: OnWarm(), describe=describe, console=Console(file=told))
+    assert status in (0, 1), told.getvalue()  # 1: a node failed, and its own test says so below
     return {path.parent.name: Record.read(path) for path in (out / "nodes").glob("*/record.json")}
 
 
@@ -117,24 +163,3 @@ def learns(recipe: Path) -> bool:
     class_path = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["class_path"]
     module, _, method = class_path.rpartition(".")
     return is_overridden("training_step", getattr(importlib.import_module(module), method), Method)
-
-
-def test_a_recipe_brings_its_own_protocol_and_another_one_wins(tmp_path, capsys):
-    """The recipe names the protocol; its file comes first, so that what the user adds still wins."""
-    from fashiongen.training import with_protocol
-
-    recipe = str(RECIPES / "tiny" / "igr.yaml")
-    assert with_protocol(["fit", "--config", recipe]) == ["fit", "--config", recipe]
-    args = with_protocol(["test", "--config", recipe, "--evaluate.out", "x.json"])
-    assert args == ["test", "--config", str(RECIPES / "tasks" / "vtoff-tiny.yaml"), "--config", recipe, "--evaluate.out", "x.json"]
-    street = str(RECIPES / "tasks" / "vtoff-igr-street.yaml")
-    assert with_protocol(["test", "--config", recipe, "--config", street])[:3] == ["test", "--config", street]
-    named = with_protocol(["test", "--config", recipe, "--evaluate.protocol", "vtoff-igr"])
-    assert named[:3] == with_protocol(["test", "--config", recipe, "--evaluate.protocol=vtoff-igr"])[:3]
-    assert named[:3] == ["test", "--config", str(RECIPES / "tasks" / "vtoff-igr.yaml")]
-    lost = tmp_path / "lost.yaml"
-    lost.write_text("evaluate: {protocol: absent}")
-    with pytest.raises(SystemExit) as stop:
-        main(["test", "--config", str(lost)])
-    assert stop.value.code == 2
-    assert "evaluate.protocol: absent" in capsys.readouterr().err

@@ -32,7 +32,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 
 from fashiongen.batches import TryOffBatch
 from fashiongen.checkpoints import tiny_weights
-from fashiongen.data.latents import EncodedDataset, encode
+from fashiongen.data.encoding_cache import EncodedDataset, encode
 from fashiongen.data.loading import Loader
 from fashiongen.evaluation.provenance import device_name, versions
 from fashiongen.methods.igr import IGR

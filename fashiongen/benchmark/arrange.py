@@ -1,4 +1,4 @@
-"""The records of a benchmark put in order: what may be compared side by side, and what is best. Imports no torch, to start at once."""
+"""Put the records of a benchmark in order: what may share a table, and what is best. Imports no torch, so that it starts at once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 
 import yaml
 
-from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, entry_of, overlays, says
+from fashiongen import shipped
+from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, column_identity, entry_of, overlays
 from fashiongen.benchmark.paired import SAME, compare, per_sample
+from fashiongen.benchmark.plugins import SOURCE
 from fashiongen.benchmark.published import Published
 from fashiongen.benchmark.statistics import mean_over_seeds
 from fashiongen.errors import UserError
@@ -95,7 +97,7 @@ def _nodes(folder: Path, suite: dict[str, Any]) -> list[Node]:
 
 
 def _unread(id_: str, entry: dict[str, Any], status: str, reason: str) -> Node:
-    """Return a node without a record, of which its entry in the plan tells."""
+    """Return a node without a record, as the plan describes it."""
     task, dataset, protocol = (str(entry.get(name) or "") for name in ("task", "dataset", "protocol"))
     return Node(id=id_, kind=str(entry.get("kind", "")), status=status, reason=reason, run=None, test=(task, dataset, protocol))
 
@@ -105,21 +107,28 @@ def _board_key(record: Record) -> tuple[str, ...]:
 
 
 def _conditions(record: Record) -> dict[str, str]:
-    """Return what must be the same for two numbers to be compared, beside the protocol.
+    """Return what must be the same for two numbers to be compared, beside the protocol; what is empty is left out.
 
-    Where images are made they are judged at the data's size. A retrieval method looks at images of the size that it likes.
+    The task states it in the record. Older records do not hold it: their data, size and true images stand in for it.
     """
     reference = record.reference or {}
-    return {
+    stated = record.conditions or {
         "world": record.data.get("world", ""),
         "data": record.data.get("fingerprint", "")[:12],
         "masks": record.data.get("masks", ""),
-        "size": "" if record.task == "retrieval" else record.data.get("size", ""),
+        "size": record.data.get("size", ""),
         "samples": str(record.n_samples),
         "reference": " ".join(reference.get(key, "") for key in ("dataset", "split", "field", "size")).strip(),
         "reference_data": reference.get("fingerprint", "")[:12],
-        "protocol_settings": (record.protocol_sha256 or "")[:12],
     }
+    found = {**stated, "samples": stated.get("samples") or str(record.n_samples), "protocol_settings": (record.protocol_sha256 or "")[:12]}
+    return {name: value for name, value in found.items() if value}
+
+
+def _code(record: Record) -> tuple[str, ...]:
+    """Return what identifies the code behind a record: this package's, and the user's own."""
+    own = (f"{name} {version}" for name, version in sorted(record.versions.items()) if version.startswith(SOURCE))
+    return record.source_sha256 or "", *own
 
 
 def _row_key(record: Record) -> tuple[str, ...]:
@@ -131,7 +140,7 @@ def _row_name(key: Sequence[str], *, whole: bool = False) -> str:
 
 
 class _Fits:
-    """The trainings of a folder, by what they left."""
+    """The trainings of a folder, found by their checkpoints."""
 
     def __init__(self, fits: list[Run]) -> None:
         self._by_hash: dict[str, Run] = {}
@@ -147,12 +156,12 @@ class _Fits:
                 self._by_path[left["path"]] = fit
 
     def of(self, run: Run) -> Run | None:
-        """Return the training whose checkpoint was tested; one that does not tell its hash goes by its recipe, overlays and seed."""
+        """Return the training whose checkpoint was tested; one without a hash is found by its recipe, overlays and seed."""
         tested = (run.record.checkpoint or {}).get("sha256", "")
         return self._by_hash.get(tested) or self._by_name.get((_row_key(run.record), run.record.seed))
 
     def parents(self, fit: Run) -> list[Run]:
-        """Return the trainings that one began from, and those that these did."""
+        """Return the trainings that one starts from, and those that these start from."""
         found: dict[Path, Run] = {}
         waiting = [fit]
         while waiting:
@@ -181,7 +190,7 @@ def _board(runs: list[Run], fits: _Fits, tests: list[Node], published: Sequence[
             parent_fits=[parent for fit in trained for parent in fits.parents(fit)],
             notes=notes,
         )
-        if len({run.record.source_sha256 for run in mine}) > 1:
+        if len({_code(run.record) for run in mine}) > 1:
             row.notes.append("its seeds were run by different versions of the code")
         if seeds := ", ".join(str(run.record.seed) for run in mine if run.stale):
             row.notes.append(f"of other settings, data or code than the suite plans: seed {seeds}")
@@ -194,7 +203,7 @@ def _board(runs: list[Run], fits: _Fits, tests: list[Node], published: Sequence[
     for column in columns:
         _fill(column, rows)
     compare(columns, rows, samples)
-    conditions = {name: told for name, told in _conditions(first).items() if told}
+    conditions = _conditions(first)
     world, counted = f", {conditions['world']}" if "world" in conditions else "", f" ({number})" if number else ""
     return Board(
         task=first.task,
@@ -213,7 +222,7 @@ def _board(runs: list[Run], fits: _Fits, tests: list[Node], published: Sequence[
 
 
 def _empty_board(test: tuple[str, str, str], tests: list[Node], published: Sequence[Published]) -> Board:
-    """Return the board of a task whose every test failed."""
+    """Return the board of a test that has no result at all."""
     task, dataset, protocol = test
     absent = _absent(tests, test)
     return Board(
@@ -237,12 +246,12 @@ def _absent(tests: list[Node], test: tuple[str, str, str]) -> list[Node]:
 
 
 def _beside(published: Sequence[Published], task: str, dataset: str) -> list[Published]:
-    """Return the published numbers for a task and a dataset, or for another part of the same: what follows a dash is a part."""
+    """Return the published numbers of a task and a dataset; what follows a dash in a dataset's name is a part of it and does not count."""
     return [block for block in published if block.task == task and block.dataset.partition("-")[0] == dataset.partition("-")[0]]
 
 
 def _one_a_seed(runs: list[Run]) -> tuple[list[Run], list[str]]:
-    """Return one run a seed, the one that started last, and what that leaves out: repeats of a seed are no independent draws."""
+    """Return one run per seed, the one that started last, and notes on those left out: repeats of a seed are not independent."""
     by_seed: dict[int | None, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: (run.record.started or "", run.folder.name)):
         by_seed[run.record.seed].append(run)
@@ -252,11 +261,11 @@ def _one_a_seed(runs: list[Run]) -> tuple[list[Run], list[str]]:
 
 
 def _columns(runs: list[Run]) -> list[Column]:
-    """Return the columns in the order in which the records name them; metrics of one name that are not the same get one each."""
+    """Return the columns in the order of the records; metrics that share a name but are not the same get a column each."""
     found: dict[str, dict[tuple[str, bool | None], None]] = {}
     for run in runs:
         for name in run.record.metrics:
-            found.setdefault(name, {})[says(run.record, name)] = None
+            found.setdefault(name, {})[column_identity(run.record, name)] = None
     columns = []
     for name, kinds in found.items():
         weights, ways = {sha256 for sha256, _ in kinds}, {higher for _, higher in kinds}
@@ -303,11 +312,11 @@ def mark(cells: Sequence[Cell], *, higher_is_better: bool) -> None:
 
 
 def protocol_text(protocol: str, recipes: Iterable[str | None]) -> str | None:
-    """Return the file of `recipes/tasks` that states a protocol in full, found beside the recipes, else below the current folder."""
-    places = [folder for recipe in recipes if recipe for folder in list(Path(recipe).absolute().parents)[:2]]
+    """Return the file that states a protocol in full: of `tasks/` beside the recipes, below the current folder, or as it is shipped."""
     if not protocol or PurePosixPath(protocol).name != protocol:
         return None
-    for place in dict.fromkeys([*places, Path("recipes").absolute()]):
+    beside = [folder for recipe in recipes if recipe for folder in list(Path(recipe).absolute().parents)[:2]]
+    for place in dict.fromkeys([*beside, Path("recipes").absolute(), shipped.recipes_folder()]):
         file = place / "tasks" / f"{protocol}.yaml"
         try:
             text = file.read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
-"""What a leaderboard consists of; `arrange` makes it of records. Imports no torch, so that it starts at once.
+"""What a leaderboard consists of; `arrange` builds it from records. Imports no torch, so that it starts at once.
 
-A *board* holds what may share columns: one task, dataset, split and protocol, the same files of data and the same true images.
+A *board* is one table: one task, dataset, split and protocol, and the same conditions, such as the files of the data and the true images.
 A *row* is a recipe with its overlays; its seeds are one row.
 A *column* is a metric by its reported name, which carries its feature extractor.
 """
@@ -45,10 +45,10 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What became of one node; `run` is None where no record can be read.
+    """The outcome of one node; `run` is None where no record can be read.
 
     `status` is the record's, or damaged, waiting (planned and without a record), or unplanned (a record that the suite knows nothing of).
-    `test` are the task, the dataset and the protocol of a test, as the record or the plan tells them; empty where neither does.
+    `test` holds the task, the dataset and the protocol of a test, from the record or the plan; empty where neither has them.
     """
 
     id: str
@@ -70,7 +70,7 @@ class Cell:
         rank: whether it is the best or the second best of its column; those that share the best place leave none for a second.
         difference: to the best, over paired samples.
         untested: why there is no difference.
-        note: what else there is to say.
+        note: a remark for below the table.
     """
 
     value: float | None
@@ -84,7 +84,7 @@ class Cell:
 
 @dataclass(kw_only=True)
 class Column:
-    """A metric: `key` is `name`, with what records of one board disagree about: the weights, or which way is better.
+    """A metric: `key` is `name` and, where records of one board differ in them, the extractor's weights and which way is better.
 
     `decimals` are how many to show. Where `higher_is_better` is None nothing is best.
     """
@@ -98,7 +98,7 @@ class Column:
 
 @dataclass(kw_only=True)
 class Row:
-    """A recipe with its overlays on one board: its runs in the order of their seeds, their trainings, and those that these began from."""
+    """A recipe with its overlays on one board: its runs in the order of their seeds, their trainings, and those that these start from."""
 
     name: str
     runs: list[Run]
@@ -120,7 +120,7 @@ class Row:
 
     @property
     def parents_fit_seconds(self) -> float | None:
-        """Mean time a seed of the trainings that these began from, all together."""
+        """Mean time per seed of the trainings that these start from, all together."""
         values = [run.record.fit_seconds for run in self.parent_fits if run.record.fit_seconds is not None]
         return math.fsum(values) / len(self.fits) if values else None
 
@@ -132,7 +132,7 @@ class Row:
 
 @dataclass(kw_only=True)
 class Board:
-    """What may be compared; `absent` are the nodes that would have been rows of it, `notes` what else to know of the whole."""
+    """What may be compared. `absent` holds the nodes that would have been rows; `notes` concern the whole board."""
 
     task: str
     dataset: str
@@ -148,15 +148,15 @@ class Board:
     notes: list[str]
 
     def unlike(self, block: Published) -> list[str]:
-        """Return in what published numbers differ from this board, as far as both tell; only where it is nothing may one compare."""
-        told = ["another protocol"] if block.protocol != self.protocol else []
-        told += ["another dataset"] if block.dataset != self.dataset else []
-        told += ["the data here are the embedded world's"] if "world" in self.conditions else []
+        """Return how the conditions of published numbers differ from this board's, as far as both are known; none: comparable."""
+        differences = ["another protocol"] if block.protocol != self.protocol else []
+        differences += ["another dataset"] if block.dataset != self.dataset else []
+        differences += ["the data here are the embedded world's"] if "world" in self.conditions else []
         ours = {"split": self.split, **self.conditions}
         for name, theirs in (("split", block.split), ("samples", block.samples), ("size", block.size)):
             if theirs and ours.get(name, theirs) != theirs:
-                told.append(f"{name} {theirs} (here {ours[name]})")
-        return told
+                differences.append(f"{name} {theirs} (here {ours[name]})")
+        return differences
 
 
 @dataclass(kw_only=True)
@@ -170,14 +170,14 @@ class Leaderboard:
     nodes: list[Node]
 
 
-def says(record: Record, name: str) -> tuple[str, bool | None]:
-    """Return what must be the same in one column: the weights of the metric's extractor, and which way is better."""
+def column_identity(record: Record, name: str) -> tuple[str, bool | None]:
+    """Return what the entries of one column share: the weights of the metric's extractor, and which way is better."""
     return record.extractors.get(name, {}).get("sha256", "unknown"), record.metrics[name]["higher_is_better"]
 
 
 def entry_of(run: Run, column: Column) -> MetricEntry | None:
-    """Return what a record says of a column's metric."""
-    known = column.name in run.record.metrics and says(run.record, column.name) == (column.weights, column.higher_is_better)
+    """Return a record's entry of a column's metric, None if it has none."""
+    known = column.name in run.record.metrics and column_identity(run.record, column.name) == (column.weights, column.higher_is_better)
     return run.record.metrics[column.name] if known else None
 
 
@@ -186,6 +186,6 @@ def overlays(record: Record) -> list[str]:
     return [overlay for overlay in record.overlays if PurePosixPath(overlay).parent.name != "tasks"]
 
 
-def apart(cell: Cell) -> bool | None:
+def differs_from_best(cell: Cell) -> bool | None:
     """Tell whether the interval of the difference to the best leaves out 0; None where that is not tested."""
     return None if cell.difference is None else not cell.difference.low <= 0.0 <= cell.difference.high

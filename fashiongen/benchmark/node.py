@@ -1,6 +1,6 @@
-"""One node: its command line run as a process of its own, whatever becomes of it, and its record.
+"""One node: its command line run as a process of its own, and its record, however it ends.
 
-What holds a node together when things go wrong:
+How a node survives kills and crashes:
 
 - The process leads a session of its own, and the kernel kills it when its runner dies (PR_SET_PDEATHSIG, where there is Linux).
 - It inherits a locked file, which is free only when it and all that it forked are gone. A new runner takes that lock first; where a process
@@ -62,12 +62,13 @@ class Job:
         environment: variables that are set for it.
         limit: seconds that it may take, those that went into the checkpoint that it goes on from included.
         key: hash of all that the node depends on.
-        chain: the same without the package's source and the libraries' versions.
+        settings_key: the same without code and the libraries' versions.
+        sources: identifies the code outside this package that it runs, for its record.
         parents: keys of the parents whose checkpoints it takes, by role.
         resumable: where a fit's own last checkpoint lies, relative to the node's folder.
         trust: whether checkpoints are DeepSpeed's folders.
-        known: what its record tells, whatever the command wrote.
-        assumed: what its record tells where the command wrote none.
+        known: fields of its record that replace what the command wrote.
+        assumed: fields of its record if the command wrote none.
         cpus: how many cores it may have.
         gpus: how many GPUs it may have.
     """
@@ -78,10 +79,11 @@ class Job:
     environment: dict[str, str]
     limit: float | None
     key: str
-    chain: str
+    settings_key: str
     resumable: str | None
     trust: bool
     parents: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     known: dict[str, Any] = field(default_factory=dict)
     assumed: dict[str, Any] = field(default_factory=dict)
     cpus: int = 1
@@ -154,11 +156,11 @@ def run_node(job: Job, processes: Processes | None = None) -> Record:
         UserError: if the folder cannot be had.
     """
     processes = processes or Processes()
-    with _held(job) as lock:
+    with _locked(job) as lock:
         there = finished(job, accept_stale=False)
         if there is not None and intact(job, there):
             return there
-        spent = _spent(job)
+        spent = _seconds_spent(job)
         fresh = _prepare(job, spent)
         command, log = _resumed(job), job.folder / "log.txt"
         place = {"cwd": job.folder, "env": {**os.environ, **job.environment}, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
@@ -168,7 +170,7 @@ def run_node(job: Job, processes: Processes | None = None) -> Record:
             file.flush()
             beginning, clock = file.tell(), time.monotonic()
             process = processes.start(command, stdout=file, pass_fds=[lock], **place)
-        _mark(job, process.pid, spent)
+        _write_state(job, process.pid, spent)
         exceeded = False
         try:
             process.wait(None if job.limit is None else max(0.0, job.limit - spent))
@@ -179,7 +181,7 @@ def run_node(job: Job, processes: Processes | None = None) -> Record:
             processes.gone(process)
         if processes.stopped and (exceeded or process.returncode != 0):
             raise Interrupted
-        record = _judged(job, process.returncode, exceeded, _last_words(log, beginning))
+        record = _outcome(job, process.returncode, exceeded, _last_words(log, beginning))
         record.started = started.isoformat(timespec="seconds")
         record.seconds = spent + time.monotonic() - clock
         record.command = pasteable(job, job.command)  # from the beginning, also where this process went on
@@ -189,7 +191,7 @@ def run_node(job: Job, processes: Processes | None = None) -> Record:
 
 
 def pasteable(job: Job, command: list[str]) -> str:
-    """Return the command line as one can paste it anywhere on this machine."""
+    """Return the command line to paste into any shell on this machine."""
     variables = [f"{name}={shlex.quote(value)}" for name, value in job.environment.items()]
     return f"cd {shlex.quote(str(job.folder))} && {' '.join([*variables, shlex.join(command)])}"
 
@@ -197,9 +199,9 @@ def pasteable(job: Job, command: list[str]) -> str:
 def without_running(job: Job, status: Status, reason: str, *, keep: bool = False) -> Record:
     """Write and return the record of a node that did not run, or whose machine was lost.
 
-    With `keep` a result that is there already, of whatever key, is left alone and returned. A training that was begun is left alone, too.
+    With `keep` an earlier result, of any key, is left in place and returned. A training that was begun is left in place, too.
     """
-    with _held(job):
+    with _locked(job):
         path = job.folder / "record.json"
         with suppress(UserError):
             there = Record.read(path)
@@ -217,17 +219,18 @@ def finished(job: Job, *, accept_stale: bool) -> Record | None:
     """Return the record of a node that is done, None if it must run; `accept_stale` takes that of another version of the code, too."""
     try:
         record = Record.read(job.folder / "record.json")
-        begun = _begun(job)
+        begun = _read_state(job)
     except UserError:
         return None
     if record.status != "ok" or record.key is None or record.key != begun.get("key"):
         return None
-    stale = accept_stale and begun.get("chain") == job.chain and begun.get("parents", job.parents) == job.parents
+    begun_with = begun.get("settings_key", begun.get("chain"))  # `chain`: written before version 0.1
+    stale = accept_stale and begun_with == job.settings_key and begun.get("parents", job.parents) == job.parents
     return record if record.key == job.key or stale else None
 
 
 def intact(job: Job, record: Record) -> bool:
-    """Tell whether the checkpoint of a node is the one of its record: its command may have been run by hand, and not to its end."""
+    """Return whether the checkpoint of a node is the one of its record: its command may have been run by hand, and stopped."""
     if job.resumable is None:
         return True
     path = job.folder / job.resumable
@@ -235,8 +238,8 @@ def intact(job: Job, record: Record) -> bool:
 
 
 def _prepare(job: Job, spent: float = 0.0) -> bool:
-    """Make the folder ready for this key: go on in one of the same, move one of another aside. Tells whether it is a new one."""
-    fresh = _begun(job).get("key") != job.key
+    """Make the folder ready for this key: go on in one of the same key, move one of another aside. Return whether it is a new one."""
+    fresh = _read_state(job).get("key") != job.key
     if fresh and job.folder.exists():
         aside = Path(job.out, "replaced")
         aside.mkdir(exist_ok=True)
@@ -244,13 +247,13 @@ def _prepare(job: Job, spent: float = 0.0) -> bool:
         job.folder.rename(next(place for place in places if not place.exists()))
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / "record.json").unlink(missing_ok=True)
-    _mark(job, None, spent)
+    _write_state(job, None, spent)
     return fresh
 
 
-def _spent(job: Job) -> float:
+def _seconds_spent(job: Job) -> float:
     """Return how many seconds went into the checkpoint that a training goes on from; what came after it is done again."""
-    begun, path = _begun(job), job.folder / (job.resumable or "")
+    begun, path = _read_state(job), job.folder / (job.resumable or "")
     if job.resumable is None or begun.get("key") != job.key or not path.exists():
         return 0.0
     return float(begun.get("spent", 0)) + max(0.0, path.stat().st_mtime - float(begun.get("began", math.inf)))
@@ -262,8 +265,8 @@ def _resumed(job: Job) -> list[str]:
     return [*job.command, "--ckpt_path", job.resumable, *(["--trust"] if job.trust else [])]
 
 
-def _judged(job: Job, status: int, exceeded: bool, last: str) -> Record:
-    """Return the record that the command wrote, or one that says what became of it."""
+def _outcome(job: Job, status: int, exceeded: bool, last: str) -> Record:
+    """Return the record that the command wrote, or one that says how it ended."""
     problem: tuple[Status, str]
     if exceeded:
         problem = "timeout", f"exceeded its limit of {job.limit:g} s"
@@ -283,6 +286,7 @@ def _judged(job: Job, status: int, exceeded: bool, last: str) -> Record:
                 return Record(**job.known, **job.assumed, status="failed", reason=reason, exit_status=status, key=job.key)
             for name, value in job.known.items():
                 setattr(record, name, value)
+            record.versions |= job.sources
             record.exit_status, record.key = 0, job.key
             return record
     return Record(**job.known, **job.assumed, status=problem[0], reason=problem[1], exit_status=status, key=job.key)
@@ -298,8 +302,8 @@ def _last_words(log: Path, beginning: int) -> str:
 
 
 @contextmanager
-def _held(job: Job) -> Iterator[int]:
-    """Hold the node's lock, after the end of whatever an earlier runner left running in its folder."""
+def _locked(job: Job) -> Iterator[int]:
+    """Hold the node's lock, after ending what an earlier runner left running in its folder."""
     folder = Path(job.out, "locks")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / job.id, "w") as file:
@@ -311,7 +315,7 @@ def _held(job: Job) -> Iterator[int]:
             except BlockingIOError:
                 _end_left_over(job)
             if time.monotonic() > deadline:
-                begun = _begun(job)
+                begun = _read_state(job)
                 raise UserError(f"{job.folder}: process {begun.get('pid')} on {begun.get('host')} still writes to it: end that first")
             time.sleep(0.1)
         _end_left_over(job)  # the processes of several GPUs do not inherit the lock from the first of them
@@ -319,20 +323,21 @@ def _held(job: Job) -> Iterator[int]:
 
 
 def _end_left_over(job: Job) -> None:
-    begun = _begun(job)
+    begun = _read_state(job)
     pid, host, start = begun.get("pid"), begun.get("host"), begun.get("start")
     if isinstance(pid, int) and host == os.uname().nodename and start is not None and _start_time(pid) in (start, None):
         _signal(pid, signal.SIGKILL)  # the whole group: its leader may be gone, and its number is free only when all of the group are
 
 
-def _mark(job: Job, pid: int | None, spent: float = 0.0) -> None:
-    """Write down for which key the folder was begun and who works in it."""
+def _write_state(job: Job, pid: int | None, spent: float = 0.0) -> None:
+    """Write for which key the folder was begun, and the process that works in it."""
     worker = {"pid": pid, "host": os.uname().nodename, "start": None if pid is None else _start_time(pid)}
-    begun = {"id": job.id, "key": job.key, "chain": job.chain, "parents": job.parents, "spent": spent, "began": time.time(), **worker}
+    keys = {"key": job.key, "settings_key": job.settings_key, "parents": job.parents}
+    begun = {"id": job.id, **keys, "spent": spent, "began": time.time(), **worker}
     write_atomically(job.folder / "node.json", json.dumps(begun, indent=2) + "\n")
 
 
-def _begun(job: Job) -> dict[str, Any]:
+def _read_state(job: Job) -> dict[str, Any]:
     try:
         content = json.loads((job.folder / "node.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Values per sample of several records, and each row of a board held against the best over the same samples."""
+"""Values per sample of several records, and each row of a board compared with the best over the same samples."""
 
 from __future__ import annotations
 

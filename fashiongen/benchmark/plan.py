@@ -1,29 +1,10 @@
-"""Plans: a suite, a YAML file, selects recipes, seeds, overlays, ablations and tests, and becomes a graph of trainings and tests.
-
-suite: tiny                          # its name
-recipes: ../../recipes/tiny          # the folder of the recipes, relative to this file
-seeds: [0]
-overlays: [bf16]                     # for every command; names of files in `overlays/` in that folder or beside it
-limits: {fit: 3600, test: 600}       # seconds a node
-keys: {}                             # further keys of every command; fit_keys and test_keys for one kind
-tests: [{}]                          # what every method is tested on; {} is the recipe's own protocol and data
-runs:                                # each may set anew all of the above but `recipes`, whose keys are joined
-  - methods: [igr, "geco*"]          # names of recipes, or patterns
-    ablations:                       # further rows: an overlay, several of them, or keys with a name
-      - igr-no-garmnet
-      - {name: tau-0.1, keys: {model.init_args.tau: 0.1}}
-    tests:
-      - {protocol: vtoff-tiny}
-      - {protocol: vtoff-igr-street, overlays: [street], data: StreetTryOn, keys: {}}
-      - {name: guidance-2.0, keys: {model.init_args.guidance_scale: 2.0}}   # a further row of the same training
-"""
+"""Plans: a suite becomes a graph of trainings and tests, parents before children."""
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,22 +12,16 @@ from typing import Any, Literal
 
 import yaml
 
-from fashiongen.benchmark.facts import Facts, obstacle, placed
+from fashiongen import shipped
+from fashiongen.benchmark.command_info import CommandInfo, obstacle, placed
+from fashiongen.benchmark.suite import read_suite
 from fashiongen.errors import UserError
 
-Describe = Callable[[list[list[str]]], tuple[list[Facts], int]]
-"""Returns the facts of commands and how many GPUs there are."""
+Describe = Callable[[list[list[str]]], tuple[list[CommandInfo], int]]
+"""Inspects commands: returns what there is to know of each, and how many GPUs there are."""
 
-KINDS = ("fit", "test")
-KEYS: dict[str, type] = {"limits": dict, "keys": dict, "fit_keys": dict, "test_keys": dict}
-SHARED: dict[str, type] = {"seeds": list, "overlays": list, "tests": list, **KEYS}
-SUITE: dict[str, type] = {"suite": str, "recipes": str, "runs": list, **SHARED}
-RUN: dict[str, type] = {"methods": list, "ablations": list, **SHARED}
-TEST: dict[str, type] = {"name": str, "protocol": str, "data": str, "overlays": list, "keys": dict}
-ABLATION: dict[str, type] = {"name": str, "overlays": list, "keys": dict}
 LONGEST = 200
 """Bytes of a node's name: file systems allow 255, and some are added."""
-SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +41,7 @@ class Node:
         dataset: what records call its data.
         needs: what its data must offer.
         content: hash of its settings, data and seed, without its parents'.
+        sources: what identifies the code outside this package that it runs, by package or module.
         limit: seconds that it may take; None: any.
         gpus: how many it takes.
         checkpoint: where a fit writes its last checkpoint, relative to its folder.
@@ -85,6 +61,7 @@ class Node:
     dataset: str = ""
     needs: list[str] = field(default_factory=list)
     content: str = ""
+    sources: dict[str, str] = field(default_factory=dict)
     limit: float | None = None
     gpus: int = 0
     checkpoint: str | None = None
@@ -139,49 +116,12 @@ class _Row:
         ]
 
 
-def read_suite(path: Path) -> dict[str, Any]:
-    """Read a suite and check its keys.
-
-    Raises:
-        UserError: if it cannot be read, or a key is unknown, missing or of another type.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give the YAML file of a suite, such as benchmarks/suites/tiny-smoke.yaml") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    suite = _checked(content, SUITE, str(path), required=("suite", "recipes", "runs"))
-    if not SAFE.fullmatch(suite["suite"]):
-        raise UserError(f"{path}: suite: {suite['suite']!r} must be letters, digits, `.`, `_` and `-`")
-    suite = _with_defaults(suite, {"seeds": [0], "tests": [{}]})
-    runs = []
-    for number, entry in enumerate(suite["runs"], start=1):
-        place = f"{path}: run {number}"
-        run = _checked(entry, RUN, place, required=("methods",))
-        merged = {**{key: suite[key] for key in SHARED}, **run}
-        for keys in KEYS:
-            merged[keys] = {**suite[keys], **run.get(keys, {})}
-        merged["ablations"] = [_ablation(ablation, place) for ablation in run.get("ablations", [])]
-        merged["tests"] = [_checked(test, TEST, f"{place}: tests") for test in merged["tests"]]
-        for name in [name for test in merged["tests"] for name in (test.get("name"), test.get("data")) if name is not None]:
-            if not SAFE.fullmatch(name):
-                raise UserError(f"{place}: tests: {name!r} must be letters, digits, `.`, `_` and `-`")
-        if not merged["seeds"] or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in merged["seeds"]):
-            raise UserError(f"{place}: seeds: {merged['seeds']} must be whole numbers from 0")
-        for key, value in merged["limits"].items():
-            if key not in KINDS or isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                raise UserError(f"{place}: limits: {key}: {value}: must be fit or test with a number of seconds above 0")
-        runs.append({**merged, "place": place})
-    return {**suite, "runs": runs}
-
-
 def make_plan(file: Path, describe: Describe, *, available: Callable[[int], int | None] = lambda gpus: gpus) -> Plan:
     """Return the graph of a suite.
 
     Args:
         file: the suite.
-        describe: tells the facts of command lines.
+        describe: inspects command lines.
         available: how many GPUs a node may have, given how many this machine has; None: not known.
 
     Raises:
@@ -210,13 +150,13 @@ def make_plan(file: Path, describe: Describe, *, available: Callable[[int], int 
     commands |= {f"test {row.name} {number}": row.command("test", test) for row in rows.values() for number, test in enumerate(row.tests)}
     found, there = describe(list(commands.values()))
     gpus = available(there)
-    facts = dict(zip(commands, (placed(one, gpus) for one in found), strict=True))
+    infos = dict(zip(commands, (placed(one, gpus) for one in found), strict=True))
     nodes: dict[str, Node] = {}
     for row in rows.values():
         for seed in row.seeds:
-            _add_fit(row, seed, rows, facts, nodes, gpus)
+            _add_fit(row, seed, rows, infos, nodes, gpus)
             for number, test in enumerate(row.tests):
-                node = _test_node(row, seed, test, facts[f"test {row.name} {number}"], facts[f"fit {row.name}"], gpus)
+                node = _test_node(row, seed, test, infos[f"test {row.name} {number}"], infos[f"fit {row.name}"], gpus)
                 if node.id in nodes:
                     raise UserError(f"{row.run['place']}: two tests would be {node.id}: tell them apart by `name: NAME`")
                 nodes[node.id] = node
@@ -248,15 +188,15 @@ def _add_parents(row: _Row, rows: dict[str, _Row], files: list[Path]) -> None:
             )
 
 
-def _add_fit(row: _Row, seed: int, rows: dict[str, _Row], facts: dict[str, Facts], nodes: dict[str, Node], gpus: int | None) -> None:
+def _add_fit(row: _Row, seed: int, rows: dict[str, _Row], infos: dict[str, CommandInfo], nodes: dict[str, Node], gpus: int | None) -> None:
     """Add the training of a row, its parents' first; a method that does not learn has none."""
-    found, name = facts[f"fit {row.name}"], f"fit--{row.name}--seed{seed}"
+    found, name = infos[f"fit {row.name}"], f"fit--{row.name}--seed{seed}"
     if name in nodes or not found.learns:
         return
     parents = {}
     for role, parent in row.parents.items():
         above = rows["+".join([parent, *_names(row.run["overlays"])])]
-        _add_fit(above, seed, rows, facts, nodes, gpus)
+        _add_fit(above, seed, rows, infos, nodes, gpus)
         parents[role] = f"fit--{above.name}--seed{seed}"
         if parents[role] not in nodes:
             raise UserError(f"{row.recipe}: parents: {parent} does not learn, so that there is no checkpoint to start from")
@@ -274,7 +214,7 @@ def _add_fit(row: _Row, seed: int, rows: dict[str, _Row], facts: dict[str, Facts
     )
 
 
-def _test_node(row: _Row, seed: int, test: dict[str, Any], found: Facts, fit: Facts, gpus: int | None) -> Node:
+def _test_node(row: _Row, seed: int, test: dict[str, Any], found: CommandInfo, fit: CommandInfo, gpus: int | None) -> Node:
     data, named = test.get("data", found.dataset), [test["name"]] if "name" in test else []
     return Node(
         id=f"test--{'+'.join([row.name, *named])}--seed{seed}--{found.protocol or found.task}--{data}",
@@ -288,7 +228,7 @@ def _test_node(row: _Row, seed: int, test: dict[str, Any], found: Facts, fit: Fa
     )
 
 
-def _common(row: _Row, seed: int, found: Facts) -> dict[str, Any]:
+def _common(row: _Row, seed: int, found: CommandInfo) -> dict[str, Any]:
     kind = "test" if found.task else "fit"
     return {
         "method": row.method,
@@ -297,13 +237,14 @@ def _common(row: _Row, seed: int, found: Facts) -> dict[str, Any]:
         "dataset": found.data_name,
         "needs": found.needs,
         "content": hashlib.sha256(f"{found.content} {seed}".encode()).hexdigest(),
+        "sources": found.sources,
         "limit": row.run["limits"].get(kind),
         "gpus": found.gpus,
         "trust": found.deepspeed,
     }
 
 
-def _where(found: Facts) -> list[str]:
+def _where(found: CommandInfo) -> list[str]:
     return [arg for key, path in found.absolute.items() for arg in (f"--{key}", path)]
 
 
@@ -347,46 +288,11 @@ def _methods(patterns: list[str], folder: Path, place: str) -> list[str]:
 def _overlay_files(names: Iterable[str], folder: Path, suite: Path) -> list[Path]:
     files = []
     for name in names:
-        places = [suite.parent / name] if "/" in name else [place / "overlays" / f"{name}.yaml" for place in (folder, folder.parent)]
-        file = next((place.resolve() for place in places if place.is_file()), None)
-        if file is None:
-            raise UserError(f"{suite}: overlays: {name}: there is no {places[-1]}")
-        files.append(file)
+        file = suite.parent / name if "/" in name else shipped.find_overlay(name, folder)
+        if file is None or not file.is_file():
+            raise UserError(f"{suite}: overlays: {name}: there is no {file or folder.parent / 'overlays' / f'{name}.yaml'}")
+        files.append(file.resolve())
     return files
-
-
-def _ablation(entry: object, place: str) -> dict[str, Any]:
-    if isinstance(entry, str):
-        return {"overlays": [entry], "keys": {}}
-    if isinstance(entry, list) and entry and all(isinstance(name, str) for name in entry):
-        return {"overlays": entry, "keys": {}}
-    found = _checked(entry, ABLATION, f"{place}: ablations", required=("name",))
-    if not SAFE.fullmatch(found["name"]):
-        raise UserError(f"{place}: ablations: name: {found['name']!r} must be letters, digits, `.`, `_` and `-`")
-    return {"name": found["name"], "overlays": found.get("overlays", []), "keys": found.get("keys", {})}
-
-
-def _checked(content: object, known: dict[str, type], place: str, required: Iterable[str] = ()) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise UserError(f"{place}: holds no keys; it may have: {', '.join(known)}")
-    for key, value in content.items():
-        if key not in known:
-            raise UserError(f"{place}: unknown key {key!r}; it may have: {', '.join(known)}")
-        if not isinstance(value, known[key]):
-            raise UserError(f"{place}: {key}: {value!r} must be a {_WORDS[known[key]]}")
-    for key in required:
-        if not content.get(key):
-            raise UserError(f"{place}: lacks the key {key!r}")
-    if not all(isinstance(name, str) for name in [*content.get("overlays", []), *content.get("methods", [])]):
-        raise UserError(f"{place}: overlays and methods must be lists of names")
-    return content
-
-
-_WORDS: dict[type, str] = {str: "text", list: "list", dict: "mapping"}
-
-
-def _with_defaults(content: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    return {**{key: kind() for key, kind in SHARED.items()}, **defaults, **content}
 
 
 def _text(value: Any) -> str:  # noqa: ANN401  any YAML value

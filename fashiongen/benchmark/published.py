@@ -1,4 +1,4 @@
-"""The papers' numbers (`benchmarks/published`, whose README tells the schema), as blocks that stand beside ours."""
+"""The papers' numbers (`benchmarks/published`, whose README states the schema), as blocks that stand beside ours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-import fashiongen
+from fashiongen import shipped
 from fashiongen.errors import UserError
 
 SCHEMA = 1
@@ -64,9 +64,9 @@ class Published:
 
 
 def default_folder() -> Path | None:
-    """Return `benchmarks/published` of the checkout that the package is installed from, or of the current folder; None where neither is."""
-    places = (Path(fashiongen.__file__).parents[1], Path())
-    return next((place / "benchmarks" / "published" for place in places if (place / "benchmarks" / "published").is_dir()), None)
+    """Return the folder of the papers' numbers that comes with the package; None where it is missing."""
+    folder = shipped.published_folder()
+    return folder if folder.is_dir() else None
 
 
 def read_published(folder: Path) -> list[Published]:
@@ -88,9 +88,9 @@ def _blocks(file: Path) -> list[Published]:
             raise UserError(f"{file}: schema {paper['schema']}, and this fashiongen reads {SCHEMA}")
         return [_block(paper, table, key) for table in paper["tables"] if table["kind"] != "data" for key in table["groups"]]
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        told = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         raise UserError(
-            f"{file}: no file of published numbers ({type(error).__name__}: {told}); its folder's README tells the schema"
+            f"{file}: no file of published numbers ({type(error).__name__}: {message}); see the schema in its README"
         ) from error
 
 
@@ -105,7 +105,7 @@ def _block(paper: dict[str, Any], table: dict[str, Any], key: str) -> Published:
         own = [row["note"]] if row.get("note") else []
         own += [row["missing"][key]] if key in row.get("missing", {}) else []
         own += [
-            _told(note)
+            _note_line(note)
             for note in paper["notes"]
             if any(_names(place, table, key) and place.get("row") == row["row"] for place in note["at"])
         ]
@@ -119,7 +119,9 @@ def _block(paper: dict[str, Any], table: dict[str, Any], key: str) -> Published:
                 notes=own,
             )
         )
-    of_table = [_told(note) for note in paper["notes"] if any(_names(place, table, key) and "row" not in place for place in note["at"])]
+    of_table = [
+        _note_line(note) for note in paper["notes"] if any(_names(place, table, key) and "row" not in place for place in note["at"])
+    ]
     return Published(
         paper=paper["paper"],
         title=paper["title"],
@@ -141,5 +143,5 @@ def _names(place: dict[str, Any], table: dict[str, Any], key: str) -> bool:
     return bool(place.get("table") == table["table"] and place.get("group", key) == key)
 
 
-def _told(note: dict[str, Any]) -> str:
+def _note_line(note: dict[str, Any]) -> str:
     return f"{note['kind']}: {' '.join(note['note'].split())}"

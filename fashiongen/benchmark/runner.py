@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
-from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
 
-from fashiongen.benchmark.facts import Facts
 from fashiongen.benchmark.node import Job, finished, intact, pasteable, without_running
 from fashiongen.benchmark.plan import Describe, Node, Plan, make_plan
+from fashiongen.benchmark.program import command_line, describer, libraries, python_path
+from fashiongen.benchmark.progress import FAILED_STATUSES, State, counts, live_table
 from fashiongen.errors import UserError
 from fashiongen.records import Record, Status, source_sha256, write_atomically
-
-LIBRARIES = ("torch", "torchvision", "lightning", "diffusers", "transformers", "torchmetrics", "numpy", "scipy", "pillow")
-FAILED_STATUSES = ("failed", "killed", "timeout")
-COLOURS = {"ok": "green", "failed": "red", "killed": "red", "timeout": "red", "skipped": "yellow", "running": "cyan", "kept": "green"}
-SHOWN = 12
-STDERR = 2  # where the progress of rendering goes
 
 
 class Executor(Protocol):
@@ -62,53 +50,6 @@ MakeExecutor = Callable[[int], Executor]
 """Makes an executor, given how many GPUs this machine has."""
 
 
-def package_path() -> str | None:
-    """Return the PYTHONPATH under which a process anywhere runs this very package; None where it is installed as any other."""
-    parent = Path(__file__).parents[2]
-    if parent.name in ("site-packages", "dist-packages"):
-        return None
-    given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    return os.pathsep.join(dict.fromkeys([str(parent), *map(os.path.abspath, given)]))  # nodes run in folders of their own
-
-
-def command_line() -> list[str]:
-    """Return the public command line, run by this very Python."""
-    return [sys.executable, "-m", "fashiongen"]
-
-
-def describer(*, render: bool) -> Describe:
-    """Return what asks a process of its own for the facts of commands."""
-
-    def describe(commands: list[list[str]]) -> tuple[list[Facts], int]:
-        with tempfile.TemporaryDirectory() as folder:
-            answer = Path(folder, "facts.json")
-            request = {"commands": commands, "render": render, "answer": str(answer)}
-            path = package_path()
-            environment = {**os.environ, **({"PYTHONPATH": path} if path else {})}
-            asked = [*command_line(), "bench", "describe"]
-            result = subprocess.run(
-                asked, input=json.dumps(request), text=True, stdout=STDERR, stderr=subprocess.PIPE, env=environment, check=False
-            )
-            if not answer.is_file():
-                last = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
-                raise UserError(last.removeprefix("fashiongen: "))
-            content = json.loads(answer.read_text(encoding="utf-8"))
-        return [Facts(**facts) for facts in content["facts"]], content["gpus"]
-
-    return describe
-
-
-@dataclass
-class State:
-    """How far a node is: waiting, running, kept (finished before), or its record's status."""
-
-    node: Node
-    job: Job
-    record: Record | None = None
-    status: str = "waiting"
-    began: float = 0.0
-
-
 class Runner:
     """Runs a plan into a folder."""
 
@@ -130,7 +71,7 @@ class Runner:
             executor: runs nodes.
             command: the program; by default fashiongen itself.
             accept_stale: keeps what another version of the package, or of the libraries, has finished.
-            console: where to say what happens.
+            console: where progress is printed.
         """
         self.plan, self.out, self.executor = plan, out.resolve(), executor
         self.command = command or command_line()
@@ -138,7 +79,7 @@ class Runner:
         self.console = console or Console()
         self.states: dict[str, State] = {}
 
-    def _look(self) -> None:
+    def _find_done(self) -> None:
         """Find out what is done and what is to do; a child that must run needs its parents' checkpoints as they were recorded."""
         version = _hash([source_sha256(leave_out=("benchmark",)), libraries()])
         lost: set[str] = set()
@@ -147,7 +88,7 @@ class Runner:
             for node in self.plan.nodes:
                 job = self._job(node, version)
                 record = finished(job, accept_stale=self.accept_stale) if node.id not in lost else None
-                self.states[node.id] = State(node, job, record, "kept" if record else "waiting")
+                self.states[node.id] = State(node, job, record, "done" if record else "waiting")
             to_do = [state for state in self.states.values() if state.status == "waiting" and state.node.skipped is None]
             parents = [self.states[name] for state in to_do for name in state.node.parents.values()]
             needed = {parent.node.id: parent for parent in parents if parent.record is not None and parent.node.id not in whole}
@@ -169,17 +110,18 @@ class Runner:
             )
         asked = os.environ.get("OMP_NUM_THREADS", "")
         environment = {"OMP_NUM_THREADS": str(min(self.executor.cpus, int(asked)) if asked.isdigit() else self.executor.cpus)}
-        if package := package_path():
-            environment["PYTHONPATH"] = package
+        if place := python_path():
+            environment["PYTHONPATH"] = place
         return Job(
             id=node.id,
             out=str(self.out),
             command=[*self.command, *arguments],
             environment=environment,
             limit=node.limit,
-            key=_hash([node.content, version, keys]),
-            chain=_hash([node.content, {role: parent.job.chain for role, parent in parents.items()}]),
+            key=_hash([node.content, version, keys, *([node.sources] if node.sources else [])]),
+            settings_key=_hash([node.content, {role: parent.job.settings_key for role, parent in parents.items()}]),
             parents=keys,
+            sources=node.sources,
             resumable=node.checkpoint,
             trust=node.trust,
             known={"node": node.id, "kind": node.kind, "method": node.method, "overlays": node.overlays, "seed": node.seed},
@@ -198,17 +140,17 @@ class Runner:
         return parent.job.folder / (parent.node.checkpoint or "")
 
     def list(self) -> None:
-        """Print every node with what it needs, what stands in its way, and its command."""
-        self._look()
+        """Print every node with what it needs, why it cannot run, and its command."""
+        self._find_done()
         for state in self.states.values():
             node = state.node
-            left = f"skipped: {node.skipped}" if node.skipped else {"kept": "done"}.get(state.status, "to do")
+            left = f"skipped: {node.skipped}" if node.skipped else "done" if state.status == "done" else "to do"
             needs = f"needs {', '.join(node.needs)}" if node.needs else "needs nothing"
             limit = "no limit" if node.limit is None else f"limit {node.limit:g} s"
             gpus = f", {node.gpus} GPU" if node.gpus else ""
             after = f", after {', '.join(node.parents.values())}" if node.parents else ""
             self._say(f"{node.id}\n    {left}; {needs}; {limit}{gpus}{after}\n    {pasteable(state.job, state.job.command)}")
-        self._say(f"{self.plan.suite}: {_counted(self._count())}")
+        self._say(f"{self.plan.suite}: {counts(self.states.values())}")
 
     def run(self) -> int:
         """Run what is not done and return the exit status: 1 if a node failed, was killed or took too long.
@@ -218,9 +160,9 @@ class Runner:
         """
         self.out.mkdir(parents=True, exist_ok=True)
         with _alone(self.out):
-            self._look()
+            self._find_done()
             self._write_plan()
-            with self._table() as refresh, ThreadPoolExecutor(self.executor.jobs) as pool:
+            with live_table(self.console, self.plan.suite, self.states.values()) as refresh, ThreadPoolExecutor(self.executor.jobs) as pool:
                 try:
                     self._run(pool, refresh)
                 except BaseException:
@@ -248,7 +190,7 @@ class Runner:
             refresh()
 
     def _ready(self, state: State) -> bool:
-        """Tell whether a node can start; one that cannot at all is recorded as skipped."""
+        """Return whether a node can start; one that never can is recorded as skipped."""
         if state.node.skipped is not None:
             self._finish(state, self._not_run(state.job, "skipped", state.node.skipped, keep=True))
             return False
@@ -258,26 +200,26 @@ class Runner:
                 reason = f"its parent {parent.node.id} is {parent.record.status}: {parent.record.reason}"
                 self._finish(state, self._not_run(state.job, "skipped", reason))
                 return False
-            kept = parent.record if parent.status == "kept" else None
-            if kept is not None and (kept.key != state.job.parents[role] or not intact(parent.job, kept)):
+            earlier = parent.record if parent.status == "done" else None
+            if earlier is not None and (earlier.key != state.job.parents[role] or not intact(parent.job, earlier)):
                 why = f"its parent {parent.node.id} cannot run here ({parent.node.skipped or 'nor can its own parent'})"
-                reason = f"{why}, and what is kept of it is of other settings, or incomplete"
+                reason = f"{why}, and its earlier result is of other settings, or incomplete"
                 self._finish(state, self._not_run(state.job, "skipped", reason, keep=True))
                 return False
         return all(parent.record is not None for parent in parents.values())
 
     @staticmethod
     def _not_run(job: Job, status: Status, reason: str, *, keep: bool = False) -> Record:
-        """Return the record of a node that did not run, written where that can be done."""
+        """Return the record of a node that did not run, and write it if possible."""
         try:
             return without_running(job, status, reason, keep=keep)
         except (OSError, UserError) as error:
-            told = f"{reason}; no record could be written: {' '.join(str(error).split())}"
-            return Record(**job.known, **job.assumed, status="failed", reason=told, key=job.key)
+            message = f"{reason}; no record could be written: {' '.join(str(error).split())}"
+            return Record(**job.known, **job.assumed, status="failed", reason=message, key=job.key)
 
     def _finish(self, state: State, record: Record) -> None:
-        kept = record.status == "ok" and state.status != "running"
-        state.record, state.status = record, "kept" if kept else record.status
+        earlier = record.status == "ok" and state.status != "running"
+        state.record, state.status = record, "done" if earlier else record.status
         if not self.console.is_terminal:
             done = sum(state.record is not None for state in self.states.values())
             seconds = "" if record.seconds is None else f"  {record.seconds:.1f} s"
@@ -292,38 +234,9 @@ class Runner:
         content = {"suite": self.plan.suite, "file": self.plan.file, "sha256": self.plan.sha256, "nodes": nodes}
         write_atomically(self.out / "suite.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
-    @contextmanager
-    def _table(self) -> Iterator[Callable[[], None]]:
-        """Show a live table where someone watches; yields what brings it up to date."""
-        if not self.console.is_terminal:
-            yield lambda: None
-            return
-        with Live(self._rows(), console=self.console, auto_refresh=False) as live:
-            yield lambda: live.update(self._rows(), refresh=True)
-            live.update(self._rows(), refresh=True)
-
-    def _rows(self) -> Table:
-        """Return the nodes that run, and those that ended last."""
-        table = Table(title=f"{self.plan.suite}: {_counted(self._count())}", expand=True)
-        table.add_column("status")
-        table.add_column("node", overflow="fold", ratio=2)
-        table.add_column("seconds", justify="right")
-        table.add_column("reason", overflow="ellipsis", no_wrap=True, ratio=1)
-        ended = sorted((state for state in self.states.values() if state.record and state.began), key=lambda state: state.began)
-        for state in [*ended[-SHOWN:], *(state for state in self.states.values() if state.status == "running")]:
-            record = state.record
-            seconds = record.seconds if record and record.seconds else time.monotonic() - state.began
-            reason = escape(record.reason or "") if record and record.status != "ok" else ""
-            table.add_row(f"[{COLOURS.get(state.status, 'white')}]{state.status}", escape(state.node.id), f"{seconds:.0f}", reason)
-        return table
-
-    def _count(self) -> dict[str, int]:
-        order = ("waiting", "running", "kept", "ok", *FAILED_STATUSES, "skipped")
-        return {status: count for status in order if (count := sum(state.status == status for state in self.states.values()))}
-
     def _sum_up(self) -> int:
-        """Say how it ended."""
-        self._say(f"{self.plan.suite}: {_counted(self._count())}; records in {self.out / 'nodes'}")
+        """Print how it ended."""
+        self._say(f"{self.plan.suite}: {counts(self.states.values())}; records in {self.out / 'nodes'}")
         for state in self.states.values():
             if state.status in (*FAILED_STATUSES, "skipped") and state.record is not None:
                 log = f"\n    log: {state.job.folder / 'log.txt'}" if state.status in FAILED_STATUSES else ""
@@ -354,8 +267,8 @@ def run_suite(
         dry_run: lists the nodes and runs none.
         accept_stale: keeps what another version of the package has finished.
         command: the program; by default fashiongen itself.
-        describe: tells the facts of commands; by default a process of fashiongen.
-        console: where to say what happens.
+        describe: inspects commands; by default a process of fashiongen.
+        console: where progress is printed.
 
     Raises:
         UserError: if the suite or a recipe is wrong, or another runner is at work in the folder.
@@ -378,19 +291,6 @@ def run_suite(
         finally:
             for executor in made:
                 executor.stop()
-
-
-def libraries() -> dict[str, str]:
-    """Return the versions of the libraries that decide about numbers, without importing them."""
-    found = {}
-    for name in LIBRARIES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {status}" for status, count in counts.items()) or "no node"
 
 
 def _hash(value: object) -> str:

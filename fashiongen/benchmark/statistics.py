@@ -1,4 +1,4 @@
-"""What a leaderboard says of chance: an interval over seeds, and differences to the best over paired samples."""
+"""The statistics of a leaderboard: intervals over seeds, and differences from the best over paired samples."""
 
 import math
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def mean_over_seeds(values: Sequence[float]) -> tuple[float, tuple[float, float]
 
 
 def paired_bootstrap(differences: NDArray[np.float64], seed: int = 0) -> list[Difference | None]:
-    """Resample samples, all columns alike, and return for each column of differences (N, K) how sure its mean is.
+    """Resample samples, all columns alike, and return the interval of the mean of each column of differences (N, K).
 
     A value that is not finite is a sample without a value in one of the two, and left out of its column. Columns with fewer than two
     samples give None. Same input, same numbers. The samples are resampled and the trained weights are held fixed: the result says whether

@@ -10,31 +10,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, apart, entry_of
-from fashiongen.benchmark.leaderboard import gibibytes, link, number, seconds
-from fashiongen.benchmark.paired import per_sample
+from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, differs_from_best, entry_of
+from fashiongen.benchmark.formats import gibibytes, link, number, seconds
+from fashiongen.benchmark.gallery import GALLERY_BYTES, ByteBudget, gallery
 from fashiongen.benchmark.published import Published
 
 PARTS = Path(__file__).parent / "page"
-
-# The gallery: so many samples a board, so high at most, and so many bytes for all boards together; more are left out and counted.
-GALLERY_SAMPLES = 8
-IMAGE_HEIGHT = 256
-GALLERY_BYTES = 16 * 2**20
-# What `Evaluate` puts in a record's grid.png: a row a sample in the order of ids, a column a kind (fashiongen.evaluation.images).
-GRID_ROWS = 12
-GRID_COLUMNS = ("person", "masked", "prediction", "truth")
-GRID_SHOWN = {"person": "input", "truth": "truth"}
-# What Pillow raises for a file that is cut off, damaged, huge, or no image at all.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 def page(board: Leaderboard, place: Path) -> str:
@@ -74,7 +60,7 @@ def as_json_block(content: object) -> str:
 
 
 def _content(board: Leaderboard, place: Path) -> dict[str, Any]:
-    budget = _Budget(GALLERY_BYTES)
+    budget = ByteBudget(GALLERY_BYTES)
     return {
         "name": board.name,
         "suite_sha256": board.suite_sha256,
@@ -83,7 +69,7 @@ def _content(board: Leaderboard, place: Path) -> dict[str, Any]:
     }
 
 
-def _board(board: Board, place: Path, budget: _Budget) -> dict[str, Any]:
+def _board(board: Board, place: Path, budget: ByteBudget) -> dict[str, Any]:
     return {
         "label": board.label,
         "task": board.task,
@@ -97,7 +83,7 @@ def _board(board: Board, place: Path, budget: _Budget) -> dict[str, Any]:
         "notes": board.notes,
         "absent": [_node(node, place) for node in board.absent],
         "published": [_published(block, board) for block in board.published],
-        "gallery": _gallery(board.rows, budget),
+        "gallery": gallery(board.rows, budget),
     }
 
 
@@ -133,7 +119,7 @@ def _cell(cell: Cell, column: Column) -> dict[str, Any]:
         "interval": [shown(end) for end in cell.interval] if cell.interval else None,
         "over": cell.over,
         "rank": cell.rank,
-        "apart": apart(cell),
+        "apart": differs_from_best(cell),
         "difference": {
             "mean": f"{difference.mean:+.{column.decimals}f}",
             "interval": [f"{end:+.{column.decimals}f}" for end in (difference.low, difference.high)],
@@ -229,96 +215,3 @@ def _published(block: Published, board: Board) -> dict[str, Any]:
         ],
         "notes": block.notes,
     }
-
-
-# ---- gallery
-
-
-class _Budget:
-    """Bytes that are left for images."""
-
-    def __init__(self, size: int) -> None:
-        self.left = size
-
-    def take(self, addresses: Sequence[str | None]) -> bool:
-        """Take what some images need, all or nothing."""
-        size = sum(len(address) for address in addresses if address)
-        if size > self.left:
-            return False
-        self.left -= size
-        return True
-
-
-def _gallery(rows: Sequence[Row], budget: _Budget) -> dict[str, Any] | None:
-    """Return the same samples from every row's first seed side by side, with input and truth where a record's grid shows them."""
-    folders = [(row.name, row.runs[0], row.runs[0].file(row.runs[0].record.images)) for row in rows]
-    all_stems = [{file.stem for file in folder.glob("*.png")} if folder and folder.is_dir() else set() for _, _, folder in folders]
-    # A method without images must not take them from all.
-    shown = [(name, run, folder) for (name, run, folder), found in zip(folders, all_stems, strict=True) if folder and found]
-    stems = [found for found in all_stems if found]
-    if not shown:
-        return None
-    ids, lines = sorted(set.intersection(*stems))[:GALLERY_SAMPLES], []
-    orders = [(run, folder, samples.ids) for _, run, folder in shown if (samples := per_sample(run)) is not None]
-    for id_ in ids:
-        nothing: list[str | None] = [None] * len(GRID_SHOWN)
-        extra = next((found for run, folder, order in orders if (found := _from_grid(run, folder, order, id_))), nothing)
-        line = [*extra, *(_image(folder / f"{id_}.png") for _, _, folder in shown)]
-        if not budget.take(line):
-            break
-        lines.append({"id": id_, "images": line})
-    names = [*GRID_SHOWN.values(), *(name for name, _, _ in shown)]
-    # A kind that no sample has is no column.
-    kept = [index for index in range(len(names)) if index >= len(GRID_SHOWN) or any(line["images"][index] for line in lines)]
-    return {
-        "columns": [names[index] for index in kept],
-        "seeds": [None if index < len(GRID_SHOWN) else shown[index - len(GRID_SHOWN)][1].record.seed for index in kept],
-        "lines": [{"id": line["id"], "images": [line["images"][index] for index in kept]} for line in lines],
-        "left_out": len(set.union(*stems)) - len(lines),
-        "without": [name for (name, _, _), found in zip(folders, all_stems, strict=True) if not found],
-    }
-
-
-def _from_grid(run: Run, folder: Path, ids: Sequence[str], id_: str) -> list[str | None] | None:
-    """Cut the input and the truth of a sample out of a record's grid, whose rows are the first of `ids`; None where it does not show them.
-
-    How many rows it has follows from its cells, which have the proportions of the images: of the images' files some may be lost.
-    """
-    stem = Path(run.record.images or "").name.removesuffix(".images")
-    path, row = run.file(f"{stem}.grid.png"), ids.index(id_) if id_ in ids else GRID_ROWS
-    if path is None:
-        return None
-    try:
-        with Image.open(path, formats=["PNG"]) as image, Image.open(folder / f"{id_}.png", formats=["PNG"]) as one:
-            width = image.width // len(GRID_COLUMNS)
-            rows = round(image.height / ((width - 4) * one.height / one.width + 4))
-            if width * len(GRID_COLUMNS) != image.width or not row < rows <= GRID_ROWS or image.height % rows:
-                return None
-            height = image.height // rows
-            whole = image.convert("RGB")
-    except UNREADABLE:
-        return None
-    places = [GRID_COLUMNS.index(column) * width for column in GRID_SHOWN]
-    # Each cell has a white rim of two pixels.
-    return [_address(whole.crop((left + 2, row * height + 2, left + width - 2, (row + 1) * height - 2))) for left in places]
-
-
-def _image(path: Path) -> str | None:
-    """Return an image as a `data:` address, drawn anew and no higher than the gallery's, or None where it cannot be read."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            return _address(image.convert("RGB"))
-    except UNREADABLE:
-        return None
-
-
-def _address(image: Image.Image) -> str:
-    data, kind = io.BytesIO(), "png"
-    if image.height > IMAGE_HEIGHT:
-        # Reduced, it is an illustration and no longer a result: JPEG then, at a tenth of the size.
-        size = (max(1, round(image.width * IMAGE_HEIGHT / image.height)), IMAGE_HEIGHT)
-        image.resize(size, Image.Resampling.LANCZOS).save(data, "JPEG", quality=88)
-        kind = "jpeg"
-    else:
-        image.save(data, "PNG", optimize=True)
-    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -1,5 +1,11 @@
-"""Datasets: one file reads one public layout."""
+"""Datasets: one file reads one public layout.
 
+The names below are for type checkers. A dataset that is not among them is found all the same, by its module: `fashiongen.data.NAME` works.
+"""
+
+from typing import TYPE_CHECKING
+
+from fashiongen.data.base import FashionData, layouts
 from fashiongen.data.dresscode import DressCode
 from fashiongen.data.expreduced import ExpReduced
 from fashiongen.data.fashiontaobaotb import FashionTaobaoTB
@@ -8,4 +14,23 @@ from fashiongen.data.photos import Photos
 from fashiongen.data.streettryon import StreetTryOn
 from fashiongen.data.vitonhd import VITONHD
 
-__all__ = ["VITONHD", "DressCode", "ExpReduced", "FashionTaobaoTB", "FashionVC", "Photos", "StreetTryOn"]
+__all__ = [
+    "VITONHD",
+    "DressCode",
+    "ExpReduced",
+    "FashionData",
+    "FashionTaobaoTB",
+    "FashionVC",
+    "Photos",
+    "StreetTryOn",
+    "layouts",
+]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> type[FashionData]:
+        """Find a dataset of this package by the name of its class."""
+        for cls in layouts().values() if name[:1].isupper() else ():
+            if cls.__name__ == name and cls.__module__.startswith(f"{__name__}."):
+                return cls
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,12 +1,21 @@
-"""The contract of all DataModules."""
+"""The contract of all DataModules: what methods, evaluation, the benchmark and the command line may ask of a dataset."""
 
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import lightning.pytorch as L
 from torch import Tensor
 
 from fashiongen.errors import UserError
+
+if TYPE_CHECKING:  # it imports this module
+    from fashiongen.data.check import Report
 
 
 class ImageSet(Protocol):
@@ -16,36 +25,100 @@ class ImageSet(Protocol):
         """Return the number of images."""
 
     def __getitem__(self, index: int) -> Tensor:
-        """Return one of them."""
+        """Return one image."""
 
     def fingerprint(self) -> str:
-        """Return a hash that tells them from any other ones."""
+        """Return a hash of the files, which changes when one of them does."""
 
 
 class FashionData(L.LightningDataModule):
-    """A DataModule that tells what it holds."""
+    """A dataset under Lightning that describes itself.
+
+    A dataset is one subclass in one module. Modules of `fashiongen.data` are found by themselves; a subclass in another package is known
+    once it has been imported. Every sample is a batch of one with a unique id. `test_dataloader` and `predict_dataloader` give each sample
+    once, in order, as the batch type of the task; `train_dataloader` shuffles by (seed, epoch).
+
+    Attributes:
+        layout: the folder layout, by which `data check` and `wardrobe render` know the dataset; empty where there is none.
+        name: the dataset's name in records.
+        split: the split of the last `setup`, usually train, val or test.
+        task: the task whose batches the dataset gives.
+        offers: what every sample of the last `setup` has, by the names that methods ask for in `needs`.
+        size: height and width of the images; None where there are none.
+        embedded: whether the embedded wardrobe is read instead of real data.
+        root: the folder that is read; None where there is none.
+        datasets: by split, those of the last `setup`.
+        eval_batch_size: samples per process and step in validation, test and prediction.
+        num_workers: worker processes per loader.
+    """
 
     layout: ClassVar[str] = ""
 
     name: str
     split: str
     task: str
-    offers: frozenset[str]
+    offers: frozenset[str] = frozenset()
     size: tuple[int, int] | None = None
     embedded: bool = False
     root: Path | None = None
     datasets: dict[str, Any]
     eval_batch_size: int
-    num_workers: int
+    num_workers: int = 0
 
     def fingerprint(self) -> str:
-        """Return a hash of the current split."""
-        raise NotImplementedError
+        """Return a sha256 of the data of the current split, which changes when a file does and with nothing else."""
+        raise NotImplementedError(f"{type(self).__name__} has no fingerprint()")
 
     def describe(self) -> dict[str, Any]:
-        """Return what is read, for a log."""
-        return {"name": self.name, "offers": sorted(self.offers)}
+        """Return what is read, as plain values for a log or JSON: name, root, size, and what is offered."""
+        return {
+            "name": self.name,
+            "root": None if self.root is None else str(self.root),
+            "size": None if self.size is None else list(self.size),
+            "offers": sorted(self.offers),
+        }
 
     def images_of(self, split: str, field: str) -> ImageSet:
-        """Find one image of each sample of a split."""
+        """Find one image of each sample of a split. Other files of the samples may be missing.
+
+        Args:
+            split: train, val or test.
+            field: the image's name in a batch, such as garment or person.
+
+        Raises:
+            UserError: if the dataset has no such images.
+        """
         raise UserError(f"{self.name} holds no true images; name a dataset that does")
+
+    @classmethod
+    def check(cls, root: str | Path) -> Report:
+        """Read all of a folder as `setup` and the loaders will, and report everything that is wrong with it.
+
+        Raises:
+            UserError: if there is no such folder, or the dataset has no check.
+        """
+        raise UserError(f"the layout {cls.layout} has no check")
+
+
+def layouts() -> dict[str, type[FashionData]]:
+    """Return the DataModules that have a folder layout, by its name: those of this package and of every package that is imported."""
+    _import_readers()
+    found: dict[str, type[FashionData]] = {}
+    classes = sorted(_subclasses(FashionData), key=lambda cls: not cls.__module__.startswith(f"{__package__}."))
+    for cls in classes:
+        if vars(cls).get("layout"):  # a subclass that only inherits its layout is a variant of that dataset
+            found.setdefault(cls.layout, cls)
+    return dict(sorted(found.items()))
+
+
+def _subclasses(cls: type[FashionData]) -> Iterator[type[FashionData]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+@functools.cache
+def _import_readers() -> None:
+    package = importlib.import_module(__package__ or "fashiongen.data")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")

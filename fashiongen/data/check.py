@@ -1,151 +1,87 @@
-"""`fashiongen data check`: reads a try-on folder as its reader will, and names everything that is wrong with it at once.
+"""`fashiongen data check`: reads a folder as its reader will, and names everything that is wrong with it at once.
 
-A reader stops at the first file that it cannot use; this goes through all of them, and tells for each half what the reader would say:
-a folder is usable if its reader reads it through. Nothing is changed.
+A reader stops at the first file that it cannot use; a check goes through all of them. A folder is usable if its reader reads it through.
+Nothing is changed. Each dataset has its own check (`FashionData.check`); what the reports share is here.
 """
 
-import hashlib
 import json
 import os
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
-from fashiongen.data.dresscode import DressCode
-from fashiongen.data.images import Size, open_image, read_labels, read_mask
-from fashiongen.data.listing import Listing, NotListed, TryOnRow, locate, mask_origin
-from fashiongen.data.streettryon import StreetTryOn, clip_box, read_box, read_densepose
-from fashiongen.data.tryon import TryOnData, TryOnDataset
-from fashiongen.data.vitonhd import VITONHD
+from fashiongen.data.base import layouts
 from fashiongen.errors import UserError
 from fashiongen.records import write_atomically
 
-LAYOUTS: dict[str, type[TryOnData]] = {cls.layout: cls for cls in (VITONHD, DressCode, StreetTryOn)}
-# The parts that lie pixel on pixel on the person's image, so that they should have its size.
-ON_PERSON = ("mask", "agnostic", "parse", "densepose")
-# What each half is read for.
-STAGES = {"train": "fit", "test": "test"}
-# What need only be decoded is read at this size; masks are looked at as the reader sees them.
-LOOKED_AT: Size = (16, 16)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something that is wrong.
-
-    `kind` is one of missing, unreadable, mis-sized, duplicate, empty (a mask that marks nothing), outside (a box that holds nothing of its
-    photo), list (a pair file that cannot be used) and absent (a part that no sample has).
-    """
+    """Something that is wrong: of what kind, and what exactly."""
 
     kind: str
-    half: str
-    path: str
     message: str
 
 
 @dataclass
-class Half:
-    """How much of the training or the test half can be used.
-
-    Attributes:
-        listed: samples that the pair files list.
-        people: those whose photo can be read, and cut where it is to be cut.
-        paired: people whose own shop image can be read.
-        unpaired: people for whom another garment is listed and can be read.
-        masked: people whose agnostic mask can be read, or made from what can be read, and marks something.
-        masks: where masks come from.
-        refused: what the reader says when it refuses the half (the training half for `fit`, the test half for `test`) or stops in it;
-            empty where it reads all of it.
-    """
-
-    listed: int = 0
-    people: int = 0
-    paired: int = 0
-    unpaired: int = 0
-    masked: int = 0
-    masks: str = "none"
-    refused: str = ""
-
-
-@dataclass
 class Report:
-    """What `check` found.
+    """What a check found.
 
     Attributes:
         layout: the layout.
         root: the folder.
-        usable: whether some half is listed, and every one that is can be read through by the reader. StreetTryOn's training half, which
-            has no shop images by nature, does not count.
-        halves: by name.
+        usable: whether the reader reads the folder through.
         findings: what is wrong.
     """
 
     layout: str
     root: str
     usable: bool = False
-    halves: dict[str, Half] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Any] = field(default_factory=list)
 
     @property
     def some_usable(self) -> bool:
-        """Whether any person can be read, though the reader stops at what is wrong with others."""
-        return any(half.people for half in self.halves.values())
+        """Whether some sample can be read, even if the reader stops at others."""
+        return self.usable
+
+    @property
+    def verdict(self) -> str:
+        """What the folder is good for."""
+        return "usable" if self.usable else "usable in part" if self.some_usable else "not usable"
+
+    def found(self) -> list[str]:
+        """Return a line for each finding."""
+        return [f"{finding.kind}: {finding.message}" for finding in self.findings]
+
+    def counted(self) -> list[str]:
+        """Return lines that count what can be used."""
+        return []
 
     def lines(self) -> list[str]:
         """Return the report as text: the findings, the counts, and the verdict."""
-        lines = [f"{finding.kind}: {finding.message}" for finding in self.findings]
-        for name, half in self.halves.items():
-            lines.append(
-                f"{name}: {half.listed} listed, {half.people} people readable; {half.paired} paired (with their own garment), "
-                f"{half.unpaired} unpaired (with another garment), {half.masked} with a mask (from: {half.masks})"
-            )
-        lines += [f"{name}: the reader stops: {half.refused}" for name, half in self.halves.items() if half.refused]
         kinds = Counter(finding.kind for finding in self.findings)
-        counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
-        verdict = "usable" if self.usable else "usable in part" if self.some_usable else "not usable"
-        return [*lines, f"findings: {counted}", f"{self.layout} at {self.root}: {verdict}"]
+        some = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
+        return [*self.found(), *self.counted(), f"findings: {some}", f"{self.layout} at {self.root}: {self.verdict}"]
 
     def as_json(self) -> str:
         """Return the report as JSON."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What one file looks like: its size where it is an image, the digest of its bytes, the box that it holds, or what is wrong."""
-
-    size: Size | None = None
-    digest: str = ""
-    box: tuple[int, int, int, int] | None = None
-    problem: str = ""
-    kind: str = "unreadable"
-
-
-@dataclass(frozen=True)
-class _Fault:
-    """What is wrong with a sample though each of its files can be read."""
-
-    part: str
-    kind: str
-    path: Path
-    problem: str
-
-
-_Looks = dict[tuple[str, Path], _Look]
-
-
 def run(layout: str, root: str | Path, *, strict: bool = False, json_file: str | Path | None = None) -> bool:
-    """Check a folder, print the report, and write it as JSON if asked; tell whether anyone in it can be read.
+    """Check a folder, print the report, and write it as JSON if asked; tell whether anything in it can be used.
 
     Args:
-        layout: a key of `LAYOUTS`.
+        layout: a layout of `fashiongen.data.layouts()`.
         root: the folder.
         strict: any finding fails.
         json_file: where to write the report.
@@ -161,219 +97,35 @@ def run(layout: str, root: str | Path, *, strict: bool = False, json_file: str |
     return (report.usable or report.some_usable) and not (strict and report.findings)
 
 
-def check(layout: str, root: str | Path, **options: Any) -> Report:  # noqa: ANN401  the data module's own
+def check(layout: str, root: str | Path) -> Report:
     """Read all that the reader of a layout would read from `root`.
 
     Args:
-        layout: a key of `LAYOUTS`.
+        layout: a layout of `fashiongen.data.layouts()`.
         root: the folder, or the one around it.
-        options: further settings of the data module, such as Dress Code's categories.
 
     Raises:
         UserError: if the layout is unknown or the folder is not there.
     """
-    if layout not in LAYOUTS:
-        raise UserError(f"no reader of layout {layout!r}; there are: {', '.join(LAYOUTS)}")
-    if not Path(root).expanduser().is_dir():
+    known = layouts()
+    if layout not in known:
+        raise UserError(f"no reader of layout {layout!r}; there are: {', '.join(known)}")
+    return known[layout].check(require_folder(layout, root))
+
+
+def require_folder(layout: str, root: str | Path) -> Path:
+    """Return `root` with its `~` resolved.
+
+    Raises:
+        UserError: if it is no folder.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
         raise UserError(f"{root} is no folder; name the folder of a dataset in the layout {layout}")
-    module = LAYOUTS[layout](str(root), **{"validation": 0, **options})
-    module.root = locate(module.root, module.markers)
-    report = Report(layout, str(module.root))
-    listings = []
-    for half in ("train", "test"):
-        try:
-            listings.append(module.listing(half))
-        except UserError as error:
-            report.findings.append(Finding("list", half, str(module.root), f"{half}: {error}"))
-            if not isinstance(error, NotListed):
-                report.halves[half] = Half(refused=str(error))
-    looks = _look_at(module, listings)
-    for listing in listings:
-        faults = _faults(module, listing, looks)
-        counted = _count(module, listing, looks, faults)
-        counted.refused = _refused(module, listing, looks, faults)
-        report.halves[listing.half] = counted
-        report.findings += _findings(module, listing, looks, faults)
-    report.findings += _duplicates(listings, looks)
-    serving = [half for name, half in report.halves.items() if name == "test" or layout != StreetTryOn.layout]
-    report.usable = bool(serving) and not any(half.refused for half in serving)
-    return report
+    return folder
 
 
-def _look_at(module: TryOnData, listings: Sequence[Listing]) -> _Looks:
-    """Read every file once for each way in which it is read; a shop image can be one's own garment and another's other one."""
-    wanted = dict.fromkeys((_reading(part), path) for listing in listings for row in listing.rows for part, path in row.parts().items())
-    dataset = module.dataset_class([], module.size)
+def do_each(work: Callable[[Item], Result], items: Collection[Item], what: str) -> list[Result]:
+    """Do `work` on every item in several threads, in order, under a progress bar; decoding images releases Python's lock."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        looks = pool.map(partial(_look, dataset), wanted)
-        shown = track(looks, "reading", total=len(wanted), console=Console(stderr=True), transient=True)
-        return dict(zip(wanted, shown, strict=True))
-
-
-def _reading(part: str) -> str:
-    return "image" if part in ("person", "garment", "other", "agnostic") else part
-
-
-def _look(dataset: TryOnDataset, wanted: tuple[str, Path]) -> _Look:
-    """Read one file as the reader will."""
-    reading, path = wanted
-    try:
-        if reading == "pose":
-            dataset.read_pose(path, LOOKED_AT, LOOKED_AT)
-            return _Look()
-        if reading == "box":
-            return _Look(box=read_box(path))
-        image = open_image(path)
-        if reading == "parse":
-            read_labels(path, LOOKED_AT)
-        elif reading == "densepose":
-            read_densepose(path, LOOKED_AT)
-        elif reading == "garment_mask":
-            read_mask(path, LOOKED_AT)
-        elif reading == "mask" and not read_mask(path, dataset.size).any():
-            return _Look(size=(image.height, image.width), problem=f"{path} marks nothing", kind="empty")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest() if reading == "image" else ""
-        return _Look(size=(image.height, image.width), digest=digest)
-    except (UserError, OSError) as error:
-        return _Look(problem=str(error))
-
-
-def _good(row: TryOnRow, looks: _Looks) -> set[str]:
-    """Return the parts of a row with which nothing is wrong."""
-    return {part for part, path in row.parts().items() if not looks[_reading(part), path].problem}
-
-
-def _faults(module: TryOnData, listing: Listing, looks: _Looks) -> dict[str, _Fault]:
-    """Cut uncut photos and make the masks that are not there, as the reader will; return what is wrong then, by the samples' ids."""
-    faults: dict[str, _Fault] = {}
-    makeable: list[TryOnRow] = []
-    for row in listing.rows:
-        good = _good(row, looks)
-        box, size = looks["box", row.box].box if row.box else None, looks["image", row.person].size
-        if row.box and box and size:
-            try:
-                clip_box(row.box, box, size)
-            except UserError as error:
-                faults[row.id] = _Fault("box", "outside", row.box, str(error))
-                continue
-        made = row.mask is None and (row.agnostic is not None or module.unmaskable(row, listing) is None)
-        if made and good >= row.parts().keys() & {"person", "box", "agnostic", "parse", "pose", "densepose"}:
-            makeable.append(row)
-    dataset = module.dataset_class([], module.size)
-
-    def make(row: TryOnRow) -> str:
-        try:
-            dataset.read_agnostic_mask(row, dataset.open_person(row))
-        except UserError as error:
-            return str(error)
-        return ""
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        problems = pool.map(make, makeable)
-        shown = track(problems, f"making {listing.half} masks", total=len(makeable), console=Console(stderr=True), transient=True)
-        for row, problem in zip(makeable, shown, strict=True):
-            if problem:
-                faults[row.id] = _Fault("mask", "empty", row.agnostic or row.parse or row.person, problem)
-    return faults
-
-
-def _refused(module: TryOnData, listing: Listing, looks: _Looks, faults: dict[str, _Fault]) -> str:
-    """Set the reader up, and return its refusal, or else what it would stop at when it reads; empty if it reads the half through."""
-    try:
-        module.setup(STAGES[listing.half])
-    except UserError as error:
-        return str(error)
-    for row in listing.rows:
-        problems = [looks[_reading(part), path].problem for part, path in row.parts().items() if part != "other"]
-        problems += [faults[row.id].problem] if row.id in faults else []
-        if problem := next(filter(None, problems), ""):
-            return problem
-    return ""
-
-
-def _count(module: TryOnData, listing: Listing, looks: _Looks, faults: dict[str, _Fault]) -> Half:
-    half = Half(listed=len(listing.rows))
-    origins: Counter[str] = Counter()
-    for row in listing.rows:
-        good, fault = _good(row, looks), faults.get(row.id)
-        if "person" not in good or (row.box and "box" not in good) or (fault and fault.part == "box"):
-            continue
-        half.people += 1
-        half.paired += "garment" in good
-        half.unpaired += "other" in good
-        origin = mask_origin(row)
-        if origin == "file":
-            masked = "mask" in good
-        elif origin == "painted image":
-            masked = "agnostic" in good and fault is None
-        else:
-            sources = row.parts().keys() & {"parse", "pose", "densepose"}
-            masked = module.unmaskable(row, listing) is None and good >= sources and fault is None
-        half.masked += masked
-        origins[origin] += masked
-    half.masks = ", ".join(sorted(+origins)) or "none"
-    return half
-
-
-def _findings(module: TryOnData, listing: Listing, looks: _Looks, faults: dict[str, _Fault]) -> list[Finding]:
-    """Name what is missing, cannot be read or used, has another size than it should, or is listed twice."""
-    half, found = listing.half, []
-    for id_ in listing.repeated:
-        found.append(Finding("duplicate", half, listing.lists, f"{half}: {id_} is listed more than once in {listing.lists}"))
-    told: set[Path] = set()
-    sizes: dict[str, Counter[Size]] = defaultdict(Counter)
-    # What a sample wears is told before what another sample borrows from it.
-    named = [(row, part, path) for row in listing.rows for part, path in row.parts().items()]
-    for row, part, path in sorted(named, key=lambda entry: entry[1] == "other"):
-        look = looks[_reading(part), path]
-        if look.size and part in ("person", "garment"):
-            sizes[part][look.size] += 1
-        if look.problem and path not in told:
-            told.add(path)
-            missing = not path.exists()
-            words = f"{path} is missing" if missing else look.problem
-            found.append(Finding("missing" if missing else look.kind, half, str(path), f"{half}: the {part} of {row.id}: {words}"))
-    found += [Finding(fault.kind, half, str(fault.path), f"{half}: {fault.problem}") for fault in faults.values()]
-    told.clear()
-    usual = {part: counter.most_common(1)[0][0] for part, counter in sizes.items()}
-    for row in listing.rows:
-        person, garment = (looks["image", path].size if path else None for path in (row.person, row.garment))
-        # The photos of the street have sizes of their own; an uncut one has nothing that lies on it.
-        wanted: dict[str, Size | None] = {} if row.box else dict.fromkeys(ON_PERSON, person)
-        wanted["garment_mask"] = garment
-        if module.layout != StreetTryOn.layout:
-            wanted |= usual
-        for part, path in row.parts().items():
-            size = looks[_reading(part), path].size
-            if size and (other := wanted.get(part)) and size != other and path not in told:
-                told.add(path)
-                whose = f"the other {part}s have" if part in usual else "its image has"
-                words = f"{path} has {size[0]} x {size[1]} pixels (height x width) where {whose} {other[0]} x {other[1]}"
-                found.append(Finding("mis-sized", half, str(path), f"{half}: {words}"))
-    rows = listing.rows
-    if rows and all(row.garment is None for row in rows) and module.layout != StreetTryOn.layout:
-        found.append(Finding("absent", half, module.lacks_garments(half), f"{half}: {module.lacks_garments(half)}"))
-    # Of Dress Code's folders some may lack what others have.
-    unmaskable = (module.unmaskable(row, listing) for row in rows if row.mask is None and row.agnostic is None)
-    for problem in dict.fromkeys(filter(None, unmaskable)):
-        found.append(Finding("absent", half, str(module.root), f"{half}: {problem}"))
-    return found
-
-
-def _duplicates(listings: Sequence[Listing], looks: _Looks) -> list[Finding]:
-    """Name photos and shop images whose bytes are those of another, within a half or from the training to the test half."""
-    first: dict[tuple[str, str], tuple[str, Path]] = {}
-    found: dict[Path, Finding] = {}
-    for listing in listings:
-        for row in listing.rows:
-            for part in ("person", "garment"):
-                path = getattr(row, part)
-                look = looks["image", path] if path else None
-                if look is None or not look.digest:
-                    continue
-                half, same = first.setdefault((part, look.digest), (listing.half, path))
-                if same != path:
-                    leak = " (a leak: it is trained on)" if (half, listing.half) == ("train", "test") else ""
-                    words = f"{path} is the same image as {same}{leak}"
-                    found.setdefault(path, Finding("duplicate", listing.half, str(path), f"{listing.half}: {words}"))
-    return list(found.values())
+        return list(track(pool.map(work, items), what, total=len(items), console=Console(stderr=True), transient=True))

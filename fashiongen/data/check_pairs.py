@@ -1,27 +1,25 @@
-"""`fashiongen data check` for lists of tops and bottoms: what is missing, unreadable or double, and negatives that are none."""
+"""`fashiongen data check` for lists of tops and bottoms: missing, unreadable and duplicate files, and false negatives."""
 
-import json
-import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
-from fashiongen.data.expreduced import ExpReduced
-from fashiongen.data.fashiontaobaotb import FashionTaobaoTB
-from fashiongen.data.fashionvc import FashionVC
+from fashiongen.data.check import Finding, Report, do_each, require_folder
 from fashiongen.data.images import open_image
 from fashiongen.data.listing import locate
-from fashiongen.data.pairs import IMAGES, PairRow, TopBottomData, find_images, positives_of, read_rows
+from fashiongen.data.pair_lists import PairRow, positives_of, read_rows
+from fashiongen.data.pairs import IMAGES, TopBottomData, find_images
 from fashiongen.errors import UserError
-from fashiongen.records import write_atomically
 
-LAYOUTS: dict[str, type[TopBottomData]] = {cls.layout: cls for cls in (FashionVC, ExpReduced, FashionTaobaoTB)}
 SHOWN = 20
 """How many findings of a kind are printed; the JSON file holds all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairFinding(Finding):
+    """Something that is wrong with a split."""
+
+    split: str
 
 
 @dataclass
@@ -52,74 +50,64 @@ class Split:
 
 
 @dataclass
-class Report:
-    """What a check found; `usable` tells whether all three lists can be read through, images included where there are any."""
+class PairReport(Report):
+    """The report on lists of tops and bottoms: usable if all three can be read through, with the images where there are any.
 
-    layout: str
-    root: str
+    Attributes:
+        images: how many images the folder holds.
+        splits: by name.
+    """
+
     images: int = 0
-    usable: bool = False
     splits: dict[str, Split] = field(default_factory=dict)
-    findings: list[dict[str, str]] = field(default_factory=list)
 
     def find(self, kind: str, split: str, message: str) -> None:
-        """Add what is wrong."""
-        self.findings.append({"kind": kind, "split": split, "message": message})
+        """Add a finding."""
+        self.findings.append(PairFinding(kind=kind, split=split, message=message))
 
     @property
     def some_usable(self) -> bool:
-        """Whether any pair can be read, though the reader stops at what is wrong with others."""
+        """Whether some pair can be read, even if the reader stops at others."""
         return any(split.readable for split in self.splits.values())
 
-    def lines(self) -> list[str]:
-        """Return the report as text: findings, counts, verdict."""
-        lines: list[str] = []
-        kinds = Counter(finding["kind"] for finding in self.findings)
-        for kind, count in kinds.items():
-            messages = [f"{kind}: {finding['split']}: {finding['message']}" for finding in self.findings if finding["kind"] == kind]
-            lines += [*messages[:SHOWN], *([f"{kind}: and {count - SHOWN} more"] if count > SHOWN else [])]
-        for name, split in self.splits.items():
-            lines.append(
-                f"{name}: {split.rows} pairs, {split.tops} tops, {split.bottoms} bottoms, {split.readable} readable, "
-                f"{split.repeated} repeated, {split.repeated_negatives} with a negative twice, {split.false_negatives} with a false one; "
-                f"{split.tops_of_training} tops and {split.bottoms_of_training} bottoms of training"
-            )
-        counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
-        verdict = "usable" if self.usable else "usable in part" if self.some_usable else "not usable"
+    @property
+    def verdict(self) -> str:
+        """What the folder is good for."""
         if self.usable and not self.images:
-            verdict = "usable for methods that need no images (data.init_args.images=false)"
-        return [*lines, f"findings: {counted}", f"{self.layout} at {self.root}: {verdict}"]
+            return "usable for methods that need no images (data.init_args.images=false)"
+        return super().verdict
+
+    def found(self) -> list[str]:
+        """Return the first findings of each kind."""
+        lines: list[str] = []
+        for kind, count in Counter(finding.kind for finding in self.findings).items():
+            messages = [f"{kind}: {finding.split}: {finding.message}" for finding in self.findings if finding.kind == kind]
+            lines += [*messages[:SHOWN], *([f"{kind}: and {count - SHOWN} more"] if count > SHOWN else [])]
+        return lines
+
+    def counted(self) -> list[str]:
+        """Count the pairs of each split."""
+        return [
+            f"{name}: {split.rows} pairs, {split.tops} tops, {split.bottoms} bottoms, {split.readable} readable, "
+            f"{split.repeated} repeated, {split.repeated_negatives} with a negative twice, {split.false_negatives} with a false one; "
+            f"{split.tops_of_training} tops and {split.bottoms_of_training} bottoms of training"
+            for name, split in self.splits.items()
+        ]
 
 
-def run(layout: str, root: str | Path, *, strict: bool = False, json_file: str | Path | None = None) -> bool:
-    """Check a folder, print the report, and write it as JSON if asked; tell whether any pair in it can be read.
-
-    Raises:
-        UserError: if the folder is not there.
-    """
-    report = check(layout, root)
-    if json_file is not None:
-        write_atomically(json_file, json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n")
-    for line in report.lines():
-        print(line)
-    return (report.usable or report.some_usable) and not (strict and report.findings)
-
-
-def check(layout: str, root: str | Path) -> Report:
+def check_pairs(data: type[TopBottomData], root: str | Path) -> PairReport:
     """Read all lists and images of a folder.
 
     Args:
-        layout: a key of `LAYOUTS`.
+        data: the DataModule.
         root: the folder, or the one around it.
 
     Raises:
         UserError: if the folder is not there.
     """
-    if not Path(root).expanduser().is_dir():
-        raise UserError(f"{root} is no folder; name the folder of a dataset in the layout {layout}")
-    module = LAYOUTS[layout](str(root))
-    module.root = locate(module.root, ("files", IMAGES))
-    report = Report(layout, str(module.root))
+    module = data(str(require_folder(data.layout, root)))
+    module.root = locate(module.root, module.markers)
+    report = PairReport(data.layout, str(module.root))
     lists: dict[str, list[PairRow]] = {}
     for split in module.lists:
         try:
@@ -135,13 +123,13 @@ def check(layout: str, root: str | Path) -> Report:
     trained = lists.get("train", [])
     for split, rows in lists.items():
         report.splits[split] = _count(report, split, rows, trained, found, problems)
-    unreadable = any(finding["kind"] in ("missing", "unreadable") for finding in report.findings)
+    unreadable = any(finding.kind in ("missing", "unreadable") for finding in report.findings)
     report.usable = len(lists) == len(module.lists) and not unreadable
     return report
 
 
 def _look_at(images: dict[str, Path]) -> dict[str, str]:
-    """Decode every image; return what is wrong, by id."""
+    """Decode every image; return the problems by id."""
 
     def look(path: Path) -> str:
         try:
@@ -150,15 +138,13 @@ def _look_at(images: dict[str, Path]) -> dict[str, str]:
             return str(error)
         return ""
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        shown = track(pool.map(look, images.values()), "reading", total=len(images), console=Console(stderr=True), transient=True)
-        return {id_: problem for id_, problem in zip(images, shown, strict=True) if problem}
+    return {id_: problem for id_, problem in zip(images, do_each(look, images.values(), "reading"), strict=True) if problem}
 
 
 def _count(
-    report: Report, split: str, rows: list[PairRow], trained: list[PairRow], found: dict[str, Path], problems: dict[str, str]
+    report: PairReport, split: str, rows: list[PairRow], trained: list[PairRow], found: dict[str, Path], problems: dict[str, str]
 ) -> Split:
-    """Count one list and name what is wrong with it."""
+    """Count the pairs of one list and report its faults."""
     named = dict.fromkeys(id_ for row in rows for id_ in (row.top, row.bottom, *(row.negatives if split == "test" else ())))
     for id_ in named:
         if found and id_ not in found:

@@ -28,7 +28,8 @@ from torch import Tensor
 from fashiongen.data import masks
 from fashiongen.data.images import Size, read_labels, read_mask
 from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
-from fashiongen.data.tryon import TryOnData, TryOnDataset
+from fashiongen.data.tryon import TryOnData
+from fashiongen.data.tryon_dataset import TryOnDataset
 from fashiongen.errors import UserError
 
 KEYPOINTS = 18
@@ -74,7 +75,7 @@ class DressCodeDataset(TryOnDataset):
 
 
 class DressCode(TryOnData):
-    """Dress Code for garment restoration (`TryOffBatch`), paired in training and test alike.
+    """Dress Code, paired in training and test alike.
 
     A sample's id is its folder and the stem of its person image, such as `upper_body_013563_0`, since a person can be in several folders.
     A part that a category's folder lacks is withheld from all batches, since they mix categories; masks are made from what each has.
@@ -95,7 +96,7 @@ class DressCode(TryOnData):
         categories: tuple[str, ...] = ("upper_body", "lower_body", "dresses"),
         **options: Any,  # noqa: ANN401  TryOnData's own
     ) -> None:
-        """Say what to read; nothing is read before `setup`.
+        """Store the settings; nothing is read before `setup`.
 
         Args:
             root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
@@ -146,8 +147,8 @@ class DressCode(TryOnData):
             if found[part] is None:
                 whose = {"person": "people", "garment": "garments"}[part]
                 raise UserError(f"{self.layout}: {self.root / folder / 'images'} is missing or holds none of the {whose} of its pair files")
-            kept = {name: both for name, both in found.items() if both is not None}
-            for name, (_, gone) in kept.items():
+            present = {name: both for name, both in found.items() if both is not None}
+            for name, (_, gone) in present.items():
                 absent[name] += gone
             for index, person in enumerate(people):
                 other = others.get((folder, person))
@@ -158,7 +159,7 @@ class DressCode(TryOnData):
                         other=None if other is None else self.root / folder / "images" / other,
                         **{
                             "person": self.root / folder / "images" / person,
-                            **{name: paths[index] for name, (paths, _) in kept.items()},
+                            **{name: paths[index] for name, (paths, _) in present.items()},
                         },
                     )
                 )
@@ -181,7 +182,7 @@ class DressCode(TryOnData):
         return files, pairs
 
     def _placed(self, pair: tuple[str, ...]) -> _Pair:
-        """Tell the folder of a line of the root's pair file: by its number, or by where the person's image lies."""
+        """Return the folder of a line of the root's pair file, by its number or else by the place of the person's image."""
         person, garment = pair[:2]
         if len(pair) == 3:
             if pair[2] not in ("0", "1", "2"):
@@ -224,6 +225,6 @@ def read_keypoints(path: Path, size: Size) -> Tensor:
     # Points that were not found lie at or beyond the corner, as the dataset's own code tells them.
     seen = ((points[:, :2] > 1).all(dim=1) & points.isfinite().all(dim=1)).float()[:, None]
     scaled = points[:, :2] * torch.tensor([size[1] / FRAME[1], size[0] / FRAME[0]])
-    # Some copies keep no confidence: a point that is seen counts as certain then.
+    # Some copies have no confidence: a point that is seen counts as certain then.
     confidence = torch.where(points[:, 2:3] > 0, points[:, 2:3].clamp(max=1), torch.ones(()))
     return torch.cat([scaled.nan_to_num(), confidence], dim=1) * seen

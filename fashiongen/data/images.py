@@ -1,4 +1,4 @@
-"""Reading images, masks and label maps from files: one way for every dataset, of which none is trusted.
+"""Reading images, masks and label maps from files, in one way for every dataset. No file is trusted.
 
 Sizes are (height, width) throughout. An image whose proportions differ from the wanted size is squeezed, as the datasets' own code does.
 Whatever is read is turned upright by its EXIF orientation, so that what lies on an image lies on what a viewer shows.
@@ -21,7 +21,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBom
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode an image to RGB, turned upright by its EXIF orientation; what is transparent is put on white.
+    """Decode an image to RGB, turned upright by its EXIF orientation, transparent areas on white.
 
     Raises:
         UserError: if the file is missing, cut off or no image.

@@ -88,7 +88,7 @@ def lists_nobody(sources: Sequence[Path], what: str = "") -> UserError:
 
 
 def mask_origin(row: TryOnRow) -> str:
-    """Say where the agnostic mask of a row comes from: a file, or that which it is made from."""
+    """Return the origin of a row's agnostic mask: a file, or the parts that it is made from."""
     if row.mask is not None:
         return "file"
     if row.agnostic is not None:
@@ -107,7 +107,7 @@ def fingerprint(sources: Iterable[Path], files: Iterable[Path], root: Path) -> s
     return digest.hexdigest()
 
 
-# For a part, the folders and the endings (after the stem; "" keeps the name as it is) under which copies of a dataset hold it.
+# For a part, the folders and the endings (after the stem; "" is the name as it is) under which copies of a dataset hold it.
 Places = Sequence[tuple[str, str]]
 
 

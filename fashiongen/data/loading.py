@@ -1,4 +1,4 @@
-"""Order and loading: which sample comes when, on which process, and where a broken run goes on.
+"""Order and loading: the order of samples, their share of each process, and resuming in mid-epoch.
 
 Order is a permutation of (seed, epoch) over the whole dataset, dealt to the processes one sample at a time, so that a training step sees
 the same samples whatever the number of processes that share the global batch.
@@ -6,14 +6,13 @@ the same samples whatever the number of processes that share the global batch.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence, Sized
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import lightning.pytorch as L
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from fashiongen.batches import Batch
-from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
@@ -29,7 +28,8 @@ def permutation(length: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
-def _length(dataset: Sized | Dataset[Any]) -> int:
+def length_of(dataset: Sized | Dataset[Any]) -> int:
+    """Return the number of samples."""
     if not isinstance(dataset, Sized):
         raise TypeError(f"{type(dataset).__name__} has no length")
     return len(dataset)
@@ -52,7 +52,7 @@ class EpochSampler(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         """Give this process's indices of the epoch, the first `start` left out, once."""
         start, self.start = self.start, 0
-        order = permutation(_length(self.dataset), self.seed, self.epoch)[: self.total_size]
+        order = permutation(length_of(self.dataset), self.seed, self.epoch)[: self.total_size]
         return iter(order[self.rank :: self.num_replicas][start:])
 
 
@@ -71,7 +71,7 @@ class ShardSampler(DistributedSampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Give this process's indices, ascending."""
-        length = _length(self.dataset)
+        length = length_of(self.dataset)
         for start in range(self.rank * self.block, length, self.num_replicas * self.block):
             yield from range(start, min(start + self.block, length))
 
@@ -83,7 +83,7 @@ def share(trainer: L.Trainer | None) -> dict[str, int]:
 
 
 def require_at_least_one(owner: str, **settings: int | Sequence[int] | None) -> None:
-    """Refuse settings of a data module, such as sizes of batches and images, that are below 1; one that is None is not set.
+    """Refuse settings of a DataModule that are below 1, such as batch and image sizes; None is a setting that is not given.
 
     Raises:
         UserError: naming the first that is.
@@ -99,7 +99,7 @@ def collate(samples: Sequence[AnyBatch]) -> AnyBatch:
 
 
 class Loader(DataLoader[Any]):
-    """A DataLoader of `Batch` that starts late and keeps a worker's UserError the one line that it was.
+    """A DataLoader of `Batch` that starts late and passes a worker's UserError on as the one line that it was.
 
     It iterates as a generator: sampler and workers start at the first `next()`. Lightning creates the iterator before it tells the sampler
     the epoch, so that one which starts at once would serve the first epoch's order again after a resume.
@@ -116,7 +116,7 @@ class Loader(DataLoader[Any]):
         for it for ever where the hooks gather something.
         """
         length = super().__len__()
-        return max(length, 1) if isinstance(self.sampler, ShardSampler) and _length(self.dataset) else length
+        return max(length, 1) if isinstance(self.sampler, ShardSampler) and length_of(self.dataset) else length
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Give the batches of one pass."""
@@ -128,7 +128,7 @@ class Loader(DataLoader[Any]):
 
 
 class ResumableLoader(Loader):
-    """A training loader whose state is the place in the epoch, so that a run broken in mid-epoch continues with exactly the next batch.
+    """A training loader whose state is its place in the epoch: a run that stopped in mid-epoch continues with exactly the next batch.
 
     Batches are counted as they are handed out, not as workers fetch them ahead. On resume the served samples are cut off the order; nothing
     is loaded to be thrown away. Lightning stores the state with the checkpoint of the fit loop.
@@ -161,7 +161,7 @@ class ResumableLoader(Loader):
 
     def _shape(self) -> dict[str, int]:
         replicas = self.sampler.num_replicas if isinstance(self.sampler, DistributedSampler) else 1
-        return {"global_batch": (self.batch_size or 1) * replicas, "samples": _length(self.dataset)}
+        return {"global_batch": (self.batch_size or 1) * replicas, "samples": length_of(self.dataset)}
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Give the batches of the sampler's epoch, or after `load_state_dict` those of that epoch that are left."""
@@ -201,53 +201,3 @@ class ResumableLoader(Loader):
         self._resume = dict(state)
         if isinstance(self.sampler, DistributedSampler):
             self.sampler.set_epoch(state["epoch"])
-
-
-class LoadingData(FashionData):
-    """What data modules share that train resumably and serve every sample of an evaluation once.
-
-    Attributes:
-        layout: the dataset's name.
-        batch_size: training samples per process and step.
-        eval_batch_size: samples per process and step in validation, test and prediction.
-        num_workers: worker processes per loader.
-        seed: seed of the training order.
-    """
-
-    layout: ClassVar[str]
-    batch_size: int
-    eval_batch_size: int
-    num_workers: int
-    seed: int
-
-    def training_loader(self, dataset: Dataset[Any], what: str = "samples", **options: Any) -> ResumableLoader:  # noqa: ANN401  DataLoader's own options
-        """Give the training batches, shuffled by (seed, epoch), resumable in mid-epoch.
-
-        Args:
-            dataset: its samples are batches of one.
-            what: what an error calls them.
-            options: further ones of DataLoader.
-
-        Raises:
-            UserError: if there are too few for a step.
-        """
-        shard, count = share(self.trainer), _length(dataset)
-        if count < self.batch_size * shard["num_replicas"]:
-            step = f"{shard['num_replicas']} x {self.batch_size}"
-            raise UserError(f"{self.layout}: {count} training {what} do not fill one step of {step}; lower data.batch_size")
-        sampler = EpochSampler(dataset, seed=self.seed, **shard)
-        trained = self._trained if self.trainer else None
-        return ResumableLoader(dataset, sampler=sampler, batch_size=self.batch_size, trained=trained, **self._options(), **options)
-
-    def evaluation_loader(self, dataset: Dataset[Any], block: int) -> Loader:
-        """Give all samples in order, each once; every process has its share of them, `block` neighbours at a time."""
-        sampler = ShardSampler(dataset, **share(self.trainer), block=block)
-        return Loader(dataset, sampler=sampler, batch_size=self.eval_batch_size, **self._options())
-
-    def _options(self) -> dict[str, Any]:
-        return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
-
-    def _trained(self) -> int:
-        assert self.trainer is not None
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return int(progress.state_dict()["processed"])

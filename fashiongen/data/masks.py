@@ -1,4 +1,4 @@
-"""Agnostic masks for folders that come without them: where the worn garment may be, from what else the folder holds.
+"""Agnostic masks for folders that come without them, made from the other parts: where the worn garment may be.
 
 Each function follows the recipe that a dataset's own users follow, so that a mask made here is like those that others made, and says where
 it departs. Masks, labels and images are arrays of (H, W) or (H, W, 3), True where the garment may be; widths are given for an image of

@@ -23,17 +23,21 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from fashiongen.batches import TryOffBatch
+from fashiongen import tasks
+from fashiongen.batches import Batch, TryOffBatch
 from fashiongen.data.base import FashionData
 from fashiongen.data.images import Size, image_size, image_to_tensor, open_image, read_mask
 from fashiongen.data.listing import leaves_root
 from fashiongen.data.loading import Loader, ShardSampler, require_at_least_one, share
+from fashiongen.data.task_parts import readable_parts
 from fashiongen.errors import UserError
 
 BOXES = "boxes.csv"
 BOX = ("left", "top", "right", "bottom")
 MASK = "_mask.png"
 CATEGORIES = ("upper", "lower", "full")
+# The fields of a batch that a photo can fill.
+PARTS = ("person", "mask", "category")
 # What cameras, phones and the web write. One that Pillow lacks the decoder for is named as unreadable instead of passed over.
 ENDINGS = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"})
 
@@ -49,7 +53,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Photo:
-    """One photo, and where the garment is on it: a box or a mask.
+    """One photo with a box or a mask of the garment.
 
     Attributes:
         id: the stem of the photo's name.
@@ -66,21 +70,25 @@ class Photo:
     mask: Path | None = None
 
 
-class PhotoDataset(Dataset[TryOffBatch]):
+class PhotoDataset(Dataset[Batch]):
     """Photos as batches of one, framed to one size without distortion."""
 
-    def __init__(self, photos: Sequence[Photo], size: Size, garment_share: float | None = None) -> None:
-        """Read `photos` at `size` (height, width); `garment_share` as in `Photos`."""
+    def __init__(
+        self, photos: Sequence[Photo], size: Size, garment_share: float | None = None, batch_type: type[Batch] = TryOffBatch
+    ) -> None:
+        """Read `photos` at `size` (height, width) as `batch_type`; `garment_share` as in `Photos`."""
         self.photos = list(photos)
         self.size = size
         self.garment_share = garment_share
+        self.batch_type = batch_type
+        self.parts = readable_parts(batch_type, PARTS, Photos.name)
 
     def __len__(self) -> int:
         """Return the number of photos."""
         return len(self.photos)
 
-    def __getitem__(self, index: int) -> TryOffBatch:
-        """Return one photo: `person` (1, 3, H, W) uint8 and `mask` (1, 1, H, W) bool, what is outside of the photo white and unmasked.
+    def __getitem__(self, index: int) -> Batch:
+        """Return one photo: `person` (1, 3, H, W) uint8 and `mask` (1, 1, H, W) bool, white and unmasked outside of the photo.
 
         Raises:
             UserError: if a file is damaged, or a mask is empty or too small to be seen at this size.
@@ -102,12 +110,12 @@ class PhotoDataset(Dataset[TryOffBatch]):
         if placed.getbbox() is None:
             where = photo.mask or f"the box of {photo.path}"
             raise UserError(f"{where} marks less than a pixel at {self.size[0]}x{self.size[1]}: enlarge it, or set data.garment_share")
-        return TryOffBatch(
-            ids=[photo.id],
-            person=image_to_tensor(person, self.size)[None],
-            mask=(torch.frombuffer(bytearray(placed.tobytes()), dtype=torch.uint8) >= 128).view(1, 1, *self.size),
-            category=[photo.category],
-        )
+        parts: dict[str, Any] = {
+            "person": image_to_tensor(person, self.size)[None],
+            "mask": (torch.frombuffer(bytearray(placed.tobytes()), dtype=torch.uint8) >= 128).view(1, 1, *self.size),
+            "category": [photo.category],
+        }
+        return self.batch_type(ids=[photo.id], **{part: parts[part] for part in self.parts})
 
 
 def framed(garment: Box, source: Size, size: Size, garment_share: float | None) -> Box:
@@ -131,7 +139,7 @@ def framed(garment: Box, source: Size, size: Size, garment_share: float | None) 
 
 
 def _start(middle: float, length: int, whole: int) -> int:
-    """Return where `length` pixels about `middle` begin: within the `whole` where they fit, else with the whole in their middle."""
+    """Return where `length` pixels about `middle` begin: inside the `whole` if they fit, else centred on it."""
     return min(max(round(middle - length / 2), 0), whole - length) if length <= whole else (whole - length) // 2
 
 
@@ -143,20 +151,19 @@ def _cut(image: Image.Image, frame: Box, fill: str | int) -> Image.Image:
 
 
 class Photos(FashionData):
-    """A folder of one's own photos, for `fashiongen predict`; there is no truth to train on or to judge by.
+    """A folder of one's own photos, for `fashiongen predict`; it has no truth to train or test on.
 
     A photo of another proportion than `size` is padded with white, never squeezed. Subfolders and hidden files are passed over. A sample's
     id is the stem of its photo.
 
     Attributes:
-        name: what records call it.
-        split: always predict.
         offers: the mask.
     """
 
     name = "photos"
     split = "predict"
-    task = "vtoff"
+    root: Path
+    size: tuple[int, int]
     offers: frozenset[str] = frozenset({"mask"})
 
     def __init__(
@@ -168,8 +175,9 @@ class Photos(FashionData):
         batch_size: int = 1,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
+        task: str = "vtoff",
     ) -> None:
-        """Say what to read; nothing is read before `setup`.
+        """Store the settings; nothing is read before `setup`.
 
         Args:
             root: folder with the photos and `boxes.csv`.
@@ -180,6 +188,7 @@ class Photos(FashionData):
             batch_size: photos per process and step.
             eval_batch_size: the same, and wins: recipes name both.
             num_workers: worker processes.
+            task: the task whose batches are given; one that needs a person, a mask and a category alone.
         """
         super().__init__()
         require_at_least_one(self.name, size=size, batch_size=batch_size, eval_batch_size=eval_batch_size)
@@ -193,7 +202,10 @@ class Photos(FashionData):
         self.category = category
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
-        self.datasets: dict[str, PhotoDataset] = {}
+        self.task = task
+        self.batch_type = tasks.find(task).batch
+        readable_parts(self.batch_type, PARTS, self.name)
+        self.datasets: dict[str, Any] = {}
         # Fewer photos than processes leave some without one.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
@@ -205,7 +217,7 @@ class Photos(FashionData):
         """
         if stage not in (None, "predict"):
             raise UserError(f"photos: {self.root} holds no truth to train on or to judge by: `fashiongen predict` is what they are for")
-        self.datasets["predict"] = PhotoDataset(find_photos(self.root, self.category), self.size, self.garment_share)
+        self.datasets["predict"] = PhotoDataset(find_photos(self.root, self.category), self.size, self.garment_share, self.batch_type)
 
     def predict_dataloader(self) -> Loader:
         """Give the photos in the order of their names, each once."""
@@ -230,8 +242,7 @@ class Photos(FashionData):
 
     def describe(self) -> dict[str, Any]:
         """Return what is read, for a log: name, root, size, number of photos and the parts offered."""
-        counts = {split: len(dataset) for split, dataset in self.datasets.items()}
-        return {"name": self.name, "root": str(self.root), "size": list(self.size), "samples": counts, "offers": sorted(self.offers)}
+        return {**super().describe(), "samples": {split: len(dataset) for split, dataset in self.datasets.items()}}
 
 
 def find_photos(root: Path, category: str) -> list[Photo]:

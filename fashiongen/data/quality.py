@@ -22,10 +22,10 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
 
-from fashiongen.data.cache import locked
 from fashiongen.data.images import Size, image_size, read_labels
 from fashiongen.data.listing import TryOnRow
-from fashiongen.data.tryon import read_openpose
+from fashiongen.data.openpose import read_openpose
+from fashiongen.data.user_cache import locked
 from fashiongen.errors import UserError
 from fashiongen.records import write_atomically
 
@@ -51,7 +51,7 @@ COLUMNS = ("id", "kept", "score", "truncation", "occlusion", "side_view", "propo
 
 @dataclass(frozen=True)
 class Measures:
-    """What is seen of one person's garment, 0 for a perfect image.
+    """Measures of one person's garment, 0 for a perfect image.
 
     Attributes:
         truncation: garment pixels on the frame's outermost ring over the square root of the garment's area.
@@ -84,7 +84,7 @@ class Decision:
 
 
 class QualityFilter:
-    """Keeps the best pairs of a training set.
+    """Selects the best pairs of a training set.
 
     The score of a pair is `1 / (1 + sum of measure / limit)`, over truncation, occlusion and side view, and over proportion too unless
     `pad_extreme` mends it. The `keep` best are kept.
@@ -184,14 +184,14 @@ def measure_row(row: TryOnRow) -> Measures:
 
 
 def measure_rows(rows: Sequence[TryOnRow]) -> list[Measures]:
-    """Measure all samples, in order; decoding leaves Python's lock, so that threads help."""
+    """Measure all samples, in order, in threads: decoding releases Python's lock."""
     console = Console(stderr=True, quiet=getattr(rank_zero_only, "rank", 0) != 0)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(track(pool.map(measure_row, rows), "measuring the pairs", total=len(rows), console=console, transient=True))
 
 
 def decide(measures: Sequence[Measures], ids: Sequence[str], keep: float, *, pad_extreme: bool) -> list[Decision]:
-    """Rank the pairs and keep the best; what is usual is the median of this very set.
+    """Rank the pairs and keep the best; measures are compared with the median of this set.
 
     Ties are broken by the ids' hashes. The best come first.
     """

@@ -1,35 +1,42 @@
 """A person's image of extreme proportions brought to a suitable one: scaled about the garment, cropped or padded."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fashiongen.batches import TryOffBatch
+from fashiongen.batches import Batch
 from fashiongen.data.images import Size
 
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
-def reframe(sample: TryOffBatch, zoom: float) -> TryOffBatch:
+
+def reframe(sample: AnyBatch, zoom: float) -> AnyBatch:
     """Scale the person about the middle of the mask, in a frame of the same size; what comes in from outside is white and unmasked.
 
-    Person, mask, parse and pose move together; key points that leave the frame lose their confidence. The shop image stays.
+    The fields `person`, `mask`, `parse` and `pose` move together, as far as the batch has them; key points that leave the frame lose
+    their confidence. Other fields, such as the shop image, stay.
 
     Args:
-        sample: a batch of one.
+        sample: a batch of one with a person and a mask.
         zoom: above 1 crops and enlarges, below 1 shrinks and pads.
     """
-    height, width = sample.person.shape[-2:]
-    masked = sample.mask[0, 0].nonzero().float()
+    values: dict[str, Any] = {field.name: getattr(sample, field.name) for field in fields(sample)}
+    height, width = values["person"].shape[-2:]
+    masked = values["mask"][0, 0].nonzero().float()
     middle = (masked.amin(dim=0) + masked.amax(dim=0) + 1) / 2 if len(masked) else torch.tensor([height / 2, width / 2])
     frame = _Frame(height, width, zoom, float(middle[0]), float(middle[1]))
-    return replace(
-        sample,
-        person=frame.move(sample.person, 255, smooth=True),
-        mask=frame.move(sample.mask.to(torch.uint8), 0, smooth=False).bool(),
-        parse=None if sample.parse is None else frame.move(sample.parse[:, None], 0, smooth=False)[:, 0],
-        pose=None if sample.pose is None else frame.move_points(sample.pose),
-    )
+    moves: dict[str, Callable[[Tensor], Tensor]] = {
+        "person": lambda person: frame.move(person, 255, smooth=True),
+        "mask": lambda mask: frame.move(mask.to(torch.uint8), 0, smooth=False).bool(),
+        "parse": lambda parse: frame.move(parse[:, None], 0, smooth=False)[:, 0],
+        "pose": frame.move_points,
+    }
+    moved: dict[str, Any] = {name: move(values[name]) for name, move in moves.items() if values.get(name) is not None}
+    return replace(sample, **moved)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from torch import Tensor
 from fashiongen.data import masks
 from fashiongen.data.images import UNREADABLE, Size, open_image, read_labels, unreadable
 from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_lines, refuse_leaving
-from fashiongen.data.tryon import TryOnData, TryOnDataset
+from fashiongen.data.tryon import TryOnData
+from fashiongen.data.tryon_dataset import TryOnDataset
 from fashiongen.errors import UserError
 
 FOLDERS = {"train": "train", "test": "validation"}
@@ -66,24 +67,26 @@ class StreetTryOnDataset(TryOnDataset):
         return masks.from_atr_and_densepose(parse.numpy(), read_densepose(row.densepose, frame), category)
 
     def worn_category(self, parse: Tensor | None) -> str:
-        """Tell the category by what the labels show most of: upper clothes or a dress."""
+        """Return the category that has most pixels in the labels: upper clothes or a dress."""
         if parse is None:
             return super().worn_category(parse)
         return "full" if (parse == masks.DRESS).sum() > (parse == masks.UPPER).sum() else "upper"
 
 
 class StreetTryOn(TryOnData):
-    """StreetTryOn for garment restoration (`TryOffBatch`): it has no shop images, so that it serves prediction and unpaired metrics.
+    """StreetTryOn, which has no shop images: it serves prediction and unpaired metrics.
 
     Without `pairs` the test half is every person of `validation`, each once, and a sample's id is the stem of its image.
 
-    `pose` is never offered: the dataset has no key points, and none are derived, since from labels and DensePose joints could only be
-    guessed, by a rule that no published number rests on. A method that needs them is refused, which names what is lacking.
+    `pose` is never offered: the dataset has no key points, and joints guessed from labels and DensePose would be a rule of our own, behind
+    no published number. A method that needs them is refused.
     """
 
     layout: ClassVar[str] = "street_tryon"
     markers: ClassVar[tuple[str, ...]] = ("annotations", "validation")
     dataset_class: ClassVar[type[TryOnDataset]] = StreetTryOnDataset
+    has_shop_images: ClassVar[bool] = False
+    uniform_size: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class StreetTryOn(TryOnData):
         pairs: str | None = None,
         **options: Any,  # noqa: ANN401  TryOnData's own
     ) -> None:
-        """Say what to read; nothing is read before `setup`.
+        """Store the settings; nothing is read before `setup`.
 
         Args:
             root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
@@ -137,7 +140,7 @@ class StreetTryOn(TryOnData):
                 )
             if found["box"] is None:
                 raise UserError(f"{self.layout}: {folder / 'raw_bbox'} is missing: the photos of {found['person'][0][0].parent} are uncut")
-        kept = {part: both for part, both in found.items() if both is not None}
+        present = {part: both for part, both in found.items() if both is not None}
         # The numbers of the photos begin anew in each half: the pair files tell of the test half alone.
         categories = self._categories() if half == "test" else {}
         others = self._others(source, [garment for garment, _ in pairs])
@@ -147,12 +150,13 @@ class StreetTryOn(TryOnData):
                 id=id_,
                 category=_category_of(source) or categories.get(names[index]),
                 other=others[index] if pairs else None,
-                **{part: paths[index] for part, (paths, _) in kept.items()},
+                **{part: paths[index] for part, (paths, _) in present.items()},
             )
             for index, id_ in enumerate(ids)
         ]
         repeated = [id_ for id_, count in Counter(ids).items() if count > 1]
-        return Listing(half=half, sources=(source,), rows=rows, absent={part: gone for part, (_, gone) in kept.items()}, repeated=repeated)
+        absent = {part: gone for part, (_, gone) in present.items()}
+        return Listing(half=half, sources=(source,), rows=rows, absent=absent, repeated=repeated)
 
     def _pair_file(self, name: str) -> Path:
         for path in (self.root / "annotations" / name, self.root / name):
@@ -184,7 +188,7 @@ class StreetTryOn(TryOnData):
         return told
 
     def _others(self, source: Path, garments: list[str]) -> list[Path]:
-        """Return where the garments of an unpaired test lie: other people, or the shop images of a VITON-HD beside the dataset."""
+        """Return the garments of an unpaired test: photos of other people, or shop images of a VITON-HD beside the dataset."""
         shop = self.root.parent / "zalando" / "test" / "cloth"
         folder = shop if source.name.startswith("shop2") else self.root / FOLDERS["test"] / "image"
         return [folder / garment for garment in garments]
@@ -245,7 +249,7 @@ def read_box(path: Path) -> tuple[int, int, int, int]:
 
 
 def clip_box(path: Path, box: tuple[int, int, int, int], size: Size) -> tuple[int, int, int, int]:
-    """Clip a box to its photo, which is what slicing an array by it does, as the dataset's own script cuts.
+    """Clip a box to its photo, as slicing an array does in the dataset's own script.
 
     Args:
         path: the box's file, for the message.

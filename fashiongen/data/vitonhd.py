@@ -19,7 +19,6 @@ an unpaired test. CatVTON names the test file `test_pairs_unpaired.txt`.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -27,13 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fashiongen.batches import TryOffBatch
 from fashiongen.data import masks
 from fashiongen.data.images import Size, read_labels
 from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
+from fashiongen.data.openpose import read_openpose
 from fashiongen.data.quality import QualityFilter
-from fashiongen.data.reframe import reframe
-from fashiongen.data.tryon import TryOnData, TryOnDataset, read_openpose
+from fashiongen.data.tryon import TryOnData
+from fashiongen.data.tryon_dataset import TryOnDataset
 from fashiongen.errors import UserError
 
 KEYPOINTS = 25
@@ -42,7 +41,7 @@ DRAWN_AT = 1024
 
 PAIR_FILES = {"train": ("train_pairs.txt",), "test": ("test_pairs.txt", "test_pairs_unpaired.txt")}
 
-# For each part the folders and the endings (after the person's stem; "" is the name as it is) under which copies of the dataset keep it.
+# For each part the folders and the endings (after the person's stem; "" is the name as it is) under which copies of the dataset have it.
 PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "person": (("image", ""),),
     "garment": (("cloth", ""),),
@@ -57,28 +56,6 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
 class VITONHDDataset(TryOnDataset):
     """Samples as batches of one, at one size."""
 
-    def __init__(self, rows: Sequence[TryOnRow], size: Size, *, zooms: dict[str, float] | None = None, in_memory: bool = False) -> None:
-        """Read `rows` at `size` (height, width).
-
-        Args:
-            rows: the samples; all of them offer the same parts.
-            size: height and width.
-            zooms: for some ids the factor by which the person is scaled (see `reframe`).
-            in_memory: keep each sample once it is decoded.
-        """
-        super().__init__(rows, size, in_memory=in_memory)
-        self.zooms = zooms or {}
-
-    def read(self, row: TryOnRow) -> TryOffBatch:
-        """Read one sample.
-
-        Raises:
-            UserError: if a file is missing or damaged.
-        """
-        sample = super().read(row)
-        zoom = self.zooms.get(row.id, 1.0)
-        return sample if zoom == 1.0 else reframe(sample, zoom)
-
     def read_pose(self, path: Path, source: Size, size: Size) -> Tensor:
         """Read 25 key points."""
         return read_openpose(path, KEYPOINTS, source, size)
@@ -92,7 +69,7 @@ class VITONHDDataset(TryOnDataset):
 
 
 class VITONHD(TryOnData):
-    """VITON-HD for garment restoration (`TryOffBatch`), paired in training and test alike.
+    """VITON-HD, paired in training and test alike.
 
     A sample's id is the stem of its person image. With `duplicates` the name is `viton_hd-clean`: its numbers are not comparable to those
     of the whole dataset.
@@ -110,7 +87,7 @@ class VITONHD(TryOnData):
         duplicates: str | None = None,
         **options: Any,  # noqa: ANN401  TryOnData's own
     ) -> None:
-        """Say what to read; nothing is read before `setup`.
+        """Store the settings; nothing is read before `setup`.
 
         Args:
             root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
@@ -158,7 +135,7 @@ class VITONHD(TryOnData):
             raise UserError(f"{self.layout}: {folder} is missing or holds none of the {whose} of {pairs_file}")
         if found["mask"] is not None:
             found["agnostic"] = None
-        kept = {part: both for part, both in found.items() if both is not None}
+        present = {part: both for part, both in found.items() if both is not None}
         rows = [
             TryOnRow(
                 id=stem,
@@ -166,14 +143,14 @@ class VITONHD(TryOnData):
                 **{
                     "person": self.root / half / "image" / names[index],
                     # A pair of the same name has no other garment.
-                    **{part: paths[index] for part, (paths, _) in kept.items() if part != "other" or others[index] != names[index]},
+                    **{part: paths[index] for part, (paths, _) in present.items() if part != "other" or others[index] != names[index]},
                 },
             )
             for index, stem in enumerate(stems)
         ]
         repeated = [stem for stem, count in Counter(stems).items() if count > 1]
         return Listing(
-            half=half, sources=(pairs_file,), rows=rows, absent={part: absent for part, (_, absent) in kept.items()}, repeated=repeated
+            half=half, sources=(pairs_file,), rows=rows, absent={part: absent for part, (_, absent) in present.items()}, repeated=repeated
         )
 
     def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:
@@ -187,7 +164,7 @@ class VITONHD(TryOnData):
         )
 
     def lacks_garments(self, half: str) -> str:
-        """Say that there are no shop images."""
+        """Say which folder of shop images is missing."""
         return f"{self.root / half} has no folder cloth"
 
     def dataset(self, split: str, rows: dict[str, list[TryOnRow]]) -> TryOnDataset:
@@ -197,7 +174,7 @@ class VITONHD(TryOnData):
         if self.quality is not None and split == "train":
             zooms = self.quality.select([*rows["train"], *rows["val"]])
             chosen = [row for row in chosen if row.id in zooms]
-        return VITONHDDataset(chosen, self.size, zooms=zooms, in_memory=self.in_memory)
+        return self.dataset_class(chosen, self.size, batch_type=self.batch_type, zooms=zooms, in_memory=self.in_memory)
 
     def describe(self) -> dict[str, Any]:
         """Return what is read, for a log, and how many pairs `duplicates` left out."""

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fashiongen.data.cache import locked
+from fashiongen.data.user_cache import locked
 from fashiongen.errors import UserError
 from fashiongen.nn.encodings import as_bytes
 from fashiongen.records import source_sha256

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from fashiongen.data.cache import locked
+from fashiongen.data.user_cache import locked
 from fashiongen.errors import UserError
 from fashiongen.retrieval.embeddings import Embeddings
 

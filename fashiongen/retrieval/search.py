@@ -20,9 +20,9 @@ from torch import Tensor
 
 from fashiongen import tasks
 from fashiongen.batches import CandidateBatch, QueryBatch, to_uint8
-from fashiongen.data.cache import cache_folder
 from fashiongen.data.images import image_to_tensor, open_image
 from fashiongen.data.pairs import ENDINGS
+from fashiongen.data.user_cache import cache_folder
 from fashiongen.errors import UserError
 from fashiongen.records import write_atomically
 from fashiongen.retrieval.embeddings import Embeddings, Store, identity

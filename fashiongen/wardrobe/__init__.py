@@ -2,6 +2,7 @@
 
 from fashiongen.wardrobe.draw import render_item, render_item_mask
 from fashiongen.wardrobe.dress_code import write_dress_code
+from fashiongen.wardrobe.layouts import LayoutWriter, writers, writes
 from fashiongen.wardrobe.outfits import Outfit, User, compatible, make_outfit, make_user
 from fashiongen.wardrobe.people import Person, make_person
 from fashiongen.wardrobe.portrait import PersonImages, render_person
@@ -17,6 +18,7 @@ __all__ = [
     "NAMESPACES",
     "WORLD_VERSION",
     "Item",
+    "LayoutWriter",
     "Outfit",
     "Person",
     "PersonImages",
@@ -36,4 +38,6 @@ __all__ = [
     "write_fashionvc",
     "write_street_tryon",
     "write_viton_hd",
+    "writers",
+    "writes",
 ]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fashiongen.wardrobe.draw import render_item, render_item_mask
-from fashiongen.wardrobe.layouts import SPLITS, Truth, black_and_white, mismatched, save_jpeg, split_numbers, truth_of, write_layout
+from fashiongen.wardrobe.layouts import SPLITS, Truth, black_and_white, mismatched, save_jpeg, split_numbers, truth_of, write_layout, writes
 from fashiongen.wardrobe.people import BOTTOMS, VITON_CATEGORIES, make_person
 from fashiongen.wardrobe.portrait import draw_openpose, render_densepose_iuv, render_person
 from fashiongen.wardrobe.world import Stream
@@ -46,6 +46,7 @@ class _Job:
         return f"{self.stem}_0.jpg", f"{self.stem}_1.jpg"
 
 
+@writes("dress_code")
 def write_dress_code(
     root: str | Path, people: int, size: tuple[int, int], seed: int, test_fraction: float = 0.15, workers: int | None = None
 ) -> Path:

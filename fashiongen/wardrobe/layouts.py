@@ -1,15 +1,18 @@
-"""What the writers of the try-on layouts share: a folder that appears whole, jobs on several processes, saving images."""
+"""What the writers of public layouts share: how they are found, a folder that appears whole, several processes, saving images."""
 
+import functools
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +28,40 @@ SPLITS: tuple[str, ...] = ("train", "test")
 
 Job = TypeVar("Job")
 Truth = dict[str, object]
+
+
+class LayoutWriter(Protocol):
+    """Writes the embedded world in the folder layout of a public dataset."""
+
+    def __call__(self, root: str | Path, people: int, size: tuple[int, int], seed: int) -> Path:
+        """Write `people` people (or pairs of items), images of `size` (height, width), into the new folder `root`, and return it."""
+
+
+AnyWriter = TypeVar("AnyWriter", bound=LayoutWriter)
+_WRITERS: dict[str, LayoutWriter] = {}
+
+
+def writes(layout: str) -> Callable[[AnyWriter], AnyWriter]:
+    """Make the decorated function the writer of `layout`, for `wardrobe render` and `data.root: wardrobe`."""
+
+    def register(writer: AnyWriter) -> AnyWriter:
+        _WRITERS[layout] = writer
+        return writer
+
+    return register
+
+
+def writers() -> dict[str, LayoutWriter]:
+    """Return the writers by layout: those of this package, and those of every package that is imported."""
+    _import_own()
+    return dict(sorted(_WRITERS.items()))
+
+
+@functools.cache
+def _import_own() -> None:
+    package = importlib.import_module(__package__ or "fashiongen.wardrobe")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
 
 
 def split_numbers(people: int, test_fraction: float, least: int = 2) -> dict[str, range]:

@@ -95,7 +95,7 @@ def make_person(seed: int, namespace: str, index: int, categories: Sequence[str]
 
 
 def _flaws(stream: Stream) -> frozenset[str]:
-    """One flaw, now and then two."""
+    """Draw one flaw, sometimes two."""
     names = ("occlusion", "occlusion", "truncated", "side_view", "extreme_proportion")
     flaws = {stream.choice(names)}
     if stream.chance(0.2):

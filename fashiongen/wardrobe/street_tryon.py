@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fashiongen.wardrobe.layouts import Truth, mismatched, save_jpeg, split_numbers, truth_of, write_layout
+from fashiongen.wardrobe.layouts import Truth, mismatched, save_jpeg, split_numbers, truth_of, write_layout, writes
 from fashiongen.wardrobe.people import VITON_CATEGORIES, make_person
 from fashiongen.wardrobe.portrait import render_densepose_iuv, render_person
 from fashiongen.wardrobe.world import Stream
@@ -39,6 +39,7 @@ class _Job:
         return "dress" if self.number % 3 == 2 else "top"
 
 
+@writes("street_tryon")
 def write_street_tryon(
     root: str | Path, people: int, size: tuple[int, int], seed: int, test_fraction: float = 0.15, workers: int | None = None
 ) -> Path:

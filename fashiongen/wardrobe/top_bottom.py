@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fashiongen.errors import UserError
 from fashiongen.wardrobe.draw import render_item
-from fashiongen.wardrobe.layouts import Truth, save_jpeg, write_layout
+from fashiongen.wardrobe.layouts import Truth, save_jpeg, write_layout, writes
 from fashiongen.wardrobe.outfits import compatible, make_outfit
 from fashiongen.wardrobe.world import Item, Stream
 
@@ -49,6 +49,7 @@ class _Pair:
     outfit: str
 
 
+@writes("fashionvc")
 def write_fashionvc(root: str | Path, people: int, size: tuple[int, int], seed: int, workers: int | None = None) -> Path:
     """Write `people` pairs, images of `size` (height, width), as FashionVC into the new folder `root` and return it.
 
@@ -61,11 +62,13 @@ def write_fashionvc(root: str | Path, people: int, size: tuple[int, int], seed: 
     return _write(Path(root), "fashionvc", FASHION_VC, people, size, seed, workers)
 
 
+@writes("exp_reduced")
 def write_exp_reduced(root: str | Path, people: int, size: tuple[int, int], seed: int, workers: int | None = None) -> Path:
     """Write pairs as ExpReduced; otherwise as `write_fashionvc`."""
     return _write(Path(root), "exp_reduced", EXP_REDUCED, people, size, seed, workers)
 
 
+@writes("fashion_taobao_tb")
 def write_fashion_taobao_tb(root: str | Path, people: int, size: tuple[int, int], seed: int, workers: int | None = None) -> Path:
     """Write pairs as FashionTaobaoTB, where a test top may have several bottoms; otherwise as `write_fashionvc`."""
     return _write(Path(root), "fashion_taobao_tb", FASHION_TAOBAO_TB, people, size, seed, workers)

@@ -18,6 +18,7 @@ from fashiongen.wardrobe.layouts import (
     split_numbers,
     truth_of,
     write_layout,
+    writes,
 )
 from fashiongen.wardrobe.people import make_person
 from fashiongen.wardrobe.portrait import PersonImages, render_person
@@ -48,6 +49,7 @@ class _Job:
         return f"{self.number:05d}_00"
 
 
+@writes("viton_hd")
 def write_viton_hd(
     root: str | Path, people: int, size: tuple[int, int], seed: int, test_fraction: float = 0.15, workers: int | None = None
 ) -> Path:

@@ -8,7 +8,7 @@ from bench_folder import write_folder, write_test
 
 from fashiongen.benchmark.arrange import read
 from fashiongen.benchmark.published import default_folder, read_published
-from fashiongen.benchmark.webpage import GRID_COLUMNS, GRID_ROWS, as_json_block, page
+from fashiongen.benchmark.webpage import as_json_block, page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -158,7 +158,7 @@ def test_the_gallery_shows_the_same_samples_side_by_side(show, folder):
             return context.getImageData(24, 32, 1, 1).data[0];
         })"""
     )
-    assert colours[:2] == [10, 160] and len(set(colours)) == 5  # input and truth are cut out of the grid at the right place
+    assert colours[:2] == [10, 160] and len(set(colours)) == 5
 
 
 def test_a_number_leads_to_its_record_log_and_command(show, folder, tmp_path):
@@ -298,9 +298,3 @@ def test_data_cannot_end_its_block():
 
 def test_the_page_is_a_function_of_the_records(folder, tmp_path):
     assert page(read(folder), tmp_path / "a.html") == page(read(folder), tmp_path / "b.html")
-
-
-def test_the_grid_is_cut_as_it_is_drawn():
-    from fashiongen.evaluation import images
-
-    assert (GRID_ROWS, GRID_COLUMNS) == (images.GRID_ROWS, images.GRID_COLUMNS)

@@ -7,7 +7,7 @@ import pytest
 import toys
 import yaml
 
-from fashiongen.benchmark.facts import Facts, obstacle
+from fashiongen.benchmark.command_info import CommandInfo, obstacle
 from fashiongen.benchmark.plan import Plan, make_plan
 from fashiongen.errors import UserError
 
@@ -164,7 +164,7 @@ def test_a_file_that_is_no_suite_is_named(tmp_path, content):
 )
 def test_what_stands_in_the_way(facts, kind, available, reason):
     known = {"method": "M", "tasks": ["vtoff"], "dataset": "D", "offers": ["mask"]}
-    assert obstacle(Facts(**{**known, **facts}), kind, available) == reason
+    assert obstacle(CommandInfo(**{**known, **facts}), kind, available) == reason
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,9 @@ def test_suites_name_what_is_there(suite):
 
     def describe(asked):
         commands.extend(asked)
-        found = [Facts(method="M", tasks=["t"], task="t" if command[0] == "test" else "", protocol=protocol(command)) for command in asked]
+        found = [
+            CommandInfo(method="M", tasks=["t"], task="t" if command[0] == "test" else "", protocol=protocol(command)) for command in asked
+        ]
         for facts in found:
             facts.checkpoint = "last.ckpt"
         return found, 8

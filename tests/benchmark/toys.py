@@ -3,16 +3,24 @@
 import hashlib
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
-from fashiongen.benchmark.facts import Facts
+from fashiongen.benchmark.command_info import CommandInfo
+from fashiongen.benchmark.node import Job
 from fashiongen.benchmark.on_machine import OnMachine
 from fashiongen.benchmark.runner import run_suite
+from fashiongen.records import Record
 
+TRIVIAL = {"facts": {"learns": False}}
+LEARNT = {"toy": {"fit": {"steps": 3}}}
 COMMAND = [sys.executable, str(Path(__file__).with_name("toy_command.py"))]
 
 
@@ -26,7 +34,7 @@ def write_suite(folder: Path, methods: dict[str, dict], runs: list[dict] | None 
     return folder / "suite.yaml"
 
 
-def facts_of(command: list[str]) -> Facts:
+def facts_of(command: list[str]) -> CommandInfo:
     kind, *rest = command
     facts: dict = {"method": "Toy", "tasks": ["rank"], "dataset": "Toys", "data_name": "toys", "offers": ["images"]}
     content = [kind]
@@ -40,10 +48,10 @@ def facts_of(command: list[str]) -> Facts:
     else:
         facts |= {"task": "", "checkpoint": "logs/toy/last.ckpt"}
     content += [facts["method"], facts.pop("data", "here")]
-    return Facts(**facts, content=hashlib.sha256(json.dumps(content).encode()).hexdigest())
+    return CommandInfo(**facts, content=hashlib.sha256(json.dumps(content).encode()).hexdigest())
 
 
-def describe(commands: list[list[str]]) -> tuple[list[Facts], int]:
+def describe(commands: list[list[str]]) -> tuple[list[CommandInfo], int]:
     return [facts_of(command) for command in commands], 0
 
 
@@ -54,6 +62,74 @@ def run(suite: Path, out: Path, make_executor: Callable | None = None, jobs: int
     options = {"describe": describe, "command": COMMAND, "console": console, **options}
     make = make_executor or (lambda gpus: OnMachine(jobs, gpus))
     return run_suite(suite, out, make, **options), told.getvalue()
+
+
+def records(out: Path) -> dict[str, Record]:
+    return {path.parent.name: Record.read(path) for path in sorted((out / "nodes").glob("*/record.json"))}
+
+
+def starts(trace: Path) -> list[str]:
+    return [line.partition(" ")[0] for line in trace.read_text().splitlines()]
+
+
+def what_counts(out: Path) -> dict[str, object]:
+    """Return of each record what a broken and an unbroken run must have in common."""
+    return {
+        name: (record.status, record.reason, record.metrics, record.n_samples, record.checkpoint, record.key, samples(out, record))
+        for name, record in records(out).items()
+    }
+
+
+def samples(out: Path, record: Record) -> str | None:
+    return record.per_sample and (out / "nodes" / record.node / record.per_sample).read_text()
+
+
+KNOWN = {"node": "n", "kind": "fit", "method": "m", "task": "", "dataset": "", "split": "", "protocol": ""}
+
+
+def bare_job(out: Path, code: str) -> Job:
+    command = [sys.executable, "-c", code]
+    return Job(
+        id="n",
+        out=str(out),
+        command=command,
+        environment={},
+        limit=None,
+        key="k",
+        settings_key="c",
+        resumable=None,
+        trust=False,
+        known=KNOWN,
+    )
+
+
+def other_runner(suite: Path, out: Path) -> subprocess.Popen:
+    """Start a runner in a process of its own, to be killed; Ctrl-C reaches it though a shell in the background has it ignored."""
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    told = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    told["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen([sys.executable, __file__, suite, out], env={**os.environ, "PYTHONPATH": path}, **told)
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, "what was waited for did not come"
+        time.sleep(0.005)
+
+
+def workers(out: Path) -> list[str]:
+    """Return the processes that work in a folder of nodes."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                place = os.readlink(process / "cwd")
+            except OSError:
+                continue
+            if place.startswith(str(out)):
+                found.append(place)
+    return found
 
 
 if __name__ == "__main__":

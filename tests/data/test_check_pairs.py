@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from fashiongen.cli import main
-from fashiongen.data.check_pairs import check
+from fashiongen.data.check import check
 
 HEADING = "tshirt,positive_pant,neg_1,neg_2\n"
 
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 
 def kinds(report):
-    return sorted({finding["kind"] for finding in report.findings})
+    return sorted({finding.kind for finding in report.findings})
 
 
 def test_a_sound_folder_is_usable(folder, capsys):

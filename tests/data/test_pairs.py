@@ -8,7 +8,7 @@ from PIL import Image
 
 from fashiongen.batches import PairBatch, QueryBatch
 from fashiongen.data import ExpReduced, FashionTaobaoTB, FashionVC
-from fashiongen.data.pairs import positives_of, read_rows
+from fashiongen.data.pair_lists import positives_of, read_rows
 from fashiongen.errors import UserError
 from fashiongen.wardrobe import write_exp_reduced, write_fashion_taobao_tb, write_fashionvc
 from fashiongen.wardrobe.outfits import harmonious

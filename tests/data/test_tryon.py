@@ -1,23 +1,159 @@
-"""What the try-on readers share: key points."""
+"""One Dataset of the try-on data for several tasks, and datasets of one's own."""
 
-import json
+from dataclasses import dataclass, fields
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import Tensor
 
-from fashiongen.data.tryon import read_openpose
+from fashiongen import tasks
+from fashiongen.batches import Batch, TryOffBatch
+from fashiongen.data import VITONHD, DressCode, FashionData, Photos, StreetTryOn, layouts
+from fashiongen.data.quality import QualityFilter
+from fashiongen.data.reframe import reframe
+from fashiongen.data.tryon import TryOnData
 from fashiongen.errors import UserError
 
-
-def test_key_points_are_scaled_with_the_image(tmp_path):
-    path = tmp_path / "pose.json"
-    path.write_text(json.dumps({"people": [{"pose_keypoints_2d": [10, 20, 0.5, 0, 0, 0]}, {"pose_keypoints_2d": [1] * 6}]}))
-    assert read_openpose(path, 2, (100, 50), (50, 50)).tolist() == [[10, 10, 0.5], [0, 0, 0]]
-    path.write_text(json.dumps({"people": []}))
-    assert read_openpose(path, 2, (100, 50), (50, 50)).tolist() == [[0, 0, 0]] * 2
+SIZE = (128, 96)
+READERS = {"viton_hd": VITONHD, "dress_code": DressCode, "street_tryon": StreetTryOn}
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"people": [{}]}', '{"people": [{"pose_keypoints_2d": [1, 2]}]}', "[1]", '{"people": 3}'])
-def test_a_damaged_pose_is_named(tmp_path, content):
-    (tmp_path / "pose.json").write_text(content)
-    with pytest.raises(UserError, match=r"pose\.json: no OpenPose file"):
-        read_openpose(tmp_path / "pose.json", 2, (4, 4), (4, 4))
+@dataclass(kw_only=True)
+class DressBatch(Batch):
+    """What another task might read: the garment is an input, the person the target, no parse and no shop image's mask."""
+
+    TARGETS = ("person",)
+
+    mask: Tensor
+    garment: Tensor
+    pose: Tensor | None = None
+    depth: Tensor | None = None
+    person: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class DepthBatch(Batch):
+    """Asks for something that no reader knows."""
+
+    person: Tensor
+    depth: Tensor
+
+
+@dataclass(kw_only=True)
+class BareBatch(Batch):
+    """Needs a person alone."""
+
+    person: Tensor
+
+
+@pytest.fixture
+def other_tasks(monkeypatch):
+    """Three tasks more."""
+    batches = {"dress": DressBatch, "depth": DepthBatch, "bare": BareBatch}
+    find = tasks.find
+    monkeypatch.setattr(tasks, "find", lambda name: SimpleNamespace(batch=batches[name]) if name in batches else find(name))
+
+
+def data(layout, root, stage="test", **options):
+    module = READERS[layout](str(root), **{"size": SIZE, "batch_size": 4, "num_workers": 0, "validation": 2, **options})
+    module.setup(stage)
+    return module
+
+
+@pytest.mark.parametrize("layout", ["viton_hd", "dress_code"])
+def test_another_task_reads_the_same_samples_as_its_own_batches(layout, rendered, other_tasks):
+    plain, other = data(layout, rendered(layout)), data(layout, rendered(layout), task="dress")
+    assert (plain.task, other.task) == ("vtoff", "dress")
+    assert other.offers == {"mask", "garment", "pose"} and plain.offers == {"mask", "garment", "garment_mask", "parse", "pose"}
+    for one, two in zip(plain.test_dataloader(), other.test_dataloader(), strict=True):
+        assert type(one) is TryOffBatch and type(two) is DressBatch and one.ids == two.ids and two.depth is None
+        assert all(torch.equal(getattr(one, part), getattr(two, part)) for part in ("person", "mask", "garment", "pose"))
+    assert plain.fingerprint() == other.fingerprint()
+
+
+def test_only_what_the_task_has_fields_for_is_read(copied, other_tasks):
+    root = copied("viton_hd")
+    for path in [*root.glob("test/image-parse-v3/*"), *root.glob("test/cloth-mask/*")]:
+        path.write_text("no image")
+    assert len(list(data("viton_hd", root, task="dress").test_dataloader())) == 2
+    for path in root.glob("test/agnostic-mask/*"):
+        path.write_text("no image")
+    assert sum(map(len, data("viton_hd", root, task="bare").test_dataloader())) == 6
+    with pytest.raises(UserError, match="cut off, damaged or no image"):
+        list(data("viton_hd", root, task="dress").test_dataloader())
+
+
+def test_a_task_that_needs_what_is_not_there_is_refused_in_one_line(rendered, tmp_path, other_tasks):
+    with pytest.raises(UserError, match=r"viton_hd: a DepthBatch needs depth, which this dataset's reader does not know \(it reads cat"):
+        data("viton_hd", rendered("viton_hd"), task="depth")
+    with pytest.raises(UserError, match=r"street_tryon: .* lacks the garment of some samples, which the task dress needs"):
+        data("street_tryon", rendered("street_tryon"), task="dress")
+    with pytest.raises(UserError, match="nonsense: unknown task"):
+        data("viton_hd", rendered("viton_hd"), task="nonsense")
+    with pytest.raises(UserError, match="photos: a DressBatch needs garment"):
+        Photos(str(tmp_path), task="dress")
+    assert Photos(str(tmp_path), task="bare").batch_type is BareBatch
+
+
+def test_any_batch_of_a_person_can_be_reframed(rendered, other_tasks):
+    plain, other = (data("viton_hd", rendered("viton_hd"), task=task).datasets["test"][0] for task in ("vtoff", "dress"))
+    for zoom in (0.7, 1.6):
+        one, two = reframe(plain, zoom), reframe(other, zoom)
+        assert type(two) is DressBatch and not torch.equal(two.person, other.person)
+        assert all(torch.equal(getattr(one, part), getattr(two, part)) for part in ("person", "mask", "garment", "pose"))
+
+
+@pytest.mark.parametrize("layout", READERS)
+@pytest.mark.parametrize("quality", [False, True])
+def test_a_dataset_class_of_ones_own_is_used(layout, quality, rendered, tmp_path):
+    """VITON-HD built its own class whatever `dataset_class` said."""
+
+    class Dark(READERS[layout].dataset_class):
+        def read(self, row):
+            sample = super().read(row)
+            sample.person.zero_()
+            return sample
+
+    class Mine(READERS[layout]):
+        dataset_class = Dark
+
+    options = {"quality": QualityFilter(keep=0.5, decisions=str(tmp_path / "decisions.csv"))} if quality and layout == "viton_hd" else {}
+    module = Mine(str(rendered(layout)), size=SIZE, batch_size=2, num_workers=0, validation=2, **options)
+    module.setup("fit" if options else "test")
+    loader = module.train_dataloader() if options else module.test_dataloader()
+    assert all(not batch.person.any() for batch in loader)
+    assert layouts()[layout] is READERS[layout]  # a variant of a dataset is not another layout
+
+
+def test_a_dataset_of_another_package_is_known_once_it_is_imported():
+    class Elsewhere(TryOnData):
+        """A layout of one's own."""
+
+        layout = "elsewhere"
+
+    try:
+        assert layouts()["elsewhere"] is Elsewhere
+        with pytest.raises(UserError, match="wardrobe has no writer of layout 'elsewhere'; it has: dress_code, "):
+            Elsewhere("wardrobe").prepare_data()
+    finally:
+        Elsewhere.layout = ""  # it lives on as long as anything refers to it
+
+
+def test_the_least_that_a_dataset_says_of_itself():
+    class Numbers(FashionData):
+        name, split, task, eval_batch_size = "numbers", "test", "vtoff", 1
+
+    data = Numbers()
+    assert data.describe() == {"name": "numbers", "root": None, "size": None, "offers": []}
+    with pytest.raises(UserError, match="numbers holds no true images"):
+        data.images_of("test", "garment")
+    with pytest.raises(UserError, match="has no check"):
+        Numbers.check(".")
+
+
+def test_the_fields_of_try_off_are_all_read():
+    """A field that no reader fills would be None for ever, and nobody would know."""
+    from fashiongen.data.tryon_dataset import PARTS
+
+    assert {field.name for field in fields(TryOffBatch)} - {"ids", "encoded", "skipped"} == PARTS.keys()

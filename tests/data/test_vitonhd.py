@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from fashiongen.batches import TryOffBatch
 from fashiongen.data import VITONHD
-from fashiongen.data.cache import embedded_folder, render_once
+from fashiongen.data.embedded import embedded_folder, render_once
 from fashiongen.data.quality import QualityFilter
 from fashiongen.errors import UserError
 

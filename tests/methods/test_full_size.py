@@ -61,7 +61,8 @@ def test_one_step_of_training_at_full_size(tmp_path, monkeypatch):
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     if available < GIGABYTES_NEEDED:
         pytest.skip(f"needs {GIGABYTES_NEEDED} GB of free memory, there are {available:.0f}")
-    from fashiongen.training import FashionCLI
+    from fashiongen.cli.lightning import FashionCLI
+    from fashiongen.cli.protocols import CommandLine
 
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "published", FULL)
@@ -82,7 +83,7 @@ def test_one_step_of_training_at_full_size(tmp_path, monkeypatch):
         "trainer.limit_val_batches": "0",
     }
     options = [f"--{key}={value}" for key, value in arguments.items()]
-    cli = FashionCLI(["fit", "--config", str(RECIPE), *options], [str(RECIPE)])
+    cli = FashionCLI(CommandLine.read(["fit", "--config", str(RECIPE), *options]))
     assert cli.trainer.global_step == 1
     assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
     for name, child in cli.model.network.named_children():

@@ -10,7 +10,7 @@ import torch
 from fashiongen import tasks
 from fashiongen.batches import TryOffBatch
 from fashiongen.cli import main
-from fashiongen.data.latents import EncodedDataset, encode
+from fashiongen.data.encoding_cache import EncodedDataset, encode
 from fashiongen.data.loading import Loader
 from fashiongen.methods.igr import IGR
 from fashiongen.nn import encodings

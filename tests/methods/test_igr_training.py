@@ -2,12 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
+import warm
 from cpu_deepspeed import fit
 
 from fashiongen.cli import main
@@ -29,25 +28,25 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 def command(folder: Path, *args: str) -> list[str]:
     steps = ["--trainer.max_steps", "16", "--trainer.callbacks.every_n_train_steps", "5", "--trainer.callbacks.dirpath", str(folder)]
-    return [sys.executable, "-m", "fashiongen", "fit", "--config", str(RECIPE), *SHORT, *steps, "--trainer.logger", "false", *args]
+    return ["fit", "--config", str(RECIPE), *SHORT, *steps, "--trainer.logger", "false", *args]
 
 
 def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(tmp_path, cache):
     """An epoch has 11 steps: the kill falls behind a checkpoint at step 5 or 10, and training goes on into the second epoch."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(whole), cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=300)
+    warm.run(command(whole), cwd=tmp_path, env=environment)
 
-    process = subprocess.Popen(command(broken), cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = warm.Command(command(broken), cwd=tmp_path, env=environment)
     last, deadline = broken / "last.ckpt", time.monotonic() + 300
-    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not last.exists() and process.returncode is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "training ended before it could be killed"
+    process.end()
+    assert process.returncode == -signal.SIGKILL, "training ended before it could be killed"
     step = torch.load(last, weights_only=True)["global_step"]
     assert step in (5, 10)
 
-    subprocess.run(command(broken, "--ckpt_path", str(last)), cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=300)
+    warm.run(command(broken, "--ckpt_path", str(last)), cwd=tmp_path, env=environment)
     expected, found = weights(whole / "last.ckpt"), weights(last)
     assert expected.keys() == found.keys()
     for name, weight in expected.items():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from metrics.sync_worker import SHARES, work
 from torch import multiprocessing
+from warm import CONTEXT
 
 from fashiongen.metrics import KID, SSIM
 
@@ -17,10 +18,10 @@ def test_two_processes_give_the_result_of_one(network, images):
     pair, sets = SSIM(region="foreground"), KID(subsets=10, subset_size=4, network=network)
     for metric in (pair, sets):
         metric.update(prediction, target, mask)
-    context = multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
+    results = CONTEXT.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(work, args=(f"{folder}/rendezvous", (prediction, target, mask), network, results), nprocs=2)
+        arguments = (f"{folder}/rendezvous", (prediction, target, mask), network, results)
+        multiprocessing.start_processes(work, args=arguments, nprocs=2, start_method="forkserver")
     for _ in range(4):
         name, rank, pair_value, set_value, everyone, n_own, n_undefined = results.get()
         assert pair_value == pytest.approx(pair.compute().item(), abs=1e-6)

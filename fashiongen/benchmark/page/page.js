@@ -120,7 +120,7 @@ function buildBoard(board, panel) {
   const notes = board.rows.filter((row) => row.notes.length);
   put(panel, {}, [
     el("h2", {}, name(board.label), ", protocol ", name(board.protocol)),
-    board.split ? el("p", { class: "quiet" }, "Split ", name(board.split), board.conditions.map(([key, told]) => [" · ", key.replace("_", " "), " ", name(told)])) : null,
+    board.split ? el("p", { class: "quiet" }, "Split ", name(board.split), board.conditions.map(([key, told]) => [" · ", key.replaceAll("_", " "), " ", name(told)])) : null,
     el("details", { class: "protocol" }, el("summary", {}, "The protocol in full"), board.protocol_text
       ? el("pre", { dir: "auto" }, board.protocol_text)
       : el("p", {}, "Its file in recipes/tasks was not at hand when this page was written; only its name is known.")),

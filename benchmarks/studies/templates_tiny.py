@@ -1,0 +1,126 @@
+"""Draw templates of a trained tiny CIGM for held-out tops: a grid, how much they vary with the noise, and whose palette they have.
+
+    python benchmarks/studies/templates_tiny.py GRID.png CKPT [CKPT ...] [--split test] [--set NAME=VALUE ...]
+
+A palette is the mean colour (Lab) of what is not paper; its distances are CIEDE2000, for templates the mean over 16 noises of a top.
+A permutation test tells whether images go with their own tops: it compares the mean distance of the pairs with that of 10,000 random
+pairings. The distance to the top is small where both have one colour; the distance by the wardrobe's rule is that to the nearest of the
+colours which the rule lets go with the top (tops in black, white or grey, with which every colour goes, are left out). A grey image
+is near to a colour that goes with any top, and a mean colour is greyer than the named one: only the difference from the shuffled pairs
+means something.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from study import TINY
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from fashiongen.batches import to_float, to_uint8
+from fashiongen.checkpoints import read_state
+from fashiongen.data import FashionVC
+from fashiongen.data.pairs import TRUTH, read_truth
+from fashiongen.evaluation.images import write_png
+from fashiongen.methods.geco import CIGM
+from fashiongen.metrics.colour import ciede2000, srgb_to_lab
+from fashiongen.wardrobe.outfits import NEUTRALS, harmonious
+from fashiongen.wardrobe.world import COLORS
+
+PAPER = 0.95  # in [0, 1]: a pixel whose three channels reach it is background
+DRAWS, DRAWN, SHOWN = 16, 4, 8  # noises a top: measured, and in the grid; tops in the grid
+
+
+def palette(images: Tensor) -> Tensor:
+    """Return the mean colour (N, 3, 1, 1) in Lab of what is not paper in images (N, 3, H, W) in [0, 1]; of all of it where nothing is."""
+    drawn = (images.amin(dim=1, keepdim=True) < PAPER).float()
+    drawn = torch.where(drawn.sum(dim=(2, 3), keepdim=True) > 0, drawn, torch.ones_like(drawn))
+    return (srgb_to_lab(images) * drawn).sum(dim=(2, 3), keepdim=True) / drawn.sum(dim=(2, 3), keepdim=True)
+
+
+def distances(one: Tensor, other: Tensor) -> Tensor:
+    """Return the colour distance of each palette (N, 3, 1, 1) to each of others (M, 3, 1, 1), as (N, M)."""
+    pairs = one.repeat_interleave(len(other), dim=0), other.repeat(len(one), 1, 1, 1)
+    return ciede2000(*pairs).view(len(one), len(other))
+
+
+def matched(name: str, every: NDArray[np.float32], permutations: int = 10_000) -> None:
+    """Print the mean of the diagonal of distances (N, N) of images to tops or bottoms, beside random pairings."""
+    generator, rows = np.random.default_rng(0), np.arange(len(every))
+    chance = np.array([every[rows, generator.permutation(len(every))].mean() for _ in range(permutations)])
+    own = every.diagonal().mean()
+    low, high = np.quantile(chance, [0.025, 0.975])
+    tail = (1 + (chance <= own).sum()) / (1 + permutations)
+    print(f"{name}: {own:.2f}, shuffled {chance.mean():.2f} ({low:.2f} to {high:.2f}), p = {tail:.4f}")
+
+
+@torch.no_grad()
+def main() -> None:
+    """Draw, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grid", type=Path, help="of the first checkpoint: tops; four templates each, of four noises; the true bottoms")
+    parser.add_argument("checkpoints", type=Path, nargs="+", help="of one recipe, trained with the seeds 0, 1, ...")
+    parser.add_argument("--split", choices=["val", "test"], default="test", help="whose tops; choices are made on val")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="what differs from recipes/tiny/geco-cigm.yaml")
+    options = parser.parse_args()
+
+    recipe = yaml.safe_load((TINY / "geco-cigm.yaml").read_text())
+    data = FashionVC(**recipe["data"]["init_args"] | {"eval_batch_size": 1000})
+    data.setup("fit" if options.split == "val" else "test")
+    pairs = next(iter(data.val_dataloader() if options.split == "val" else data.test_dataloader()))
+    if options.split == "val":
+        bottoms = to_float(pairs.bottom)
+    else:
+        catalogue = list(data.catalogue_dataloader("test"))
+        places = {id_: index for index, id_ in enumerate(id_ for batch in catalogue for id_ in batch.ids)}
+        bottoms = to_float(torch.cat([batch.bottom for batch in catalogue]))[[places[id_] for id_ in pairs.positive]]
+    tops, top_ids = to_float(pairs.top), pairs.top_ids
+
+    of_tops, of_bottoms = palette((tops + 1) / 2), palette((bottoms + 1) / 2)
+    truth = read_truth(data.root / TRUTH)
+    colours = [truth[top_id]["Color"] for top_id in top_ids]
+    bright = [row for row, colour in enumerate(colours) if colour not in NEUTRALS]
+    allowed = torch.tensor([[harmonious(colours[row], other) for other in COLORS] for row in bright])
+    named = srgb_to_lab(torch.tensor(list(COLORS.values())).div(255.0)[:, :, None, None])
+
+    def to_every(palettes: Tensor) -> dict[str, NDArray[np.float32]]:
+        """Return the distances of palettes (N, 3, 1, 1) to each top, to each bottom, and to what goes with each bright top."""
+        to_named = distances(palettes[bright], named)
+        by_rule = torch.stack([to_named[:, goes].amin(dim=1) for goes in allowed], dim=1)
+        every = {"its top": distances(palettes, of_tops), "its bottom": distances(palettes, of_bottoms), "its top, by the rule": by_rule}
+        return {name: values.numpy() for name, values in every.items()}
+
+    print(f"{len(tops)} tops ({len(bright)} of them bright), palette distances:")
+    for name, every in to_every(of_bottoms).items():
+        if name != "its bottom":
+            matched(f"bottom to {name}", every)
+    print(f"two true bottoms of two tops: {ciede2000(of_bottoms, of_bottoms.roll(1, dims=0)).mean():.2f}")
+    settings = {key: value for key, value in recipe["model"]["init_args"].items() if key not in ("optimizer", "lr_scheduler")}
+    settings |= {key: yaml.safe_load(value) for key, _, value in (argument.partition("=") for argument in options.set)}
+    method = CIGM(**settings).eval()
+    of_all: list[dict[str, NDArray[np.float32]]] = []
+    for seed, checkpoint in enumerate(options.checkpoints):
+        method.load_state_dict(read_state(checkpoint))
+        drawn = torch.stack([method.template(tops, top_ids, draw) for draw in range(DRAWS)])  # (16, N, 3, S, S) in [-1, 1]
+        palettes = [palette((images + 1) / 2) for images in drawn]
+        measured = [to_every(each) for each in palettes]
+        of_all.append({name: np.mean([each[name] for each in measured], axis=0) for name in measured[0]})
+        print(f"\n{checkpoint}")
+        for name, every in of_all[-1].items():
+            matched(f"template to {name}", every)
+        print(f"two noises of a top: {ciede2000(*palettes[:2]).mean():.2f}")
+        print(f"deviation over {DRAWS} noises, mean over pixels: {(drawn / 2).std(dim=0).mean() * 255:.2f} grey levels")
+        if seed == 0:
+            shown = to_uint8(torch.cat([tops[:SHOWN], *drawn[:DRAWN, :SHOWN], bottoms[:SHOWN]]))
+            write_png(options.grid, make_grid(shown, nrow=SHOWN, padding=2, pad_value=255))
+    print(f"\nMean over {len(of_all)} checkpoints:")
+    for name in of_all[0]:
+        matched(f"template to {name}", np.mean([each[name] for each in of_all], axis=0))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What a plan must know of a command before it runs: what the method needs and can do, and what the data are. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(kw_only=True)
+class CommandInfo:
+    """What one `fit` or `test` would be.
+
+    Attributes:
+        method: name of the method's class.
+        needs: parts that the data must offer.
+        tasks: names of the tasks that the method can do.
+        learns: whether it has a training step.
+        n_optimizers: how many it has; DeepSpeed takes one.
+        task: name of the task of a test.
+        protocol: name of the protocol of a test.
+        dataset: name of the data module's class.
+        data_name: the dataset's name in records.
+        offers: parts that the data offer; None where that is not known before the embedded world is rendered.
+        problem: why the data cannot be read, in one line; None if they can.
+        accelerator: cpu, cuda, or auto: cuda wherever there is a GPU.
+        gpus: how many GPUs it takes where it runs on GPUs; -1: all that there are.
+        deepspeed: whether its strategy is DeepSpeed.
+        checkpoint: where a fit writes its last checkpoint, relative to its folder; None where the recipe names no such place.
+        seeded_data: whether the data module takes a seed of its own.
+        absolute: keys whose relative path must be made absolute, since the command runs in a folder of its own.
+        content: hash of the settings and the data, wherever they lie.
+        sources: what identifies the code outside this package that it runs, by package or module (`plugins.own_sources`).
+    """
+
+    method: str
+    needs: list[str] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
+    learns: bool = True
+    n_optimizers: int = 1
+    task: str = ""
+    protocol: str = ""
+    dataset: str = ""
+    data_name: str = ""
+    offers: list[str] | None = None
+    problem: str | None = None
+    accelerator: str = "cpu"
+    gpus: int = 0
+    deepspeed: bool = False
+    checkpoint: str | None = None
+    seeded_data: bool = False
+    absolute: dict[str, str] = field(default_factory=dict)
+    content: str = ""
+    sources: dict[str, str] = field(default_factory=dict)
+
+
+def placed(info: CommandInfo, available: int | None) -> CommandInfo:
+    """Return a command's needs where a node may have `available` GPUs: on cpu or cuda, and how many GPUs.
+
+    A cluster's scheduler (None) is asked for a GPU where the recipe leaves it open.
+    """
+    accelerator = info.accelerator
+    if accelerator == "auto":
+        accelerator = "cpu" if available == 0 else "cuda"
+    gpus = (available or 1) if info.gpus == -1 else info.gpus
+    return replace(info, accelerator=accelerator, gpus=gpus if accelerator == "cuda" else 0)
+
+
+def obstacle(info: CommandInfo, kind: str, available: int | None) -> str | None:
+    """Return why a command cannot run, in one line; None if nothing is known to be in the way.
+
+    Args:
+        info: of the command, placed.
+        kind: fit or test.
+        available: how many GPUs a node may have; None where only a cluster's scheduler knows.
+    """
+    if kind == "test" and info.task not in info.tasks:
+        return f"{info.method} cannot do {info.task}; it can do: {', '.join(info.tasks) or 'no task'}"
+    if info.deepspeed and info.n_optimizers > 1:
+        return f"DeepSpeed takes one optimizer and {info.method} has {info.n_optimizers}"
+    if info.deepspeed and (info.accelerator != "cuda" or available == 0):
+        return "DeepSpeed needs a CUDA GPU" + (", and there is none" if available == 0 else ", and the recipe asks for the CPU")
+    if info.gpus and available is not None and info.gpus > available:
+        return f"it asks for {info.gpus} GPU{'s' * (info.gpus > 1)} (trainer.accelerator, trainer.devices), and there are {available}"
+    if info.problem is not None:
+        return info.problem
+    if info.offers is not None and (lacking := sorted(set(info.needs) - set(info.offers))):
+        return f"{info.method} needs {', '.join(lacking)}, which {info.dataset} does not offer here (it offers {join_names(info.offers)})"
+    return None
+
+
+def join_names(names: Iterable[str]) -> str:
+    """Return names in order, for a sentence."""
+    return ", ".join(sorted(names)) or "nothing"

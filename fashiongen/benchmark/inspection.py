@@ -1,0 +1,297 @@
+"""Finds out what a plan must know of commands, by importing what their recipes name.
+
+It runs in a process of its own (`fashiongen bench describe`), so that the runner stays small and survives errors in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fashiongen.benchmark.command_info import CommandInfo
+from fashiongen.benchmark.plugins import own_sources
+from fashiongen.errors import UserError
+from fashiongen.records import file_sha256
+
+LISTS = (".txt", ".csv", ".json", ".jsonl")
+Resolve = Callable[[list[list[str]]], list[dict[str, Any]]]
+DATA_TOLD_APART = "told apart by what it holds"
+"""Stands for a path where settings are hashed; another text here would make all earlier results stale."""
+
+
+@dataclass(frozen=True)
+class DataProbe:
+    """What setting data up shows of them.
+
+    Attributes:
+        name: what records call them.
+        task: what they serve.
+        offers: what they offer; None where that is not known, or was not asked.
+        identity: a hash, or a folder's name, that differs for other data and not for another place.
+        problem: why they cannot be read, in one line; None if they can.
+    """
+
+    name: str
+    task: str
+    offers: list[str] | None
+    identity: str
+    problem: str | None
+
+
+def inspect_commands(commands: list[list[str]], resolve: Resolve, *, render: bool) -> dict[str, Any]:
+    """Return, as plain values for JSON, a `CommandInfo` of each command, and how many GPUs this machine has: `{"commands", "gpus"}`.
+
+    Args:
+        commands: `fit ...` or `test ...`, as one would type them, without the program.
+        resolve: returns the settings of each (`fashiongen.cli.settings.resolve`).
+        render: whether to render embedded worlds that are not there yet; what they offer is not known without.
+
+    Raises:
+        UserError: if a command's settings are wrong. Data that cannot be read are no error but a `problem` of the command.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    seen: dict[str, Any] = {}
+    found = []
+    for command, settings in zip(commands, resolve(commands), strict=True):
+        options = dict(zip(command[1::2], command[2::2], strict=True))
+        if "--cache" in options:  # an option of the command, and no setting
+            settings["cache"] = options["--cache"]
+        found.append(vars(_inspect(command[0], settings, seen, render=render)))
+    return {"gpus": gpus, "commands": found}
+
+
+def _inspect(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, render: bool) -> CommandInfo:
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
+    from fashiongen import tasks
+    from fashiongen.methods.base import Method
+
+    method: Any = _class(settings["model"]["class_path"])
+    data: Any = _class(settings["data"]["class_path"])
+    trainer = settings["trainer"]
+    paths = dict(_paths(settings))
+    absolute = {key: str(Path(path).absolute()) for key, path in paths.items() if not Path(path).expanduser().is_absolute()}
+    own = {key: path for key, path in absolute.items() if key.startswith("data.")}
+    probe = _probe_once(settings["data"], kind, own, seen, render=render)
+    asked = str(trainer["accelerator"])
+    accelerator = "cuda" if asked in ("gpu", "cuda") else asked if asked == "auto" else "cpu"
+    reference = (settings["evaluate"].get("reference") or {}).get("data")
+    identities, problem = [probe.identity], probe.problem
+    if kind == "test" and reference is not None:
+        places = {key.removeprefix("evaluate.reference."): path for key, path in absolute.items() if key.startswith("evaluate.reference.")}
+        true_images = _probe_once(reference, None, places, seen, render=render)
+        identities.append(true_images.identity)
+        problem = problem or true_images.problem
+    for key, path in paths.items():
+        if not _is_root(key) and not (kind == "fit" and key.startswith("evaluate.")):
+            identity, lacking = _identify_files(path, seen, contents=key != "cache")
+            identities.append(f"{key} {identity}")
+            problem = problem or lacking
+    try:
+        task, served = (tasks.find(name).name for name in (settings["evaluate"].get("task") or probe.task, probe.task))
+    except UserError as error:
+        raise UserError(f"evaluate.task={error}") from error
+    if task != served:
+        problem = problem or f"the task is {task}, but {probe.name} serves {served}"
+    strategy = trainer["strategy"]
+    return CommandInfo(
+        method=method.__name__,
+        needs=sorted(method.needs),
+        tasks=tasks.supported(method),
+        learns=is_overridden("training_step", method, Method),
+        n_optimizers=method.n_optimizers,
+        task=task if kind == "test" else "",
+        protocol=settings["evaluate"]["protocol"] if kind == "test" else "",
+        dataset=data.__name__,
+        data_name=probe.name or data.__name__,
+        offers=probe.offers,
+        problem=problem,
+        accelerator=accelerator,
+        gpus=_devices(trainer["devices"]) if accelerator != "cpu" else 0,
+        deepspeed="deepspeed" in str(strategy["class_path"] if isinstance(strategy, dict) else strategy).lower(),
+        checkpoint=_last_checkpoint(trainer),
+        seeded_data="seed" in _parameters(data),
+        absolute=absolute,
+        content=_hash([kind, _what_counts(settings, kind, paths), identities]),
+        sources=own_sources({key: value for key, value in settings.items() if kind == "test" or key != "evaluate"}),
+    )
+
+
+def _class(path: str) -> Any:  # noqa: ANN401  any class
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _parameters(data: type) -> set[str]:
+    """Return the names of a data module's settings, including those that it passes on to its parents."""
+    return {name for ancestor in data.__mro__ if "__init__" in vars(ancestor) for name in inspect.signature(ancestor).parameters}
+
+
+def _devices(asked: object) -> int:
+    """Return how many GPUs `trainer.devices` means, -1 for all; `auto` is one per node, so that several nodes share a machine."""
+    if isinstance(asked, list):
+        return len(asked)
+    if asked == "-1":
+        return -1
+    if isinstance(asked, str):
+        return int(asked) if asked.isdigit() else 1 + asked.count(",")
+    return asked if isinstance(asked, int) else 1
+
+
+def _last_checkpoint(trainer: dict[str, Any]) -> str | None:
+    callbacks = trainer.get("callbacks") or []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        arguments = callback.get("init_args", {})
+        if callback["class_path"].endswith("ModelCheckpoint") and arguments.get("dirpath") and arguments.get("save_last"):
+            return str(Path(arguments["dirpath"], "last.ckpt"))
+    return None
+
+
+def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the keys and paths of data, and of weights that are there; other weights are left to hubs."""
+    evaluate = settings["evaluate"]
+    parts = {
+        "data": settings["data"],
+        "model": settings["model"],
+        "evaluate.reference.data": (evaluate.get("reference") or {}).get("data"),
+        "evaluate.metrics": evaluate.get("metrics"),
+        "cache": settings.get("cache"),
+    }
+    for key, value in (leaf for name, part in parts.items() for leaf in _leaves(part, name)):
+        if not isinstance(value, str) or not value or value == "wardrobe":
+            continue
+        path = Path(value).expanduser()
+        there = ("/" in value and path.exists()) or (path.suffix and path.is_file())
+        if _is_root(key) or key == "cache" or (there and not key.endswith(".decisions")):  # decisions are written
+            yield key, value
+
+
+def _is_root(key: str) -> bool:
+    """Return whether a key names the folder of a dataset."""
+    return key.endswith(".root") and not key.startswith("model.")
+
+
+def _leaves(value: object, key: str) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}")
+    else:
+        yield key, value
+
+
+def _what_counts(settings: dict[str, Any], kind: str, paths: dict[str, str]) -> dict[str, Any]:
+    """Return the settings that decide the result: not where files lie, nor, for a fit, how it will be judged."""
+    counting = json.loads(json.dumps(settings))
+    counting["trainer"].pop("logger", None)
+    counting["trainer"].pop("enable_progress_bar", None)
+    counting.pop("ckpt_path", None)
+    if kind == "fit":
+        counting.pop("evaluate")
+    else:
+        counting["evaluate"].pop("out", None)
+    for key in paths:
+        inner: Any = counting
+        *path, last = key.split(".")
+        for name in path:
+            inner = inner.get(name) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
+            inner[last] = DATA_TOLD_APART
+    return counting  # type: ignore[no-any-return]
+
+
+def _probe_once(settings: dict[str, Any], kind: str | None, absolute: dict[str, str], seen: dict[str, Any], *, render: bool) -> DataProbe:
+    """Return `probe_data`, once for the same settings."""
+    if (key := json.dumps([settings, kind, absolute], sort_keys=True)) not in seen:
+        seen[key] = probe_data(settings, kind, absolute, render=render)
+    probe: DataProbe = seen[key]
+    return probe
+
+
+def probe_data(settings: dict[str, Any], kind: str | None, absolute: dict[str, str], *, render: bool) -> DataProbe:
+    """Set data up and say what they are.
+
+    Args:
+        settings: class path and arguments of the data module.
+        kind: fit or test; None: only whether they are there.
+        absolute: absolute paths by key, for those that are relative in the settings.
+        render: whether to render an embedded world that is not there yet.
+    """
+    import jsonargparse
+
+    from fashiongen.data.base import FashionData
+
+    arguments = {
+        **settings.get("init_args", {}),
+        **{key.rpartition(".")[2]: path for key, path in absolute.items() if key.endswith(".root")},
+    }
+    if "quality" in arguments:  # choosing pairs is a part of the training, and takes long
+        arguments["quality"] = None
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(FashionData, "data")
+    try:
+        data: FashionData = parser.instantiate(parser.parse_object({"data": {**settings, "init_args": arguments}})).data
+    except ValueError as error:  # jsonargparse's, around what the constructor raises
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+    root = data.root
+    if data.embedded and root is not None and not root.is_dir() and not render:
+        return DataProbe(data.name, data.task, None, root.name, None)
+    try:
+        if data.embedded:
+            data.prepare_data()
+        if kind is not None:
+            data.setup(kind)
+        elif root is not None and not root.exists():
+            raise UserError(f"{root}: no such folder")
+        if root is None:
+            fingerprint = data.fingerprint()
+        else:
+            fingerprint = root.name if data.embedded else _listing(root)
+    except (UserError, OSError) as error:
+        return DataProbe(data.name, data.task, None, "", " ".join(str(error).split()))
+    return DataProbe(data.name, data.task, sorted(data.offers), fingerprint, None)
+
+
+def _identify_files(path: str, seen: dict[str, Any], *, contents: bool) -> tuple[str, str | None]:
+    """Return a hash of a file or folder, such as weights, and why it cannot be read."""
+    if path not in seen:
+        try:
+            seen[path] = _listing(Path(path).expanduser(), contents=contents), None
+        except OSError as error:
+            seen[path] = "", f"{error.filename}: {error.strerror}"
+    found: tuple[str, str | None] = seen[path]
+    return found
+
+
+def _listing(root: Path, *, contents: bool = False) -> str:
+    """Return a sha256 over names and sizes of all files below a folder (or of one file), and the content of the lists or of all.
+
+    Links are followed, but to no folder that was counted before: they may lead in circles.
+    """
+    digest = hashlib.sha256()
+    counted = {root.resolve()}
+    for folder, inner, names in os.walk(root, followlinks=True) if root.is_dir() else [(str(root.parent), [], [root.name])]:
+        new = {name: path for name in sorted(inner) if (path := Path(folder, name).resolve()) not in counted}
+        inner[:] = new
+        counted.update(new.values())
+        for name in sorted(names):
+            path = Path(folder, name)
+            size = path.stat().st_size
+            digest.update(f"{name if path == root else path.relative_to(root)}\0{size}\n".encode(errors="surrogateescape"))
+            if contents or name.endswith(LISTS):
+                digest.update(file_sha256(path).encode())
+    return digest.hexdigest()
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

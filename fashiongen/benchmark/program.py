@@ -1,0 +1,75 @@
+"""How nodes run fashiongen: the command line, the PYTHONPATH that it needs, and the process that inspects commands."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from fashiongen.benchmark.command_info import CommandInfo
+from fashiongen.benchmark.plan import Describe
+from fashiongen.benchmark.plugins import INSTALLED, LIBRARIES
+from fashiongen.errors import UserError
+
+STDERR = 2  # where the progress of rendering goes
+
+
+def python_path() -> str | None:
+    """Return the PYTHONPATH under which a process in any folder imports what this one can; None where it needs none.
+
+    On it are this very package, unless it is installed as any other; the current folder, if this process imports from there, for the
+    methods, datasets and tasks of the user's own; and what PYTHONPATH names already, as absolute paths.
+    """
+    here, package = os.getcwd(), Path(__file__).parents[2]
+    places = [] if package.name in INSTALLED else [str(package)]
+    if any(os.path.realpath(entry or here) == os.path.realpath(here) for entry in sys.path):
+        places.append(here)
+    places += [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return os.pathsep.join(dict.fromkeys(places)) or None
+
+
+def command_line() -> list[str]:
+    """Return the public command line, run by this very Python."""
+    return [sys.executable, "-m", "fashiongen"]
+
+
+def describer(*, render: bool) -> Describe:
+    """Return what inspects commands in a process of its own; with `render` it renders embedded worlds that are not there yet."""
+
+    def describe(commands: list[list[str]]) -> tuple[list[CommandInfo], int]:
+        with tempfile.TemporaryDirectory() as folder:
+            answer = Path(folder, "commands.json")
+            request = {"commands": commands, "render": render, "answer": str(answer)}
+            path = python_path()
+            # It imports what nodes will be able to import, from PYTHONPATH, and nothing from the current folder besides.
+            environment = {**os.environ, "PYTHONSAFEPATH": "1", **({"PYTHONPATH": path} if path else {})}
+            result = subprocess.run(
+                [*command_line(), "bench", "describe"],
+                input=json.dumps(request),
+                text=True,
+                stdout=STDERR,
+                stderr=subprocess.PIPE,
+                env=environment,
+                check=False,
+            )
+            if not answer.is_file():
+                last = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
+                raise UserError(last.removeprefix("fashiongen: "))
+            content = json.loads(answer.read_text(encoding="utf-8"))
+        return [CommandInfo(**info) for info in content["commands"]], content["gpus"]
+
+    return describe
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of the libraries that decide results, without importing them."""
+    found = {}
+    for name in LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

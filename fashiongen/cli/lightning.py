@@ -1,0 +1,249 @@
+"""The commands `fit`, `validate`, `test` and `predict`: LightningCLI, with recipes by name, parents, protocols and records."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import lightning.pytorch as L
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # jsonargparse puts its __all__ together at run time
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DeepSpeedStrategy
+
+from fashiongen import shipped
+from fashiongen.cli.cache import ReadCache
+from fashiongen.cli.checkpoints import WholeCheckpoints, check_checkpoint, check_parents
+from fashiongen.cli.messages import in_one_line, quiet
+from fashiongen.cli.protocols import CommandLine, check_task, find_protocol, is_inline, with_protocol
+from fashiongen.data.base import FashionData
+from fashiongen.errors import UserError
+from fashiongen.evaluation import Evaluate, WritePredictions
+from fashiongen.methods.base import Method
+
+DESCRIPTIONS = {
+    "fit": """Train the method of a recipe.
+
+A recipe is a YAML file that names a method (`model`), a dataset (`data`) and a trainer; `fashiongen recipes` lists those that come
+with the package. A further --config changes the keys that it names; any key of a recipe may be given on the command line too, and wins.
+
+examples:
+  fashiongen fit --config tiny/igr
+  fashiongen fit --config igr --config zero2 --trainer.devices 8
+  fashiongen fit --config recipes/igr.yaml --data.init_args.root PATH --trainer.max_steps 1000
+  fashiongen fit --config igr --ckpt_path last                     (resumes an interrupted run)
+  fashiongen fit --config igr --print_config                       (shows every key, trains nothing)
+  fashiongen fit --model.help fashiongen.methods.igr.IGR           (explains the keys of a method)""",
+    "validate": """Compute the validation loss of a checkpoint.
+
+examples:
+  fashiongen validate --config tiny/igr --ckpt_path logs/igr/last.ckpt""",
+    "test": """Evaluate a checkpoint by the metrics of its task.
+
+Writes one record (JSON) with the metrics and everything needed to repeat the test.
+
+examples:
+  fashiongen test --config tiny/igr --ckpt_path logs/igr/last.ckpt --evaluate.out test.json
+  fashiongen test --config tiny/random --evaluate.protocol geco-all""",
+    "predict": """Write what a checkpoint generates for every sample, as PNG files named after the samples' ids.
+
+examples:
+  fashiongen predict --config tiny/igr --ckpt_path logs/igr/last.ckpt --out images
+  fashiongen predict --config igr --ckpt_path igr.ckpt --data fashiongen.data.Photos --data.root MY_PHOTOS --out images""",
+}
+USAGE = "fashiongen {} --config RECIPE [--config OVERLAY ...] [--KEY VALUE ...]"
+
+
+class _Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of a description as they are."""
+
+
+class _Config(ActionConfigFile):
+    """Takes the names of what comes with the package besides paths."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:  # noqa: ANN401  as in jsonargparse
+        file = values if is_inline(values) else str(shipped.find_config(values))
+        self.apply_config(parser, cfg, self.dest, file)
+
+
+class _Parser(LightningArgumentParser):
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  as in jsonargparse
+        """Add an argument; `--config` takes names, too."""
+        if kwargs.get("action") is ActionConfigFile:
+            kwargs |= {"action": _Config, "help": "A recipe, then its overlays: names (see `fashiongen recipes`) or YAML files."}
+        return super().add_argument(*args, **kwargs)
+
+
+class _SaveRecipe(SaveConfigCallback):
+    """Saves the whole recipe beside the log of a training; a test does not overwrite it."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
+
+class FashionCLI(LightningCLI):
+    """LightningCLI for one method, one dataset and one trainer."""
+
+    def __init__(self, line: CommandLine) -> None:
+        """Parse the command line, build what it names and run the subcommand."""
+        shared: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _Help}
+        self.line = line
+        super().__init__(
+            Method,
+            FashionData,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=_SaveRecipe,
+            save_config_kwargs={"overwrite": True},
+            parser_class=_Parser,
+            parser_kwargs={
+                "prog": "fashiongen",
+                **shared,
+                **{name: {**shared, "usage": USAGE.format(name), "description": text} for name, text in DESCRIPTIONS.items()},
+            },
+            trainer_defaults={
+                "logger": {
+                    "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+                    "init_args": {"save_dir": "logs", "name": "", "default_hp_metric": False},
+                }
+            },
+            args=line.args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave out what is not for a user to choose: checkpoints are always read with weights_only=True."""
+        commands = {name: skip | {"weights_only"} for name, skip in LightningCLI.subcommands().items()}
+        commands["predict"].add("return_predictions")
+        return commands
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the keys that every recipe may have beside model, data and trainer."""
+        parser.add_lightning_class_args(Evaluate, "evaluate")
+        parser.add_argument(
+            "--parents",
+            type=dict[str, str],
+            default={},
+            help="Earlier stages by role: a recipe's name, or with fit the path of a checkpoint.",
+        )
+        parser.add_argument(
+            "--cache",
+            type=str | None,
+            default=None,
+            help="Folder that `fashiongen data encode` filled: fit and validate then run no frozen encoder on a sample.",
+        )
+        parser.add_argument(
+            "--trust", action="store_true", help="Read a DeepSpeed checkpoint (a folder): its pickles can run code, so only if you made it."
+        )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401  as in Lightning
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument("--out", type=str, help="Folder for the images.")
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401  as in Lightning
+        """Parse the command line; unlike Lightning's own, no warning when sys.argv says otherwise."""
+        self.config = self.parsed(self.line)
+
+    def parsed(self, line: CommandLine) -> jsonargparse.Namespace:
+        """Return the settings of a command line.
+
+        Raises:
+            UserError: if its task is not that of its protocol.
+        """
+        protocol = find_protocol(line)
+        config: jsonargparse.Namespace = self.parser.parse_args(with_protocol(line, protocol))
+        check_task(line, protocol, config[config.subcommand].evaluate.task)
+        return config
+
+    @property
+    def options(self) -> jsonargparse.Namespace:
+        """The parsed settings of the subcommand."""
+        options: jsonargparse.Namespace = self.config[self.config.subcommand]
+        return options
+
+    def _parse_ckpt_path(self) -> None:
+        """Refuse early what could only fail later; unlike Lightning's own, take no settings from the checkpoint.
+
+        It gives weights; settings are the recipe's and the command line's.
+        """
+        check_checkpoint(self.options.ckpt_path, self.options.trust)
+        if self.config.subcommand == "fit" and self.options.ckpt_path is None:
+            check_parents(self.options.parents, self.line.recipe)
+        if self.config.subcommand == "predict" and self.options.out is None:
+            raise UserError("predict needs a folder for the images: add --out DIR")
+
+    def after_instantiate_classes(self) -> None:
+        """Tell the record what was run."""
+        evaluate: Evaluate = self._get(self.config_init, "evaluate")
+        evaluate.recipe = self.line.labels[0] if self.line.labels else None
+        evaluate.overlays = self.line.labels[1:]
+        evaluate.parents = dict(self.options.parents)
+        self._dump_config()
+        evaluate.config_sha256, evaluate.protocol_sha256 = self._config_sha256(), self._protocol_sha256()
+
+    def _protocol_sha256(self) -> str:
+        """Hash how the protocol judges; by what true images, the record's `reference` tells by their content."""
+        return _hash({key: self.config_dump["evaluate"][key] for key in ("metrics", "size")})
+
+    def _config_sha256(self) -> str:
+        settings = {
+            key: value for key, value in self.config_dump.items() if key not in ("config", "ckpt_path", "out", "verbose", "trust", "cache")
+        }
+        settings["evaluate"] = {key: value for key, value in settings["evaluate"].items() if key != "out"}
+        return _hash(settings)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401  as in Lightning
+        """Build the trainer, with a progress bar only where someone watches."""
+        if self.options.trainer.enable_progress_bar is None:
+            kwargs["enable_progress_bar"] = sys.stdout.isatty()
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy) is DeepSpeedStrategy and not isinstance(trainer.accelerator, CUDAAccelerator):
+            raise UserError("DeepSpeed needs a CUDA GPU and this run has none: leave the zero2 overlay out, or use the overlay ddp")
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+        if self.subcommand == "predict":
+            trainer.callbacks.append(WritePredictions(self.options.out))  # type: ignore[attr-defined]  # Lightning does not declare it
+        if self.options.cache is not None and self.subcommand in ("fit", "validate"):
+            trainer.callbacks.append(ReadCache(self.options.cache))  # type: ignore[attr-defined]
+        return trainer
+
+    def before_fit(self) -> None:
+        """Start from the parents' checkpoints; a resumed run holds them already."""
+        if self.options.parents and self.options.ckpt_path is None:
+            self.model.load_parents({role: Path(path) for role, path in self.options.parents.items()})
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        return {**arguments, "return_predictions": False} if subcommand == "predict" else arguments
+
+
+def run(args: list[str], cli: Callable[[CommandLine], FashionCLI] = FashionCLI, *, debug: bool = False) -> None:
+    """Run `fit`, `validate`, `test` or `predict` with its arguments.
+
+    Args:
+        args: the command and its arguments.
+        cli: what parses and runs them.
+        debug: whether to show every warning.
+
+    Raises:
+        UserError: for what a user can mend.
+    """
+    line = CommandLine.read(args)
+    with quiet(debug), in_one_line(line):
+        cli(line)
+
+
+def _hash(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()

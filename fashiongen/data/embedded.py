@@ -1,0 +1,53 @@
+"""The embedded wardrobe as a dataset: where it lies in the user's cache folder, and rendering it once."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from fashiongen import wardrobe
+from fashiongen.data.user_cache import cache_folder, locked
+from fashiongen.errors import UserError
+from fashiongen.wardrobe import WORLD_VERSION
+
+EMBEDDED = "wardrobe"
+"""The value of `data.root` that means the embedded world."""
+
+
+def embedded_folder(layout: str, people: int, size: tuple[int, int], seed: int) -> Path:
+    """Return the folder of the world with these settings, rendered or not. The name holds everything that decides the pixels."""
+    return cache_folder() / EMBEDDED / f"{layout}-world{WORLD_VERSION}-people{people}-{size[0]}x{size[1]}-seed{seed}"
+
+
+def render_embedded(folder: Path, layout: str, people: int, size: tuple[int, int], seed: int) -> None:
+    """Render the embedded world in a layout to `folder`, unless it is there.
+
+    Raises:
+        UserError: if the wardrobe has no writer of this layout, or the folder cannot be written.
+    """
+    writers = wardrobe.writers()
+    if layout not in writers:
+        raise UserError(f"the embedded wardrobe has no writer of layout {layout!r}; it has: {', '.join(writers)}")
+    render_once(folder, lambda place: writers[layout](place, people=people, size=size, seed=seed))
+
+
+def render_once(folder: Path, render: Callable[[Path], object]) -> None:
+    """Have `render` fill `folder` unless it is there. Two processes that race render once, and a kill leaves nothing half done.
+
+    The folder is filled under a hidden name beside its place and renamed when it is complete.
+    """
+    if folder.is_dir():
+        return
+    with locked(folder):
+        if folder.is_dir():
+            return
+        # We hold the lock, so whoever wrote what is left over is dead.
+        for left_over in folder.parent.glob(f".{folder.name}.part-*"):
+            shutil.rmtree(left_over)
+        rank_zero_info(f"rendering the embedded wardrobe to {folder} (once)")
+        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.part-"))
+        render(part / folder.name)
+        (part / folder.name).rename(folder)
+        part.rmdir()

@@ -1,0 +1,69 @@
+"""The lists of tops and bottoms: one CSV file a split, of rows (top, the bottom worn with it, the negatives that are listed for it)."""
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fashiongen.data.listing import leaves_root, read_lines
+from fashiongen.errors import UserError
+
+TOP, BOTTOM, NEGATIVE = "tshirt", "positive_pant", "neg_"
+
+
+@dataclass(frozen=True, slots=True)
+class PairRow:
+    """One line of a list.
+
+    Attributes:
+        id: unique in its split.
+        top: id of the top.
+        bottom: id of the bottom worn with it.
+        negatives: the bottoms that the list names as negatives, in its order.
+    """
+
+    id: str
+    top: str
+    bottom: str
+    negatives: tuple[str, ...] = ()
+
+
+def read_rows(path: Path) -> list[PairRow]:
+    """Read a list of tops and bottoms: CSV with a heading, columns found by name; blank lines are skipped.
+
+    Raises:
+        UserError: if the file is missing, no text or empty, a column is not there, a line is too short, or an id leads elsewhere.
+    """
+    lines = csv.reader(read_lines(path))
+    heading = [name.strip() for name in next(lines, [])]
+    if missing := [name for name in (TOP, BOTTOM) if name not in heading]:
+        raise UserError(f"{path}: has no column {' and no column '.join(missing)}; its heading is: {','.join(heading) or 'empty'}")
+    top, bottom = heading.index(TOP), heading.index(BOTTOM)
+    negatives = [index for index, name in enumerate(heading) if name.startswith(NEGATIVE)]
+    rows: list[PairRow] = []
+    seen: Counter[str] = Counter()
+    for number, line in enumerate(lines, start=2):
+        cells = [cell.strip() for cell in line]
+        if not any(cells):
+            continue
+        if len(cells) < len(heading):
+            raise UserError(f"{path}, line {number}: has {len(cells)} columns where {len(heading)} are wanted: {','.join(cells)!r}")
+        named = (cells[top], cells[bottom], *(cells[index] for index in negatives))
+        for name in named:
+            if not name or leaves_root(name) or "/" in name or "\\" in name:
+                raise UserError(f"{path}, line {number}: {name!r} is no id of an item; take the line out")
+        id_ = f"{named[0]}_{named[1]}"
+        seen[id_] += 1
+        rows.append(PairRow(id_ if seen[id_] == 1 else f"{id_}_{seen[id_]}", named[0], named[1], named[2:]))
+    if not rows:
+        raise UserError(f"{path}: lists no pair")
+    return rows
+
+
+def positives_of(rows: Sequence[PairRow]) -> dict[str, tuple[str, ...]]:
+    """Return for each top all bottoms that rows name as worn with it, in their order, each once."""
+    positives: dict[str, dict[str, None]] = {}
+    for row in rows:
+        positives.setdefault(row.top, {})[row.bottom] = None
+    return {top: tuple(bottoms) for top, bottoms in positives.items()}

@@ -1,0 +1,241 @@
+"""Samples of a try-on dataset: each part is read by the name that it has in a batch, so that one Dataset serves several tasks.
+
+Sizes are (height, width) throughout.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fashiongen.batches import Batch, TryOffBatch
+from fashiongen.data import masks
+from fashiongen.data.images import Size, image_to_tensor, mask_to_tensor, open_image, read_image, read_labels, read_mask
+from fashiongen.data.listing import Listing, TryOnRow, fingerprint, mask_origin
+from fashiongen.data.reframe import reframe
+from fashiongen.data.task_parts import readable_parts
+from fashiongen.errors import UserError
+
+# The parts that a folder may lack.
+OPTIONAL = ("garment", "garment_mask", "parse", "pose")
+
+
+class EmptyMaskError(UserError):
+    """An agnostic mask is empty."""
+
+
+class TryOnSample:
+    """The parts of one sample as a batch of one, each read when it is asked for."""
+
+    def __init__(self, dataset: "TryOnDataset", row: TryOnRow) -> None:
+        """Read the files of `row` as `dataset` reads them."""
+        self.dataset = dataset
+        self.row = row
+
+    @cached_property
+    def photo(self) -> Image.Image:
+        """The decoded photo of the person."""
+        return self.dataset.open_person(self.row)
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        """The human-parse labels, uint8 (H, W)."""
+        return read_labels(self.row.parse, self.dataset.size) if self.row.parse else None
+
+    def person(self) -> Tensor:
+        """Return the person, uint8 (1, 3, H, W)."""
+        return image_to_tensor(self.photo, self.dataset.size)[None]
+
+    def mask(self) -> Tensor:
+        """Return the agnostic mask, bool (1, 1, H, W)."""
+        return self.dataset.read_agnostic_mask(self.row, self.photo)[None]
+
+    def category(self) -> list[str]:
+        """Return upper, lower or full."""
+        return [self.row.category or self.dataset.worn_category(self.labels)]
+
+    def parse(self) -> Tensor | None:
+        """Return the human-parse labels, uint8 (1, H, W)."""
+        return None if self.labels is None else self.labels[None]
+
+    def pose(self) -> Tensor | None:
+        """Return the key points, float32 (1, K, 3)."""
+        if self.row.pose is None:
+            return None
+        return self.dataset.read_pose(self.row.pose, (self.photo.height, self.photo.width), self.dataset.size)[None]
+
+    def garment(self) -> Tensor | None:
+        """Return the shop image, uint8 (1, 3, H, W)."""
+        return read_image(self.row.garment, self.dataset.size)[None] if self.row.garment else None
+
+    def garment_mask(self) -> Tensor | None:
+        """Return the foreground of the shop image, bool (1, 1, H, W)."""
+        return self.dataset.read_garment_mask(self.row.garment_mask)[None] if self.row.garment_mask else None
+
+
+PARTS: dict[str, Callable[[TryOnSample], Any]] = {
+    "person": TryOnSample.person,
+    "mask": TryOnSample.mask,
+    "category": TryOnSample.category,
+    "parse": TryOnSample.parse,
+    "pose": TryOnSample.pose,
+    "garment": TryOnSample.garment,
+    "garment_mask": TryOnSample.garment_mask,
+}
+"""How each part is read, by the name of the batch field that it fills."""
+
+
+class TryOnDataset(Dataset[Batch]):
+    """Samples as batches of one, at one size. A dataset's own class reads its key points and makes masks that the folder lacks.
+
+    Attributes:
+        rows: the samples.
+        size: height and width.
+        batch_type: the type of a sample.
+        parts: the fields of a sample that are read, where they are offered.
+        offers: the parts that all samples have, so that any of them can share a batch.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[TryOnRow],
+        size: Size,
+        *,
+        batch_type: type[Batch] = TryOffBatch,
+        zooms: Mapping[str, float] | None = None,
+        in_memory: bool = False,
+    ) -> None:
+        """Read `rows` at `size` (height, width).
+
+        Args:
+            rows: the samples.
+            size: height and width.
+            batch_type: of a sample; only the parts that it has fields for are read.
+            zooms: for some ids the factor by which the person is scaled (see `reframe`).
+            in_memory: cache each sample once it is decoded.
+
+        Raises:
+            UserError: if the batch type requires a part that is not among `PARTS`.
+        """
+        self.rows = list(rows)
+        self.size = size
+        self.batch_type = batch_type
+        self.parts = readable_parts(batch_type, PARTS, "try-on data")
+        self.zooms = dict(zooms or {})
+        self.offers = offered(self.rows, self.parts)
+        self._decoded: dict[int, Batch] | None = {} if in_memory else None
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        """Return one sample: `person` (1, 3, H, W) uint8 and so on, see the batch type.
+
+        Raises:
+            UserError: if a file is missing or damaged.
+        """
+        if self._decoded is None:
+            return self.read(self.rows[index])
+        if index not in self._decoded:
+            self._decoded[index] = self.read(self.rows[index])
+        return self._decoded[index]
+
+    def read(self, row: TryOnRow) -> Batch:
+        """Read one sample; an optional part that is not offered is None.
+
+        Raises:
+            UserError: if a file is missing or damaged, or the mask is empty.
+        """
+        sample = TryOnSample(self, row)
+        parts: dict[str, Any] = {part: PARTS[part](sample) for part in self.parts if part not in OPTIONAL or part in self.offers}
+        batch = self.batch_type(ids=[row.id], **parts)
+        zoom = self.zooms.get(row.id, 1.0)
+        return batch if zoom == 1.0 else reframe(batch, zoom)
+
+    def open_person(self, row: TryOnRow) -> Image.Image:
+        """Decode the photo of a sample."""
+        return open_image(row.person)
+
+    def read_garment_mask(self, path: Path) -> Tensor:
+        """Read the foreground of a shop image: bool (1, H, W)."""
+        return read_mask(path, self.size)
+
+    def read_agnostic_mask(self, row: TryOnRow, image: Image.Image) -> Tensor:
+        """Read the agnostic mask, or make it from what else there is: bool (1, H, W), some of it True, perhaps all.
+
+        Args:
+            row: the sample.
+            image: its photo.
+
+        Raises:
+            UserError: if a file is missing or damaged.
+            EmptyMaskError: if the mask is empty: a method would restore no garment from it, and nobody would know.
+        """
+        if row.mask is not None:
+            mask = read_mask(row.mask, self.size)
+        elif row.agnostic is not None:
+            painted = open_image(row.agnostic)
+            photo = image if image.size == painted.size else image.resize(painted.size, Image.Resampling.BILINEAR)
+            mask = mask_to_tensor(masks.from_painted(np.asarray(painted), np.asarray(photo)), self.size)
+        else:
+            mask = mask_to_tensor(self.make_mask(row, (image.height, image.width)), self.size)
+        if not mask.any():
+            what = row.mask or f"the mask that is made from its {mask_origin(row)} ({row.agnostic or row.parse})"
+            raise EmptyMaskError(
+                f"sample {row.id}: {what} marks nothing at {self.size[0]}x{self.size[1]}: it must be white where the garment may be; "
+                "mend it or leave the sample out of the data"
+            )
+        return mask
+
+    def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
+        """Make an agnostic mask (h, w) of any size from the labels and points of a photo of size `source`."""
+        raise UserError(f"sample {row.id} has no agnostic mask and nothing to make it from")
+
+    def read_pose(self, path: Path, source: Size, size: Size) -> Tensor:
+        """Read the key points of a photo of size `source`: float32 (K, 3) of x, y in pixels of `size` and confidence."""
+        raise UserError(f"{path}: this dataset has no key points")
+
+    def worn_category(self, parse: Tensor | None) -> str:
+        """Return the worn garment's category from labels (H, W), for rows that do not name it."""
+        raise UserError("a sample without a category needs a parse")
+
+
+class ImageDataset(Dataset[Tensor]):
+    """One image of each sample of a split, uint8 (3, H, W): the person or the garment."""
+
+    def __init__(self, dataset: TryOnDataset, part: str, listing: Listing, root: Path) -> None:
+        """Read the `part` of each sample of `dataset`, which `listing` lists, under `root`."""
+        self.dataset = dataset
+        self.part = part
+        self.listing = listing
+        self.root = root
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return one image.
+
+        Raises:
+            UserError: if its file is missing or damaged.
+        """
+        row, size = self.dataset.rows[index], self.dataset.size
+        return image_to_tensor(self.dataset.open_person(row) if self.part == "person" else open_image(getattr(row, self.part)), size)
+
+    def fingerprint(self) -> str:
+        """Return a sha256 over the names and sizes of the images and the content of what lists them."""
+        return fingerprint(self.listing.sources, [getattr(row, self.part) for row in self.dataset.rows], self.root)
+
+
+def offered(rows: Sequence[TryOnRow], parts: Sequence[str]) -> frozenset[str]:
+    """Return which of `parts` all rows have, beside person and category. The mask is always one: a row without is refused."""
+    optional = [part for part in OPTIONAL if part in parts and all(getattr(row, part) is not None for row in rows)]
+    return frozenset([*optional, *(["mask"] if "mask" in parts else [])])

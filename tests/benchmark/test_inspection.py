@@ -1,0 +1,247 @@
+"""What a plan is told of true recipes, methods and data."""
+
+import shutil
+from pathlib import Path
+
+import lightning.pytorch as L
+import pytest
+import yaml
+
+from fashiongen import records
+from fashiongen.benchmark.command_info import CommandInfo, obstacle
+from fashiongen.benchmark.inspection import _listing, inspect_commands
+from fashiongen.benchmark.plan import make_plan
+from fashiongen.cli.settings import resolve
+from fashiongen.errors import UserError
+from fashiongen.methods.bpr_dae import BPRDAE
+from fashiongen.methods.geco import CIGM
+from fashiongen.methods.mgcm import MGCM
+from fashiongen.methods.pix2pix_cm import Pix2PixCM
+from fashiongen.wardrobe import write_fashionvc, write_street_tryon, write_viton_hd
+
+ROOT = Path(__file__).parents[2]
+TINY, OVERLAYS = ROOT / "recipes" / "tiny", ROOT / "recipes" / "overlays"
+
+
+def facts(*commands: list, render: bool = False) -> list[CommandInfo]:
+    asked = [[str(part) for part in command] for command in commands]
+    return [CommandInfo(**found) for found in inspect_commands(asked, resolve, render=render)["commands"]]
+
+
+def test_a_method_and_its_data_are_described(recipe):
+    fit, test = facts(["fit", "--config", recipe], ["test", "--config", recipe])
+    assert (fit.method, fit.needs, fit.tasks, fit.learns, fit.n_optimizers) == ("Painter", ["mask"], ["vtoff"], True, 1)
+    assert (fit.dataset, fit.data_name, fit.offers) == ("Gallery", "gallery", ["garment", "garment_mask", "mask"])
+    assert fit.checkpoint == "logs/toy/last.ckpt" and not fit.seeded_data and fit.gpus == 0 and not fit.deepspeed
+    assert (fit.task, test.task) == ("", "vtoff") and fit.content != test.content
+    assert obstacle(fit, "fit", 0) is None and obstacle(test, "test", 0) is None
+
+
+def test_what_decides_about_a_result_changes_the_content_and_nothing_else(recipe):
+    fit = ["fit", "--config", recipe]
+    changes = [[], ["--trainer.max_epochs", "2"], ["--model.init_args.width", "4"], ["--trainer.logger.init_args.name", "other"]]
+    plain, longer, thinner, named = (found.content for found in facts(*([*fit, *keys] for keys in changes)))
+    assert plain == named and len({plain, longer, thinner}) == 3
+    (judged,) = facts([*fit, "--evaluate.images", "3"])
+    assert judged.content == plain  # a training does not depend on how it will be judged
+
+
+def test_what_the_recipe_leaves_open_is_left_to_the_executor(recipe):
+    fit = ["fit", "--config", recipe, "--trainer.accelerator"]
+    found = facts([*fit, "auto"], [*fit, "auto", "--trainer.devices", "-1"], [*fit, "cuda", "--trainer.devices", "2"], [*fit, "cpu"])
+    assert [(one.accelerator, one.gpus) for one in found] == [("auto", 1), ("auto", -1), ("cuda", 2), ("cpu", 0)]
+
+
+def test_overlays_that_cannot_run_here_are_told(cache):
+    zero2 = ["--config", OVERLAYS / "zero2.yaml"]
+    cigm, bpr, white = facts(
+        ["fit", "--config", TINY / "geco-cigm.yaml", *zero2],
+        ["fit", "--config", TINY / "bpr_dae.yaml", *zero2],
+        ["fit", "--config", TINY / "white.yaml"],
+    )
+    assert obstacle(cigm, "fit", 8) == "DeepSpeed takes one optimizer and CIGM has 2"
+    assert obstacle(bpr, "fit", 0) == "DeepSpeed needs a CUDA GPU, and there is none"
+    assert not white.learns and cigm.seeded_data
+    assert cigm.offers is None  # the world is not rendered, and nobody asked for it
+    assert not list(cache.glob("wardrobe/fashionvc-*people2000*"))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs") / "fashionvc"
+    write_fashionvc(folder, people=240, size=(16, 16), seed=0, workers=1)
+    return folder
+
+
+def test_data_are_told_apart_by_what_they_hold_and_not_by_their_place(pairs, tmp_path, monkeypatch):
+    shutil.copytree(pairs, tmp_path / "data" / "here")
+    shutil.copytree(pairs, tmp_path / "there")
+    monkeypatch.chdir(tmp_path)
+    command = ["test", "--config", TINY / "colour_neighbour.yaml", "--data.init_args.root"]
+    here, there = facts([*command, "data/here"], [*command, tmp_path / "there"])
+    assert here.absolute == {"data.init_args.root": str(tmp_path / "data" / "here")} and there.absolute == {}
+    assert here.offers == ["images"] and here.seeded_data
+    lists = sorted((tmp_path / "data" / "here" / "files").glob("*.csv"))
+    assert lists
+    lists[0].write_text(lists[0].read_text().replace("1", "1", 1) + "\n")
+    (other,) = facts([*command, "data/here"])
+    assert other.content != here.content
+    (absent,) = facts([*command, "data/absent"])
+    assert "data/absent" in obstacle(absent, "test", 0)
+
+
+SUITES = sorted((ROOT / "benchmarks" / "suites").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "suite", [pytest.param(path, id=path.stem, marks=[] if path.stem == "paper-igr" else pytest.mark.slow) for path in SUITES]
+)
+def test_every_suite_can_be_planned_where_there_are_no_data(suite, tmp_path, monkeypatch):
+    """What is not there is a reason to skip a node, never an end of the suite."""
+    monkeypatch.chdir(tmp_path)
+
+    def describe(commands):
+        answer = inspect_commands(commands, resolve, render=False)
+        return [CommandInfo(**found) for found in answer["commands"]], 8
+
+    nodes = make_plan(suite, describe).nodes
+    lacking = [node for node in nodes if "data/" in (node.skipped or "")]
+    assert len(lacking) == (0 if suite.stem.startswith("tiny") else len(nodes))
+
+
+def test_the_true_images_of_a_protocol_are_data_of_their_own(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_street_tryon(tmp_path / "data" / "street_tryon", people=12, size=(64, 48), seed=0, test_fraction=0.5, workers=1)
+    street = ["--data.class_path", "fashiongen.data.StreetTryOn", "--data.init_args.root", "data/street_tryon"]
+    command = ["test", "--config", ROOT / "recipes" / "igr.yaml", "--evaluate.protocol", "vtoff-igr-street", *street]
+    (found,) = facts(command)
+    assert found.offers and "data/viton_hd: no such folder" in found.problem  # the data are there, what they are held against is not
+    write_viton_hd(tmp_path / "data" / "viton_hd", people=4, size=(64, 48), seed=0, test_fraction=0.5, workers=1)
+    (found,) = facts(command)
+    assert found.offers and found.problem is None
+
+
+def test_what_cannot_be_read_is_a_reason_and_no_end(pairs, tmp_path):
+    shutil.copytree(pairs, tmp_path / "data")
+    (tmp_path / "data" / "lost.csv").symlink_to(tmp_path / "absent")
+    (found,) = facts(["test", "--config", TINY / "colour_neighbour.yaml", "--data.init_args.root", tmp_path / "data"])
+    assert "lost.csv" in obstacle(found, "test", 0)
+
+
+def test_a_listing_follows_links_once_and_reads_weights_whole(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "elsewhere" / "a.bin").write_bytes(b"one")
+    (tmp_path / "root" / "train").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "root")
+    listed, held = _listing(tmp_path / "root"), _listing(tmp_path / "root", contents=True)
+    (tmp_path / "elsewhere" / "a.bin").write_bytes(b"two")
+    assert _listing(tmp_path / "root") == listed and _listing(tmp_path / "root", contents=True) != held
+    (tmp_path / "elsewhere" / "b.json").write_text("[1]")
+    longer = _listing(tmp_path / "root")
+    (tmp_path / "elsewhere" / "b.json").write_text("[2]")
+    assert len({listed, longer, _listing(tmp_path / "root")}) == 3
+    assert _listing(tmp_path / "elsewhere" / "a.bin") == _listing(tmp_path / "root" / "train" / "a.bin")
+
+
+def test_other_weights_of_the_same_size_are_another_content(recipe, tmp_path):
+    command = ["fit", "--config", TINY / "bpr_dae.yaml", "--model.init_args.weights", tmp_path / "alexnet.pth"]
+    (tmp_path / "alexnet.pth").write_bytes(b"one")
+    (one,) = facts(command)
+    (tmp_path / "alexnet.pth").write_bytes(b"two")
+    (two,) = facts(command)
+    assert one.content != two.content
+
+
+def test_relative_paths_are_found_wherever_a_recipe_or_a_suite_names_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("alexnet.pth", "weights/metric.pth", "encoded/index.json"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("one")
+    commands = {
+        "model.init_args.weights": ["fit", "--config", TINY / "bpr_dae.yaml", "--model.init_args.weights", "alexnet.pth"],
+        "evaluate.metrics.fid.init_args.weights": [
+            *("test", "--config", TINY / "white.yaml", "--evaluate.metrics.fid.init_args.weights", "weights/metric.pth")
+        ],
+        "cache": ["fit", "--config", TINY / "igr.yaml", "--cache", "encoded"],
+    }
+    before = facts(*commands.values())
+    for (key, command), found in zip(commands.items(), before, strict=True):
+        assert found.absolute == {key: str(tmp_path / command[-1])}
+    for name in ("alexnet.pth", "weights/metric.pth", "encoded/index.json"):
+        Path(name).write_text("two")
+    assert all(one.content != other.content for one, other in zip(before, facts(*commands.values()), strict=True))
+    (absent,) = facts([*commands["cache"][:-1], "absent"])
+    assert absent.problem == "absent: No such file or directory"
+
+
+def test_the_shipped_weights_are_a_part_of_the_source(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    (package / "tiny" / "__pycache__").mkdir(parents=True)
+    (package / "records.py").touch()
+    (package / "tiny" / "weights.safetensors").write_bytes(b"one")
+    monkeypatch.setattr(records, "__file__", str(package / "records.py"))
+    before = records.source_sha256()
+    (package / "tiny" / "__pycache__" / "records.pyc").touch()
+    (package / "README.md").touch()
+    assert records.source_sha256() == before == records.source_sha256(leave_out=("benchmark",))
+    (package / "tiny" / "weights.safetensors").write_bytes(b"two")
+    assert records.source_sha256() != before != records.source_sha256(leave_out=("tiny",))
+
+
+def test_the_content_is_the_same_in_another_place(pairs, tmp_path):
+    shutil.copytree(pairs, tmp_path / "there")
+    commands = [["test", "--config", TINY / "colour_neighbour.yaml", "--data.init_args.root", root] for root in (pairs, tmp_path / "there")]
+    one, two = facts(*commands)
+    (third,) = facts([*commands[0][:-1], pairs, "--data.init_args.size", "[8, 8]"])
+    assert third.content != one.content
+    assert one.content == two.content
+
+
+def test_a_misspelt_key_is_told_in_one_line():
+    with pytest.raises(UserError, match=r"unknown key 'peple'"):
+        facts(["fit", "--config", TINY / "white.yaml", "--data.init_args.peple", "3"])
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda: CIGM(image_size=64, features=16, noise_channels=64, discriminator_widths=[16, 32, 64]),
+        lambda: MGCM(image_size=64, width=16),
+        lambda: Pix2PixCM(image_size=64, width=16),
+        lambda: BPRDAE(weights=None),
+    ],
+    ids=["CIGM", "MGCM", "Pix2PixCM", "BPRDAE"],
+)
+def test_the_number_of_optimizers_is_the_true_one(method):
+    built = method()
+    built.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    optimizers = built.configure_optimizers()
+    assert (len(optimizers) if isinstance(optimizers, list) else 1) == built.n_optimizers
+
+
+def test_the_keys_of_all_suites_are_known():
+    """One command of each kind is parsed; two that differ in values alone are of one kind."""
+    asked: dict[tuple, list[str]] = {}
+
+    def describe(commands):
+        found = []
+        for command in commands:
+            keys = tuple(key for key in command[1::2] if key != "--config")
+            asked.setdefault((command[0], command[2], keys), command)
+            found.append(CommandInfo(method="M", tasks=["t"], task="t" * (command[0] == "test"), protocol=str(len(found)), checkpoint="c"))
+        return found, 8
+
+    for suite in SUITES:
+        make_plan(suite, describe)
+    assert len(asked) > 20
+    for settings in resolve(list(asked.values())):
+        assert yaml.safe_dump(settings)
+
+
+def test_data_that_serve_another_task_are_told(recipe):
+    (found,) = facts(["test", "--config", recipe, "--evaluate.task", "retrieval"])
+    assert found.task == "retrieval" and found.problem == "the task is retrieval, but gallery serves vtoff"
+    assert "cannot do retrieval" in obstacle(found, "test", 0)
+    with pytest.raises(UserError, match=r"evaluate\.task=knitting: unknown task; choose one of"):
+        facts(["test", "--config", recipe, "--evaluate.task", "knitting"])
