@@ -124,20 +124,20 @@ class MultiLossMethod(Method):
         """Minimise each loss in turn."""
         every = self.trainer.accumulate_grad_batches
         # Like Lightning's own loop, step on the last batch of an epoch too.
-        steps = (batch_idx + 1) % every == 0 or batch_idx + 1 >= self.trainer.num_training_batches or self.trainer.is_last_batch
+        steps = (batch_idx + 1) % every == 0 or self.trainer.is_last_batch
         optimizers: Any = self.optimizers()
         parameters = [[parameter for group in optimizer.param_groups for parameter in group["params"]] for optimizer in optimizers]
         losses = self.training_losses(batch, self.draw_step)
         last = len(optimizers) - 1
+        if batch_idx % every == 0:
+            for optimizer in optimizers:
+                optimizer.zero_grad()
         try:
             for place, (expected, optimizer) in enumerate(zip(self.trains, optimizers, strict=True)):
-                if batch_idx % every == 0:
-                    optimizer.zero_grad()
                 name, loss = next(losses)
                 if name != expected:
                     raise RuntimeError(f"{type(self).__name__}.training_losses yields {name!r} where `trains` has {expected!r}")
-                others = [parameter for other, group in enumerate(parameters) if other != place for parameter in group]
-                self._backward(loss / every, others, sync=steps)
+                self._backward(loss / every, [parameter for group in parameters[place + 1 :] for parameter in group], sync=steps)
                 if steps:
                     self._step(optimizer, counts=place == last)
                 self.log(f"train/{name}", loss.detach(), prog_bar=True, batch_size=len(batch))
@@ -153,15 +153,14 @@ class MultiLossMethod(Method):
             for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
                 scheduler.step()
 
-    def _backward(self, loss: Tensor, others: list[nn.Parameter], *, sync: bool) -> None:
-        """Run the backward pass; the gradients of `others` stay as they are. Without `sync` DDP does not average gradients yet."""
-        before = [parameter.grad for parameter in others]
-        for parameter in others:
-            parameter.grad = None
+    def _backward(self, loss: Tensor, later: list[nn.Parameter], *, sync: bool) -> None:
+        """Run the backward pass, which changes no gradient of the `later` losses' parameters; without `sync` DDP does not average yet."""
+        # They exist while batches are accumulated. Copies, since DDP averages in place whatever such batches have used.
+        before = [None if parameter.grad is None else parameter.grad.clone() for parameter in later]
         strategy = self.trainer.strategy
         with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) and not sync else nullcontext():
             self.manual_backward(loss)
-        for parameter, gradient in zip(others, before, strict=True):
+        for parameter, gradient in zip(later, before, strict=True):
             parameter.grad = gradient
 
     def _step(self, optimizer: Any, *, counts: bool) -> None:  # noqa: ANN401  LightningOptimizer, which is no Optimizer to mypy

@@ -163,7 +163,8 @@ def test_two_processes_train_by_the_overlay(tmp_path):
     recipe = tmp_path / "cigm.yaml"
     model = {"class_path": "fashiongen.methods.geco.CIGM", "init_args": settings}
     data, evaluate = {"class_path": "couples.Couples"}, {"task": "retrieval"}
-    recipe.write_text(yaml.safe_dump({"model": model, "data": data, "trainer": {"max_steps": 2}, "evaluate": evaluate}))
+    trainer = {"max_steps": 2, "accumulate_grad_batches": 2, "gradient_clip_val": 1.0}
+    recipe.write_text(yaml.safe_dump({"model": model, "data": data, "trainer": trainer, "evaluate": evaluate}))
     state = torch.load(fit(tmp_path / "ddp", "ddp", "--config", recipe), weights_only=True)
     assert [optimizer["state"][0]["step"] for optimizer in state["optimizer_states"]] == [2, 2]
 

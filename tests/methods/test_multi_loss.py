@@ -15,7 +15,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from pair_batches import PairData, pairs
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from fashiongen.errors import UserError
 from fashiongen.methods.mgcm import MGCM
@@ -57,7 +57,7 @@ def gan_losses(generator, critic, batch):
 class Numbers(L.LightningDataModule):
     def __init__(self, batches: int = 6) -> None:
         super().__init__()
-        self.batches = list(torch.randn(batches, 5, 4, generator=torch.Generator().manual_seed(1)))
+        self.batches = list(torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(1))[:batches])
 
     def train_dataloader(self):
         return DataLoader(self.batches, batch_size=None)
@@ -207,24 +207,40 @@ def test_schedulers_step_once_a_step():
     assert [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers] == pytest.approx([RATE / 8] * 2)
 
 
-def test_no_gradient_is_left_in_another_losss_networks():
-    """Also where the method does not detach: here the first loss reaches the generator."""
+class Careless(Gan):
+    """Does not detach: the first loss reaches the generator too."""
 
-    class Careless(Gan):
-        def training_losses(self, batch, draw_step):
-            fake = self.generator(batch)
-            yield "discriminator", self.critic(fake).mean()
-            assert not any(parameter.requires_grad for parameter in self.critic.parameters())
-            yield "generator", self.critic(fake.detach() + self.generator(batch)).square().mean()
+    def training_losses(self, batch, draw_step):
+        fake = self.generator(batch)
+        yield "discriminator", self.critic(fake).mean()
+        assert not any(parameter.requires_grad for parameter in self.critic.parameters())
+        yield "generator", self.critic(self.generator(batch)).square().mean()
 
-    method = Careless(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
-    data = Numbers(1)
-    fit(method, data)
-    fake = method.generator(data.batches[0])
-    expected = torch.autograd.grad(method.critic(fake.detach() + fake).square().mean(), method.generator.weight)[0]
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_no_gradient_is_left_in_another_losss_networks(batches):
+    method, data = Careless(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0)), Numbers(batches)
+    fit(method, data, accumulate_grad_batches=batches)
+    fake = method.generator(torch.stack(data.batches))
+    expected = torch.autograd.grad(method.critic(fake).square().mean(), method.generator.weight)[0]
     torch.testing.assert_close(method.generator.weight.grad, expected)
-    torch.testing.assert_close(method.critic.weight.grad, fake.mean(dim=0, keepdim=True).detach())
+    torch.testing.assert_close(method.critic.weight.grad, fake.mean(dim=(0, 1))[None].detach())
     assert all(parameter.requires_grad for parameter in method.parameters())
+
+
+def test_the_last_batch_of_an_epoch_steps_also_if_nobody_knows_it_is_the_last():
+    """A loader without a length, and a limit on the number of batches."""
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(Numbers(3).batches)
+
+    endless = Numbers()
+    endless.train_dataloader = lambda: DataLoader(Stream(), batch_size=None)
+    for data, options in ((endless, {}), (Numbers(), {"limit_train_batches": 3})):
+        method = Gan()
+        assert fit(method, data, accumulate_grad_batches=2, **options).global_step == 2
+        assert_same(method.state_dict(), plain_loop(Numbers(3).batches, 2))
 
 
 @pytest.mark.parametrize(
