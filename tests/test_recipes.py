@@ -96,10 +96,9 @@ def test_overlay_parses_and_wins(folder, overlay, parsed):
     assert wanted
     found = leaves(parsed(overlaid(folder, overlay)))
     for key in [key for key in wanted if key.endswith("+")]:  # a list that is appended to
-        entries = found[key.removesuffix("+")]
         for entry in wanted.pop(key):
-            (added,) = [other for other in entries if leaves(other)[".class_path"] == leaves(entry)[".class_path"]]
-            assert len(entries) > 1 and entry["init_args"].items() <= added["init_args"].items()
+            (added,) = [other for other in found[key.removesuffix("+")] if leaves(other)[".class_path"] == leaves(entry)[".class_path"]]
+            assert len(found[key.removesuffix("+")]) > 1 and entry["init_args"].items() <= added["init_args"].items()
     assert {key: value for key, value in wanted.items() if found.get(key) != without_nulls(value)} == {}
 
 

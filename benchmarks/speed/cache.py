@@ -22,7 +22,7 @@ import torch
 from igr import Noise, image  # the script beside this one
 from torch import Tensor
 
-from fashiongen.data import latents
+from fashiongen.data import encoding_cache
 from fashiongen.data.encoding_cache import DTYPES, EncodedDataset, encode
 from fashiongen.data.loading import Loader
 from fashiongen.evaluation.provenance import versions
@@ -107,7 +107,7 @@ def main() -> None:
         "items": options.items,
         "image": list(options.image),
         "dtype": options.dtype,
-        "bytes at which a part is closed": latents.PART_BYTES,
+        "bytes at which a part is closed": encoding_cache.PART_BYTES,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, 1 thread",
         "load": os.getloadavg()[0],
         "note": options.note,

@@ -6,7 +6,7 @@ from fashiongen.metrics.colour import ColourError
 from fashiongen.metrics.complex_wavelet import CWSSIM
 from fashiongen.metrics.distribution import FID, KID
 from fashiongen.metrics.perceptual import DISTS, LPIPS, DINOSimilarity
-from fashiongen.metrics.ranking import AUC, MRR, NDCG, Ranked, RankingMetric, Recall
+from fashiongen.metrics.ranking import AUC, MRR, NDCG, RankingMetric, Recall
 from fashiongen.metrics.structural import MSSSIM, SSIM
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "DINOSimilarity",
     "PairMetric",
     "PerSample",
-    "Ranked",
     "RankingMetric",
     "Recall",
     "SetMetric",

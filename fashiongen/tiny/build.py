@@ -24,7 +24,7 @@ from fashiongen.errors import UserError
 from fashiongen.metrics import SSIM, ColourError
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.nn.parts import load_codec, load_noise_schedule, load_part, load_prompt_encoder, load_unet
-from fashiongen.tiny import stages
+from fashiongen.tiny import image_prompt, stages
 from fashiongen.tiny.images import SIZE, SQUARE, RenderedImages, people_images, shop_images
 
 SHIPPED_LIMIT = 10 * 1000 * 1000  # bytes, of all but the stand-ins of backbones
@@ -215,15 +215,15 @@ class _Build:
         plan, shop, folder = self.plan, self.rendered("shop"), str(self.weights / "sd")
         codec, schedule, prompts = load_codec(folder), load_noise_schedule(folder), load_prompt_encoder(folder)
         encoder = load_part(CLIPVisionModelWithProjection, str(self.weights / "clip"))
-        network = stages.ImagePrompted(load_unet(folder), encoder.config.projection_dim)
+        network = image_prompt.ImagePrompted(load_unet(folder), encoder.config.projection_dim)
         latents = stages.latents_of(codec.vae, shop) * codec.scaling
 
         def encode(captions: list[str]) -> torch.Tensor:
             return torch.cat([prompts(captions[start : start + 500]) for start in range(0, len(captions), 500)])
 
         full, short, empty = encode(shop.captions), encode(shop.short_captions), encode([""])
-        images = stages.image_embeddings(encoder, shop)
-        trained = stages.train_image_prompt(
+        images = image_prompt.image_embeddings(encoder, shop)
+        trained = image_prompt.train_image_prompt(
             network, schedule, full, short, empty, images, latents, plan.ip_adapter_steps, plan.batch, self.state, self.seed
         )
         state = {key: value.to(torch.bfloat16).contiguous() for key, value in trained.public_state().items()}
@@ -233,8 +233,8 @@ class _Build:
         facts, judge = {}, AttributeClassifier.from_pretrained(self.weights / "classifier")
         for kind in ("shop", "people"):
             rendered = self.rendered(f"held-out {kind}")
-            shown, told = stages.image_embeddings(encoder, rendered)[:DRAWN], encode(rendered.short_captions[:DRAWN])
-            read = judge.read((codec.decode(stages.draw_image_prompts(trained, schedule, told, empty, shown, self.seed)) + 1) / 2)
+            shown, told = image_prompt.image_embeddings(encoder, rendered)[:DRAWN], encode(rendered.short_captions[:DRAWN])
+            read = judge.read((codec.decode(image_prompt.draw_image_prompts(trained, schedule, told, empty, shown, self.seed)) + 1) / 2)
             facts[f"held_out_{kind}_shown_drawn_and_read"] = {
                 name: (read[name] == labels[:DRAWN]).float().mean().item() for name, labels in rendered.labels.items()
             }

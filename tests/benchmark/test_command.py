@@ -61,7 +61,7 @@ def test_a_suite_is_trained_tested_and_kept(recipe, tmp_path, monkeypatch, capfd
         (["absent.yaml", "--out", "out"], "absent.yaml: No such file"),
         (["suite.yaml", "--out", "out", "--jobs", "0"], "--jobs 0: must be at least 1"),
         (["suite.yaml", "--out", "out", "--slurm", "partition"], "--slurm partition: must be KEY=VALUE"),
-        (["suite.yaml"], "--out"),
+        (["--out", "out"], "SUITE"),
         (["suite.yaml", "--out", "out"], "unknown key 'seed'"),
     ],
 )

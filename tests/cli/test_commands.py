@@ -81,6 +81,54 @@ def test_help_names_every_command(capsys):
     assert [name for name in COMMANDS if f"    {name}" not in text] == []
 
 
+def test_recipes_lists_what_there_is_by_name(capsys):
+    assert main(["recipes"]) is None
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if line and not line.startswith(" ")] == [
+        "Recipes: --config NAME",
+        "Overlays: a further --config NAME",
+        "Protocols: test --evaluate.protocol NAME",
+        "Suites: bench run NAME",
+    ]
+    listed = {line.split()[0] for line in text.splitlines() if line.startswith("  ")}
+    assert listed >= {"igr", "tiny/igr", "zero2", "vtoff-tiny", "tiny-smoke"}
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -c 'from fashiongen.cli import main; import time; time.sleep(1); main([\"recipes\"])' | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_suite_is_named_and_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    from fashiongen.benchmark import runner
+
+    asked = []
+    monkeypatch.setattr(runner, "run_suite", lambda *args, **options: asked.append(args) or 0)
+    monkeypatch.chdir(tmp_path)
+    main(["bench", "run", "tiny-smoke", "--dry-run"])
+    main(["bench", "run", "mine.yaml", "--out", "here"])
+    assert [(suite, out) for suite, out, _ in asked] == [
+        (ROOT / "benchmarks" / "suites" / "tiny-smoke.yaml", Path("results/tiny-smoke")),
+        (Path("mine.yaml"), Path("here")),
+    ]
+
+
+def test_classes_in_the_current_folder_are_found(recipe):
+    """As a user's own code is, whichever script is called; afterwards the process imports what it did before."""
+    Path("own_shop.py").write_text("from toy import Gallery, Painter\n\nclass Shop(Gallery):\n    pass\n\nclass Own(Painter):\n    pass\n")
+    Path("own.yaml").write_text("model: {class_path: own_shop.Own}\ndata: {class_path: own_shop.Shop}\n")
+    before = list(sys.path)
+    configs = ["--config", recipe, "--config", "own.yaml"]
+    main(["fit", *configs])
+    main(["test", *configs, "--ckpt_path", "logs/toy/last.ckpt", "--evaluate.out", "test.json"])
+    main(["predict", *configs, "--ckpt_path", "logs/toy/last.ckpt", "--out", "images"])
+    assert sys.path == before
+    assert json.loads(Path("test.json").read_text())["status"] == "ok"
+    assert len(list(Path("images").iterdir())) == 8
+    del sys.modules["own_shop"]
+
+
 @pytest.mark.parametrize("command", [*COMMANDS, "wardrobe render", "data encode", "bench run", "new method", "tiny build"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -95,6 +95,7 @@ def test_parents_are_asked_for(recipe, capsys):
     assert complaint(capsys, "fit", "--config", recipe, "--config", child) == (
         "toy.yaml needs the checkpoint of its parent igr: add --parents.coarse PATH (train it with `fashiongen fit --config igr.yaml`)"
     )
+    assert "(train it with `fashiongen fit --config tiny/geco-cigm`)" in complaint(capsys, "fit", "--config", "tiny/geco")
     line = complaint(capsys, "fit", "--config", recipe, "--config", child, "--parents.coarse", "logs/igr/lost.ckpt")
     assert line == "--parents.coarse logs/igr/lost.ckpt: no such checkpoint file"
 

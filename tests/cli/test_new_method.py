@@ -43,6 +43,7 @@ def test_its_own_test_passes(mine):
     assert "3 passed" in done.stdout
 
 
+@pytest.mark.slow  # four processes; tests/benchmark/test_plugins.py runs the like with toys
 def test_the_benchmark_runs_it_by_its_class_path(mine):
     """A suite beside the user's own recipes: its nodes run in folders of their own, and still find the package."""
     suite = {

@@ -17,8 +17,7 @@ def rendered(tmp_path_factory):
     def folder(layout):
         if layout not in folders:
             place = tmp_path_factory.mktemp("rendered") / layout
-            write = getattr(wardrobe, f"write_{layout}")
-            folders[layout] = write(place, PEOPLE, SIZE, seed=0, test_fraction=TESTS / PEOPLE, workers=1)
+            folders[layout] = wardrobe.writers()[layout](place, PEOPLE, SIZE, seed=0, test_fraction=TESTS / PEOPLE, workers=1)
         return folders[layout]
 
     return folder

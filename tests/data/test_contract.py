@@ -4,7 +4,8 @@ import importlib
 import shutil
 
 import pytest
-from data_contract import FolderContract
+from data_contract import DataContract, FolderContract
+from PIL import Image
 
 from fashiongen import data, wardrobe
 from fashiongen.cli import main
@@ -123,6 +124,18 @@ class TestLayouts(FolderContract):
     @pytest.fixture
     def changeable(self, world, tmp_path):
         return shutil.copytree(world[1], tmp_path / "copy")
+
+
+class TestPhotos(DataContract):
+    """A folder of photos, which serves prediction alone."""
+
+    @pytest.fixture
+    def make(self, tmp_path):
+        for number in range(5):
+            Image.new("RGB", (40, 60), (40 * number, 0, 0)).save(tmp_path / f"{number}.jpg")
+        lines = [f"{number}.jpg,10,10,30,40,upper" for number in range(5)]
+        (tmp_path / "boxes.csv").write_text("\n".join(["name,left,top,right,bottom,category", *lines]))
+        return lambda **options: data.Photos(str(tmp_path), **{"size": SIZE, "eval_batch_size": 2, **options})
 
 
 class TestElsewhere(FolderContract):

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from fashiongen.batches import TryOffBatch
-from fashiongen.data import latents
+from fashiongen.data import encoding_cache
 from fashiongen.data.encoding_cache import EncodedDataset, Entries, encode, fingerprints, shapes
 from fashiongen.data.loading import Loader
 from fashiongen.data.reframe import reframe
@@ -104,13 +104,15 @@ def test_autocast_changes_nothing(tmp_path):
 @pytest.mark.parametrize(("first", "second"), [("float32", "float16"), ("float16", "float32")])
 def test_entries_of_another_type_are_refused(tmp_path, first, second):
     people, made = People(), encodings()
-    fill(tmp_path, people, made, dtype=latents.DTYPES[first])
+    fill(tmp_path, people, made, dtype=encoding_cache.DTYPES[first])
     calls = []
     with pytest.raises(UserError, match=f"cache {tmp_path} holds its whole as {first}: add --dtype {first}, or choose another --out"):
-        fill(tmp_path, People(count=12), counting(made, calls), dtype=latents.DTYPES[second])
+        fill(tmp_path, People(count=12), counting(made, calls), dtype=encoding_cache.DTYPES[second])
     assert calls == []
-    assert fill(tmp_path, people, encodings(seed=1), dtype=latents.DTYPES[second])["whole"] == 10, "another encoder's entries do not count"
-    assert fill(tmp_path, People(count=12), made, dtype=latents.DTYPES[first]) == {"whole": 2, "masked": 2}
+    assert fill(tmp_path, people, encodings(seed=1), dtype=encoding_cache.DTYPES[second])["whole"] == 10, (
+        "another encoder's entries do not count"
+    )
+    assert fill(tmp_path, People(count=12), made, dtype=encoding_cache.DTYPES[first]) == {"whole": 2, "masked": 2}
 
 
 def test_only_what_is_not_there_is_encoded(tmp_path):
@@ -244,7 +246,7 @@ def test_numbers_too_large_for_float16_are_refused(tmp_path):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_full_disk_ends_in_one_line_and_keeps_what_was_written(tmp_path, monkeypatch, number):
     people, made = People(), encodings()
-    monkeypatch.setattr(latents, "PART_BYTES", 1)
+    monkeypatch.setattr(encoding_cache, "PART_BYTES", 1)
     synced = []
 
     def fsync(handle, real=os.fsync):
@@ -319,7 +321,7 @@ def right_entries(folder: Path, made: dict[str, Encoding]) -> int:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_writers_killed_at_ten_random_moments_leave_right_entries_alone(tmp_path, monkeypatch):
     """Two writers at a time on the same samples, each killed while it writes; then the rest is encoded."""
-    monkeypatch.setattr(latents, "PART_BYTES", 200)  # a part of two or three samples: nearly all the time goes into writing
+    monkeypatch.setattr(encoding_cache, "PART_BYTES", 200)  # a part of two or three samples: nearly all the time goes into writing
     made, moments, context = encodings(), random.Random(0), multiprocessing.get_context("fork")
     counts = [0]
     for _ in range(5):
@@ -340,7 +342,7 @@ def test_two_writers_killed_at_ten_random_moments_leave_right_entries_alone(tmp_
     assert all(later >= earlier for earlier, later in itertools.pairwise(counts)) and counts[-1] > 0
 
     people = People(count=counts[-1] // 2 + 20)
-    monkeypatch.setattr(latents, "PART_BYTES", 2**20)
+    monkeypatch.setattr(encoding_cache, "PART_BYTES", 2**20)
     assert sum(fill(tmp_path, people, made).values()) > 0
     read = EncodedDataset(people, tmp_path, made)
     for index in range(len(people)):
@@ -351,7 +353,7 @@ def test_two_writers_killed_at_ten_random_moments_leave_right_entries_alone(tmp_
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_what_is_read_while_two_writers_are_at_work_is_whole(tmp_path, monkeypatch):
     """Two processes fill the cache with the same samples in parts of some 200 kB, while this one reads whatever it finds."""
-    monkeypatch.setattr(latents, "PART_BYTES", 200_000)
+    monkeypatch.setattr(encoding_cache, "PART_BYTES", 200_000)
     eye = encodings()["whole"]
     made = {"whole": replace(eye, compute=lambda x: eye.compute(x).repeat(1, 500, 1, 1))}
     reads, identity, context = {"whole": ("person",)}, identities(made)["whole"], multiprocessing.get_context("fork")

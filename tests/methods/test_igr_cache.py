@@ -13,7 +13,7 @@ from fashiongen.cli import main
 from fashiongen.data.encoding_cache import EncodedDataset, encode
 from fashiongen.data.loading import Loader
 from fashiongen.methods.igr import IGR
-from fashiongen.nn import keep
+from fashiongen.nn import encodings
 from fashiongen.nn.parts import LatentCodec
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "tiny"
@@ -98,7 +98,7 @@ def test_the_command_line_encodes_ahead_and_trains_from_it(tmp_path, cache, monk
             if more:
                 patch.setattr(LatentCodec, "moments", None)  # to call it is an error
                 patch.setattr(
-                    keep, "_encoder_sha256", lambda encoder, real=keep._encoder_sha256: (hashed.append(encoder), real(encoder))[1]
+                    encodings, "_encoder_sha256", lambda encoder, real=encodings._encoder_sha256: (hashed.append(encoder), real(encoder))[1]
                 )
             assert main(["fit", *common, "--trainer.callbacks.dirpath", name, *more]) is None
         weights.append(torch.load(f"{name}/last.ckpt", weights_only=True)["state_dict"])

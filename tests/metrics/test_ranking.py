@@ -4,8 +4,9 @@ import math
 import pytest
 import torch
 
+from fashiongen.batches import Ranked
 from fashiongen.errors import UserError
-from fashiongen.metrics import AUC, MRR, NDCG, Ranked, Recall
+from fashiongen.metrics import AUC, MRR, NDCG, Recall
 
 
 def ranked(seed=0, rows=40, width=12, levels=4, several=True):
