@@ -107,7 +107,7 @@ def build(size: str, steps: int, scratch: Path) -> IGR:
 
 
 class AllQueries:
-    """Eq. 4 as written: queries of all of [F_hl, F_g], of whose outcome the latter half is kept."""
+    """Eq. 4 as written: queries of all of [F_hl, F_g]; the latter half of the output is used."""
 
     def __init__(self, name: str, features: dict[str, Tensor]) -> None:
         """Take F_hl, (B, N, C), from `features` under the layer's name."""

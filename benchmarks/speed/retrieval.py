@@ -111,7 +111,7 @@ def compare(method: GECo, data: FashionVC, name: str, rows: int, scratch: Path) 
 
 @torch.no_grad()
 def compare_scores(method: GECo, data: FashionVC) -> dict[str, dict[str, Any]]:
-    """Time the scoring of all pairs of embeddings: one product, and pair by pair by the method's own verb and by a bare dot product."""
+    """Time the scoring of all pairs of embeddings: one product, and pair by pair by the method's own `score` and by a bare dot product."""
     queries = torch.cat([method.embed_query(batch.without_target()) for batch in data.test_dataloader()])
     candidates = torch.cat([method.embed_candidate(batch) for batch in data.catalogue_dataloader()])
     times = []

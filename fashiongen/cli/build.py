@@ -21,7 +21,7 @@ class BuildCLI(FashionCLI):
 
     def instantiate_classes(self) -> None:
         """Build the method and the data."""
-        self.config_init = self.parser.instantiate_classes(self.config)
+        self.config_init = self.parser.instantiate(self.config)
         self.model = self._get(self.config_init, "model")
         self.datamodule = self._get(self.config_init, "data")
 

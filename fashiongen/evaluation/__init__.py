@@ -1,4 +1,4 @@
-"""Evaluation: what a method's verb returns meets the task's metrics here, never in the method."""
+"""Evaluation: a method's results meet the metrics of a protocol here, never in the method."""
 
 from fashiongen.evaluation.evaluate import Evaluate
 from fashiongen.evaluation.predictions import WritePredictions

@@ -143,7 +143,7 @@ class SetMetric(_Judged):
     def __init__(self) -> None:
         """Start with no samples."""
         super().__init__()
-        # Features are kept flat: a process without samples contributes an empty one-dimensional tensor to the concatenation.
+        # Features are stored flat: a process without samples contributes an empty one-dimensional tensor to the concatenation.
         self.add_state("prediction_features", default=[], dist_reduce_fx="cat")
         self.add_state("target_features", default=[], dist_reduce_fx="cat")
         self.add_state("n_predictions", default=torch.tensor(0), dist_reduce_fx="sum")
@@ -168,13 +168,13 @@ class SetMetric(_Judged):
         if prediction is not None and target is not None and prediction.shape != target.shape:
             raise ValueError(f"{type(self).__name__} takes pairs of images, got {tuple(prediction.shape)} and {tuple(target.shape)}")
         if prediction is not None:
-            self.prediction_features.append(self._kept(_checked(self, "prediction", prediction)))
+            self.prediction_features.append(self._flat_features(_checked(self, "prediction", prediction)))
             self.n_predictions += len(prediction)
         if target is not None:
-            self.target_features.append(self._kept(_checked(self, "target", target)))
+            self.target_features.append(self._flat_features(_checked(self, "target", target)))
             self.n_targets += len(target)
 
-    def _kept(self, images: Tensor) -> Tensor:
+    def _flat_features(self, images: Tensor) -> Tensor:
         with exact_arithmetic(images.device):
             return torch.where(_finite_samples(images)[:, None], self.features(images).float(), torch.nan).flatten()
 

@@ -18,7 +18,7 @@ _shown: ContextVar[dict[nn.Module, deque[tuple[Tensor, Tensor]]] | None] = Conte
 
 @contextmanager
 def shared_features() -> Iterator[None]:
-    """Have metrics of one extractor run it once over a batch that all of them are shown; nothing is kept after.
+    """Have metrics of one extractor run it once over a batch that all of them are shown; nothing is stored after.
 
     A batch is known by its tensor: inside, images must not be changed in place.
     """

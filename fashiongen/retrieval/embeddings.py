@@ -3,10 +3,10 @@
     DIR/5b1f0c.../rows.f32       a row of float32 an image, in the order in which they came
                   rows.sqlite    which image has which row
 
-The folder's name is a hash of all that decides what the method makes of an image: its weights, its settings, the size of images, this
-package's code. A row belongs to an image's content and its id, the file's name without ending (some baselines go by ids), so that a
-changed image is encoded anew and a moved one is not. As in git, a file whose size and times are those of the last visit is not read again
-to learn that. Rows are brought to the disk before their images are known to have them: a kill costs the last few and damages nothing.
+The folder's name is a hash of everything that decides an embedding: the method's weights and settings, the size of images, this package's
+code. A row belongs to an image's content and id (the file's name without ending, which some baselines rank by): a changed image is encoded
+again, a moved one is not. As in git, a file whose size and times have not changed is not read again. Rows are written to disk before the
+database names their images: a kill costs the last few rows and damages nothing.
 Any folder may be deleted at any time.
 """
 

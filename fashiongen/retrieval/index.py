@@ -96,7 +96,7 @@ def _best(scores: Tensor, k: int) -> Found:
 
 
 class Index:
-    """An index of faiss over a catalogue, kept in a file.
+    """An index of faiss over a catalogue, stored in a file.
 
     `ivf` groups items into lists, which stay on the disk: a search reads a few of them. `hnsw` is a graph of neighbours, faster and
     surer, whose file holds the items too; it is mapped, so that a search reads what it visits, but it is built in memory.
@@ -128,7 +128,7 @@ class Index:
         Args:
             queries: (Q, E).
             k: how many; at most those of the catalogue are found.
-            effort: how many lists are read by `ivf`, or candidates kept by `hnsw`: more is slower and misses less.
+            effort: how many lists are read by `ivf`, or candidates that `hnsw` follows: more is slower and misses less.
         """
         if self.kind == "ivf":
             self._index.nprobe = min(effort, self._index.nlist)

@@ -1,4 +1,4 @@
-"""`fashiongen retrieve`: the bottoms of a folder, ranked for a top, as a page with images (the image of GeCo's Figure 10)."""
+"""`fashiongen retrieve`: ranks the bottoms of a folder for a top and writes a page with their images, as in GeCo's Figure 10."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def embed_catalogue(
         batch_size: images embedded at a time.
 
     Returns:
-        The images that can be read (of the others one is told), and their embeddings in the same order.
+        The images that can be read (others get a warning), and their embeddings in the same order.
     """
     method.eval()
     keys = dict.fromkeys(paths, "")
@@ -149,8 +149,8 @@ class Ranking:
         hits: for each query its best bottoms, best first.
         templates: (Q, 3, H, W) in [-1, 1] where the method draws them.
         size: how many bottoms the catalogue holds.
-        recall: which share of the exact best an index has found, for the first queries; None where the search was exact.
-        judged: how many queries that was measured on.
+        recall: the share of the exact best that an index found, over the first queries; None for an exact search.
+        judged: the number of these queries.
     """
 
     hits: list[list[Hit]]
@@ -192,8 +192,8 @@ def retrieve(
     paths = images_in(catalogue)
     asked, templates = embed_queries(method, queries, size=size, batch_size=batch_size)
     with Store(cache) as store:
-        kept, embeddings = embed_catalogue(method, paths, store, size=size, batch_size=batch_size)
-    if not kept:
+        readable, embeddings = embed_catalogue(method, paths, store, size=size, batch_size=batch_size)
+    if not readable:
         raise UserError(f"{catalogue}: none of its {len(paths)} images can be read")
     share, judged = None, 0
     if index == "exact":
@@ -204,10 +204,10 @@ def retrieve(
         exact = search_exactly(method, asked[:judged], embeddings, top)
         share = recall(Found(found.scores[:judged], found.places[:judged]), exact)
     hits = [
-        [Hit(kept[place], score) for place, score in zip(*row, strict=True) if place >= 0]
+        [Hit(readable[place], score) for place, score in zip(*row, strict=True) if place >= 0]
         for row in zip(found.places.tolist(), found.scores.tolist(), strict=True)
     ]
-    return Ranking(hits, templates, len(kept), share, judged)
+    return Ranking(hits, templates, len(readable), share, judged)
 
 
 def page(queries: Sequence[Path], found: Sequence[Sequence[Hit]], templates: Tensor | None, title: str) -> str:
@@ -280,5 +280,5 @@ def run(
             print(f"  {rank:3d}  {hit.score:10.4f}  {hit.path}")
     if ranking.recall is not None:
         print(f"{index}: recall@{top} {ranking.recall:.3f} against exact, over {ranking.judged} queries; a higher --effort misses less")
-    print(f"embeddings of {ranking.size} images are kept in {place}")
+    print(f"embeddings of {ranking.size} images are cached in {place}")
     print(f"wrote {out}")

@@ -61,8 +61,8 @@ def judged(method, root, out=None, batch_size=7):
 def plain(method, data):
     """The same by the loop over pairs that one would write first."""
 
-    def embed(dataset, index, verb):
-        return verb(dataset[index].without_target())
+    def embed(dataset, index, method):
+        return method(dataset[index].without_target())
 
     catalogue, queries = data.catalogue(), data.test_dataloader().dataset
     found = {name: [] for name in METRICS}
