@@ -3,11 +3,14 @@
 LONG = (
     "test_recipes.py",
     "methods/test_igr_training.py",
-    "benchmark/test_runner.py",
+    "cli/test_new_method.py",
+    "benchmark/test_plugins.py",
+    "benchmark/test_inspection.py",
     "evaluation/test_processes.py",
     "benchmark/test_command.py",
-    "test_deepspeed.py",
+    "benchmark/test_kills.py",
     "methods/test_igr.py",
+    "test_deepspeed.py",
     "methods/test_contract.py",
     "data/test_pairs.py",
 )

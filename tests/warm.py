@@ -1,7 +1,7 @@
 """The command line in processes of their own that import nothing: each is forked from one that has imported torch and Lightning once.
 
-    process = start(["fit", "--config", recipe], cwd=folder)
-    assert process.wait() == 0, process.output()
+    command = Command(["fit", "--config", recipe], cwd=folder)
+    assert command.wait() == 0, command.output()
 
 Everything else is as in `python -m fashiongen ARGUMENTS`: its own session, environment, folder, standard output and exit status. The server
 that forks has run nothing, so that no thread, random state or gradient of a test reaches a command.

@@ -156,7 +156,6 @@ def test_deepspeed_is_refused_in_one_line():
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.slow
 def test_two_processes_train_by_the_overlay(tmp_path):
     """Each backward pass leaves one network alone, which plain DDP refuses."""
     settings = {**SMALL, "discriminator_widths": [4, 8]}
