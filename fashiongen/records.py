@@ -152,11 +152,14 @@ class Record:
 
 
 def source_sha256(leave_out: Collection[str] = ()) -> str:
-    """Return a sha256 over the names and contents of the package's files, code and weights, less those of some of its folders."""
+    """Return a sha256 over the names and contents of the package's files, code and weights, less those of some of its folders.
+
+    The copies of recipes that a wheel carries (`share`) do not count: a checkout has none, and what is read of them is a setting.
+    """
     package = Path(__file__).parent
     files = [path.relative_to(package) for path in sorted(package.rglob("*")) if path.is_file() and path.suffix != ".md"]
     written = [file for file in files if not any(part.startswith((".", "__pycache__")) for part in file.parts)]
-    counting = [file for file in written if file.parts[0] not in leave_out]
+    counting = [file for file in written if file.parts[0] not in ("share", *leave_out)]
     listing = "".join(f"{file.as_posix()} {file_sha256(package / file)}\n" for file in counting)
     return hashlib.sha256(listing.encode()).hexdigest()
 
