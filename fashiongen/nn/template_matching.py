@@ -1,8 +1,8 @@
 """Compatibility through a generated template, shared by MGCM and Pix2PixCM (Liu et al., Neurocomputing 2020; GeCo's Section 5.4).
 
-A generator generates the bottom that matches a top, the template. A bottom's score combines the similarity of its embedding
-to the top's (item to item) and the distance of its code to the template's (item to template). Shapes: B tops, C bottoms, images of S x S pixels, S a multiple of 64,
-codes (B, 8w, S/32, S/32) with w the `width`.
+A generator generates the bottom that matches a top, the template. A bottom's score combines the similarity of its embedding to the top's
+(item to item) and the distance of its code to the template's (item to template). Shapes: B tops, C bottoms, images of S x S pixels, S a
+multiple of 64, codes (B, 8w, S/32, S/32) with w the `width`.
 """
 
 from __future__ import annotations
