@@ -1,5 +1,8 @@
 """Parts of a Stable-Diffusion-style folder: an autoencoder's shift and scale, and the dtype of frozen parts."""
 
+import logging
+
+import diffusers
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -29,6 +32,20 @@ def test_latents_are_shifted_and_scaled_as_in_stable_diffusion_3(shift):
 
 
 @torch.no_grad()
+def test_loading_says_nothing():
+    """A newcomer's first line of a training is none of diffusers' warnings."""
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = diffusers.utils.logging.get_logger("diffusers")
+    logger.addHandler(handler)
+    try:
+        load_codec(locate("tiny", "sd"))
+    finally:
+        logger.removeHandler(handler)
+    assert said == []
+
+
 def test_frozen_parts_may_be_bfloat16():
     """Half the memory; latents and images stay float32, and near those of float32 weights."""
     folder, images = locate("tiny", "sd"), torch.rand(2, 3, 64, 48) * 2 - 1

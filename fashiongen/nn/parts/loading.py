@@ -87,7 +87,8 @@ def load_part(
     for what, keys in problems.items():
         if keys:
             raise UserError(f"pretrained: {place}: {what} of a {kind.__name__}: {some(keys)}")
-    return part.to(dtype)
+    with _silenced():  # diffusers warns of a cast, naming the modules that it is wrong for, even if there are none
+        return part.to(dtype)
 
 
 def _is_no_weight(key: str, kind: type) -> bool:
