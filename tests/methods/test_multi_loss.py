@@ -292,9 +292,7 @@ class Unready(Numbers):
 def test_an_error_before_training_loses_no_setting_of_the_trainer():
     method, data = Gan(), Unready()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = L.Trainer(
-        accelerator="cpu", max_epochs=1, limit_val_batches=0, accumulate_grad_batches=2, gradient_clip_val=0.05, **quiet
-    )
+    trainer = L.Trainer(accelerator="cpu", max_epochs=1, limit_val_batches=0, accumulate_grad_batches=2, gradient_clip_val=0.05, **quiet)
     with pytest.raises(OSError, match="no data yet"):
         trainer.fit(method, data)
     assert (trainer.accumulate_grad_batches, trainer.gradient_clip_val) == (2, 0.05)

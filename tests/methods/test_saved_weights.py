@@ -104,6 +104,24 @@ def test_a_missing_adapter_is_refused_by_name(tmp_path):
     Toy().load_state_dict({key: value for key, value in state.items() if "lora_" not in key})
 
 
+def test_an_adapter_that_is_switched_off_is_saved_and_demanded_all_the_same():
+    """Where a second adapter is trained, and where a method is frozen as a whole, as for inference."""
+
+    def two() -> Toy:
+        method = Toy(lora=True)
+        inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"], init_lora_weights=False), method.encoder, adapter_name="second")
+        method.encoder[0].set_adapter("second")
+        return method
+
+    state = two().state_dict()
+    assert {key.split(".")[3] for key in state if "lora_" in key} == {"default", "second"}
+    for method in (two(), two().requires_grad_(False)):
+        with pytest.raises(UserError, match=r"missing: encoder\.0\.lora_A\.default\.weight, encoder\.0\.lora_B\.default\.weight"):
+            method.load_state_dict({key: value for key, value in state.items() if "default" not in key})
+        method.load_state_dict(state)
+    assert set(two().requires_grad_(False).state_dict()) == set(state)
+
+
 class Preference(Method):
     """As in DPO: a policy that starts from a parent, and the parent itself as the frozen reference beside a frozen encoder."""
 
