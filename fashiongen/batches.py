@@ -42,9 +42,10 @@ class Ragged:
     @classmethod
     def of(cls, rows: Sequence[Any]) -> Self:
         """Join rows: tensors (N_i, ...), lists of N_i entries, or Ragged of N_i rows, all of the same kind."""
-        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-        return cls(_join_rows(rows), offsets)
+        values = _join_rows(rows)
+        device = _device_of(values)
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64, device=device)
+        return cls(values, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
 
     def __len__(self) -> int:
         """Return the number of rows, B."""
@@ -69,8 +70,11 @@ class Ragged:
         return torch.repeat_interleave(torch.arange(len(self), device=self.offsets.device), self.lengths)
 
     def select(self, indices: Sequence[int]) -> Self:
-        """Return the rows at `indices`, in that order."""
+        """Return the rows at `indices`, in that order; negative ones count from the end."""
         chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.offsets.device)
+        chosen = torch.where(chosen < 0, chosen + len(self), chosen)
+        if ((chosen < 0) | (chosen >= len(self))).any():
+            raise IndexError(f"rows {list(indices)} of {len(self)}")
         lengths = self.lengths[chosen]
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         # A row's entries are consecutive: shift a running index by the row's displacement.
@@ -153,9 +157,22 @@ def _pick(value: Any, indices: Sequence[int]) -> Any:  # noqa: ANN401  any field
 
 
 def _join_rows(rows: Sequence[Any]) -> Any:  # noqa: ANN401  of the kind of the rows
-    """Join rows of one kind; an empty list is an empty row of any kind."""
+    """Join rows of one kind; an empty list is an empty row of any kind.
+
+    Raises:
+        TypeError: if tensors differ in type: joined, ids would become floats where one row is `torch.tensor([])`.
+    """
     filled = [row for row in rows if len(row) or not isinstance(row, list)]
+    if len(types := {row.dtype for row in filled if isinstance(row, Tensor)}) > 1:
+        raise TypeError(f"cannot join rows of {' and '.join(sorted(map(str, types)))}: give all the same type, empty ones too")
     return _concatenate("rows", filled) if filled else []
+
+
+def _device_of(values: Any) -> torch.device | None:  # noqa: ANN401  the values of a Ragged
+    """Return the device of tensors, at any depth; None for lists."""
+    if isinstance(values, Ragged):
+        return values.offsets.device
+    return values.device if isinstance(values, Tensor) else None
 
 
 def _concatenate(name: str, values: list[object]) -> object:

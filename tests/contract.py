@@ -77,16 +77,22 @@ def check_contract(recipe: Path, data: FashionData) -> None:
     assert task.name in tasks.supported(method)
     batch = next(iter(data.test_dataloader()))
     assert type(batch) is task.batch and 2 <= len(batch) <= SAMPLES
-    prediction = task.check_prediction(method, tasks.run(method, batch), batch)
+    # What is judged and written is what these two return, and Lightning hands them the whole batch.
+    prediction = task.check_prediction(method, method.test_step(batch, 0), batch)
 
     assert any(getattr(batch, name) is not None for name in task.batch.TARGETS), "there is nothing to hide"
     spoiled = task.spoil_truth(batch)
-    assert equal(task.check_prediction(method, tasks.run(method, spoiled), batch), prediction), "it saw the truth"
+    for step in (method.test_step, method.predict_step):
+        assert equal(task.check_prediction(method, step(spoiled, 0), batch), prediction), "it saw the truth"
     # Even where a target is handed over by another way, such as a cache, what is judged does not get it.
     assert equal(getattr(method, task.method)(spoiled.without_target()), getattr(method, task.method)(batch.without_target()))
 
     last = batch.select([len(batch) - 1])
     alone = task.check_prediction(method, tasks.run(method, last), last)
+    captions = task.captions(prediction, batch)
+    if captions is not None:
+        own = task.captions(alone, last)
+        assert own == captions[len(captions) - len(own) :], "its captions depend on the batch"
     if isinstance(prediction, Tensor):
         torch.testing.assert_close(alone[0], prediction[-1], atol=1e-4, rtol=1e-4)
     try:

@@ -119,6 +119,25 @@ def test_a_ragged_row_out_of_range_is_an_error():
     assert [row for row in rows] == [[1], [2, 3]]
 
 
+def test_negative_rows_count_from_the_end_as_in_tensors_and_lists():
+    batch = Outfits.collate(SAMPLES)
+    last = batch.select([-1, -3])
+    assert last.ids == ["c", "a"] and as_lists(last.names) == [["c3", "c4", "c5"], ["a1", "a2"]]
+    assert as_lists(last.nested) == [[[], [4], [5, 6, 7]], [[1], [2, 3]]]
+    for wrong in ([3], [0, -4]):
+        with pytest.raises(IndexError, match="of 3"):
+            batch.names.select(wrong)
+    assert len(batch.names.select([])) == 0
+
+
+def test_rows_keep_their_type_and_device():
+    with pytest.raises(TypeError, match=r"torch.float32 and torch.int64"):
+        Ragged.of([torch.tensor([2**24 + 1]), torch.tensor([])])
+    on_device = Ragged.of([torch.zeros(2, 3, device="meta"), torch.zeros(0, 3, device="meta")])
+    assert on_device.offsets.device.type == "meta"
+    assert Ragged.of([on_device]).offsets.device.type == "meta"
+
+
 def test_a_ragged_field_absent_in_some_samples_is_an_error():
     broken = outfit("d", [1], [], [])
     broken.names = None

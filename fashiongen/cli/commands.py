@@ -98,10 +98,18 @@ def _recipes(options: argparse.Namespace) -> None:
         "Suites: bench run NAME": shipped.list_suites(),
     }
     width = max(len(entry.name) for entries in lists.values() for entry in entries)
-    try:
+    with _until_reader_leaves():
         for heading, entries in lists.items():
-            print(heading, *(f"  {entry.name:<{width}}  {entry.description}" for entry in entries), "", sep="\n", flush=True)
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+            print(heading, *(f"  {entry.name:<{width}}  {entry.description}" for entry in entries), "", sep="\n")
+
+
+@contextmanager
+def _until_reader_leaves() -> Iterator[None]:
+    """Stop printing quietly when the reader, such as `head`, closes the pipe."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -186,7 +194,8 @@ def _leaderboard(options: argparse.Namespace) -> None:
     from fashiongen.benchmark import leaderboard
 
     published = options.published or shipped.published_folder()
-    leaderboard.run(options.folder, html=options.html, markdown_file=options.markdown, csv_file=options.csv, published=published)
+    with _until_reader_leaves():
+        leaderboard.run(options.folder, html=options.html, markdown_file=options.markdown, csv_file=options.csv, published=published)
 
 
 def _new_method(options: argparse.Namespace) -> None:

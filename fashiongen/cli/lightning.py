@@ -22,7 +22,7 @@ from fashiongen import shipped
 from fashiongen.cli.cache import ReadCache
 from fashiongen.cli.checkpoints import WholeCheckpoints, check_checkpoint, check_parents
 from fashiongen.cli.messages import in_one_line, quiet
-from fashiongen.cli.protocols import CommandLine, check_task, find_protocol, is_inline, with_protocol
+from fashiongen.cli.protocols import CommandLine, check_protocol, check_task, find_protocol, is_inline, with_protocol
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
@@ -160,11 +160,13 @@ class FashionCLI(LightningCLI):
         """Return the settings of a command line.
 
         Raises:
-            UserError: if its task is not that of its protocol.
+            UserError: if its protocol is not the one whose metrics are read, or its task is not that of its protocol.
         """
         protocol = find_protocol(line)
         config: jsonargparse.Namespace = self.parser.parse_args(with_protocol(line, protocol))
-        check_task(line, protocol, config[config.subcommand].evaluate.task)
+        evaluate = config[config.subcommand].evaluate
+        check_protocol(protocol, evaluate.protocol)
+        check_task(line, protocol, evaluate.task)
         return config
 
     @property

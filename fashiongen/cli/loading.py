@@ -28,5 +28,5 @@ def load(
     from fashiongen.cli.build import build  # heavy
 
     args = [arg for config in (recipe, *overlays) for arg in ("--config", str(config))]
-    args += [f"--{key}={value}" for key, value in (keys or {}).items()]
+    args += [f"--{key}={'null' if value is None else value}" for key, value in (keys or {}).items()]
     return build(args, checkpoint)

@@ -54,7 +54,8 @@ def write_method(name: str, out: Path | None) -> None:
         raise UserError(f"{name!r} cannot be a method's name: use lower-case letters, digits and `_`, such as my_method")
     place = _in_checkout(name) if out is None else _in_folder(name, out.expanduser().absolute())
     files = _files(name, place, in_checkout=out is None)
-    if there := [file for file in [place.folder, *files] if file.exists()]:
+    # A folder hides the module of the same name beside it.
+    if there := [file for file in [place.folder, place.folder.with_suffix(".py"), *files] if file.exists()]:
         raise UserError(f"{there[0]} exists, and nothing is overwritten: choose another name")
     for file, text in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +79,8 @@ def _in_folder(name: str, out: Path) -> Place:
     while (root / "__init__.py").is_file():
         parts.insert(0, root.name)
         root = root.parent
+    if wrong := [part for part in parts if not part.isidentifier()]:
+        raise UserError(f"{wrong[0]!r} of {out} cannot be the name of a package: Python cannot import it; rename the folder")
     if len(parts) == 1 and importlib.util.find_spec(name) is not None and not (out / name).exists():
         raise UserError(f"a module called {name} is installed already and would hide yours: choose another name")
     return Place(root, ".".join(parts), root / "recipes", root / "tests")

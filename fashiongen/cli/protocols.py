@@ -115,25 +115,39 @@ def with_protocol(line: CommandLine, protocol: Protocol | None) -> list[str]:
     return [line.command, "--config", str(protocol.file), *line.args[1:]]
 
 
+def check_protocol(protocol: Protocol | None, name: str) -> None:
+    """Reject a protocol name whose metrics were not loaded: the record would name another protocol than the one used.
+
+    Raises:
+        UserError: if settings, such as inline ones, name a protocol other than `protocol`.
+    """
+    if protocol is not None and name != protocol.name:
+        raise UserError(
+            f"evaluate.protocol={name} is set inline, and the metrics are those of {protocol.name}: name it by --evaluate.protocol "
+            "or in a file given by --config"
+        )
+
+
 def check_task(line: CommandLine, protocol: Protocol | None, task: str | None) -> None:
     """Reject settings whose task is not their protocol's.
 
     Raises:
-        UserError: if the tasks differ.
+        UserError: if the tasks differ, or a task is unknown.
     """
-    if protocol is not None and task is not None and _task_name(task) != _task_name(protocol.task):
+    if protocol is None or task in (None, protocol.task):
+        return
+    if _find_task("evaluate.task", task) != _find_task(f"{shipped.label(protocol.file)}: evaluate.task", protocol.task):
         raise UserError(
             f"{line.recipe} is for the task {task}, and its protocol {protocol.name} for {protocol.task}: "
             f"name another protocol (`fashiongen recipes` lists them) or change evaluate.task"
         )
 
 
-def _task_name(task: str) -> str:
-    """Return a task's name, also if given by its class path; an unknown one is returned unchanged (`Evaluate` rejects it)."""
+def _find_task(key: str, name: str) -> type[tasks.Task]:
     try:
-        return tasks.find(task).name
-    except UserError:
-        return task
+        return tasks.find(name)
+    except UserError as error:
+        raise UserError(f"{key}={error}") from error
 
 
 def _evaluate_of(file: Path) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class TryOnData(FolderData):
         if not any(len(self.datasets[split]) for split in splits):
             raise UserError(f"{self.layout}: {self.root}: no sample for {' or '.join(splits)}; set data.validation above 0 to validate")
         self.split = splits[0]
-        self.offers = offered([row for split in splits for row in self.datasets[split].rows], self.parts)
+        self.offers = offered([row for split in splits for row in self.datasets[split].rows], self.batch_type)
         if lacking := [part for part in required_parts(self.batch_type) if part in OPTIONAL and part not in self.offers]:
             raise UserError(f"{self.layout}: {self.root} lacks the {', '.join(lacking)} of some samples, which the task {self.task} needs")
         for split in splits:

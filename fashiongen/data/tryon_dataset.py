@@ -19,7 +19,7 @@ from fashiongen.data import masks
 from fashiongen.data.images import Size, image_to_tensor, mask_to_tensor, open_image, read_image, read_labels, read_mask
 from fashiongen.data.listing import Listing, TryOnRow, fingerprint, mask_origin
 from fashiongen.data.reframe import reframe
-from fashiongen.data.task_parts import readable_parts
+from fashiongen.data.task_parts import readable_parts, required_parts
 from fashiongen.errors import UserError
 
 # The parts that a folder may lack.
@@ -128,7 +128,7 @@ class TryOnDataset(Dataset[Batch]):
         self.batch_type = batch_type
         self.parts = readable_parts(batch_type, PARTS, "try-on data")
         self.zooms = dict(zooms or {})
-        self.offers = offered(self.rows, self.parts)
+        self.offers = offered(self.rows, batch_type)
         self._decoded: dict[int, Batch] | None = {} if in_memory else None
 
     def __len__(self) -> int:
@@ -235,7 +235,13 @@ class ImageDataset(Dataset[Tensor]):
         return fingerprint(self.listing.sources, [getattr(row, self.part) for row in self.dataset.rows], self.root)
 
 
-def offered(rows: Sequence[TryOnRow], parts: Sequence[str]) -> frozenset[str]:
-    """Return which of `parts` all rows have, beside person and category. The mask is always one: a row without is refused."""
+def offered(rows: Sequence[TryOnRow], batch_type: type[Batch]) -> frozenset[str]:
+    """Return which parts of a batch all rows have: the optional ones, and the mask, without which a row is refused.
+
+    Person and category count where the batch may lack them, as one whose target is the person does when it is judged.
+    """
+    required = required_parts(batch_type)
+    parts = readable_parts(batch_type, PARTS, "try-on data")
     optional = [part for part in OPTIONAL if part in parts and all(getattr(row, part) is not None for row in rows)]
-    return frozenset([*optional, *(["mask"] if "mask" in parts else [])])
+    always = [part for part in parts if part == "mask" or part not in (*OPTIONAL, *required)]
+    return frozenset([*optional, *always])

@@ -202,8 +202,9 @@ class Evaluate(Callback):
         rows = [row for part in gather([row for row in self._rows if row.id in first]) for row in part]
         self._rows = sorted(rows, key=lambda row: row.id)
         if trainer.is_global_zero:
-            self._log(trainer)
+            # A logger that fails, such as one whose server is gone, must not lose the record.
             self._write_record(trainer, [ids[index] for index in order], per_sample, parts, pl_module)
+            self._log(trainer)
 
     def _log(self, trainer: L.Trainer) -> None:
         for logger in trainer.loggers:

@@ -23,12 +23,12 @@ class Reference:
     Attributes:
         data: the DataModule that holds the images.
         split: the split to use.
-        field: which image of a sample: its garment, or its person.
+        field: which image of a sample, such as its garment; the dataset defines which it has.
     """
 
     data: FashionData
     split: Literal["test", "val"] = "test"
-    field: Literal["garment", "person"] = "garment"
+    field: str = "garment"
 
     def __post_init__(self) -> None:
         """Start without images; `setup` finds them."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from fashiongen.batches import Batch
+from fashiongen.batches import Batch, Ragged
 from fashiongen.errors import UserError
 
 
@@ -186,6 +186,10 @@ def size_text(data: Data) -> str:
 def _spoiled(value: Any) -> Any:  # noqa: ANN401  any field's value
     if isinstance(value, Tensor):
         return torch.full_like(value, torch.nan, dtype=torch.float32)
+    if isinstance(value, Ragged):
+        return Ragged(_spoiled(value.values), value.offsets)
+    if isinstance(value, dict):
+        return {key: _spoiled(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [("spoiled",) if isinstance(entry, tuple) else "spoiled" for entry in value]
+        return [type(entry)(("spoiled",)) if isinstance(entry, tuple | list) else "spoiled" for entry in value]
     return value

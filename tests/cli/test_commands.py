@@ -14,6 +14,7 @@ import yaml
 
 from fashiongen import __version__
 from fashiongen.cli import main
+from fashiongen.records import Record
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = "fit validate test predict recipes wardrobe data retrieve bench leaderboard new tiny consolidate".split()
@@ -94,8 +95,12 @@ def test_recipes_lists_what_there_is_by_name(capsys):
     assert listed >= {"igr", "tiny/igr", "zero2", "vtoff-tiny", "tiny-smoke"}
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
-    command = f"{sys.executable} -c 'from fashiongen.cli import main; import time; time.sleep(1); main([\"recipes\"])' | true"
+@pytest.mark.parametrize("command", ["recipes", "leaderboard"])
+def test_a_reader_that_has_seen_enough_is_no_error(command, tmp_path):
+    record = Record(node="a", method="a", task="vtoff", dataset="d", split="test", protocol="p")
+    record.write(tmp_path / "nodes" / "a" / "record.json")
+    args = [command, *([str(tmp_path)] if command == "leaderboard" else [])]
+    command = f"{sys.executable} -c 'from fashiongen.cli import main; import time; time.sleep(1); main({json.dumps(args)})' | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -31,6 +31,10 @@ def test_overlays_and_keys_win(recipe):
     assert method.eye.out_channels == 5 and len(data.images) == 3
 
 
+def test_none_is_null(recipe):
+    assert load(recipe, keys={"data.init_args.broken": None})[1].images.broken is None
+
+
 def test_mistakes_are_user_errors(recipe):
     with pytest.raises(UserError, match="did you mean tiny/igr"):
         load("tiny/igrr")

@@ -113,9 +113,18 @@ def test_names_that_would_hide_a_package(tmp_path, capsys):
     assert "a module called numpy is installed already" in complaint(capsys, "numpy", "--out", tmp_path)
 
 
-@pytest.mark.parametrize("there", ["tests/test_one.py", "one/notes.txt", "recipes/tiny/one.yaml"])
+def test_a_folder_that_is_no_package_cannot_hold_it(tmp_path, capsys):
+    folder = tmp_path / "my-lab"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    assert "'my-lab'" in (line := complaint(capsys, "one", "--out", folder)) and "cannot import it" in line
+    assert [path.name for path in tmp_path.rglob("*")] == ["my-lab", "__init__.py"]
+
+
+# A folder one/ would hide the module one.py.
+@pytest.mark.parametrize("there", ["tests/test_one.py", "one/notes.txt", "recipes/tiny/one.yaml", "one.py"])
 def test_nothing_is_overwritten(there, tmp_path, capsys):
-    (tmp_path / there).parent.mkdir(parents=True)
+    (tmp_path / there).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / there).write_text("precious")
     assert "exists, and nothing is overwritten" in complaint(capsys, "one", "--out", tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / there]

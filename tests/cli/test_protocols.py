@@ -91,6 +91,26 @@ def test_a_recipe_of_another_task_than_its_protocols_is_refused(args, capsys):
     assert "vtoff" in line and "retrieval" in line
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--evaluate", '{"protocol": "strict"}'],
+        ["--config", "{evaluate: {protocol: strict}}"],
+        ["--evaluate.protocol", "strict", "--config", "tasks/vtoff-igr"],
+    ],
+    ids=["a group", "inline", "before a file"],
+)
+def test_no_record_bears_the_name_of_a_protocol_whose_metrics_were_not_read(args, capsys):
+    line = complaint(capsys, "test", "--config", "tiny/igr", *args)
+    assert "evaluate.protocol" in line and "strict" in line and "--evaluate.protocol" in line
+
+
+@pytest.mark.parametrize(("task", "reason"), [("nowhere.Task", "No module named 'nowhere'"), ("vtof", "unknown task; choose one of")])
+def test_a_task_that_is_not_there_is_named(task, reason, capsys):
+    line = complaint(capsys, "test", "--config", "tiny/igr", "--evaluate.task", task)
+    assert "evaluate.task=" in line and task in line and reason in line
+
+
 def test_a_recipe_cannot_override_the_task_of_its_protocol(tmp_path, capsys):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text((RECIPES / "tiny" / "random.yaml").read_text().replace("protocol: strict", "protocol: vtoff-tiny"))

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 from judged import Copier, Gallery, N, judge, metrics, sample, trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -100,3 +101,14 @@ def test_images_go_to_every_logger_that_takes_them(tmp_path):
     run.test(method, datamodule=Gallery(), verbose=False)
     row = (12 * 11 + 4, 4 * (8 * 11 + 4), 3)
     assert album.images == [("val/images", 4, [(2 * row[0], *row[1:])]), ("test/images", 4, [(7 * row[0], *row[1:])])]
+
+
+def test_a_logger_that_fails_loses_no_record(tmp_path):
+    class Gone(Album):
+        def log_image(self, key, images, step=None):
+            raise ConnectionError("the server is gone")
+
+    run = trainer(tmp_path, Evaluate(metrics=metrics(), out=str(tmp_path / "out.json")), logger=[Gone()])
+    with pytest.raises(ConnectionError):
+        run.test(Copier(), datamodule=Gallery(), verbose=False)
+    assert json.loads((tmp_path / "out.json").read_text())["status"] == "ok"

@@ -1,8 +1,11 @@
 """Parts of a Stable-Diffusion-style folder: an autoencoder's shift and scale, and the dtype of frozen parts."""
 
+import logging
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from diffusers.utils import logging as diffusers_logging
 
 from fashiongen.checkpoints import locate
 from fashiongen.nn.parts import LatentCodec, load_codec, load_image_encoder, load_prompt_encoder
@@ -45,3 +48,17 @@ def test_frozen_parts_may_be_bfloat16():
     torch.testing.assert_close(low_text.float(), exact_text, rtol=0.1, atol=0.1)
     encoder = load_image_encoder(locate("tiny", "clip"), dtype=torch.bfloat16)
     assert encoder.dtype == torch.bfloat16 and not encoder.training and not any(p.requires_grad for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loading_tells_nothing(dtype):
+    """Of diffusers' warning against a cast by `to`, above all."""
+    told = []
+    handler = logging.Handler()
+    handler.emit = told.append
+    diffusers_logging.add_handler(handler)
+    try:
+        load_codec(locate("tiny", "sd"), dtype)
+    finally:
+        diffusers_logging.remove_handler(handler)
+    assert not told

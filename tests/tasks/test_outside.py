@@ -129,7 +129,7 @@ class Walls(FashionData):
 
     def __init__(self, count: int = 6) -> None:
         super().__init__()
-        self.count, self.eval_batch_size, self.num_workers = count, 4, 0
+        self.count, self.eval_batch_size, self.num_workers = count, 3, 0  # the last of a batch wants two
 
     def sample(self, index: int) -> ShadesBatch:
         image = torch.full((1, 3, 8, 6), 100 + 20 * index, dtype=torch.uint8)
@@ -227,6 +227,30 @@ def test_everything_runs_on_a_task_of_another_package(folder, capsys):
 def test_the_contract_holds_for_a_task_of_another_package(folder):
     data = class_of("outside_shades.Walls")(count=6)
     check_contract(folder / "shades.yaml", data)
+
+
+CHEATS = """
+from outside_shades import Shader, Shades, to_float, Ragged
+
+
+class Peeks(Shader):
+    def test_step(self, batch, batch_idx):
+        return Shades(Ragged(to_float(batch.shades.values), batch.shades.offsets), self.make_shades(batch).captions)
+
+
+class Counts(Shader):
+    def make_shades(self, batch):
+        made = super().make_shades(batch)
+        return Shades(made.images, [[f"{caption} among {len(batch)}" for caption in row] for row in made.captions])
+"""
+
+
+@pytest.mark.parametrize(("cheat", "words"), [("Peeks", "it saw the truth"), ("Counts", "depend on the batch")])
+def test_the_contract_finds_who_breaks_it(folder, cheat, words):
+    (folder / "cheating_shades.py").write_text(CHEATS)
+    (folder / "cheat.yaml").write_text(yaml.safe_dump({**RECIPE, "model": {"class_path": f"cheating_shades.{cheat}"}}))
+    with pytest.raises(AssertionError, match=words):
+        check_contract(folder / "cheat.yaml", class_of("outside_shades.Walls")(count=6))
 
 
 def test_the_task_may_be_named_by_its_path(folder, monkeypatch):

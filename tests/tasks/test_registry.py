@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fashiongen import tasks
-from fashiongen.batches import Batch, TryOffBatch
+from fashiongen.batches import Batch, Ragged, TryOffBatch
 from fashiongen.errors import UserError
 
 
@@ -76,3 +76,28 @@ def test_spoiling_the_truth_leaves_the_input():
     spoiled = tasks.find("vtoff").spoil_truth(BATCH)
     assert spoiled.garment.isnan().all() and spoiled.garment_mask is None
     assert torch.equal(spoiled.person, BATCH.person) and spoiled.ids == BATCH.ids
+
+
+@dataclass(kw_only=True)
+class Outfits(Batch):
+    TARGETS = ("images", "names", "history")
+    images: Ragged
+    names: Ragged
+    history: dict[str, Ragged]
+
+
+class Composes(tasks.Task):
+    batch = Outfits
+
+
+def test_ragged_targets_are_spoiled_too():
+    names = Ragged.of([["top", "shoes"], []])
+    batch = Outfits(
+        ids=["a", "b"],
+        images=Ragged.of([torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(0, 3, 4, 4, dtype=torch.uint8)]),
+        names=names,
+        history={"bag": Ragged.of([torch.tensor([1]), torch.tensor([2, 3])])},
+    )
+    spoiled = Composes.spoil_truth(batch)
+    assert spoiled.images.values.isnan().all() and spoiled.history["bag"].values.isnan().all()
+    assert spoiled.names.values == ["spoiled", "spoiled"] and torch.equal(spoiled.names.offsets, names.offsets)
