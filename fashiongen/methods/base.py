@@ -113,15 +113,18 @@ class Method(L.LightningModule):
     def origins(self) -> dict[str, Origin]:
         """Return where each weight comes from, by its key in `state_dict`.
 
-        `pretrained`: it lies in a `frozen` child and is not trained; a checkpoint leaves it out, and loading leaves it as it is.
+        `pretrained`: it lies in a `frozen` child, is not trained and belongs to no adapter; a checkpoint leaves it out, and loading leaves
+        it as it is. An adapter is told by peft's own list of its layers, whether it is switched on now or not.
         `parent`: it lies in a child of `from_parents`; `run`: all else. Checkpoints hold both, and loading demands both.
         """
         frozen, from_parents = (tuple(f"{name}." for name in names) for names in (self.frozen, self.from_parents))
+        layers = ((name, layer) for name, module in self.named_modules() for layer in getattr(module, "adapter_layer_names", ()))
+        adapters = tuple(f"{name}.{layer}." for name, layer in layers)
 
         def origin(key: str, trained: bool) -> Origin:
             if key.startswith(from_parents):
                 return "parent"
-            return "pretrained" if key.startswith(frozen) and not trained else "run"
+            return "pretrained" if key.startswith(frozen) and not trained and not key.startswith(adapters) else "run"
 
         weights = {key: origin(key, parameter.requires_grad) for key, parameter in self.named_parameters(remove_duplicate=False)}
         return weights | {key: origin(key, trained=False) for key, _ in self.named_buffers(remove_duplicate=False)}

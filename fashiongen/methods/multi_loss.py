@@ -48,7 +48,6 @@ class MultiLossMethod(Method):
         """Store the factories of the optimizers, one for each loss, and of their learning-rate schedulers, stepped once a training step."""
         super().__init__(optimizer, lr_scheduler)
         self.automatic_optimization = False
-        self._hidden_settings: dict[str, Any] = {}
 
     def training_losses(self, batch: Any, draw_step: int) -> Iterator[tuple[str, Tensor]]:  # noqa: ANN401  the task's batch
         """Yield the name and value of each loss of `trains`, computed when it is asked for.
@@ -65,21 +64,17 @@ class MultiLossMethod(Method):
         return self.global_step * self.n_optimizers
 
     def configure_callbacks(self) -> Sequence[Callback] | Callback:
-        """Hide clipping and accumulation from Lightning's check, until `setup`.
+        """Pass Lightning's check of the trainer's settings, which comes next, as a method of automatic optimization; see `setup`.
 
-        Lightning refuses both for manual optimization, since its own loop would ignore them; this class obeys them itself.
+        Lightning refuses clipping and accumulation for manual optimization, since its own loop would ignore them; this class obeys them.
+        The trainer is left as it is, so that an error before `setup` loses no setting.
         """
-        if self.trainer.training:
-            for name, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
-                self._hidden_settings[name] = getattr(self.trainer, name)
-                setattr(self.trainer, name, neutral)
+        self.automatic_optimization = True
         return []
 
     def setup(self, stage: str) -> None:
-        """Give the trainer its settings back; have DDP expect that a backward pass leaves the other losses' networks alone."""
-        for name, value in self._hidden_settings.items():
-            setattr(self.trainer, name, value)
-        self._hidden_settings = {}
+        """Go on with manual optimization; have DDP expect that a backward pass leaves the other losses' networks alone."""
+        self.automatic_optimization = False
         if isinstance(self.trainer.strategy, DDPStrategy):
             self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
@@ -129,13 +124,15 @@ class MultiLossMethod(Method):
         parameters = [[parameter for group in optimizer.param_groups for parameter in group["params"]] for optimizer in optimizers]
         losses = self.training_losses(batch, self.draw_step)
         last = len(optimizers) - 1
+        trained = [parameter for group in parameters for parameter in group if parameter.requires_grad]
         if batch_idx % every == 0:
             for optimizer in optimizers:
                 optimizer.zero_grad()
         try:
             for place, (expected, optimizer) in enumerate(zip(self.trains, optimizers, strict=True)):
-                name, loss = next(losses)
-                if name != expected:
+                # A StopIteration would be swallowed by Lightning's loop.
+                name, loss = next(losses, (None, None))
+                if name != expected or loss is None:
                     raise RuntimeError(f"{type(self).__name__}.training_losses yields {name!r} where `trains` has {expected!r}")
                 self._backward(loss / every, [parameter for group in parameters[place + 1 :] for parameter in group], sync=steps)
                 if steps:
@@ -146,7 +143,7 @@ class MultiLossMethod(Method):
             if (surplus := next(losses, None)) is not None:
                 raise RuntimeError(f"{type(self).__name__}.training_losses yields {surplus[0]!r}, which `trains` lacks")
         finally:
-            for parameter in (parameter for group in parameters for parameter in group):
+            for parameter in trained:
                 parameter.requires_grad_(True)
         if steps:
             schedulers: Any = self.lr_schedulers() or []
@@ -184,7 +181,8 @@ class MultiLossMethod(Method):
         Raises:
             UserError: in `fit`; its weights can still be tested.
         """
-        if self.trainer.training and "steps_are_batches" not in checkpoint:
+        # `load_from_checkpoint` comes without a trainer.
+        if self._trainer is not None and self.trainer.training and "steps_are_batches" not in checkpoint:
             raise UserError(
                 f"--ckpt_path: {type(self).__name__} cannot go on from a checkpoint of an earlier version, which counts steps otherwise: "
                 "train anew (`test`, `predict` and --parents still take it)"

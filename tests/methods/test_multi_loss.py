@@ -247,10 +247,11 @@ def test_the_last_batch_of_an_epoch_steps_also_if_nobody_knows_it_is_the_last():
     ("names", "message"),
     [
         (["generator", "discriminator"], "yields 'generator' where `trains` has 'discriminator'"),
+        (["discriminator"], "yields None where `trains` has 'generator'"),
         (["discriminator", "generator", "ranking"], "yields 'ranking', which `trains` lacks"),
     ],
 )
-def test_losses_in_another_order_are_a_programmers_error(names, message):
+def test_losses_in_another_order_or_number_are_a_programmers_error(names, message):
     class Wrong(Gan):
         def training_losses(self, batch, draw_step):
             for name in names:
@@ -270,6 +271,45 @@ def test_a_training_that_counted_optimizer_steps_is_not_resumed(tmp_path):
         fit(Gan(), ckpt_path=tmp_path / "old.ckpt")
     assert "\n" not in str(error.value)
     Gan().load_state_dict(checkpoint["state_dict"])
+
+
+def test_a_checkpoint_loads_without_a_trainer(tmp_path):
+    method = Gan()
+    fit(method, max_steps=2, callbacks=[ModelCheckpoint(tmp_path, filename="two", every_n_train_steps=2)], enable_checkpointing=True)
+    loaded = Gan.load_from_checkpoint(tmp_path / "two.ckpt", weights_only=True)
+    assert torch.equal(loaded.generator.weight, method.generator.weight)
+
+
+class Unready(Numbers):
+    """Fails in its first setup."""
+
+    def setup(self, stage):
+        self.setups = getattr(self, "setups", 0) + 1
+        if self.setups == 1:
+            raise OSError("no data yet")
+
+
+def test_an_error_before_training_loses_no_setting_of_the_trainer():
+    method, data = Gan(), Unready()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = L.Trainer(accelerator="cpu", max_epochs=1, limit_val_batches=0, accumulate_grad_batches=2, gradient_clip_val=0.05, **quiet)
+    with pytest.raises(OSError, match="no data yet"):
+        trainer.fit(method, data)
+    assert (trainer.accumulate_grad_batches, trainer.gradient_clip_val) == (2, 0.05)
+    trainer.fit(method, data)
+    assert trainer.global_step == 3
+    assert_same(method.state_dict(), plain_loop(data.batches, 2, lambda parameters: nn.utils.clip_grad_norm_(list(parameters), 0.05)))
+
+
+def test_what_a_callback_freezes_stays_frozen():
+    class Freeze(L.Callback):
+        def on_train_batch_start(self, trainer, method, batch, batch_idx):
+            if batch_idx == 2:
+                method.generator.bias.requires_grad_(False)
+
+    method = Gan()
+    fit(method, callbacks=[Freeze()])
+    assert [name for name, parameter in method.named_parameters() if not parameter.requires_grad] == ["generator.bias"]
 
 
 def test_what_cannot_work_is_refused():

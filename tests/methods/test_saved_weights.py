@@ -1,10 +1,12 @@
 """What a method's checkpoint holds: what is trained, what came from a parent, and nothing that `pretrained` brings."""
 
+from pathlib import Path
 from typing import ClassVar
 
 import lightning.pytorch as L
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
@@ -102,6 +104,24 @@ def test_a_missing_adapter_is_refused_by_name(tmp_path):
     Toy().load_state_dict({key: value for key, value in state.items() if "lora_" not in key})
 
 
+def test_an_adapter_that_is_switched_off_is_saved_and_demanded_all_the_same():
+    """Where a second adapter is trained, and where a method is frozen as a whole, as for inference."""
+
+    def two() -> Toy:
+        method = Toy(lora=True)
+        inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"], init_lora_weights=False), method.encoder, adapter_name="second")
+        method.encoder[0].set_adapter("second")
+        return method
+
+    state = two().state_dict()
+    assert {key.split(".")[3] for key in state if "lora_" in key} == {"default", "second"}
+    for method in (two(), two().requires_grad_(False)):
+        with pytest.raises(UserError, match=r"missing: encoder\.0\.lora_A\.default\.weight, encoder\.0\.lora_B\.default\.weight"):
+            method.load_state_dict({key: value for key, value in state.items() if "default" not in key})
+        method.load_state_dict(state)
+    assert set(two().requires_grad_(False).state_dict()) == set(state)
+
+
 class Preference(Method):
     """As in DPO: a policy that starts from a parent, and the parent itself as the frozen reference beside a frozen encoder."""
 
@@ -180,3 +200,21 @@ def test_what_is_saved_and_tested_with_ema_is_the_average(lora, tmp_path):
     trainer(tmp_path / "resumed", averaging()).fit(Toy(lora), Numbers(), ckpt_path=tmp_path / "step=2.ckpt", weights_only=True)
     resumed = state_of(tmp_path / "resumed", 4)
     assert resumed.keys() == saved.keys() and all(torch.equal(value, saved[key]) for key, value in resumed.items())
+
+
+class Indexed(Toy):
+    """Its frozen encoder has integers among its buffers, as CLIP's position ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder.register_buffer("position_ids", torch.arange(77), persistent=False)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.9999])
+def test_the_overlays_average_leaves_integers_as_they_are(decay, tmp_path):
+    overlay = Path(__file__).parents[2] / "recipes" / "overlays" / "ema.yaml"
+    (settings,) = yaml.safe_load(overlay.read_text(encoding="utf-8"))["trainer"]["callbacks+"]
+    assert settings["class_path"] == "lightning.pytorch.callbacks.EMAWeightAveraging"
+    method = Indexed()
+    trainer(tmp_path, EMAWeightAveraging(**{**settings["init_args"], "decay": decay})).fit(method, Numbers())  # ends with the average
+    assert torch.equal(method.encoder.position_ids, torch.arange(77))

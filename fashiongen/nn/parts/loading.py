@@ -69,6 +69,8 @@ def load_part(
     try:
         with _silenced():
             loaded = kind.from_pretrained(folder, **options)
+            if is_module:
+                loaded[0].to(dtype)  # of which diffusers warns, whatever it casts
     except UNLOADABLE as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         reason = reason.partition(". If you want")[0]  # diffusers goes on with advice for programmers
@@ -87,8 +89,7 @@ def load_part(
     for what, keys in problems.items():
         if keys:
             raise UserError(f"pretrained: {place}: {what} of a {kind.__name__}: {some(keys)}")
-    with _silenced():  # diffusers warns of a cast, naming the modules that it is wrong for, even if there are none
-        return part.to(dtype)
+    return part
 
 
 def _is_no_weight(key: str, kind: type) -> bool:
