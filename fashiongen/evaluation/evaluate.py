@@ -341,12 +341,14 @@ def data_of(trainer: L.Trainer) -> FashionData:
     """Return the run's DataModule.
 
     Raises:
-        UserError: if there is none, or it is none of ours.
+        UserError: if there is none, it is none of ours, or it does not say what it is.
     """
     data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
     if not isinstance(data, FashionData):
         found = "none" if data is None else f"a {type(data).__name__}"
         raise UserError(f"evaluate: the Trainer must get a fashiongen.data.base.FashionData as datamodule=, and got {found}")
+    if lacking := [name for name in ("name", "split", "task") if getattr(data, name, None) is None]:
+        raise UserError(f"{type(data).__name__} does not set {', '.join(lacking)}: see fashiongen.data.base.FashionData")
     return data
 
 
