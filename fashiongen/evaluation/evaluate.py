@@ -251,6 +251,7 @@ class Evaluate(Callback):
         record.conditions = self._conditions(record, data, reference)
         if self.out is not None:
             report = Report(self.out)
+            record.write(self.out)  # whatever the images' fate, the numbers are safe
             record.images, record.gallery = report.write_images(self._rows, self.task.prediction, self.task.gallery)
             record.per_sample = report.write_per_sample(ids, per_sample)
             record.write(self.out)

@@ -268,3 +268,13 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
     assert 176 <= covered <= 198
     assert bootstrap_interval(np.arange(5.0)) == bootstrap_interval(np.arange(5.0))
     assert bootstrap_interval(np.array([1.0])) is None and bootstrap_interval(np.array([1.0, np.nan])) is None
+
+
+def test_images_that_cannot_be_shown_lose_no_numbers(tmp_path, monkeypatch):
+    def broken(*args):
+        raise KeyError("truth")
+
+    monkeypatch.setattr("fashiongen.evaluation.report.Report.write_images", broken)
+    with pytest.raises(KeyError):
+        judge(tmp_path)
+    assert json.loads((tmp_path / "out.json").read_text())["metrics"]["distance"]["value"] > 0
