@@ -93,7 +93,8 @@ class Ragged:
 class Batch:
     """Base of all batches: `B` samples, each with an id that is unique in its dataset.
 
-    A field is a tensor (B, ...), a list of B, a `Ragged` of B rows, a dictionary of such, or None.
+    A field is a tensor (B, ...), a list of B, a `Ragged` of B rows, a dictionary of such, or None. The samples of a batch have the same
+    fields and the same keys: what a sample lacks of a Ragged is an empty row.
 
     Attributes:
         ids: the samples' ids.

@@ -144,7 +144,11 @@ def _add_data(commands: Commands) -> None:
         "count the usable samples. Exit status 0 if any sample is usable, 1 if none is or, with --strict, if there is any finding.",
         epilog="example: fashiongen data check viton_hd /data/zalando-hd-resized --json check.json",
     )
-    check.add_argument("layout", metavar="LAYOUT", help="name of the layout, such as viton_hd; an unknown name lists all of them")
+    check.add_argument(
+        "layout",
+        metavar="LAYOUT",
+        help="name of the layout, such as viton_hd, or package.module.Class of your own dataset; an unknown name lists all of them",
+    )
     check.add_argument("root", metavar="ROOT", type=Path, help="the dataset's folder")
     check.add_argument("--strict", action="store_true", help="exit status 1 if there is any finding")
     check.add_argument("--json", type=Path, metavar="F", help="also write the findings to this file")
@@ -183,7 +187,11 @@ def _add_wardrobe(commands: Commands) -> None:
         description="Write the embedded world in a public dataset's folder layout, to try a recipe without a download.",
         epilog="example: fashiongen wardrobe render viton_hd /tmp/wardrobe --people 40 --size 128x96 --seed 0",
     )
-    render.add_argument("layout", metavar="LAYOUT", help="name of the layout, such as viton_hd; an unknown name lists all of them")
+    render.add_argument(
+        "layout",
+        metavar="LAYOUT",
+        help="name of the layout, such as viton_hd, or package.module.Class of your own dataset; an unknown name lists all of them",
+    )
     render.add_argument("root", metavar="ROOT", type=Path, help="folder to write")
     render.add_argument("--people", type=int, default=40, metavar="N", help="people, or pairs of items, to draw (default: %(default)s)")
     render.add_argument("--size", type=_size, default=(512, 384), metavar="HxW", help="height and width in pixels (default: 512x384)")

@@ -116,16 +116,22 @@ def _until_reader_leaves() -> Iterator[None]:
 def _render(options: argparse.Namespace) -> None:
     from fashiongen import wardrobe
 
+    layout = options.layout
+    if "." in layout:
+        from fashiongen.data.base import layout_name  # heavy
+
+        layout = layout_name(layout)
     writers = wardrobe.writers()
-    if options.layout not in writers:
-        raise UserError(f"the wardrobe has no layout {options.layout!r}; it writes: {', '.join(writers)}")
-    writers[options.layout](options.root, people=options.people, size=options.size, seed=options.seed)
+    if layout not in writers:
+        raise UserError(f"the wardrobe has no layout {layout!r}; it writes: {', '.join(writers)}")
+    writers[layout](options.root, people=options.people, size=options.size, seed=options.seed)
 
 
 def _check(options: argparse.Namespace) -> int:
     from fashiongen.data import check
+    from fashiongen.data.base import layout_name
 
-    return 0 if check.run(options.layout, options.root, strict=options.strict, json_file=options.json) else 1
+    return 0 if check.run(layout_name(options.layout), options.root, strict=options.strict, json_file=options.json) else 1
 
 
 def _with_configs(options: argparse.Namespace) -> list[str]:

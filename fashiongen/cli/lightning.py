@@ -14,6 +14,7 @@ import jsonargparse
 import lightning.pytorch as L
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # jsonargparse puts its __all__ together at run time
 from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy
@@ -223,8 +224,16 @@ class FashionCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Load the parents' checkpoints; a resumed run already has them."""
-        if self.options.parents and self.options.ckpt_path is None:
+        if self.options.parents and not self._resumes():
+            check_parents(self.options.parents, self.line.recipe)
             self.model.load_parents({role: Path(path) for role, path in self.options.parents.items()})
+
+    def _resumes(self) -> bool:
+        """Return whether there is a checkpoint to resume from; with `last`, for restartable jobs, there is none at first."""
+        if self.options.ckpt_path != "last":
+            return self.options.ckpt_path is not None
+        saving = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        return any(callback._find_last_checkpoints(self.trainer) for callback in saving)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}

@@ -16,6 +16,8 @@ def load(
 ) -> tuple[Method, FashionData]:
     """Return the method of a recipe, in evaluation mode, and its data.
 
+    Python's, numpy's and torch's random states are seeded by the recipe's `seed_everything`, as any command does.
+
     Args:
         recipe: name or path, as for `--config`.
         overlays: further names or paths.

@@ -111,6 +111,26 @@ def layouts() -> dict[str, type[FashionData]]:
     return dict(sorted(found.items()))
 
 
+def layout_name(given: str) -> str:
+    """Return the layout of a dataset that is given by the path of its class (`package.module.Class`); any other name as it is.
+
+    Naming a dataset so imports its module: its reader and its wardrobe writer are then known.
+
+    Raises:
+        UserError: if it cannot be imported, or is no dataset with a layout.
+    """
+    module, _, name = given.rpartition(".")
+    if not module:
+        return given
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise UserError(f"layout {given}: {error}; a dataset of another package is named package.module.Class") from error
+    if not (isinstance(found, type) and issubclass(found, FashionData) and found.layout):
+        raise UserError(f"layout {given}: no FashionData with a layout")
+    return found.layout
+
+
 def _subclasses(cls: type[FashionData]) -> Iterator[type[FashionData]]:
     for subclass in cls.__subclasses__():
         yield subclass

@@ -251,6 +251,7 @@ class Evaluate(Callback):
         record.conditions = self._conditions(record, data, reference)
         if self.out is not None:
             report = Report(self.out)
+            record.write(self.out)  # whatever the images' fate, the numbers are safe
             record.images, record.gallery = report.write_images(self._rows, self.task.prediction, self.task.gallery)
             record.per_sample = report.write_per_sample(ids, per_sample)
             record.write(self.out)
@@ -341,12 +342,14 @@ def data_of(trainer: L.Trainer) -> FashionData:
     """Return the run's DataModule.
 
     Raises:
-        UserError: if there is none, or it is not a `FashionData`.
+        UserError: if there is none, it is not a `FashionData`, or it does not describe itself.
     """
     data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
     if not isinstance(data, FashionData):
         found = "none" if data is None else f"a {type(data).__name__}"
         raise UserError(f"evaluate: the Trainer must get a fashiongen.data.base.FashionData as datamodule=, and got {found}")
+    if lacking := [name for name in ("name", "split", "task") if getattr(data, name, None) is None]:
+        raise UserError(f"{type(data).__name__} does not set {', '.join(lacking)}: see fashiongen.data.base.FashionData")
     return data
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fashiongen import tasks
 from fashiongen.batches import Batch
-from fashiongen.checkpoints import load_state
+from fashiongen.checkpoints import load_state, some
 from fashiongen.errors import UserError
 from fashiongen.nn.encodings import Encoding, EncodingCache
 
@@ -43,6 +43,12 @@ class Method(L.LightningModule):
     frozen: ClassVar[tuple[str, ...]] = ()
     from_parents: ClassVar[tuple[str, ...]] = ()
     n_optimizers: ClassVar[int] = 1
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401  as in any class
+        """Refuse a child that would come from two places."""
+        super().__init_subclass__(**kwargs)
+        if twice := sorted(set(cls.frozen) & set(cls.from_parents)):
+            raise TypeError(f"{cls.__name__}: {', '.join(twice)}: a child comes from `pretrained` (frozen) or from a parent, not from both")
 
     def __init__(self, optimizer: OptimizerCallable = torch.optim.AdamW, lr_scheduler: LRSchedulerCallable | None = None) -> None:
         """Store the factories of the optimizer and of the learning-rate scheduler, which is stepped once per training step."""
@@ -98,8 +104,10 @@ class Method(L.LightningModule):
         for name, child in self.parts().items():
             total = sum(parameter.numel() for parameter in child.parameters())
             trained = sum(parameter.numel() for parameter in child.parameters() if parameter.requires_grad)
-            if total:
-                parts.append(f"{name} {trained:,}" + (f" of {total:,}" if trained != total else "") if trained else f"{name} frozen")
+            if trained:
+                parts.append(f"{name} {trained:,}" + (f" of {total:,}" if trained != total else ""))
+            elif total:
+                parts.append(f"{name} {'from its parent' if name in self.from_parents else 'frozen'}")
         rank_zero_info(f"{type(self).__name__} trains: {', '.join(parts) or 'nothing'}")
 
     def test_step(self, batch: Batch, batch_idx: int) -> Any:  # noqa: ANN401  what the interface's method returns
@@ -137,6 +145,19 @@ class Method(L.LightningModule):
             if origin == "pretrained":
                 state.pop(f"{prefix}{key}", None)
         return state
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to save less than is trained: a callback that averages weights copied them before more of them were trained.
+
+        Raises:
+            UserError: one line that names the callback's mistake.
+        """
+        saved = checkpoint.get("state_dict") or {}  # strategies that shard the weights save them elsewhere
+        if saved and (absent := sorted(self.state_dict().keys() - saved.keys())):
+            raise UserError(
+                f"the checkpoint would lack weights that are trained: {some(absent)}; unfreeze them in the constructor, "
+                "before the callback that averages weights copies them"
+            )
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> None:
         """Load all weights except those from `pretrained`; raise a UserError that names each missing, left over or misshapen key."""

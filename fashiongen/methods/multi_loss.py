@@ -168,11 +168,15 @@ class MultiLossMethod(Method):
             self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the gradients of one loss's networks with the trainer's settings; float16 gradients are already unscaled."""
+        """Clip the gradients of one loss's networks with the trainer's settings; float16 gradients are already unscaled.
+
+        An override must call this method.
+        """
         self.clip_gradients(optimizer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Mark that steps are counted in batches."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["steps_are_batches"] = True
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

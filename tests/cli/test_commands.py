@@ -238,6 +238,25 @@ def test_parents_are_handed_over_unless_a_run_goes_on(trained, monkeypatch):
     assert len(seen) == 1
 
 
+def test_a_restartable_run_starts_from_its_parents_and_then_goes_on(trained, monkeypatch, capsys):
+    """`--ckpt_path last`, of which Lightning says that it may be set before the first run."""
+    import toy
+
+    recipe, checkpoint = trained
+    seen = []
+    monkeypatch.setattr(toy.Painter, "load_parents", lambda self, parents: seen.append(parents))
+    saving = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {dirpath: restarts, save_last: true}}"
+    Path("child.yaml").write_text(f"parents: {{coarse: toy}}\ntrainer: {{callbacks: [{saving}]}}\n")
+    restartable = ["fit", "--config", recipe, "--config", "child.yaml", "--ckpt_path", "last"]
+    with pytest.raises(SystemExit):
+        main(restartable)
+    assert "needs the checkpoint of its parent toy: add --parents.coarse PATH" in capsys.readouterr().err
+    main([*restartable, "--parents.coarse", checkpoint])
+    assert seen == [{"coarse": Path(checkpoint)}]
+    main([*restartable, "--parents.coarse", checkpoint, "--trainer.max_epochs", "2"])
+    assert len(seen) == 1
+
+
 def test_wardrobe_render_writes_a_layout(tmp_path):
     assert main(["wardrobe", "render", "viton_hd", str(tmp_path / "world"), "--people", "14", "--size", "64x48", "--seed", "1"]) is None
     pairs = (tmp_path / "world" / "test_pairs.txt").read_text().split()

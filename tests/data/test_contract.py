@@ -2,6 +2,8 @@
 
 import importlib
 import shutil
+import subprocess
+import sys
 
 import pytest
 from data_contract import DataContract, FolderContract
@@ -166,6 +168,22 @@ class TestElsewhere(FolderContract):
         embedded = shelf[0](EMBEDDED, people=5)
         embedded.setup("test")
         assert embedded.embedded and len(embedded.datasets["test"]) == 5
+
+
+def test_a_process_that_has_not_imported_it_finds_it_by_its_class(tmp_path):
+    (tmp_path / "shelf_in_a_shell.py").write_text(ELSEWHERE.replace("shelf", "shelf_in_a_shell"))
+    for command, last in (("wardrobe render {} world --people 12 --size 32x24", ""), ("data check {} world --strict", ": usable")):
+        arguments = command.format("shelf_in_a_shell.Shelf").split()
+        done = subprocess.run([sys.executable, "-m", "fashiongen", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and done.stdout.rstrip().endswith(last), done.stderr
+
+
+@pytest.mark.parametrize("layout", ["nowhere.Shelf", "pathlib.Path", "fashiongen.data.base.FashionData"])
+def test_a_class_that_is_no_dataset_is_refused(layout, capsys, tmp_path):
+    for command in (["data", "check", layout, str(tmp_path)], ["wardrobe", "render", layout, str(tmp_path / "new")]):
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        assert stop.value.code == 2 and f"layout {layout}" in capsys.readouterr().err
 
 
 def test_every_layout_is_read_written_and_named_after_its_class():

@@ -13,6 +13,7 @@ from judged import Broken, Copier, Distance, Gallery, N, Restless, judge, metric
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fashiongen.batches import to_float, to_uint8
+from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
 from fashiongen.evaluation.intervals import bootstrap_interval
@@ -50,6 +51,17 @@ def test_the_record_tells_what_was_measured_and_how(tmp_path, monkeypatch):
     assert set(record["versions"]) == {"fashiongen", "torch", "lightning", "diffusers"}
     assert not method.saw_target
     assert evaluate.results == record["metrics"]
+
+
+def test_data_that_do_not_say_their_task_are_refused(tmp_path):
+    class Nameless(FashionData):
+        split = "test"
+
+        def test_dataloader(self):
+            return Gallery().test_dataloader()
+
+    with pytest.raises(UserError, match="Nameless does not set name, task"):
+        judge(tmp_path, data=Nameless())
 
 
 def test_the_record_tells_the_embedded_world_from_the_data_set_of_its_name(tmp_path):
@@ -256,3 +268,13 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
     assert 176 <= covered <= 198
     assert bootstrap_interval(np.arange(5.0)) == bootstrap_interval(np.arange(5.0))
     assert bootstrap_interval(np.array([1.0])) is None and bootstrap_interval(np.array([1.0, np.nan])) is None
+
+
+def test_images_that_cannot_be_shown_lose_no_numbers(tmp_path, monkeypatch):
+    def broken(*args):
+        raise KeyError("truth")
+
+    monkeypatch.setattr("fashiongen.evaluation.report.Report.write_images", broken)
+    with pytest.raises(KeyError):
+        judge(tmp_path)
+    assert json.loads((tmp_path / "out.json").read_text())["metrics"]["distance"]["value"] > 0

@@ -218,3 +218,24 @@ def test_the_overlays_average_leaves_integers_as_they_are(decay, tmp_path):
     method = Indexed()
     trainer(tmp_path, EMAWeightAveraging(**{**settings["init_args"], "decay": decay})).fit(method, Numbers())  # ends with the average
     assert torch.equal(method.encoder.position_ids, torch.arange(77))
+
+
+class Thawed(Toy):
+    """Trains a part of its encoder, and decides so after callbacks have copied the weights."""
+
+    def configure_optimizers(self):
+        self.encoder[0].requires_grad_(True)
+        return super().configure_optimizers()
+
+
+def test_weights_that_are_unfrozen_late_are_saved_and_not_lost_to_an_average(tmp_path):
+    saver = ModelCheckpoint(tmp_path, filename="thawed")
+    trainer(tmp_path, saver).fit(Thawed(), Numbers())
+    assert {"encoder.0.weight", "encoder.0.bias"} <= set(torch.load(tmp_path / "thawed.ckpt", weights_only=True)["state_dict"])
+    with pytest.raises(UserError, match=r"lack weights that are trained: encoder\.0\.bias, encoder\.0\.weight"):
+        trainer(tmp_path, ModelCheckpoint(tmp_path, filename="averaged"), EMAWeightAveraging(decay=0.9)).fit(Thawed(), Numbers())
+
+
+def test_a_child_comes_from_one_place():
+    with pytest.raises(TypeError, match="head: a child comes from `pretrained`"):
+        type("Twice", (Toy,), {"frozen": ("head",), "from_parents": ("head",)})
