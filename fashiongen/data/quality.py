@@ -243,13 +243,13 @@ def read_decisions(path: Path, ids: Sequence[str]) -> list[Decision]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
-            raise UserError(f"{path}: has no column {', '.join(missing)}; delete the file to have the decisions made anew")
+            raise UserError(f"{path}: has no column {', '.join(missing)}; delete the file to regenerate the decisions")
         decisions = [_parsed(path, reader.line_num, line) for line in reader]
     found, wanted = {decision.id for decision in decisions}, set(ids)
     if len(decisions) != len(wanted) or found != wanted:
         odd = sorted(found ^ wanted)
         what = f"{len(odd)} ids differ, such as {odd[0]}" if odd else "an id is listed twice"
-        raise UserError(f"{path}: is not of this training set ({what}); name another file, or delete this one to have it made anew")
+        raise UserError(f"{path}: is not of this training set ({what}); name another file, or delete this one to regenerate it")
     return decisions
 
 

@@ -94,11 +94,11 @@ class Store:
                 self._count = self._known.execute("SELECT COUNT(*) FROM images").fetchone()[0]
                 self.width = next((width for (width,) in self._known.execute("SELECT width FROM width")), None)
             except sqlite3.Error as error:
-                raise UserError(f"{self.folder} is damaged ({error}): delete the folder, it is made anew") from error
+                raise UserError(f"{self.folder} is damaged ({error}): delete the folder; it will be rebuilt") from error
             self._values = stack.enter_context(self.file.open("ab"))
             whole = 4 * self._count * (self.width or 0)
             if os.path.getsize(self.file) < whole:
-                raise UserError(f"{self.file} is shorter than {whole} bytes: delete the folder, it is made anew")
+                raise UserError(f"{self.file} is shorter than {whole} bytes: delete the folder; it will be rebuilt")
             self._values.truncate(whole)
             self._opened = stack.pop_all()
         return self

@@ -120,7 +120,7 @@ class Index:
         try:
             self._index = self._lib.read_index(str(file), 0 if kind == "ivf" else self._lib.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
-            raise UserError(f"{file} cannot be read: delete it, it is made anew") from error
+            raise UserError(f"{file} cannot be read: delete it; it will be rebuilt") from error
 
     def search(self, queries: Tensor, k: int, effort: int) -> Found:
         """Find approximately the k best candidates of each query.
