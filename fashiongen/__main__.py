@@ -1,4 +1,4 @@
-"""`python -m fashiongen` is the `fashiongen` script."""
+"""`python -m fashiongen` runs the `fashiongen` script."""
 
 from fashiongen.cli import main
 

@@ -1,6 +1,6 @@
-"""Typed batches: what a method sees (inputs) and what it is judged by (targets).
+"""Typed batches: a method's inputs, and the targets it is evaluated with.
 
-A sample is a batch of one, so that a Dataset returns the very type that a method receives and collating is concatenation.
+A sample is a batch of one, so a Dataset returns the same type that a method receives, and collating is concatenation.
 Images stay uint8 until they are on the device. The classes are neither frozen (Lightning's device transfer refuses that)
 nor dictionaries (a misspelt field must fail).
 """
@@ -29,11 +29,11 @@ def to_uint8(images: Tensor) -> Tensor:
 class Ragged:
     """B rows of different lengths, stored flat: row i is `values[offsets[i]:offsets[i + 1]]`.
 
-    Rows of rows are a Ragged whose values are a Ragged: a user's history per category is user -> category -> items.
+    Ragged can be nested: a user's history per category is user -> category -> items.
 
     Attributes:
-        values: the T entries of all rows one after the other: a tensor (T, ...), a list of T, or a Ragged of T rows.
-        offsets: (B + 1,) int64, from 0 to T, never falling.
+        values: the T entries of all rows, concatenated: a tensor (T, ...), a list of T, or a Ragged of T rows.
+        offsets: (B + 1,) int64, non-decreasing from 0 to T.
     """
 
     values: Any
@@ -41,7 +41,7 @@ class Ragged:
 
     @classmethod
     def of(cls, rows: Sequence[Any]) -> Self:
-        """Join rows: tensors (N_i, ...), lists of N_i entries, or Ragged of N_i rows, all of one kind."""
+        """Join rows: tensors (N_i, ...), lists of N_i entries, or Ragged of N_i rows, all of the same kind."""
         values = _join_rows(rows)
         device = _device_of(values)
         lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64, device=device)
@@ -66,7 +66,7 @@ class Ragged:
 
     @property
     def row_of(self) -> Tensor:
-        """The row that each entry belongs to, (T,) int64: with it a sum over rows is one `index_add_`, and no loop."""
+        """The row that each entry belongs to, (T,) int64, so that a sum per row is one `index_add_` without a loop."""
         return torch.repeat_interleave(torch.arange(len(self), device=self.offsets.device), self.lengths)
 
     def select(self, indices: Sequence[int]) -> Self:
@@ -77,13 +77,13 @@ class Ragged:
             raise IndexError(f"rows {list(indices)} of {len(self)}")
         lengths = self.lengths[chosen]
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        # Each row's entries follow on its start: shift a running count by how far the row has moved.
+        # A row's entries are consecutive: shift a running index by the row's displacement.
         entries = torch.arange(int(offsets[-1]), device=offsets.device) + (self.offsets[chosen] - offsets[:-1]).repeat_interleave(lengths)
         return type(self)(_pick(self.values, entries.tolist()), offsets)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Ragged]) -> Self:
-        """Join the rows of several, in order."""
+        """Concatenate the rows of several Ragged, in order."""
         values = _join_rows([part.values for part in parts])
         lengths = torch.cat([part.lengths for part in parts])
         return cls(values, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
@@ -98,9 +98,9 @@ class Batch:
 
     Attributes:
         ids: the samples' ids.
-        encoded: (B, ...) floats by kind, what the method's frozen encoders make of the samples, where a cache was read
-            (see `fashiongen.data.encoding_cache`). It may hold what is made of the target, so that what is judged never gets it.
-        skipped: what was left out of a training batch because its files are damaged, one message each, where the data may skip.
+        encoded: cached outputs of the method's frozen encoders, (B, ...) floats by kind (see `fashiongen.data.encoding_cache`). They can
+            include the target's, so they are removed for evaluation.
+        skipped: messages about samples excluded from a training batch because their files are damaged, if the data may skip them.
     """
 
     TARGETS: ClassVar[tuple[str, ...]] = ()
@@ -141,7 +141,7 @@ class Batch:
         return replace(self, **{field.name: pin(getattr(self, field.name)) for field in fields(self)})
 
     def without_target(self) -> Self:
-        """Return the batch as a method may see it when it is judged: every target is None, and nothing is encoded ahead."""
+        """Return the batch for evaluation: all targets and cached encodings are None."""
         hidden: dict[str, Any] = dict.fromkeys(self.TARGETS)
         return replace(self, encoded=None, **hidden)
 
@@ -194,14 +194,14 @@ def _concatenate(name: str, values: list[object]) -> object:
 
 @dataclass(kw_only=True)
 class TryOffBatch(Batch):
-    """Virtual try-off (task `vtoff`): from a dressed person to the shop image of the garment.
+    """Virtual try-off (task `vtoff`): from a dressed person to the garment's shop image.
 
     Attributes:
         person: (B, 3, H, W) uint8 RGB.
         mask: (B, 1, H, W) bool, True where the garment may be (the agnostic region of the try-on datasets, or a box).
         category: B of "upper", "lower", "full".
-        parse: (B, H, W) uint8 human-parse labels in the dataset's palette, where offered.
-        pose: (B, K, 3) float32 key points: x and y in pixels, confidence (0 where unseen), where offered.
+        parse: (B, H, W) uint8 human-parse labels in the dataset's palette, if offered.
+        pose: (B, K, 3) float32 keypoints: x and y in pixels, confidence (0 if not visible), if offered.
         garment: target, (B, 3, H, W) uint8 RGB shop image on white.
         garment_mask: target, (B, 1, H, W) bool, True on the shop image's garment.
     """
@@ -219,13 +219,13 @@ class TryOffBatch(Batch):
 
 @dataclass(kw_only=True)
 class PairBatch(Batch):
-    """Tops with the bottoms that are worn with them: what methods of the task `retrieval` are trained on.
+    """Tops with matching bottoms, for training methods of the task `retrieval`.
 
     Attributes:
         top_ids: B ids of tops.
         bottom_ids: B ids of bottoms.
-        positives: for each row all bottoms that the same split knows to go with its top, its own included.
-        top: (B, 3, S, S) uint8 RGB; None where only the lists are read.
+        positives: for each row all bottoms that match its top in the same split, including its own.
+        top: (B, 3, S, S) uint8 RGB; None if only the lists are read.
         bottom: likewise.
     """
 
@@ -238,15 +238,15 @@ class PairBatch(Batch):
 
 @dataclass(kw_only=True)
 class QueryBatch(Batch):
-    """Top-bottom retrieval (task `retrieval`): tops for which a catalogue of bottoms is to be ranked.
+    """Top-bottom retrieval (task `retrieval`): tops to rank a catalogue of bottoms for.
 
     Attributes:
-        top_ids: B ids of tops; a top may stand in several rows.
-        top: (B, 3, S, S) uint8 RGB; None where only the lists are read.
-        attributes: the wardrobe's truth about the tops, for its oracle alone.
-        positive: target, the bottom that is worn with each top.
-        negatives: target, for each row the bottoms that its list names as negatives, in order.
-        others: target, for each row the other bottoms that the split knows to go with its top.
+        top_ids: B ids of tops; a top may occur in several rows.
+        top: (B, 3, S, S) uint8 RGB; None if only the lists are read.
+        attributes: the wardrobe's true attributes of the tops, only for its oracle.
+        positive: target, the matching bottom of each top.
+        negatives: target, for each row the bottoms listed as negatives, in order.
+        others: target, for each row the other bottoms that match its top in the split.
     """
 
     TARGETS: ClassVar[tuple[str, ...]] = ("positive", "negatives", "others")
@@ -261,11 +261,11 @@ class QueryBatch(Batch):
 
 @dataclass(kw_only=True)
 class CandidateBatch(Batch):
-    """Bottoms of a catalogue; `ids` are the bottoms'.
+    """Bottoms of a catalogue; `ids` are their ids.
 
     Attributes:
-        bottom: (B, 3, S, S) uint8 RGB; None where only the lists are read.
-        attributes: the wardrobe's truth about them, for its oracle alone.
+        bottom: (B, 3, S, S) uint8 RGB; None if only the lists are read.
+        attributes: the wardrobe's true attributes of the bottoms, only for its oracle.
     """
 
     bottom: Tensor | None = None
@@ -274,14 +274,14 @@ class CandidateBatch(Batch):
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """A ranking as metrics take it: `B` queries against a catalogue of `C` candidates.
+    """The input of ranking metrics: `B` queries against a catalogue of `C` candidates.
 
     Attributes:
         scores: (B, C), higher is better.
-        positive: (B,) int64, which candidate is right.
-        negatives: (B, N) int64, the candidates that each query's list names as negatives, in order; -1 where a list is shorter.
-        others: (B, C) bool, candidates that are right as well.
-        n_positives: how many of the catalogue, the first ones, are right for some query of the whole test.
+        positive: (B,) int64, index of the positive candidate.
+        negatives: (B, N) int64, indices of the query's listed negatives, in order; padded with -1.
+        others: (B, C) bool, other positive candidates.
+        n_positives: the first `n_positives` candidates are positives of some query in the test.
     """
 
     scores: Tensor

@@ -1,4 +1,4 @@
-"""What `pretrained:` means, and safe loading of weights: nothing read here can run code."""
+"""Resolves `pretrained:`, and loads weights safely: nothing read here can run code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fashiongen.errors import UserError
 
-# What torch's restricted unpickler raises on bytes that are no weights.
+# Raised by torch's restricted unpickler for files that are not weights.
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
 
 
@@ -24,7 +24,7 @@ def tiny_weights() -> Path:
 
 
 def locate(pretrained: str, part: str = "sd") -> str:
-    """Resolve `tiny`, a local folder or a hub id to what `from_pretrained` takes.
+    """Resolve `tiny`, a local folder or a hub id to an argument for `from_pretrained`.
 
     Args:
         pretrained: `tiny` (the shipped checkpoint), a folder in the diffusers layout, or a hub id `owner/name`.
@@ -54,11 +54,11 @@ def locate_file(value: str, tiny: str) -> Path:
     """Resolve `tiny`, a local file or a file on the hub (`owner/name/path/in/repository`) to a local path.
 
     Args:
-        value: what the recipe says.
-        tiny: the shipped file that `tiny` means, relative to `tiny_weights()`.
+        value: the value in the recipe.
+        tiny: the shipped file that `tiny` refers to, relative to `tiny_weights()`.
 
     Raises:
-        UserError: if there is no such file, here or on the hub, or the hub cannot be reached.
+        UserError: if there is no such file, locally or on the hub, or the hub cannot be reached.
     """
     path = tiny_weights() / tiny if value == "tiny" else Path(value).expanduser()
     if path.is_file():
@@ -72,18 +72,18 @@ def locate_file(value: str, tiny: str) -> Path:
 
     try:
         return Path(hf_hub_download(f"{owner}/{name}", inside))
-    except (OSError, ValueError) as error:  # what huggingface_hub raises when it finds or reaches nothing
+    except (OSError, ValueError) as error:  # huggingface_hub's errors if the file is missing or the hub cannot be reached
         raise UserError(f"{value}: no such file here, and the hub gave none ({type(error).__name__})") from error
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from a `.safetensors` file, or from a torch file with `weights_only=True`.
 
-    A checkpoint gives its `state_dict` (Lightning's) or `model_state_dict` (plain training loops'). Mappings inside of mappings,
-    as in IP-Adapter's `.bin` files, are joined by dots: `{"image_proj": {"norm.bias": ...}}` becomes `{"image_proj.norm.bias": ...}`.
+    For a checkpoint this is its `state_dict` (Lightning) or `model_state_dict` (plain training loops). Nested mappings,
+    as in IP-Adapter's `.bin` files, are joined with dots: `{"image_proj": {"norm.bias": ...}}` becomes `{"image_proj.norm.bias": ...}`.
 
     Raises:
-        UserError: if the file is absent, is no weights file, or holds a pickle that could run code.
+        UserError: if the file is missing, is not a weights file, or holds a pickle that could run code.
     """
     path = Path(path)
     if path.is_dir():
@@ -94,7 +94,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, on other programs' pickles, which it then reads or refuses
+            warnings.simplefilter("ignore")  # torch's warnings about other programs' pickles, which it then reads or rejects
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, *UNREADABLE) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -110,7 +110,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def _flat(content: object, prefix: str = "") -> dict[str, Tensor] | None:
-    """Join the names of nested mappings by dots; None if anything else than named tensors is there."""
+    """Join the names of nested mappings with dots; None if there is anything but named tensors."""
     if not isinstance(content, dict):
         return None
     flat: dict[str, Tensor] = {}
@@ -124,13 +124,13 @@ def _flat(content: object, prefix: str = "") -> dict[str, Tensor] | None:
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], *, source: str, may_miss: AbstractSet[str] = frozenset()) -> None:
-    """Load `state` into `module`, and name every key that is missing, left over or of another shape.
+    """Load `state` into `module`, naming every key that is missing, left over or of another shape.
 
     Args:
         module: receives the weights.
         state: names to tensors.
         source: where the state came from, for the error.
-        may_miss: keys that may be absent (frozen parts that a checkpoint leaves out).
+        may_miss: keys that may be missing (frozen parts, which checkpoints omit).
 
     Raises:
         UserError: one line that names the keys.
@@ -158,5 +158,5 @@ def check_fit(
 
 
 def some(keys: list[str], most: int = 4) -> str:
-    """List the first few keys, and say how many more there are."""
+    """List the first few keys, and the number of the others."""
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")

@@ -1,4 +1,4 @@
-"""Records: one JSON file a node, written whole or not at all. Imports nothing heavy, so that what only reads records starts at once."""
+"""Records: one JSON file per node, written atomically. Imports nothing heavy, so that reading records starts fast."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from typing import Any, Literal, Self, TypedDict, Union, get_args, get_origin, g
 from fashiongen.errors import UserError
 
 SCHEMA = 1
-"""Changes when what was written before would be misread; a field more does not change it."""
+"""Incremented when older records would be misread; a new field does not increment it."""
 
 LARGEST = 1e100
-"""Numbers of a record are below; what is not is damage, and would overflow in a mean or a variance."""
+"""Larger numbers in a record mean damage, and would overflow in a mean or a variance."""
 
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
 
@@ -31,7 +31,7 @@ Status = Literal["ok", "failed", "killed", "timeout", "skipped"]
 class MetricEntry(TypedDict):
     """One metric of a record; its 95 % interval over samples is None for metrics of a whole set.
 
-    `higher_is_better` is None where neither is: a figure that others are held against, such as agreement by chance.
+    `higher_is_better` is None for reference values that are not ranked, such as chance agreement.
     """
 
     value: float | None
@@ -40,7 +40,7 @@ class MetricEntry(TypedDict):
 
 
 def write_atomically(path: str | Path, text: str) -> None:
-    """Write `text` to a temporary file beside `path` and rename it, so that a kill leaves the old file or the new one."""
+    """Write `text` to a temporary file next to `path` and rename it, so that a kill leaves the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -58,21 +58,21 @@ def write_atomically(path: str | Path, text: str) -> None:
 
 @dataclass(kw_only=True)
 class Record:
-    """What one test of one method, or one training, showed, and what one needs to trust and repeat it.
+    """The result of one test or training of a method, and what is needed to trust and repeat it.
 
-    `kind` is test or fit; a fit has no task, no protocol and no metrics. `status` is ok, failed (ended by itself with another exit status
-    than 0), killed (by a signal, as out of memory), timeout (exceeded its limit) or skipped (cannot run), all but the first with a one-line
-    `reason`. `node`, `key` (a hash of all that the node depends on), `started` (UTC), `seconds` (wall time, start-up included),
-    `exit_status` and `log` are the benchmark's. Paths of `log`, `per_sample`, `images` and `gallery` are relative to the record's folder.
-    `checkpoint` holds `path`, `sha256` of the file and `weights_sha256` of the weights alone.
+    `kind` is test or fit; a fit has no task, no protocol and no metrics. `status` is ok, failed (exited with another status than 0),
+    killed (by a signal, such as out of memory), timeout (exceeded its limit) or skipped (cannot run), all but ok with a one-line
+    `reason`. The benchmark sets `node`, `key` (a hash of everything the node depends on), `started` (UTC), `seconds` (wall time including
+    start-up), `exit_status` and `log`. Paths of `log`, `per_sample`, `images` and `gallery` are relative to the record's folder.
+    `checkpoint` holds `path`, `sha256` of the file and `weights_sha256` of only the weights.
 
     `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set. `extractors` maps the
-    names of those that have one to `{weights, sha256}`. `reference` tells what set of true images they were held against:
+    names of metrics with an extractor to `{weights, sha256}`. `reference` describes the images they were compared with:
     `{dataset, split, field, fingerprint}`.
-    `data` tells of the data: `fingerprint`, `size`, where `masks` come from, and `world: wardrobe` for the embedded world.
-    `protocol_sha256` is of how the protocol judges: its metrics with their settings, and its size.
-    `conditions` are what two results must share to be compared, as the task states them. `images` is a folder of predictions, ID.png each;
-    `gallery` maps the headings of what is shown beside them (the input, the truth) to folders of files of the same names.
+    `data` describes the data: `fingerprint`, `size`, the source of the `masks`, and `world: wardrobe` for the embedded world.
+    `protocol_sha256` hashes the protocol's metrics with their settings, and its size.
+    `conditions` are what comparable results must share, as defined by the task. `images` is a folder of predictions, one ID.png each;
+    `gallery` maps the headings of the other images (the input, the truth) to folders with files of the same names.
     Times are in seconds, memory in bytes.
     """
 
@@ -118,10 +118,10 @@ class Record:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read a record; keys that this version does not know are ignored.
+        """Read a record; unknown keys are ignored.
 
         Raises:
-            UserError: if there is no such file, it is no record or a damaged one, or one of a newer schema.
+            UserError: if the file is missing, not a record, damaged, or has a newer schema.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -147,14 +147,14 @@ class Record:
             raise UserError(f"{path}: {error}: the record is damaged: run its test again") from error
 
     def write(self, path: str | Path) -> None:
-        """Write the record as JSON; a value that is not a number becomes null, since JSON has no NaN."""
+        """Write the record as JSON; NaN and infinity become null, since JSON has neither."""
         write_atomically(path, json.dumps(_plain(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def source_sha256(leave_out: Collection[str] = ()) -> str:
-    """Return a sha256 over the names and contents of the package's files, code and weights, less those of some of its folders.
+    """Return a sha256 over the names and contents of the package's files (code and weights), except those in some folders.
 
-    The copies of recipes that a wheel carries (`share`) do not count: a checkout has none, and what is read of them is a setting.
+    The recipe copies in a wheel (`share`) do not count: a checkout has none, and their content counts as settings.
     """
     package = Path(__file__).parent
     files = [path.relative_to(package) for path in sorted(package.rglob("*")) if path.is_file() and path.suffix != ".md"]
@@ -171,7 +171,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _is(value: Any, hint: Any) -> bool:  # noqa: ANN401  any JSON value, any annotation of a field
-    """Tell whether a value out of a JSON file is of the annotated type; an int serves for a float."""
+    """Return whether a JSON value has the annotated type; an int is a valid float."""
     if hint is Any:
         return True
     origin, inner = get_origin(hint), get_args(hint)

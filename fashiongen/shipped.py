@@ -1,6 +1,6 @@
-"""Recipes, overlays, protocols, suites and published numbers that come with the package: where they lie, and how a name becomes a path.
+"""Recipes, overlays, protocols, suites and published numbers shipped with the package: where they are, and how names resolve to paths.
 
-They are the top-level folders `recipes/` and `benchmarks/` of a checkout; an installed wheel carries copies of them in its folder `share`.
+They are in the top-level folders `recipes/` and `benchmarks/` of a checkout; an installed wheel has copies in its folder `share`.
 This file imports nothing heavy.
 """
 
@@ -13,12 +13,12 @@ from fashiongen.errors import UserError
 
 SUFFIX = ".yaml"
 CONFIG_FOLDERS = ("", "overlays")
-"""Folders of `recipes/` in which a bare name given to `--config` is looked up, in this order."""
+"""Folders of `recipes/` where a bare name given to `--config` is looked up, in this order."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file that comes with the package: the name that commands take, and what it is in one sentence."""
+    """A file shipped with the package: its name in commands, and a one-sentence description."""
 
     name: str
     path: Path
@@ -32,7 +32,7 @@ def root() -> Path:
 
 
 def recipes_folder() -> Path:
-    """Return the folder of the recipes, with `tiny/`, `overlays/` and `tasks/` (the protocols) in it."""
+    """Return the folder of the recipes, which contains `tiny/`, `overlays/` and `tasks/` (the protocols)."""
     return root() / "recipes"
 
 
@@ -47,9 +47,9 @@ def published_folder() -> Path:
 
 
 def find_config(given: str | Path) -> Path:
-    """Return the file that `--config` means: a path that exists, else the recipe or overlay of that name (a protocol's is `tasks/NAME`).
+    """Return the file that `--config` refers to: an existing path, else the recipe or overlay of that name (`tasks/NAME` for a protocol).
 
-    What looks like a path (it ends in `.yaml`, say) is returned as it is.
+    A value that looks like a path (for example, ends in `.yaml`) is returned unchanged.
 
     >>> find_config("tiny/igr").relative_to(root()).as_posix()
     'recipes/tiny/igr.yaml'
@@ -68,21 +68,21 @@ def find_suite(given: str | Path) -> Path:
 
 
 def find_protocol(name: str, recipe: Path | None = None) -> Path | None:
-    """Return the file of a protocol: `tasks/NAME.yaml` beside the recipe or one folder up, else the shipped one; None if there is none."""
+    """Return the file of a protocol: `tasks/NAME.yaml` next to the recipe or one folder up, else the shipped one; None if missing."""
     beside = [] if recipe is None else [folder / "tasks" for folder in list(recipe.absolute().parents)[:2]]
     files = (folder / f"{name}{SUFFIX}" for folder in [*beside, recipes_folder() / "tasks"])
     return next((file for file in files if file.is_file()), None)
 
 
 def find_overlay(name: str, recipes: Path | None = None) -> Path | None:
-    """Return the file of an overlay: `overlays/NAME.yaml` in `recipes` or beside it, else the shipped one; None if there is none."""
+    """Return the file of an overlay: `overlays/NAME.yaml` in `recipes` or next to it, else the shipped one; None if missing."""
     beside = [] if recipes is None else [recipes / "overlays", recipes.parent / "overlays"]
     files = (folder / f"{name}{SUFFIX}" for folder in [*beside, recipes_folder() / "overlays"])
     return next((file for file in files if file.is_file()), None)
 
 
 def label(path: str | Path) -> str:
-    """Return how records and messages name a file: one that comes with the package by its place in a checkout, any other as it is given.
+    """Return a file's name in records and messages: its path in a checkout for a shipped file, any other path unchanged.
 
     >>> label(find_config("tiny/igr"))
     'recipes/tiny/igr.yaml'
@@ -94,7 +94,7 @@ def label(path: str | Path) -> str:
 
 
 def unknown(name: str, known: list[str], what: str) -> UserError:
-    """Return the error for a name that nothing has, with those that are most like it."""
+    """Return the error for an unknown name, with the most similar names."""
     leaves = {known_name.rpartition("/")[2]: known_name for known_name in reversed(known)}
     similar = [leaves.get(match, match) for match in get_close_matches(name, [*known, *leaves], n=4)]
     hint = f"did you mean {' or '.join(dict.fromkeys(similar))}? " if similar else ""
@@ -102,7 +102,7 @@ def unknown(name: str, known: list[str], what: str) -> UserError:
 
 
 def list_recipes() -> list[Entry]:
-    """Return the recipes, those at full size first."""
+    """Return the recipes, full-size ones first."""
     return [*_entries(recipes_folder()), *_entries(recipes_folder() / "tiny", "tiny/")]
 
 

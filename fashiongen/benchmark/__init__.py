@@ -1,1 +1,1 @@
-"""The benchmark: a suite becomes a graph of trainings and tests, each leaves a record, and the records make the leaderboard."""
+"""The benchmark: a suite becomes a graph of trainings and tests, each writes a record, and the leaderboard compares the records."""

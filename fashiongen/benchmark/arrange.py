@@ -1,4 +1,4 @@
-"""Put the records of a benchmark in order: what may share a table, and what is best. Imports no torch, so that it starts at once."""
+"""Arranges the records of a benchmark: which share a table, and which is best. Imports no torch, so that it starts fast."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WAYS = {True: "higher is better", False: "lower is better", None: "neither is be
 
 
 def read(folder: Path, published: Sequence[Published] = ()) -> Leaderboard:
-    """Read the records of `folder/nodes` and put them in order.
+    """Read and arrange the records of `folder/nodes`.
 
     Raises:
         UserError: if there is no record.
@@ -66,7 +66,7 @@ def _suite(path: Path) -> dict[str, Any]:
 
 
 def _nodes(folder: Path, suite: dict[str, Any]) -> list[Node]:
-    """Return all nodes: those that left a record, those whose record cannot be read, and those of the plan that left none."""
+    """Return all nodes: those with a record, those with an unreadable record, and planned ones without a record."""
     listed = suite.get("nodes")
     entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
     planned = {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
@@ -97,7 +97,7 @@ def _nodes(folder: Path, suite: dict[str, Any]) -> list[Node]:
 
 
 def _unread(id_: str, entry: dict[str, Any], status: str, reason: str) -> Node:
-    """Return a node without a record, as the plan describes it."""
+    """Return a node without a record, from the plan's description."""
     task, dataset, protocol = (str(entry.get(name) or "") for name in ("task", "dataset", "protocol"))
     return Node(id=id_, kind=str(entry.get("kind", "")), status=status, reason=reason, run=None, test=(task, dataset, protocol))
 
@@ -107,9 +107,9 @@ def _board_key(record: Record) -> tuple[str, ...]:
 
 
 def _conditions(record: Record) -> dict[str, str]:
-    """Return what must be the same for two numbers to be compared, beside the protocol; what is empty is left out.
+    """Return what comparable numbers must share, besides the protocol; empty values are omitted.
 
-    The task states it in the record. Older records do not hold it: their data, size and true images stand in for it.
+    The record holds it, as defined by the task. For older records without it, their data, size and reference images are used.
     """
     reference = record.reference or {}
     stated = record.conditions or {
@@ -161,7 +161,7 @@ class _Fits:
         return self._by_hash.get(tested) or self._by_name.get((_row_key(run.record), run.record.seed))
 
     def parents(self, fit: Run) -> list[Run]:
-        """Return the trainings that one starts from, and those that these start from."""
+        """Return the trainings that a training starts from, recursively."""
         found: dict[Path, Run] = {}
         waiting = [fit]
         while waiting:
@@ -222,7 +222,7 @@ def _board(runs: list[Run], fits: _Fits, tests: list[Node], published: Sequence[
 
 
 def _empty_board(test: tuple[str, str, str], tests: list[Node], published: Sequence[Published]) -> Board:
-    """Return the board of a test that has no result at all."""
+    """Return the board of a test without any result."""
     task, dataset, protocol = test
     absent = _absent(tests, test)
     return Board(
@@ -246,12 +246,12 @@ def _absent(tests: list[Node], test: tuple[str, str, str]) -> list[Node]:
 
 
 def _beside(published: Sequence[Published], task: str, dataset: str) -> list[Published]:
-    """Return the published numbers of a task and a dataset; what follows a dash in a dataset's name is a part of it and does not count."""
+    """Return the published numbers of a task and a dataset; a part after a dash in the dataset's name is ignored."""
     return [block for block in published if block.task == task and block.dataset.partition("-")[0] == dataset.partition("-")[0]]
 
 
 def _one_a_seed(runs: list[Run]) -> tuple[list[Run], list[str]]:
-    """Return one run per seed, the one that started last, and notes on those left out: repeats of a seed are not independent."""
+    """Return one run per seed, the one that started last, and notes on the omitted ones: repeats of a seed are not independent."""
     by_seed: dict[int | None, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: (run.record.started or "", run.folder.name)):
         by_seed[run.record.seed].append(run)
@@ -261,7 +261,7 @@ def _one_a_seed(runs: list[Run]) -> tuple[list[Run], list[str]]:
 
 
 def _columns(runs: list[Run]) -> list[Column]:
-    """Return the columns in the order of the records; metrics that share a name but are not the same get a column each."""
+    """Return the columns in the order of the records; different metrics with the same name get separate columns."""
     found: dict[str, dict[tuple[str, bool | None], None]] = {}
     for run in runs:
         for name in run.record.metrics:
@@ -303,7 +303,7 @@ def _fill(column: Column, rows: list[Row]) -> None:
 
 
 def mark(cells: Sequence[Cell], *, higher_is_better: bool) -> None:
-    """Mark the best and the second best of a column; equal values share a place, and two best leave no second."""
+    """Mark the best and the second best of a column; equal values share a rank, and after two best there is no second."""
     ranked = [(cell.value if higher_is_better else -cell.value, cell) for cell in cells if cell.value is not None]
     ranked.sort(key=lambda pair: -pair[0])
     for value, cell in ranked:
@@ -312,7 +312,7 @@ def mark(cells: Sequence[Cell], *, higher_is_better: bool) -> None:
 
 
 def protocol_text(protocol: str, recipes: Iterable[str | None]) -> str | None:
-    """Return the file that states a protocol in full: of `tasks/` beside the recipes, below the current folder, or as it is shipped."""
+    """Return the text of a protocol's file: from `tasks/` next to the recipes, below the current folder, or the shipped one."""
     if not protocol or PurePosixPath(protocol).name != protocol:
         return None
     beside = [folder for recipe in recipes if recipe for folder in list(Path(recipe).absolute().parents)[:2]]

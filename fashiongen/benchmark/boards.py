@@ -1,8 +1,8 @@
-"""What a leaderboard consists of; `arrange` builds it from records. Imports no torch, so that it starts at once.
+"""The data structures of a leaderboard; `arrange` builds them from records. Imports no torch, so that it starts fast.
 
-A *board* is one table: one task, dataset, split and protocol, and the same conditions, such as the files of the data and the true images.
+A *board* is one table: one task, dataset, split and protocol, and the same conditions, such as the data files and the reference images.
 A *row* is a recipe with its overlays; its seeds are one row.
-A *column* is a metric by its reported name, which carries its feature extractor.
+A *column* is a metric by its reported name, which includes its feature extractor.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Rank = Literal["best", "second"]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A record and the folder that it lies in; `stale`: the suite plans its node with other settings, data or code."""
+    """A record and its folder; `stale`: the suite plans its node with other settings, data or code."""
 
     record: Record
     folder: Path
     stale: bool = False
 
     def file(self, name: str | None) -> Path | None:
-        """Return a file or folder that the record names, if it is there and inside the record's folder."""
+        """Return a file or folder that the record names, if it exists inside the record's folder."""
         if not name:
             return None
         try:
@@ -45,9 +45,9 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """The outcome of one node; `run` is None where no record can be read.
+    """The outcome of one node; `run` is None without a readable record.
 
-    `status` is the record's, or damaged, waiting (planned and without a record), or unplanned (a record that the suite knows nothing of).
+    `status` is the record's, or damaged, waiting (planned and without a record), or unplanned (a record that is not in the suite).
     `test` holds the task, the dataset and the protocol of a test, from the record or the plan; empty where neither has them.
     """
 
@@ -64,11 +64,11 @@ class Cell:
     """A metric of a row.
 
     Attributes:
-        value: mean over the seeds; None where a seed has no finite value.
-        interval: of 95 %, or None.
+        value: mean over the seeds; None if a seed has no finite value.
+        interval: the 95 % interval, or None.
         over: what the interval is over: `3 seeds` or `300 samples`; empty without one.
-        rank: whether it is the best or the second best of its column; those that share the best place leave none for a second.
-        difference: to the best, over paired samples.
+        rank: whether it is the best or the second best in its column; a tie for best leaves no second.
+        difference: difference to the best, over paired samples.
         untested: why there is no difference.
         note: a remark for below the table.
     """
@@ -86,7 +86,7 @@ class Cell:
 class Column:
     """A metric: `key` is `name` and, where records of one board differ in them, the extractor's weights and which way is better.
 
-    `decimals` are how many to show. Where `higher_is_better` is None nothing is best.
+    `decimals` is the number of decimals to show. If `higher_is_better` is None, nothing is marked as best.
     """
 
     key: str
@@ -98,7 +98,7 @@ class Column:
 
 @dataclass(kw_only=True)
 class Row:
-    """A recipe with its overlays on one board: its runs in the order of their seeds, their trainings, and those that these start from."""
+    """A recipe with its overlays on one board: its runs in the order of their seeds, their trainings, and the trainings' parents."""
 
     name: str
     runs: list[Run]
@@ -108,19 +108,19 @@ class Row:
     notes: list[str] = field(default_factory=list)
 
     def mean(self, field_name: Literal["seconds_per_sample", "peak_memory_bytes"]) -> float | None:
-        """Return the mean of a record's field over the seeds, None where one lacks it."""
+        """Return the mean of a record's field over the seeds, None if one lacks it."""
         values = [getattr(run.record, field_name) for run in self.runs]
         return None if None in values else math.fsum(values) / len(values)
 
     @property
     def fit_seconds(self) -> float | None:
-        """Mean time of training, over the seeds, without that of the parents."""
+        """Mean training time over the seeds, without the parents'."""
         values = [run.record.fit_seconds for run in self.fits if run.record.fit_seconds is not None]
         return math.fsum(values) / len(values) if values else None
 
     @property
     def parents_fit_seconds(self) -> float | None:
-        """Mean time per seed of the trainings that these start from, all together."""
+        """Mean total training time of the parents per seed."""
         values = [run.record.fit_seconds for run in self.parent_fits if run.record.fit_seconds is not None]
         return math.fsum(values) / len(self.fits) if values else None
 
@@ -132,7 +132,7 @@ class Row:
 
 @dataclass(kw_only=True)
 class Board:
-    """What may be compared. `absent` holds the nodes that would have been rows; `notes` concern the whole board."""
+    """A table of comparable results. `absent` holds the nodes that would have been rows; `notes` apply to the whole board."""
 
     task: str
     dataset: str
@@ -187,5 +187,5 @@ def overlays(record: Record) -> list[str]:
 
 
 def differs_from_best(cell: Cell) -> bool | None:
-    """Tell whether the interval of the difference to the best leaves out 0; None where that is not tested."""
+    """Return whether the interval of the difference to the best excludes 0; None if not tested."""
     return None if cell.difference is None else not cell.difference.low <= 0.0 <= cell.difference.high

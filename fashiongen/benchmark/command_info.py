@@ -1,4 +1,4 @@
-"""What a plan must know of a command before it runs: what the method needs and can do, and what the data are. Imports nothing heavy."""
+"""What a plan needs to know about a command before it runs: the method's needs and tasks, and the data. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(kw_only=True)
 class CommandInfo:
-    """What one `fit` or `test` would be.
+    """The properties of a `fit` or `test` command.
 
     Attributes:
         method: name of the method's class.
         needs: parts that the data must offer.
-        tasks: names of the tasks that the method can do.
+        tasks: names of the tasks that the method supports.
         learns: whether it has a training step.
-        n_optimizers: how many it has; DeepSpeed takes one.
+        n_optimizers: its number of optimizers; DeepSpeed supports one.
         task: name of the task of a test.
         protocol: name of the protocol of a test.
         dataset: name of the data module's class.
         data_name: the dataset's name in records.
-        offers: parts that the data offer; None where that is not known before the embedded world is rendered.
+        offers: parts that the data offer; None if unknown before the embedded world is rendered.
         problem: why the data cannot be read, in one line; None if they can.
-        accelerator: cpu, cuda, or auto: cuda wherever there is a GPU.
-        gpus: how many GPUs it takes where it runs on GPUs; -1: all that there are.
+        accelerator: cpu, cuda, or auto (cuda if there is a GPU).
+        gpus: number of GPUs it uses on GPUs; -1 for all.
         deepspeed: whether its strategy is DeepSpeed.
-        checkpoint: where a fit writes its last checkpoint, relative to its folder; None where the recipe names no such place.
-        seeded_data: whether the data module takes a seed of its own.
+        checkpoint: where a fit writes its last checkpoint, relative to its folder; None if the recipe names none.
+        seeded_data: whether the DataModule has its own seed.
         absolute: keys whose relative path must be made absolute, since the command runs in a folder of its own.
-        content: hash of the settings and the data, wherever they lie.
-        sources: what identifies the code outside this package that it runs, by package or module (`plugins.own_sources`).
+        content: hash of the settings and the data, independent of their location.
+        sources: identifies the code outside this package that it runs, by package or module (`plugins.own_sources`).
     """
 
     method: str
@@ -54,9 +54,9 @@ class CommandInfo:
 
 
 def placed(info: CommandInfo, available: int | None) -> CommandInfo:
-    """Return a command's needs where a node may have `available` GPUs: on cpu or cuda, and how many GPUs.
+    """Return a command's requirements if a node may have `available` GPUs: cpu or cuda, and how many GPUs.
 
-    A cluster's scheduler (None) is asked for a GPU where the recipe leaves it open.
+    On a cluster (None), a GPU is requested if the recipe leaves it open.
     """
     accelerator = info.accelerator
     if accelerator == "auto":
@@ -66,7 +66,7 @@ def placed(info: CommandInfo, available: int | None) -> CommandInfo:
 
 
 def obstacle(info: CommandInfo, kind: str, available: int | None) -> str | None:
-    """Return why a command cannot run, in one line; None if nothing is known to be in the way.
+    """Return why a command cannot run, in one line; None if no obstacle is known.
 
     Args:
         info: of the command, placed.

@@ -1,4 +1,4 @@
-"""How all forms of the leaderboard write numbers, times, sizes and links."""
+"""Formats numbers, times, sizes and links for all forms of the leaderboard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def number(value: float | None, decimals: int) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Return a time in a fitting unit.
+    """Return a time in a suitable unit.
 
     >>> seconds(0.5), seconds(600.0)
     ('500 ms', '10 min')

@@ -1,4 +1,4 @@
-"""The gallery of a board: the same samples by every row, beside what their records show of them, as `data:` addresses."""
+"""The gallery of a board: the same samples for every row, with the records' gallery images, as `data:` URLs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from fashiongen.benchmark.boards import Row
 GALLERY_SAMPLES = 8
 IMAGE_HEIGHT = 256
 GALLERY_BYTES = 16 * 2**20
-# What Pillow raises for a file that is cut off, damaged, huge, or no image at all.
+# Raised by Pillow for a file that is truncated, damaged, huge, or not an image.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 class ByteBudget:
-    """Bytes that are left for images."""
+    """The remaining bytes for images."""
 
     def __init__(self, size: int) -> None:
         """Start with `size` bytes."""
         self.left = size
 
     def take(self, addresses: Sequence[str | None]) -> bool:
-        """Take what some images need, all or nothing."""
+        """Reserve the bytes for some images, all or nothing."""
         size = sum(len(address) for address in addresses if address)
         if size > self.left:
             return False
@@ -45,7 +45,7 @@ def gallery(rows: Sequence[Row], budget: ByteBudget) -> dict[str, Any] | None:
     firsts = [(row.name, row.runs[0]) for row in rows]
     folders = [run.file(run.record.images) for _, run in firsts]
     all_stems = [{file.stem for file in folder.glob("*.png")} if folder and folder.is_dir() else set() for folder in folders]
-    # A method without images must not take them from all.
+    # A method without images must not remove them for all.
     shown = [
         (name, run, folder) for (name, run), folder, found in zip(firsts, folders, all_stems, strict=True) if folder is not None and found
     ]
@@ -61,7 +61,7 @@ def gallery(rows: Sequence[Row], budget: ByteBudget) -> dict[str, Any] | None:
             break
         lines.append({"id": id_, "images": line})
     names, seeds = [*headings, *(name for name, _, _ in shown)], [*(None for _ in headings), *(run.record.seed for _, run, _ in shown)]
-    # A heading that no sample has an image for is no column.
+    # A heading without any image is no column.
     columns = [index for index in range(len(names)) if index >= len(headings) or any(line["images"][index] for line in lines)]
     return {
         "columns": [names[index] for index in columns],
@@ -89,7 +89,7 @@ def _image(path: Path) -> str | None:
 def _address(image: Image.Image) -> str:
     data, kind = io.BytesIO(), "png"
     if image.height > IMAGE_HEIGHT:
-        # Reduced, it is an illustration and no longer a result: JPEG then, at a tenth of the size.
+        # A reduced image is an illustration, not a result: use JPEG, at a tenth of the size.
         size = (max(1, round(image.width * IMAGE_HEIGHT / image.height)), IMAGE_HEIGHT)
         image.resize(size, Image.Resampling.LANCZOS).save(data, "JPEG", quality=88)
         kind = "jpeg"

@@ -1,6 +1,6 @@
-"""Finds out what a plan must know of commands, by importing what their recipes name.
+"""Inspects commands for a plan, by importing what their recipes name.
 
-It runs in a process of its own (`fashiongen bench describe`), so that the runner stays small and survives errors in it.
+It runs in its own process (`fashiongen bench describe`), so that the runner stays small and survives errors in it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from fashiongen.records import file_sha256
 LISTS = (".txt", ".csv", ".json", ".jsonl")
 Resolve = Callable[[list[list[str]]], list[dict[str, Any]]]
 DATA_TOLD_APART = "told apart by what it holds"
-"""Stands for a path where settings are hashed; another text here would make all earlier results stale."""
+"""Placeholder for paths when hashing settings; changing it would make all earlier results stale."""
 
 
 @dataclass(frozen=True)
 class DataProbe:
-    """What setting data up shows of them.
+    """What setting up data reveals about them.
 
     Attributes:
         name: what records call them.
@@ -49,7 +49,7 @@ def inspect_commands(commands: list[list[str]], resolve: Resolve, *, render: boo
     """Return, as plain values for JSON, a `CommandInfo` of each command, and how many GPUs this machine has: `{"commands", "gpus"}`.
 
     Args:
-        commands: `fit ...` or `test ...`, as one would type them, without the program.
+        commands: `fit ...` or `test ...`, as typed, without the program.
         resolve: returns the settings of each (`fashiongen.cli.settings.resolve`).
         render: whether to render embedded worlds that are not there yet; what they offer is not known without.
 
@@ -63,7 +63,7 @@ def inspect_commands(commands: list[list[str]], resolve: Resolve, *, render: boo
     found = []
     for command, settings in zip(commands, resolve(commands), strict=True):
         options = dict(zip(command[1::2], command[2::2], strict=True))
-        if "--cache" in options:  # an option of the command, and no setting
+        if "--cache" in options:  # an option of the command, not a setting
             settings["cache"] = options["--cache"]
         found.append(vars(_inspect(command[0], settings, seen, render=render)))
     return {"gpus": gpus, "commands": found}
@@ -189,7 +189,7 @@ def _leaves(value: object, key: str) -> Iterator[tuple[str, object]]:
 
 
 def _what_counts(settings: dict[str, Any], kind: str, paths: dict[str, str]) -> dict[str, Any]:
-    """Return the settings that decide the result: not where files lie, nor, for a fit, how it will be judged."""
+    """Return the settings that affect the result: not file locations nor, for a fit, the evaluation."""
     counting = json.loads(json.dumps(settings))
     counting["trainer"].pop("logger", None)
     counting["trainer"].pop("enable_progress_bar", None)
@@ -217,7 +217,7 @@ def _probe_once(settings: dict[str, Any], kind: str | None, absolute: dict[str, 
 
 
 def probe_data(settings: dict[str, Any], kind: str | None, absolute: dict[str, str], *, render: bool) -> DataProbe:
-    """Set data up and say what they are.
+    """Set up data and describe them.
 
     Args:
         settings: class path and arguments of the data module.

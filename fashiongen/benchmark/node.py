@@ -1,8 +1,8 @@
-"""One node: its command line run as a process of its own, and its record, however it ends.
+"""One node: runs its command line in its own process, and writes its record however it ends.
 
 How a node survives kills and crashes:
 
-- The process leads a session of its own, and the kernel kills it when its runner dies (PR_SET_PDEATHSIG, where there is Linux).
+- The process leads its own session, and the kernel kills it when its runner dies (PR_SET_PDEATHSIG, on Linux).
 - It inherits a locked file, which is free only when it and all that it forked are gone. A new runner takes that lock first; where a process
   is left over it kills that (known by number and start time) and waits. So a folder never has two writers.
 - `node.json` says for which key a folder was begun. A folder of another key is moved aside, never mixed; one of the same key goes on.
@@ -34,7 +34,7 @@ from fashiongen.errors import UserError
 from fashiongen.records import Record, Status, file_sha256, write_atomically
 
 GRACE = 10.0
-"""Seconds between asking a process to end and ending it."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 # Run by the same Python without its site packages, in some 10 ms: asks the kernel to be killed with its parent, then becomes the command.
 LAUNCH = """
@@ -48,20 +48,20 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 class Interrupted(Exception):
-    """The runner was told to stop: the node is neither finished nor failed."""
+    """The runner was stopped: the node is neither finished nor failed."""
 
 
 @dataclass(kw_only=True)
 class Job:
-    """What is needed to run a node anywhere that sees the same folders.
+    """Everything needed to run a node on any machine with the same folders.
 
     Attributes:
         id: of the node.
         out: the benchmark's folder.
         command: the command line, without what goes on from a checkpoint of its own.
         environment: variables that are set for it.
-        limit: seconds that it may take, those that went into the checkpoint that it goes on from included.
-        key: hash of all that the node depends on.
+        limit: time limit in seconds, including the time before the checkpoint it resumes from.
+        key: hash of everything the node depends on.
         settings_key: the same without code and the libraries' versions.
         sources: identifies the code outside this package that it runs, for its record.
         parents: keys of the parents whose checkpoints it takes, by role.
@@ -69,8 +69,8 @@ class Job:
         trust: whether checkpoints are DeepSpeed's folders.
         known: fields of its record that replace what the command wrote.
         assumed: fields of its record if the command wrote none.
-        cpus: how many cores it may have.
-        gpus: how many GPUs it may have.
+        cpus: number of cores.
+        gpus: number of GPUs.
     """
 
     id: str
@@ -91,12 +91,12 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where the node's files lie."""
+        """The folder of the node's files."""
         return Path(self.out, "nodes", self.id)
 
 
 class Processes:
-    """The processes that this one has started, to end them all when it is told to stop."""
+    """The processes started by this one, to end them all when it is stopped."""
 
     def __init__(self) -> None:
         """Start with none."""

@@ -8,7 +8,7 @@ from fashiongen.records import Record
 
 
 class OnMachine:
-    """Runs several nodes at a time, each on GPUs of its own."""
+    """Runs several nodes at once, each on its own GPUs."""
 
     def __init__(self, jobs: int, gpus: int) -> None:
         """Share `gpus` GPUs, those that CUDA_VISIBLE_DEVICES names if it is set, and all cores among `jobs` nodes at a time."""
@@ -22,7 +22,7 @@ class OnMachine:
         self.cpus = max(1, cores // jobs)
 
     def run(self, job: Job) -> Record:
-        """Run a node once there are enough free GPUs."""
+        """Run a node as soon as enough GPUs are free."""
         with self._returned:
             self._returned.wait_for(lambda: len(self._gpus) >= job.gpus or self._processes.stopped)
             mine, self._gpus = self._gpus[: job.gpus], self._gpus[job.gpus :]

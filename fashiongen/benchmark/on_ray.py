@@ -1,4 +1,4 @@
-"""Runs nodes as tasks of a Ray cluster, whose machines see the same folders; `pip install 'fashiongen[cluster]'`."""
+"""Runs nodes as tasks of a Ray cluster, whose machines share the folders; `pip install 'fashiongen[cluster]'`."""
 
 import importlib
 import os
@@ -11,7 +11,7 @@ from fashiongen.records import Record
 
 
 class OnRay:
-    """Submits each node with the GPUs and cores that it needs, and lets Ray find its place."""
+    """Submits each node with the GPUs and cores it needs, and lets Ray place it."""
 
     def __init__(self, jobs: int, address: str | None, cpus: int, path: str | None) -> None:
         """Connect to a cluster, or start one on this machine.
@@ -19,7 +19,7 @@ class OnRay:
         Args:
             jobs: how many nodes to submit at a time.
             address: of a running cluster; by default RAY_ADDRESS, else a new one on this machine.
-            cpus: cores a node.
+            cpus: cores per node.
             path: PYTHONPATH under which the workers find this package.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Runs nodes as Slurm jobs by submitit, on machines that see the same folders; `pip install 'fashiongen[cluster]'`."""
+"""Runs nodes as Slurm jobs by submitit, on machines that share the folders; `pip install 'fashiongen[cluster]'`."""
 
 import importlib
 import math
@@ -11,11 +11,11 @@ from fashiongen.errors import UserError
 from fashiongen.records import Record
 
 MINUTES = 24 * 60
-"""Of a job without a limit in the suite."""
+"""Time limit of a job without a limit in the suite."""
 
 
 class OnSlurm:
-    """Submits each node as a job of its own."""
+    """Submits each node as a separate job."""
 
     def __init__(self, jobs: int, out: Path, cpus: int, options: dict[str, str], cluster: str = "slurm") -> None:
         """Prepare to submit.
@@ -23,7 +23,7 @@ class OnSlurm:
         Args:
             jobs: how many nodes to submit at a time.
             out: the benchmark's folder; submitit's own files go to its folder `slurm`.
-            cpus: cores a node.
+            cpus: cores per node.
             options: of sbatch, such as partition and account.
             cluster: slurm, or local or debug of submitit, which need no Slurm.
 

@@ -1,4 +1,4 @@
-"""Values per sample of several records, and each row of a board compared with the best over the same samples."""
+"""Per-sample values of several records, and paired comparisons of each row with the best of its column."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fashiongen.benchmark.boards import Cell, Column, Row, Run, entry_of
 from fashiongen.benchmark.statistics import paired_bootstrap
 
-# Values this close, relative to the larger one, are the same: they differ by rounding alone.
+# Values this close, relative to the larger one, differ only by rounding.
 SAME = 1e-9
 UNTESTED_SET = "untested: a metric of the whole set has no values per sample"
 UNTESTED_MISSING = "untested: no values per sample"
@@ -29,7 +29,7 @@ class Samples:
 
 
 def per_sample(run: Run) -> Samples | None:
-    """Read the values per sample of a record; None where there are none that can be read."""
+    """Read the per-sample values of a record; None if there are none or they cannot be read."""
     path = run.file(run.record.per_sample)
     if path is None:
         return None

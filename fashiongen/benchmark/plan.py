@@ -18,10 +18,10 @@ from fashiongen.benchmark.suite import read_suite
 from fashiongen.errors import UserError
 
 Describe = Callable[[list[list[str]]], tuple[list[CommandInfo], int]]
-"""Inspects commands: returns what there is to know of each, and how many GPUs there are."""
+"""Inspects commands: returns the info of each, and the number of GPUs."""
 
 LONGEST = 200
-"""Bytes of a node's name: file systems allow 255, and some are added."""
+"""Maximum bytes of a node's name: file systems allow 255, and suffixes are added."""
 
 
 @dataclass(frozen=True, kw_only=True)

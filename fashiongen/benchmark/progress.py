@@ -1,4 +1,4 @@
-"""How far a benchmark is: the state of each node, counted and shown."""
+"""The progress of a benchmark: the state of each node, counted and shown."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class State:
 
 
 def counts(states: Collection[State]) -> str:
-    """Return how many nodes there are of each status, in words."""
+    """Return the number of nodes with each status, as text."""
     found = {status: count for status in ORDER if (count := sum(state.status == status for state in states))}
     return ", ".join(f"{count} {status}" for status, count in found.items()) or "no node"
 

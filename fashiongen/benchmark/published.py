@@ -1,4 +1,4 @@
-"""The papers' numbers (`benchmarks/published`, whose README states the schema), as blocks that stand beside ours."""
+"""The papers' numbers (`benchmarks/published`, whose README states the schema), as blocks next to ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the nodes of a plan, parents before children, each once: what is finished under the same key is never run again."""
+"""Runs the nodes of a plan, parents before children, each once: a node finished with the same key never runs again."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Executor(Protocol):
         """Run a node and return its record."""
 
     def stop(self) -> None:
-        """End all that runs."""
+        """End all running nodes."""
 
 
 MakeExecutor = Callable[[int], Executor]
-"""Makes an executor, given how many GPUs this machine has."""
+"""Creates an executor, given this machine's number of GPUs."""
 
 
 class Runner:
@@ -235,7 +235,7 @@ class Runner:
         write_atomically(self.out / "suite.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def _sum_up(self) -> int:
-        """Print how it ended."""
+        """Print the summary."""
         self._say(f"{self.plan.suite}: {counts(self.states.values())}; records in {self.out / 'nodes'}")
         for state in self.states.values():
             if state.status in (*FAILED_STATUSES, "skipped") and state.record is not None:

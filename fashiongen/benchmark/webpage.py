@@ -1,4 +1,4 @@
-"""The leaderboard as one HTML page that needs no other file and reaches for nothing.
+"""The leaderboard as a self-contained HTML page that makes no requests.
 
 The page is a template with its style and its script put in (`page/`); what it shows is one JSON block that the script reads and writes into
 the document as text, never as markup. Its content-security policy allows this very style and script, by their hashes, and images out of

@@ -1,4 +1,4 @@
-"""The command line: `fashiongen ARGS` in a shell; `main(ARGS)`, or `load(RECIPE)`, in a process of one's own."""
+"""The command line: `fashiongen ARGS` in a shell; `main(ARGS)` or `load(RECIPE)` from Python."""
 
 from fashiongen.cli.commands import main
 from fashiongen.cli.loading import load

@@ -1,7 +1,7 @@
-"""What can be typed: one argparse parser for all commands.
+"""The command line: one argparse parser for all commands.
 
-`fit`, `validate`, `test` and `predict` have a parser of their own, LightningCLI's (`fashiongen.cli.lightning`), which needs torch. This
-file imports nothing heavy, so that `--help` and `--version` answer at once.
+`fit`, `validate`, `test` and `predict` have their own parser, LightningCLI's (`fashiongen.cli.lightning`), which needs torch. This file
+imports nothing heavy, so `--help` and `--version` are fast.
 """
 
 import argparse
@@ -16,26 +16,26 @@ from fashiongen.errors import UserError
 TRAINER_COMMANDS = {
     "fit": "train the method of a recipe",
     "validate": "compute the validation loss of a checkpoint",
-    "test": "evaluate a checkpoint by the metrics of its task and write the record",
+    "test": "evaluate a checkpoint with the metrics of its task and write the record",
     "predict": "write the images that a checkpoint generates",
 }
-EXAMPLES = """examples, with weights and data that come with the package:
+EXAMPLES = """examples, with the weights and data that ship with the package:
   fashiongen fit --config tiny/igr
   fashiongen test --config tiny/igr --ckpt_path logs/igr/last.ckpt --evaluate.out logs/igr/test.json
 
-`fashiongen COMMAND --help` explains a command. `--debug` anywhere shows where an error came from.
+`fashiongen COMMAND --help` explains a command. Add `--debug` to see an error's traceback.
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises in one line what argparse would print over several, and takes no abbreviations."""
+    """Raises argparse errors as one line, and accepts no abbreviations."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401  those of ArgumentParser
-        """Show descriptions and examples as they are written."""
+        """Keep the line breaks of descriptions and examples."""
         super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **options})
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print."""
+        """Raise the error that argparse would print."""
         message = re.sub(r"^argument (-\S+): ", r"\1 ", message)
         raise UserError(f"{message}; see `{self.prog} --help`")
 
@@ -46,10 +46,10 @@ class _Misplaced(argparse.Action):
 
 
 def parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Parse a command; return its options, and the keys of a recipe that follow where the command takes them.
+    """Parse a command; return its options and, for commands that take them, the recipe keys that follow.
 
     Raises:
-        UserError: if an option is unknown, missing or of another type.
+        UserError: if an option is unknown, missing or of the wrong type.
     """
     parser = build_parser()
     options, keys = parser.parse_known_args(args)
@@ -59,7 +59,7 @@ def parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def split_debug(args: Sequence[str]) -> tuple[bool, list[str]]:
-    """Take `--debug`, which may stand anywhere, out of the arguments.
+    """Remove `--debug`, which may be anywhere, from the arguments.
 
     >>> split_debug(["fit", "--debug", "--config", "igr"])
     (True, ['fit', '--config', 'igr'])
@@ -74,7 +74,7 @@ def build_parser() -> Parser:
     """Return the parser of all commands."""
     parser = Parser(
         prog="fashiongen",
-        description="Fashion generation and recommendation: train, test and compare published methods by recipes.",
+        description="Fashion generation and recommendation: train, test and compare published methods with recipes.",
         epilog=EXAMPLES,
     )
     parser.add_argument("--version", action="version", version=f"fashiongen {__version__}")
@@ -96,7 +96,7 @@ def build_parser() -> Parser:
 
 
 Commands = Any
-"""What `add_subparsers` returns: argparse gives its class no public name."""
+"""The type that `add_subparsers` returns: its class has no public name in argparse."""
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -123,25 +123,25 @@ def _add_recipes(commands: Commands) -> None:
     commands.add_parser(
         "recipes",
         help="list recipes, overlays, protocols and suites",
-        description="List the recipes, overlays, protocols and suites that come with the package, by the names that commands take.",
+        description="List the recipes, overlays, protocols and suites that ship with the package, by the names that commands take.",
         epilog="examples:\n"
         "  fashiongen fit --config tiny/igr                                      (a recipe)\n"
         "  fashiongen fit --config igr --config zero2                            (with an overlay)\n"
-        "  fashiongen test --config tiny/random --evaluate.protocol geco-all     (by another protocol than its own)\n"
+        "  fashiongen test --config tiny/random --evaluate.protocol geco-all     (with a protocol other than its own)\n"
         "  fashiongen bench run tiny-smoke --out results/smoke                   (a suite)",
     )
 
 
 def _add_data(commands: Commands) -> None:
     data = commands.add_parser(
-        "data", help="check a dataset, or encode it ahead of training", description="Check a dataset, or encode it ahead of training."
+        "data", help="check a dataset, or encode it before training", description="Check a dataset, or encode it before training."
     )
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
     check = actions.add_parser(
         "check",
         help="list missing, unreadable, mis-sized and duplicate files",
-        description="Read a dataset's folder as its reader will, name every missing, unreadable, mis-sized or duplicate file, and\n"
-        "count the usable samples. Exit status 0 if any sample is usable, 1 if none is, or with --strict if there is any finding.",
+        description="Read a dataset's folder as training does, report every missing, unreadable, mis-sized or duplicate file, and\n"
+        "count the usable samples. Exit status 0 if any sample is usable, 1 if none is or, with --strict, if there is any finding.",
         epilog="example: fashiongen data check viton_hd /data/zalando-hd-resized --json check.json",
     )
     check.add_argument(
@@ -155,14 +155,14 @@ def _add_data(commands: Commands) -> None:
     encode = actions.add_parser(
         "encode",
         help="fill the latent and feature cache",
-        description="Run the frozen encoders of a recipe's method over its data, once, and cache the encodings of each sample in a\n"
-        "folder. Training with `--cache DIR` then runs no frozen encoder. After an interruption run it again: what is there\n"
-        "already is not encoded again. Further keys of the recipe may be given, as with `fashiongen fit`.",
+        description="Run the frozen encoders of a recipe's method once over its data, and cache each sample's encodings in a folder.\n"
+        "Training with `--cache DIR` then runs no frozen encoder. After an interruption run the command again: it skips\n"
+        "samples that are already encoded. Accepts further keys of the recipe, like `fashiongen fit`.",
         epilog="example: fashiongen data encode --config tiny/igr --out cache/igr",
     )
     encode.set_defaults(takes_keys=True)
     _add_config(encode)
-    encode.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to fill; several processes may fill it at a time")
+    encode.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to fill; several processes can fill it at once")
     encode.add_argument(
         "--split",
         nargs="+",
@@ -170,7 +170,9 @@ def _add_data(commands: Commands) -> None:
         default=["train", "val"],
         help="splits to encode (default: both; tests use no cache)",
     )
-    encode.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="float16 halves the folder (default: float32)")
+    encode.add_argument(
+        "--dtype", choices=["float32", "float16"], default="float32", help="float16 halves the folder's size (default: float32)"
+    )
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -178,11 +180,11 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_wardrobe(commands: Commands) -> None:
-    wardrobe = commands.add_parser("wardrobe", help="render the embedded world", description="Render the embedded world of fashion.")
+    wardrobe = commands.add_parser("wardrobe", help="render the embedded world", description="Render the embedded synthetic world.")
     render = wardrobe.add_subparsers(dest="action", metavar="render", required=True).add_parser(
         "render",
-        help="write it in the folder layout of a public dataset",
-        description="Write the embedded world in the folder layout of a public dataset, to try a recipe without downloading one.",
+        help="write it in a public dataset's folder layout",
+        description="Write the embedded world in a public dataset's folder layout, to try a recipe without a download.",
         epilog="example: fashiongen wardrobe render viton_hd /tmp/wardrobe --people 40 --size 128x96 --seed 0",
     )
     render.add_argument(
@@ -200,8 +202,8 @@ def _add_retrieve(commands: Commands) -> None:
     retrieve = commands.add_parser(
         "retrieve",
         help="rank a folder of bottoms for a top",
-        description="Rank the images of a folder for the image of a top by a trained method. Writes a page with the best matches, their\n"
-        "scores, and the template that the method generates for the top, if it does. Further keys of the recipe may be given.",
+        description="Rank the images in a folder for the image of a top with a trained method. Writes a page with the best matches, their\n"
+        "scores and, for methods that generate one, the template for the top. Accepts further keys of the recipe.",
         epilog="example: fashiongen retrieve --config tiny/geco --ckpt_path logs/geco/last.ckpt "
         "--query top.jpg --catalogue bottoms --top 10 --out page.html",
     )
@@ -210,7 +212,7 @@ def _add_retrieve(commands: Commands) -> None:
     retrieve.add_argument("--query", type=Path, required=True, metavar="IMAGE", help="the image of a top, or a folder of them")
     retrieve.add_argument("--catalogue", type=Path, required=True, metavar="DIR", help="folder of images of bottoms")
     retrieve.add_argument("--top", type=_positive, default=10, metavar="N", help="how many to show (default: %(default)s)")
-    retrieve.add_argument("--out", type=Path, required=True, metavar="PAGE", help="HTML file to write; it needs no other file")
+    retrieve.add_argument("--out", type=Path, required=True, metavar="PAGE", help="HTML file to write; it is self-contained")
     retrieve.add_argument(
         "--index",
         choices=["exact", "ivf", "hnsw"],
@@ -219,26 +221,30 @@ def _add_retrieve(commands: Commands) -> None:
         "and need pip install 'fashiongen[scale]' (default: exact)",
     )
     retrieve.add_argument(
-        "--effort", type=_positive, default=64, metavar="N", help="lists that ivf reads, candidates that hnsw keeps (default: %(default)s)"
+        "--effort",
+        type=_positive,
+        default=64,
+        metavar="N",
+        help="nprobe of ivf, efSearch of hnsw (default: %(default)s)",
     )
     retrieve.add_argument(
-        "--cache", type=Path, metavar="DIR", help="where embeddings are cached for the next query (default: the user's cache folder)"
+        "--cache", type=Path, metavar="DIR", help="folder to cache embeddings in for the next query (default: the user's cache folder)"
     )
 
 
 def _add_bench(commands: Commands) -> None:
     bench = commands.add_parser(
-        "bench", help="run every method on every task that it can do", description="Run every method on every task that it can do."
+        "bench", help="run every method on every task it supports", description="Run every method on every task it supports."
     )
     actions = bench.add_subparsers(dest="action", metavar="run", required=True)
-    actions.add_parser("describe")  # not for users: `bench run` asks a process of its own about the suite's commands, on its standard input
+    actions.add_parser("describe")  # internal: `bench run` starts it and sends the suite's commands to its standard input
     run = actions.add_parser(
         "run",
         help="run the trainings and tests of a suite",
-        description="Run every training and test of a suite that is not done, each as a process of its own, and write a record of each to\n"
-        "DIR/nodes. A second run resumes the first; what is finished is not repeated unless its settings, its data, its parents or\n"
-        "the package's code have changed: then its old folder is moved to DIR/replaced.\n"
-        "A node that fails does not stop the others; those that need it are skipped. Exit status 1 if any failed, 0 if none.",
+        description="Run every unfinished training and test of a suite, each in its own process, and write a record of each to DIR/nodes.\n"
+        "A second run resumes the first. A finished node runs again only if its settings, its data, its parents or the package's\n"
+        "code have changed; its old folder then moves to DIR/replaced.\n"
+        "A node that fails does not stop the others; nodes that depend on it are skipped. Exit status 1 if any failed, else 0.",
         epilog=(
             "examples:\n"
             "  fashiongen bench run tiny-smoke --out results/smoke --dry-run     (lists the nodes)\n"
@@ -253,16 +259,18 @@ def _add_bench(commands: Commands) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help="folder of the results; a cluster's machines must see it too (default: results/NAME of the suite)",
+        help="folder for the results; a cluster's machines must have access to it (default: results/NAME of the suite)",
     )
-    run.add_argument("--dry-run", action="store_true", help="list the nodes with their commands and what they need; run none")
-    run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="nodes at a time; they share the cores, each has its own GPUs")
-    run.add_argument("--executor", choices=["local", "ray", "slurm"], default="local", help="where nodes run (default: this machine)")
-    run.add_argument("--accept-stale", action="store_true", help="keep finished nodes though code or libraries have changed since")
-    run.add_argument("--address", metavar="A", help="of a running Ray cluster (default: RAY_ADDRESS, else a new one on this machine)")
-    run.add_argument("--cpus", type=_positive, default=1, metavar="N", help="cores of a node under ray or slurm (default: %(default)s)")
+    run.add_argument("--dry-run", action="store_true", help="list the nodes with their commands and requirements; run none")
     run.add_argument(
-        "--slurm", action="append", default=[], type=_key_value, metavar="KEY=VALUE", help="an option of sbatch; may be given several times"
+        "--jobs", type=_positive, default=1, metavar="N", help="nodes to run at once; they share the cores, each has its own GPUs"
+    )
+    run.add_argument("--executor", choices=["local", "ray", "slurm"], default="local", help="where nodes run (default: this machine)")
+    run.add_argument("--accept-stale", action="store_true", help="keep finished nodes even if code or libraries have changed")
+    run.add_argument("--address", metavar="A", help="address of a running Ray cluster (default: RAY_ADDRESS, else a new local one)")
+    run.add_argument("--cpus", type=_positive, default=1, metavar="N", help="cores per node under ray or slurm (default: %(default)s)")
+    run.add_argument(
+        "--slurm", action="append", default=[], type=_key_value, metavar="KEY=VALUE", help="an option for sbatch; can be repeated"
     )
 
 
@@ -270,53 +278,51 @@ def _add_leaderboard(commands: Commands) -> None:
     leaderboard = commands.add_parser(
         "leaderboard",
         help="compare the records of a benchmark",
-        description="Compare the records that `fashiongen bench run` left in DIR: one table for each task, dataset and protocol, with\n"
-        "intervals, paired tests against the best, and failures. Without --html, --markdown or --csv the tables are printed.\n"
-        "Nothing is run.",
+        description="Compare the records that `fashiongen bench run` wrote to DIR: one table per task, dataset and protocol, with\n"
+        "intervals, paired tests against the best, and failures. Without --html, --markdown or --csv it prints the tables.\n"
+        "It runs nothing.",
         epilog="example: fashiongen leaderboard runs/tiny --html leaderboard.html --csv leaderboard.csv",
     )
     leaderboard.add_argument("folder", metavar="DIR", type=Path, help="the --out of `fashiongen bench run`")
-    leaderboard.add_argument("--html", type=Path, metavar="F", help="write one page that needs no other file")
+    leaderboard.add_argument("--html", type=Path, metavar="F", help="write a self-contained page")
     leaderboard.add_argument("--markdown", type=Path, metavar="F", help="write the tables as Markdown")
-    leaderboard.add_argument("--csv", type=Path, metavar="F", help="write one line a number, at full precision, without published ones")
-    leaderboard.add_argument(
-        "--published", type=Path, metavar="DIR", help="the papers' numbers (default: those that come with the package)"
-    )
+    leaderboard.add_argument("--csv", type=Path, metavar="F", help="write one line per number, at full precision, without published ones")
+    leaderboard.add_argument("--published", type=Path, metavar="DIR", help="the papers' numbers (default: those shipped with the package)")
 
 
 def _add_new(commands: Commands) -> None:
-    new = commands.add_parser("new", help="start a new method", description="Write the files of a new method, ready to be changed.")
+    new = commands.add_parser("new", help="start a new method", description="Write the files of a new method for you to edit.")
     method = new.add_subparsers(dest="action", metavar="method", required=True).add_parser(
         "method",
         help="write the folder, recipes and test of a new method",
-        description="Write a small method that learns on the embedded world: its folder, its recipes and a test that passes.\n"
-        "In a checkout they go where fashiongen's own methods are; with --out DIR into a package of your own, which recipes then name by\n"
-        "class_path. No file is overwritten.",
+        description="Write a small method that learns on the embedded world: its folder, its recipes and a passing test.\n"
+        "In a checkout they go next to fashiongen's own methods; with --out DIR they go into your own package, and recipes name the\n"
+        "method by class_path. No file is overwritten.",
         epilog="examples:\n  fashiongen new method my_method\n  fashiongen new method my_method --out ~/research",
     )
     method.add_argument("name", metavar="NAME", help="lower-case letters, digits and `_`, such as my_method; its class is then MyMethod")
-    method.add_argument("--out", type=Path, metavar="DIR", help="folder, or package, to write it in (default: the checkout of fashiongen)")
+    method.add_argument("--out", type=Path, metavar="DIR", help="folder or package to write to (default: the checkout of fashiongen)")
 
 
 def _add_tiny(commands: Commands) -> None:
     tiny = commands.add_parser(
-        "tiny", help="the tiny checkpoints that come with the package", description="The tiny checkpoints that come with the package."
+        "tiny", help="the tiny checkpoints shipped with the package", description="The tiny checkpoints shipped with the package."
     )
     build = tiny.add_subparsers(dest="action", metavar="build", required=True).add_parser(
         "build",
-        help="train them again from scratch",
-        description="Train the tiny checkpoints (`pretrained: tiny`) again from scratch, on the embedded world.",
+        help="retrain them from scratch",
+        description="Retrain the tiny checkpoints (`pretrained: tiny`) from scratch on the embedded world.",
     )
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    build.add_argument("--seed", type=int, default=0, metavar="S", help="seed of weights, data and order (default: %(default)s)")
+    build.add_argument("--seed", type=int, default=0, metavar="S", help="seed for weights, data and order (default: %(default)s)")
 
 
 def _add_consolidate(commands: Commands) -> None:
     consolidate = commands.add_parser(
         "consolidate",
-        help="turn a DeepSpeed checkpoint (a folder) into one plain file",
-        description="Turn a DeepSpeed checkpoint (a folder) into one file that --ckpt_path takes on any machine.",
+        help="turn a DeepSpeed checkpoint (a folder) into a single file",
+        description="Turn a DeepSpeed checkpoint (a folder) into a single file that --ckpt_path accepts on any machine.",
     )
-    consolidate.add_argument("folder", metavar="DEEPSPEED_DIR", type=Path, help="the checkpoint folder that training under DeepSpeed wrote")
+    consolidate.add_argument("folder", metavar="DEEPSPEED_DIR", type=Path, help="checkpoint folder written by training with DeepSpeed")
     consolidate.add_argument("out", metavar="OUT", type=Path, help="file to write, such as igr.ckpt")
-    consolidate.add_argument("--trust", action="store_true", help="you made the checkpoint yourself: its pickles may be read")
+    consolidate.add_argument("--trust", action="store_true", help="confirm that you created the checkpoint: reading it unpickles")

@@ -1,4 +1,4 @@
-"""Builds a recipe's method and data without running anything: behind `fashiongen.cli.load`."""
+"""Builds a recipe's method and data without running anything, for `fashiongen.cli.load`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fashiongen.methods.base import Method
 
 
 class BuildCLI(FashionCLI):
-    """Builds the method and the data, and no trainer."""
+    """Builds the method and the data, but no trainer."""
 
     def _parse_ckpt_path(self) -> None:
         """Leave the checkpoint to `build`."""
@@ -33,7 +33,7 @@ class BuildCLI(FashionCLI):
 
 
 def build(args: list[str], checkpoint: str | Path | None) -> tuple[Method, FashionData]:
-    """Return the method that `args` name, those of `predict`, with the weights of a checkpoint, and its data."""
+    """Return the method, with the weights of a checkpoint, and the data that the arguments of `predict` name."""
     check_checkpoint(None if checkpoint is None else str(checkpoint), trust=False)
     line = CommandLine.read(["predict", *args])
     with quiet(), in_one_line(line):

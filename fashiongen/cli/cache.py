@@ -1,4 +1,4 @@
-"""The latent and feature cache: `data encode` fills it, `--cache DIR` has `fit` and `validate` read it."""
+"""The latent and feature cache: `data encode` writes it; with `--cache DIR`, `fit` and `validate` read it."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from fashiongen.nn.encodings import Encoding
 
 
 class ReadCache(L.Callback):
-    """Has the samples of training and validation bring what `fashiongen data encode` made of them."""
+    """Adds the encodings cached by `fashiongen data encode` to training and validation samples."""
 
     def __init__(self, folder: str) -> None:
         """Read the cache in `folder`."""
         self.folder = Path(folder).expanduser()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Wrap the datasets: Lightning has set up the data, and has not yet asked for loaders."""
+        """Wrap the datasets: Lightning has set up the data, but not yet requested the loaders."""
         datasets: dict[str, Any] = trainer.datamodule.datasets  # type: ignore[attr-defined]  # Lightning does not declare it
         encodings = encodings_of(pl_module)
         entries = open_entries(self.folder, encodings)
@@ -28,7 +28,7 @@ class ReadCache(L.Callback):
 
 
 def encodings_of(method: L.LightningModule) -> dict[str, Encoding]:
-    """Return, by kind, what a method's frozen encoders make of a sample.
+    """Return the encodings of a method's frozen encoders, by kind.
 
     Raises:
         UserError: if it has no frozen encoder.

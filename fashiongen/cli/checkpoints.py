@@ -1,4 +1,4 @@
-"""The files of checkpoints: written whole or not at all, refused early, and DeepSpeed's folders turned into one file."""
+"""Checkpoint files: written atomically, checked early, and DeepSpeed's folders turned into a single file."""
 
 import glob
 import os
@@ -16,20 +16,20 @@ from fashiongen import shipped
 from fashiongen.errors import UserError
 
 RESUMES = ("last", "hpc")
-"""Values of --ckpt_path that Lightning resolves to a file by itself."""
+"""Values of --ckpt_path that Lightning itself resolves to a file."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it, so that a kill or a full disk leaves the old one or the new one.
+    """Writes checkpoints atomically: a kill or a full disk leaves either the old file or the new one.
 
-    Lightning's own goes through memory and the system's folder for temporary files, from where it is copied over the old one.
+    Lightning's own goes through memory and the system's temporary folder, and is then copied over the old file.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:  # noqa: ANN401  as in Lightning
         """Write one file.
 
         Raises:
-            UserError: if the disk is full, or the file cannot be written for another reason; what was there before stays.
+            UserError: if the file cannot be written, for example because the disk is full; the previous file stays.
         """
         if "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
@@ -45,7 +45,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             os.replace(temporary, place)
         except (OSError, RuntimeError) as error:
             cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, OSError):  # torch's writer wraps it, at some moments, in a RuntimeError
+            while cause is not None and not isinstance(cause, OSError):  # torch's writer sometimes wraps it in a RuntimeError
                 cause = cause.__context__
             if cause is None:
                 raise
@@ -55,23 +55,23 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def _sweep(place: Path) -> None:
-    """Delete what killed processes left of a checkpoint of this name."""
+    """Delete partial files that killed processes left for this checkpoint."""
     for left in place.parent.glob(f".{glob.escape(place.name)}.*.part"):
         owner = left.name.split(".")[-2]
         try:
-            os.kill(int(owner), 0)  # asks whether the process is there, and does nothing to it
+            os.kill(int(owner), 0)  # signal 0 only checks that the process exists
         except ProcessLookupError:
-            with suppress(OSError):  # a file that cannot be deleted does no harm
+            with suppress(OSError):  # a leftover that cannot be deleted is harmless
                 left.unlink()
-        except (ValueError, OverflowError, PermissionError):  # no process's number, or another user's process
+        except (ValueError, OverflowError, PermissionError):  # not a process id, or another user's process
             continue
 
 
 def check_checkpoint(path: str | None, trust: bool) -> None:
-    """Refuse a --ckpt_path that is missing, damaged, or a DeepSpeed folder that the user does not trust.
+    """Check that --ckpt_path exists, can be read, and is no DeepSpeed folder unless `trust` is given.
 
     Raises:
-        UserError: if it is one of these.
+        UserError: if a check fails.
     """
     if path is None or path in RESUMES or "://" in path:
         return
@@ -87,11 +87,11 @@ def check_checkpoint(path: str | None, trust: bool) -> None:
 
 
 def check_parents(parents: dict[str, str], recipe: str) -> None:
-    """Refuse a training whose parents' checkpoints were not given.
+    """Check that a training run got the checkpoints of its parents.
 
     Args:
-        parents: by role the path of a checkpoint, or the name of the parent's recipe where none was given.
-        recipe: the recipe of the training, as it was typed.
+        parents: the path of a checkpoint by role, or the name of the parent's recipe if none was given.
+        recipe: the recipe to train, as typed.
 
     Raises:
         UserError: if one is missing.

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from fashiongen.benchmark.runner import Executor
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""Met while writing, where no file's name is known."""
+"""Raised while writing, without a file name."""
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run one command; a user's mistake ends with one line on standard error and exit status 2.
+    """Run one command; user errors end with one line on standard error and exit status 2.
 
     Args:
-        args: what follows `fashiongen`; by default that of this process.
+        args: the arguments after `fashiongen`; by default those of this process.
     """
     debug = False
     try:
@@ -55,9 +55,9 @@ def main(args: list[str] | None = None) -> None:
 
 @contextmanager
 def _importable_folder() -> Iterator[None]:
-    """Let recipes name classes in the user's own modules in the current folder, as `python -m fashiongen` does by itself.
+    """Let recipes name classes in modules of the current folder, as `python -m fashiongen` already does.
 
-    It comes last, so that no folder there hides an installed package.
+    The folder is added last, so that nothing in it shadows an installed package.
     """
     folder = os.getcwd()
     if {"", folder} & set(sys.path):
@@ -71,7 +71,7 @@ def _importable_folder() -> Iterator[None]:
 
 
 def _message(error: UserError | OSError) -> str | None:
-    """Return the line to print; None for an error that is no user's."""
+    """Return the line to print; None if it is not a user error."""
     if isinstance(error, UserError):
         text = str(error).strip()
         if text.startswith("Caught "):  # a DataLoader worker wraps the message in its own traceback, whose last line holds it
@@ -105,7 +105,7 @@ def _recipes(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _until_reader_leaves() -> Iterator[None]:
-    """End quietly what only prints once whoever reads it, such as `head`, has seen enough."""
+    """Stop printing quietly when the reader, such as `head`, closes the pipe."""
     try:
         yield
         sys.stdout.flush()
@@ -152,7 +152,7 @@ def _retrieve(options: argparse.Namespace) -> None:
 
 
 def _describe(options: argparse.Namespace) -> None:
-    """Answer what a plan must know of commands, given as JSON on standard input, in the file that it names."""
+    """Inspect commands for a plan: read them as JSON from standard input, and write the answer to the file named there."""
     import json
 
     from fashiongen.benchmark.inspection import inspect_commands
@@ -177,7 +177,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _executor(options: argparse.Namespace, out: Path, gpus: int) -> Executor:
-    """Return what runs nodes; for a listing nothing that reaches for a cluster."""
+    """Return the executor of nodes; a dry run never connects to a cluster."""
     from fashiongen.benchmark.on_machine import OnMachine
     from fashiongen.benchmark.program import python_path
 
@@ -236,4 +236,4 @@ COMMANDS: dict[tuple[str, str | None], Callable[[argparse.Namespace], int | None
     ("tiny", "build"): _build_tiny,
     ("consolidate", None): _consolidate,
 }
-"""What runs a command and its action, and returns the exit status, None for 0."""
+"""The function that runs each command and action; it returns the exit status, None for 0."""

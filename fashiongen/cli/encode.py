@@ -1,4 +1,4 @@
-"""`fashiongen data encode`: builds what `fit` would train, and runs its frozen encoders over the data instead."""
+"""`fashiongen data encode`: builds the method like `fit`, but runs its frozen encoders over the data."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from fashiongen.data.loading import Loader
 
 
 class EncodeCLI(FashionCLI):
-    """Fills a cache in place of training."""
+    """Fills a cache instead of training."""
 
     def __init__(self, line: CommandLine, out: Path, splits: list[str], dtype: str) -> None:
         """Fill the cache `out` with the encodings of `splits`, in `dtype`."""
@@ -22,7 +22,7 @@ class EncodeCLI(FashionCLI):
         super().__init__(line)
 
     def _parse_ckpt_path(self) -> None:
-        """Frozen encoders depend on no checkpoint and no parent."""
+        """Frozen encoders depend on no checkpoint or parent."""
 
     def _run_subcommand(self, subcommand: str) -> None:
         encodings = encodings_of(self.model)
@@ -40,5 +40,5 @@ class EncodeCLI(FashionCLI):
 
 
 def encode_data(args: list[str], out: Path, splits: list[str], dtype: str, *, debug: bool = False) -> None:
-    """Fill the cache `out` for the recipe and keys in `args`, which are those of `fit`."""
+    """Fill the cache `out` for the recipe and keys in `args`, the arguments of `fit`."""
     run(["fit", *args], lambda line: EncodeCLI(line, out.expanduser(), splits, dtype), debug=debug)

@@ -32,28 +32,28 @@ from fashiongen.methods.base import Method
 DESCRIPTIONS = {
     "fit": """Train the method of a recipe.
 
-A recipe is a YAML file that names a method (`model`), a dataset (`data`) and a trainer; `fashiongen recipes` lists those that come
-with the package. A further --config changes the keys that it names; any key of a recipe may be given on the command line too, and wins.
+A recipe is a YAML file that names a method (`model`), a dataset (`data`) and a trainer; `fashiongen recipes` lists those shipped with
+the package. Another --config overrides the keys it contains; keys on the command line override both.
 
 examples:
   fashiongen fit --config tiny/igr
   fashiongen fit --config igr --config zero2 --trainer.devices 8
   fashiongen fit --config recipes/igr.yaml --data.init_args.root PATH --trainer.max_steps 1000
   fashiongen fit --config igr --ckpt_path last                     (resumes an interrupted run)
-  fashiongen fit --config igr --print_config                       (shows every key, trains nothing)
-  fashiongen fit --model.help fashiongen.methods.igr.IGR           (explains the keys of a method)""",
+  fashiongen fit --config igr --print_config                       (prints every key without training)
+  fashiongen fit --model.help fashiongen.methods.igr.IGR           (documents the keys of a method)""",
     "validate": """Compute the validation loss of a checkpoint.
 
 examples:
   fashiongen validate --config tiny/igr --ckpt_path logs/igr/last.ckpt""",
-    "test": """Evaluate a checkpoint by the metrics of its task.
+    "test": """Evaluate a checkpoint with the metrics of its task.
 
-Writes one record (JSON) with the metrics and everything needed to repeat the test.
+Writes a record (JSON) with the metrics and everything needed to repeat the test.
 
 examples:
   fashiongen test --config tiny/igr --ckpt_path logs/igr/last.ckpt --evaluate.out test.json
   fashiongen test --config tiny/random --evaluate.protocol geco-all""",
-    "predict": """Write what a checkpoint generates for every sample, as PNG files named after the samples' ids.
+    "predict": """Write the images that a checkpoint generates, as PNG files named after the sample ids.
 
 examples:
   fashiongen predict --config tiny/igr --ckpt_path logs/igr/last.ckpt --out images
@@ -63,11 +63,11 @@ USAGE = "fashiongen {} --config RECIPE [--config OVERLAY ...] [--KEY VALUE ...]"
 
 
 class _Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of a description as they are."""
+    """Keeps the line breaks of a description."""
 
 
 class _Config(ActionConfigFile):
-    """Takes the names of what comes with the package besides paths."""
+    """Accepts names of shipped files as well as paths."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:  # noqa: ANN401  as in jsonargparse
         file = values if is_inline(values) else str(shipped.find_config(values))
@@ -76,14 +76,14 @@ class _Config(ActionConfigFile):
 
 class _Parser(LightningArgumentParser):
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  as in jsonargparse
-        """Add an argument; `--config` takes names, too."""
+        """Add an argument; `--config` accepts names, too."""
         if kwargs.get("action") is ActionConfigFile:
             kwargs |= {"action": _Config, "help": "A recipe, then its overlays: names (see `fashiongen recipes`) or YAML files."}
         return super().add_argument(*args, **kwargs)
 
 
 class _SaveRecipe(SaveConfigCallback):
-    """Saves the whole recipe beside the log of a training; a test does not overwrite it."""
+    """Saves the resolved recipe next to the training log; a test does not overwrite it."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.loggers:
@@ -94,7 +94,7 @@ class FashionCLI(LightningCLI):
     """LightningCLI for one method, one dataset and one trainer."""
 
     def __init__(self, line: CommandLine) -> None:
-        """Parse the command line, build what it names and run the subcommand."""
+        """Parse the command line, instantiate its classes and run the subcommand."""
         shared: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _Help}
         self.line = line
         super().__init__(
@@ -123,38 +123,38 @@ class FashionCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Leave out what is not for a user to choose: checkpoints are always read with weights_only=True."""
+        """Hide arguments that users must not set: checkpoints are always read with weights_only=True."""
         commands = {name: skip | {"weights_only"} for name, skip in LightningCLI.subcommands().items()}
         commands["predict"].add("return_predictions")
         return commands
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the keys that every recipe may have beside model, data and trainer."""
+        """Add the keys that every recipe may have besides model, data and trainer."""
         parser.add_lightning_class_args(Evaluate, "evaluate")
         parser.add_argument(
             "--parents",
             type=dict[str, str],
             default={},
-            help="Earlier stages by role: a recipe's name, or with fit the path of a checkpoint.",
+            help="Earlier stages by role: the name of a recipe or, with fit, the path of a checkpoint.",
         )
         parser.add_argument(
             "--cache",
             type=str | None,
             default=None,
-            help="Folder that `fashiongen data encode` filled: fit and validate then run no frozen encoder on a sample.",
+            help="Folder written by `fashiongen data encode`: fit and validate then run no frozen encoder.",
         )
         parser.add_argument(
-            "--trust", action="store_true", help="Read a DeepSpeed checkpoint (a folder): its pickles can run code, so only if you made it."
+            "--trust", action="store_true", help="Allow reading a DeepSpeed folder that you created: its pickles can run code."
         )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401  as in Lightning
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
-            parser.add_argument("--out", type=str, help="Folder for the images.")
+            parser.add_argument("--out", type=str, help="Folder to write the images to.")
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401  as in Lightning
-        """Parse the command line; unlike Lightning's own, no warning when sys.argv says otherwise."""
+        """Parse the command line; unlike Lightning's version, never warn that sys.argv differs."""
         self.config = self.parsed(self.line)
 
     def parsed(self, line: CommandLine) -> jsonargparse.Namespace:
@@ -177,9 +177,9 @@ class FashionCLI(LightningCLI):
         return options
 
     def _parse_ckpt_path(self) -> None:
-        """Refuse early what could only fail later; unlike Lightning's own, take no settings from the checkpoint.
+        """Fail early on bad paths; unlike Lightning's version, take no settings from the checkpoint.
 
-        It gives weights; settings are the recipe's and the command line's.
+        The checkpoint only provides weights; settings come from the recipe and the command line.
         """
         check_checkpoint(self.options.ckpt_path, self.options.trust)
         if self.config.subcommand == "fit" and self.options.ckpt_path is None:
@@ -188,7 +188,7 @@ class FashionCLI(LightningCLI):
             raise UserError("predict needs a folder for the images: add --out DIR")
 
     def after_instantiate_classes(self) -> None:
-        """Tell the record what was run."""
+        """Pass recipe, overlays, parents and hashes to the record."""
         evaluate: Evaluate = self._get(self.config_init, "evaluate")
         evaluate.recipe = self.line.labels[0] if self.line.labels else None
         evaluate.overlays = self.line.labels[1:]
@@ -197,7 +197,7 @@ class FashionCLI(LightningCLI):
         evaluate.config_sha256, evaluate.protocol_sha256 = self._config_sha256(), self._protocol_sha256()
 
     def _protocol_sha256(self) -> str:
-        """Hash how the protocol judges; by what true images, the record's `reference` tells by their content."""
+        """Hash the protocol's metrics and size; the reference images are in the record's `reference`, by content."""
         return _hash({key: self.config_dump["evaluate"][key] for key in ("metrics", "size")})
 
     def _config_sha256(self) -> str:
@@ -208,7 +208,7 @@ class FashionCLI(LightningCLI):
         return _hash(settings)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401  as in Lightning
-        """Build the trainer, with a progress bar only where someone watches."""
+        """Build the trainer, with a progress bar only on a terminal."""
         if self.options.trainer.enable_progress_bar is None:
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
         trainer = super().instantiate_trainer(**kwargs)
@@ -223,13 +223,13 @@ class FashionCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Start from the parents' checkpoints; a resumed run holds them already."""
+        """Load the parents' checkpoints; a resumed run already has them."""
         if self.options.parents and not self._resumes():
             check_parents(self.options.parents, self.line.recipe)
             self.model.load_parents({role: Path(path) for role, path in self.options.parents.items()})
 
     def _resumes(self) -> bool:
-        """Tell whether there is a checkpoint to go on from: with `last`, for jobs that may be restarted, at first there is none."""
+        """Return whether there is a checkpoint to resume from; with `last`, for restartable jobs, there is none at first."""
         if self.options.ckpt_path != "last":
             return self.options.ckpt_path is not None
         saving = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
@@ -245,11 +245,11 @@ def run(args: list[str], cli: Callable[[CommandLine], FashionCLI] = FashionCLI, 
 
     Args:
         args: the command and its arguments.
-        cli: what parses and runs them.
+        cli: the class that parses and runs them.
         debug: whether to show every warning.
 
     Raises:
-        UserError: for what a user can mend.
+        UserError: for errors that the user can fix.
     """
     line = CommandLine.read(args)
     with quiet(debug), in_one_line(line):

@@ -1,4 +1,4 @@
-"""A recipe's method and data in a process of one's own."""
+"""Loads a recipe's method and data from Python."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def load(
     Python's, numpy's and torch's random states are seeded by the recipe's `seed_everything`, as any command does.
 
     Args:
-        recipe: name or path, as `--config` takes it.
+        recipe: name or path, as for `--config`.
         overlays: further names or paths.
-        checkpoint: the file that `fashiongen fit` wrote; without it a method has the weights that it begins with.
+        checkpoint: a file written by `fashiongen fit`; without it the method has its initial weights.
         keys: further keys of the recipe, such as `{"data.init_args.root": "/data/zalando-hd-resized"}`.
 
     Raises:
-        UserError: for what the command line would refuse.
+        UserError: for what the command line would reject.
     """
     from fashiongen.cli.build import build  # heavy
 

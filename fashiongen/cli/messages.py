@@ -1,4 +1,4 @@
-"""What libraries raise and say: turned into one line that names the thing, the place and the remedy, or left unsaid."""
+"""Errors and warnings of libraries: turned into one line that says what is wrong, where, and how to fix it, or hidden."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KNOWN_ERRORS = (  # parts of Lightning's messages, and what to tell the user ins
         "--ckpt_path: a torch file, but none that `fashiongen fit` wrote; published weights come in by the keys of `model`",
     ),
 )
-HIDDEN_WARNINGS = {  # what Lightning warns of, and why that means nothing here
+HIDDEN_WARNINGS = {  # Lightning's warnings that do not apply here, and why
     r".*in eval mode at the start of training": "frozen encoders are in eval mode on purpose, and a method says in one line what it trains",
     r".*isinstance\(treespec, LeafSpec\).* is deprecated": "Lightning's own use of torch, which a user cannot change",
     r".*does not have many workers": "recipes choose `num_workers`; the tiny ones hold their data in memory, where workers cost time",
@@ -44,12 +44,12 @@ HIDDEN_WARNINGS = {  # what Lightning warns of, and why that means nothing here
     r".*ModelCheckpoint with manual optimization": "it advises to save the weights of before the step; those of after it are wanted",
 }
 HIDDEN_LOGS = ("Tip:",)
-"""Parts of what Lightning logs that advertise other products."""
+"""Parts of Lightning's log messages that advertise other products."""
 
 
 @contextmanager
 def quiet(debug: bool = False) -> Iterator[None]:
-    """Hide what Lightning says that means nothing here; with `debug` everything is shown."""
+    """Hide Lightning's messages that do not apply here; `debug` shows everything."""
     if debug:
         yield
         return
@@ -70,7 +70,7 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def in_one_line(line: CommandLine) -> Iterator[None]:
-    """Raise what a user can mend, whichever library found it, as a UserError of one line."""
+    """Raise errors that the user can fix, from any library, as a one-line UserError."""
     try:
         yield
     except argparse.ArgumentError as error:
@@ -84,7 +84,7 @@ def in_one_line(line: CommandLine) -> Iterator[None]:
         if isinstance(error, MisconfigurationException):
             raise UserError(str(error)) from error
         raise
-    except ValueError as error:  # jsonargparse's, of many lines, around what the constructor of a method, dataset or metric raises
+    except ValueError as error:  # jsonargparse's multi-line error, wrapping what the constructor of a method, dataset or metric raised
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, UserError | OSError):
             cause = cause.__cause__
@@ -98,7 +98,7 @@ def in_one_line(line: CommandLine) -> Iterator[None]:
 
 
 def explain(message: str, line: CommandLine) -> str:
-    """Turn jsonargparse's message of many lines into one that names the key, the place and the remedy."""
+    """Turn jsonargparse's multi-line message into one line that names the key, the place and the fix."""
     command = line.command
     if "arguments are required" in message and not line.configs:
         return f"{command} needs a recipe: `fashiongen {command} --config NAME`; `fashiongen recipes` lists them"

@@ -1,4 +1,4 @@
-"""`fashiongen new method NAME`: the files of a new method, written from the templates beside this file."""
+"""`fashiongen new method NAME`: writes the files of a new method from the templates in `templates/`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Place:
     """Where a method's files go.
 
     Attributes:
-        root: the folder from which its package is imported.
+        root: the folder that its package is imported from.
         package: its dotted name, such as `fashiongen.methods.my_method`.
-        recipes: folder of the recipe, which has the tiny one in `tiny/`.
+        recipes: folder of the recipe; the tiny one goes into its `tiny/`.
         tests: folder of the test.
     """
 
@@ -44,11 +44,11 @@ def write_method(name: str, out: Path | None) -> None:
     """Write the folder, recipes and test of a new method, and print what to do next.
 
     Args:
-        name: of its folder and recipes; its class is called the same in CamelCase.
+        name: the name of its folder and recipes; its class has the same name in CamelCase.
         out: folder of the user's own package or modules; by default the checkout of fashiongen.
 
     Raises:
-        UserError: if the name cannot be one, is taken, or a file is there already; nothing is written then.
+        UserError: if the name is invalid or taken, or a file already exists; then nothing is written.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UserError(f"{name!r} cannot be a method's name: use lower-case letters, digits and `_`, such as my_method")
@@ -74,7 +74,7 @@ def _in_checkout(name: str) -> Place:
 
 
 def _in_folder(name: str, out: Path) -> Place:
-    """Return the place in a folder, which may lie inside a package: then the method becomes a part of that."""
+    """Return the place in a folder; if it is inside a package, the method becomes part of that."""
     root, parts = out, [name]
     while (root / "__init__.py").is_file():
         parts.insert(0, root.name)
@@ -115,7 +115,7 @@ def _filled(template: str, values: dict[str, str | int]) -> str:
 
 def _tell(name: str, place: Place, files: list[Path], *, in_checkout: bool) -> None:
     def near(file: Path) -> str:
-        """Return a path as one would type it here."""
+        """Return a path as typed from the current folder."""
         return os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
 
     recipe = f"tiny/{name}" if in_checkout else place.recipes.relative_to(place.root).joinpath("tiny", f"{name}.yaml").as_posix()

@@ -1,4 +1,4 @@
-"""What a command of the trainer names: its recipe, its overlays, and the protocol that judges it, which states the task."""
+"""The recipe, overlays and protocol that a trainer command names; the protocol states the task."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fashiongen.errors import UserError
 
 @dataclass(frozen=True)
 class CommandLine:
-    """A `fit`, `validate`, `test` or `predict` as it was typed.
+    """A `fit`, `validate`, `test` or `predict` command as typed.
 
     Attributes:
         args: the command and its arguments.
-        given: the names or paths given by `--config`, in order: the recipe, then its overlays.
-        configs: the files that these mean.
-        labels: what records and messages call these files.
-        protocol: the value of `--evaluate.protocol`, if it was given.
+        given: the names or paths given with `--config`, in order: the recipe, then its overlays.
+        configs: the files that these resolve to.
+        labels: the names of these files in records and messages.
+        protocol: the value of `--evaluate.protocol`, if given.
     """
 
     args: list[str]
@@ -34,10 +34,10 @@ class CommandLine:
 
     @classmethod
     def read(cls, args: Sequence[str]) -> CommandLine:
-        """Find the files and the protocol among the arguments, and leave everything else to LightningCLI's parser.
+        """Find the files and the protocol in the arguments, and leave the rest to LightningCLI's parser.
 
         Raises:
-            UserError: if a name is neither that of a file nor of anything that comes with the package, or a file holds no keys.
+            UserError: if a name is neither a file nor shipped with the package, or a file holds no keys.
         """
         parser = Parser(prog=f"fashiongen {args[0]}", add_help=False)
         parser.add_argument("-c", "--config", action="append", default=[])
@@ -57,12 +57,12 @@ class CommandLine:
 
     @property
     def recipe(self) -> str:
-        """Return the recipe as it was typed."""
+        """Return the recipe as typed."""
         return self.given[0] if self.given else "the recipe"
 
 
 def is_inline(config: str) -> bool:
-    """Tell whether a value of `--config` is YAML itself rather than the name or path of a file."""
+    """Return whether a value of `--config` is inline YAML rather than the name or path of a file."""
     return ": " in config or config.lstrip().startswith("{")
 
 
@@ -76,10 +76,10 @@ class Protocol:
 
 
 def find_protocol(line: CommandLine) -> Protocol | None:
-    """Return the protocol that a command's recipe, overlays or `--evaluate.protocol` name; None if none does, or a `fit`'s has no file.
+    """Return the protocol that the recipe, overlays or `--evaluate.protocol` name; None without one, or for a `fit` if it has no file.
 
-    The last one named counts. A file that lists metrics itself is its own protocol; the file of any other is `tasks/NAME.yaml` beside
-    the recipe or one folder up, else the shipped one.
+    The last one wins. A file that lists metrics itself is its own protocol; any other protocol's file is `tasks/NAME.yaml` next to the
+    recipe or one folder up, else the shipped one.
 
     Raises:
         UserError: if a test's protocol has no file, or the file states no task.
@@ -106,9 +106,9 @@ def find_protocol(line: CommandLine) -> Protocol | None:
 
 
 def with_protocol(line: CommandLine, protocol: Protocol | None) -> list[str]:
-    """Return the arguments to parse: a test's protocol comes before its recipe, so that the metrics of two protocols are never mixed.
+    """Return the arguments to parse: a test's protocol comes before its recipe, so that metrics of two protocols never mix.
 
-    Further files and keys still win.
+    Later files and keys still win.
     """
     if protocol is None or line.command != "test":
         return line.args
@@ -116,10 +116,10 @@ def with_protocol(line: CommandLine, protocol: Protocol | None) -> list[str]:
 
 
 def check_protocol(protocol: Protocol | None, name: str) -> None:
-    """Refuse the name of a protocol whose metrics were not read: a record would bear the name of another than the one it was judged by.
+    """Reject a protocol name whose metrics were not loaded: the record would name another protocol than the one used.
 
     Raises:
-        UserError: if settings name another than `protocol`, such as inline ones.
+        UserError: if settings, such as inline ones, name a protocol other than `protocol`.
     """
     if protocol is not None and name != protocol.name:
         raise UserError(
@@ -129,10 +129,10 @@ def check_protocol(protocol: Protocol | None, name: str) -> None:
 
 
 def check_task(line: CommandLine, protocol: Protocol | None, task: str | None) -> None:
-    """Refuse settings whose task is not the one that their protocol states.
+    """Reject settings whose task is not their protocol's.
 
     Raises:
-        UserError: if it is another one, or there is no such task.
+        UserError: if the tasks differ, or a task is unknown.
     """
     if protocol is None or task in (None, protocol.task):
         return
@@ -151,7 +151,7 @@ def _find_task(key: str, name: str) -> type[tasks.Task]:
 
 
 def _evaluate_of(file: Path) -> dict[str, Any]:
-    """Return a file's `evaluate`; nothing if there is none or the file cannot be read (the parser says what is wrong with it)."""
+    """Return a file's `evaluate`; empty if it has none or cannot be read (the parser reports that)."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -166,6 +166,6 @@ def _check_recipe(file: Path, label: str) -> None:
     except UnicodeDecodeError as error:
         raise UserError(f"{label}: not a text in UTF-8; save it as such") from error
     except (OSError, yaml.YAMLError):
-        return  # the parser says what is wrong with it
+        return  # the parser reports what is wrong
     if not isinstance(content, dict):
         raise UserError(f"{label}: holds no keys; a recipe is a YAML file with keys such as `model:` and `data:`")

@@ -1,4 +1,4 @@
-"""All settings of commands, without building what they name: what `bench run` must know of its nodes ahead."""
+"""Resolves the settings of commands without instantiating anything, for `bench run` to plan its nodes."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from fashiongen.cli.protocols import CommandLine
 
 
 class SettingsCLI(FashionCLI):
-    """Parses many command lines with one parser, whose making takes longer than its use; builds and runs nothing.
+    """Parses many command lines with one parser, since building it takes longer than using it; instantiates and runs nothing.
 
     Attributes:
-        settings: of each command line, as plain values.
+        settings: the settings of each command line, as plain values.
     """
 
     def __init__(self, commands: list[list[str]]) -> None:
@@ -24,7 +24,7 @@ class SettingsCLI(FashionCLI):
         super().__init__(CommandLine([], [], [], [], None))
 
     def parse_arguments(self, parser: jsonargparse.ArgumentParser, args: Any) -> None:  # noqa: ANN401  as in Lightning
-        """Parse all of them; and leave Lightning no subcommand to run."""
+        """Parse all of them, and leave Lightning no subcommand to run."""
         self.config = {"subcommand": None}
         for command in self.commands:
             line = CommandLine.read(command)
@@ -34,7 +34,7 @@ class SettingsCLI(FashionCLI):
             self.settings.append(yaml.safe_load(own.dump(config[line.command], skip_link_targets=False)))
 
     def _parse_ckpt_path(self) -> None:
-        """Leave checkpoints alone."""
+        """Ignore checkpoints."""
 
     def _set_seed(self) -> None:
         """Draw nothing."""
@@ -43,13 +43,13 @@ class SettingsCLI(FashionCLI):
         """Build nothing."""
 
     def after_instantiate_classes(self) -> None:
-        """Tell nobody."""
+        """Do nothing."""
 
 
 def resolve(commands: list[list[str]]) -> list[dict[str, Any]]:
-    """Return all settings of each `fit` or `test` with its arguments, as plain values; nothing is built.
+    """Return the settings of each `fit` or `test` command as plain values, without instantiating anything.
 
     Raises:
-        UserError: what the command itself would raise for its arguments.
+        UserError: the error that the command itself would raise for its arguments.
     """
     return SettingsCLI(commands).settings

@@ -1,6 +1,6 @@
 """Datasets: one file reads one public layout.
 
-The names below are for type checkers. A dataset that is not among them is found all the same, by its module: `fashiongen.data.NAME` works.
+The names below are for type checkers. Other datasets are found through their modules, so `fashiongen.data.NAME` works for them too.
 """
 
 from typing import TYPE_CHECKING

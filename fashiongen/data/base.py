@@ -1,4 +1,4 @@
-"""The contract of all DataModules: what methods, evaluation, the benchmark and the command line may ask of a dataset."""
+"""The contract of all DataModules: what methods, evaluation, the benchmark and the command line can rely on."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ class ImageSet(Protocol):
         """Return one image."""
 
     def fingerprint(self) -> str:
-        """Return a hash of the files, which changes when one of them does."""
+        """Return a hash of the files, which changes if any of them does."""
 
 
 class FashionData(L.LightningDataModule):
-    """A dataset under Lightning that describes itself.
+    """A self-describing DataModule.
 
-    A dataset is one subclass in one module. Modules of `fashiongen.data` are found by themselves; a subclass in another package is known
-    once it has been imported. Every sample is a batch of one with a unique id. `test_dataloader` and `predict_dataloader` give each sample
+    A dataset is one subclass in one module. Modules of `fashiongen.data` are found automatically; a subclass in another package is known
+    once it has been imported. Every sample is a batch of one with a unique id. `test_dataloader` and `predict_dataloader` yield each sample
     once, in order, as the batch type of the task; `train_dataloader` shuffles by (seed, epoch).
 
     Attributes:
-        layout: the folder layout, by which `data check` and `wardrobe render` know the dataset; empty where there is none.
+        layout: the folder layout, the dataset's name in `data check` and `wardrobe render`; empty without one.
         name: the dataset's name in records.
         split: the split of the last `setup`, usually train, val or test.
-        task: the task whose batches the dataset gives.
-        offers: what every sample of the last `setup` has, by the names that methods ask for in `needs`.
-        size: height and width of the images; None where there are none.
+        task: the task whose batches the dataset yields.
+        offers: the parts that every sample of the last `setup` has, by the names used in `Method.needs`.
+        size: height and width of the images; None without images.
         embedded: whether the embedded wardrobe is read instead of real data.
-        root: the folder that is read; None where there is none.
-        datasets: by split, those of the last `setup`.
+        root: the folder to read; None without one.
+        datasets: the datasets of the last `setup`, by split.
         eval_batch_size: samples per process and step in validation, test and prediction.
         num_workers: worker processes per loader.
     """
@@ -66,11 +66,11 @@ class FashionData(L.LightningDataModule):
     num_workers: int = 0
 
     def fingerprint(self) -> str:
-        """Return a sha256 of the data of the current split, which changes when a file does and with nothing else."""
+        """Return a sha256 of the current split's data, which changes only if a file does."""
         raise NotImplementedError(f"{type(self).__name__} has no fingerprint()")
 
     def describe(self) -> dict[str, Any]:
-        """Return what is read, as plain values for a log or JSON: name, root, size, and what is offered."""
+        """Return a description as plain values, for logs or JSON: name, root, size and offered parts."""
         return {
             "name": self.name,
             "root": None if self.root is None else str(self.root),
@@ -79,7 +79,7 @@ class FashionData(L.LightningDataModule):
         }
 
     def images_of(self, split: str, field: str) -> ImageSet:
-        """Find one image of each sample of a split. Other files of the samples may be missing.
+        """Find one image of each sample of a split; the samples' other files may be missing.
 
         Args:
             split: train, val or test.
@@ -92,7 +92,7 @@ class FashionData(L.LightningDataModule):
 
     @classmethod
     def check(cls, root: str | Path) -> Report:
-        """Read all of a folder as `setup` and the loaders will, and report everything that is wrong with it.
+        """Read all of a folder like `setup` and the loaders, and report everything that is wrong with it.
 
         Raises:
             UserError: if there is no such folder, or the dataset has no check.
@@ -101,7 +101,7 @@ class FashionData(L.LightningDataModule):
 
 
 def layouts() -> dict[str, type[FashionData]]:
-    """Return the DataModules that have a folder layout, by its name: those of this package and of every package that is imported."""
+    """Return the DataModules that have a folder layout, by its name: those of this package and of all imported packages."""
     _import_readers()
     found: dict[str, type[FashionData]] = {}
     classes = sorted(_subclasses(FashionData), key=lambda cls: not cls.__module__.startswith(f"{__package__}."))

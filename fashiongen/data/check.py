@@ -1,7 +1,7 @@
-"""`fashiongen data check`: reads a folder as its reader will, and names everything that is wrong with it at once.
+"""`fashiongen data check`: reads a folder like its reader, and reports everything that is wrong with it.
 
-A reader stops at the first file that it cannot use; a check goes through all of them. A folder is usable if its reader reads it through.
-Nothing is changed. Each dataset has its own check (`FashionData.check`); what the reports share is here.
+A reader stops at the first file that it cannot use; a check goes through all files. A folder is usable if its reader can read all of it.
+Nothing is changed. Each dataset has its own check (`FashionData.check`); the common parts of the reports are here.
 """
 
 import json
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something that is wrong: of what kind, and what exactly."""
+    """A problem: its kind, and a message."""
 
     kind: str
     message: str
@@ -34,13 +34,13 @@ class Finding:
 
 @dataclass
 class Report:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         layout: the layout.
         root: the folder.
-        usable: whether the reader reads the folder through.
-        findings: what is wrong.
+        usable: whether the reader can read the whole folder.
+        findings: the problems.
     """
 
     layout: str
@@ -55,15 +55,15 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """What the folder is good for."""
+        """What the folder can be used for."""
         return "usable" if self.usable else "usable in part" if self.some_usable else "not usable"
 
     def found(self) -> list[str]:
-        """Return a line for each finding."""
+        """Return one line per finding."""
         return [f"{finding.kind}: {finding.message}" for finding in self.findings]
 
     def counted(self) -> list[str]:
-        """Return lines that count what can be used."""
+        """Return lines with the counts of usable samples."""
         return []
 
     def lines(self) -> list[str]:
@@ -78,16 +78,16 @@ class Report:
 
 
 def run(layout: str, root: str | Path, *, strict: bool = False, json_file: str | Path | None = None) -> bool:
-    """Check a folder, print the report, and write it as JSON if asked; tell whether anything in it can be used.
+    """Check a folder, print the report, and optionally write it as JSON; return whether any of it is usable.
 
     Args:
         layout: a layout of `fashiongen.data.layouts()`.
         root: the folder.
-        strict: any finding fails.
+        strict: return False if there is any finding.
         json_file: where to write the report.
 
     Raises:
-        UserError: if the layout is unknown or the folder is not there.
+        UserError: if the layout is unknown or the folder is missing.
     """
     report = check(layout, root)
     if json_file is not None:
@@ -98,14 +98,14 @@ def run(layout: str, root: str | Path, *, strict: bool = False, json_file: str |
 
 
 def check(layout: str, root: str | Path) -> Report:
-    """Read all that the reader of a layout would read from `root`.
+    """Read everything that the layout's reader would read from `root`.
 
     Args:
         layout: a layout of `fashiongen.data.layouts()`.
-        root: the folder, or the one around it.
+        root: the folder, or its parent.
 
     Raises:
-        UserError: if the layout is unknown or the folder is not there.
+        UserError: if the layout is unknown or the folder is missing.
     """
     known = layouts()
     if layout not in known:
@@ -114,10 +114,10 @@ def check(layout: str, root: str | Path) -> Report:
 
 
 def require_folder(layout: str, root: str | Path) -> Path:
-    """Return `root` with its `~` resolved.
+    """Return `root` with `~` expanded.
 
     Raises:
-        UserError: if it is no folder.
+        UserError: if it is not a folder.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
@@ -126,6 +126,6 @@ def require_folder(layout: str, root: str | Path) -> Path:
 
 
 def do_each(work: Callable[[Item], Result], items: Collection[Item], what: str) -> list[Result]:
-    """Do `work` on every item in several threads, in order, under a progress bar; decoding images releases Python's lock."""
+    """Apply `work` to every item in several threads, in order, with a progress bar; decoding images releases the GIL."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(track(pool.map(work, items), what, total=len(items), console=Console(stderr=True), transient=True))

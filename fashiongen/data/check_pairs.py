@@ -12,29 +12,29 @@ from fashiongen.data.pairs import IMAGES, TopBottomData, find_images
 from fashiongen.errors import UserError
 
 SHOWN = 20
-"""How many findings of a kind are printed; the JSON file holds all."""
+"""Number of findings printed per kind; the JSON file holds all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairFinding(Finding):
-    """Something that is wrong with a split."""
+    """A problem of a split."""
 
     split: str
 
 
 @dataclass
 class Split:
-    """What one list holds.
+    """The counts of one list.
 
     Attributes:
         rows: pairs listed.
-        tops: different tops.
-        bottoms: different positives.
-        readable: pairs whose two images can be read; all of them where the folder has no images.
+        tops: distinct tops.
+        bottoms: distinct positives.
+        readable: pairs whose two images can be read; all of them if the folder has no images.
         repeated: rows that repeat a pair.
         repeated_negatives: rows whose negatives name a bottom twice.
         false_negatives: rows whose negatives name a positive of the same top.
-        tops_of_training: tops that also stand in the training list.
+        tops_of_training: tops that are also in the training list.
         bottoms_of_training: positives that are also positives of the training list.
     """
 
@@ -51,11 +51,11 @@ class Split:
 
 @dataclass
 class PairReport(Report):
-    """The report on lists of tops and bottoms: usable if all three can be read through, with the images where there are any.
+    """The report on lists of tops and bottoms: usable if all three can be read completely, with any images.
 
     Attributes:
-        images: how many images the folder holds.
-        splits: by name.
+        images: number of images in the folder.
+        splits: the splits by name.
     """
 
     images: int = 0
@@ -72,7 +72,7 @@ class PairReport(Report):
 
     @property
     def verdict(self) -> str:
-        """What the folder is good for."""
+        """What the folder can be used for."""
         if self.usable and not self.images:
             return "usable for methods that need no images (data.init_args.images=false)"
         return super().verdict
@@ -100,10 +100,10 @@ def check_pairs(data: type[TopBottomData], root: str | Path) -> PairReport:
 
     Args:
         data: the DataModule.
-        root: the folder, or the one around it.
+        root: the folder, or its parent.
 
     Raises:
-        UserError: if the folder is not there.
+        UserError: if the folder is missing.
     """
     module = data(str(require_folder(data.layout, root)))
     module.root = locate(module.root, module.markers)
@@ -144,7 +144,7 @@ def _look_at(images: dict[str, Path]) -> dict[str, str]:
 def _count(
     report: PairReport, split: str, rows: list[PairRow], trained: list[PairRow], found: dict[str, Path], problems: dict[str, str]
 ) -> Split:
-    """Count the pairs of one list and report its faults."""
+    """Count the pairs of one list and report its problems."""
     named = dict.fromkeys(id_ for row in rows for id_ in (row.top, row.bottom, *(row.negatives if split == "test" else ())))
     for id_ in named:
         if found and id_ not in found:

@@ -1,4 +1,4 @@
-"""`fashiongen data check` for try-on datasets: reports on each half, training and test, and where the reader would stop."""
+"""`fashiongen data check` for try-on datasets: reports on the training and test halves, and where the reader would stop."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -16,19 +16,19 @@ from fashiongen.data.tryon import TryOnData
 from fashiongen.data.tryon_dataset import TryOnDataset
 from fashiongen.errors import UserError
 
-# The parts that lie pixel on pixel on the person's image, so that they should have its size.
+# The parts aligned pixel by pixel with the person's image, which should have its size.
 ON_PERSON = ("mask", "agnostic", "parse", "densepose")
-# What each half is read for.
+# The stage that reads each half.
 STAGES = {"train": "fit", "test": "test"}
-# What need only be decoded is read at this size; masks are looked at as the reader sees them.
+# Files that only need to be decodable are read at this size; masks are checked at the reader's size.
 LOOKED_AT: Size = (16, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TryOnFinding(Finding):
-    """Something that is wrong with a half.
+    """A problem of a half.
 
-    `kind` is one of missing, unreadable, mis-sized, duplicate, empty (a mask that marks nothing), outside (a box that holds nothing of its
+    `kind` is one of missing, unreadable, mis-sized, duplicate, empty (an empty mask), outside (a box outside its
     photo), list (a pair file that cannot be used) and absent (a part that no sample has).
     """
 
@@ -38,17 +38,17 @@ class TryOnFinding(Finding):
 
 @dataclass
 class Half:
-    """How much of the training or the test half can be used.
+    """The usable samples of the training or the test half.
 
     Attributes:
         listed: samples that the pair files list.
-        people: those whose photo can be read, and cut where it is to be cut.
+        people: people whose photo can be read, and cropped if needed.
         paired: people whose own shop image can be read.
         unpaired: people for whom another garment is listed and can be read.
-        masked: people whose agnostic mask can be read, or made from what can be read, and marks something.
-        masks: where masks come from.
-        refused: what the reader says when it refuses the half (the training half for `fit`, the test half for `test`) or stops in it;
-            empty where it reads all of it.
+        masked: people whose agnostic mask can be read or derived, and is not empty.
+        masks: the source of the masks.
+        refused: the reader's error if it rejects the half (the training half for `fit`, the test half for `test`) or stops in it;
+            empty if it reads all of it.
     """
 
     listed: int = 0
@@ -64,11 +64,11 @@ class Half:
 class TryOnReport(Report):
     """The report on a try-on dataset.
 
-    It is usable if some half is listed, and every one that is can be read through. The training half of a dataset that has no shop images
-    by nature does not count.
+    It is usable if at least one half is listed, and every listed one can be read completely. The training half of a dataset without
+    shop images does not count.
 
     Attributes:
-        halves: by name.
+        halves: the halves by name.
     """
 
     halves: dict[str, Half] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class TryOnReport(Report):
 
 @dataclass(frozen=True)
 class _Look:
-    """The result of reading one file: the size of an image, the digest of its bytes, the box that it holds, or the problem."""
+    """The result of reading one file: the size of an image, the digest of its bytes, its box, or the problem."""
 
     size: Size | None = None
     digest: str = ""
@@ -105,7 +105,7 @@ class _Look:
 
 @dataclass(frozen=True)
 class _Fault:
-    """A problem of a sample whose files can all be read."""
+    """A problem of a sample whose files are all readable."""
 
     part: str
     kind: str
@@ -117,15 +117,15 @@ _Looks = dict[tuple[str, Path], _Look]
 
 
 def check_tryon(data: type[TryOnData], root: str | Path, **options: Any) -> TryOnReport:  # noqa: ANN401  the DataModule's own
-    """Read all that a DataModule would read from `root`.
+    """Read everything that a DataModule would read from `root`.
 
     Args:
         data: the DataModule.
-        root: the folder, or the one around it.
-        options: further settings of the DataModule, such as Dress Code's categories.
+        root: the folder, or its parent.
+        options: further options of the DataModule, such as Dress Code's categories.
 
     Raises:
-        UserError: if the folder is not there.
+        UserError: if the folder is missing.
     """
     module = data(str(require_folder(data.layout, root)), **{"validation": 0, **options})
     module.root = locate(module.root, module.markers)
@@ -152,7 +152,7 @@ def check_tryon(data: type[TryOnData], root: str | Path, **options: Any) -> TryO
 
 
 def _look_at(module: TryOnData, listings: Sequence[Listing]) -> _Looks:
-    """Read every file once for each way in which it is read; a shop image can be one's own garment and another's other one."""
+    """Read every file once per role: a shop image can be one person's own garment and another's unpaired one."""
     wanted = dict.fromkeys((_reading(part), path) for listing in listings for row in listing.rows for part, path in row.parts().items())
     dataset = module.dataset_class([], module.size)
     return dict(zip(wanted, do_each(partial(_look, dataset), wanted, "reading"), strict=True))
@@ -163,7 +163,7 @@ def _reading(part: str) -> str:
 
 
 def _look(dataset: TryOnDataset, wanted: tuple[str, Path]) -> _Look:
-    """Read one file as the reader will."""
+    """Read one file like the reader."""
     reading, path = wanted
     try:
         if reading == "pose":
@@ -187,12 +187,12 @@ def _look(dataset: TryOnDataset, wanted: tuple[str, Path]) -> _Look:
 
 
 def _good(row: TryOnRow, looks: _Looks) -> set[str]:
-    """Return the parts of a row with which nothing is wrong."""
+    """Return the parts of a row without problems."""
     return {part for part, path in row.parts().items() if not looks[_reading(part), path].problem}
 
 
 def _faults(module: TryOnData, listing: Listing, looks: _Looks) -> dict[str, _Fault]:
-    """Cut uncut photos and make missing masks, as the reader will; return the faults by sample id."""
+    """Crop full photos and derive missing masks like the reader; return the problems by sample id."""
     faults: dict[str, _Fault] = {}
     makeable: list[TryOnRow] = []
     for row in listing.rows:
@@ -223,7 +223,7 @@ def _faults(module: TryOnData, listing: Listing, looks: _Looks) -> dict[str, _Fa
 
 
 def _refused(module: TryOnData, listing: Listing, looks: _Looks, faults: dict[str, _Fault]) -> str:
-    """Set the reader up; return its refusal, or the first problem at which it would stop; empty if it reads the half through."""
+    """Set up the reader; return its error, or the first problem at which it would stop; empty if it reads the whole half."""
     try:
         module.setup(STAGES[listing.half])
     except UserError as error:
@@ -266,7 +266,7 @@ def _find(report: TryOnReport, module: TryOnData, listing: Listing, looks: _Look
     for id_ in listing.repeated:
         report.find("duplicate", half, listing.lists, f"{id_} is listed more than once in {listing.lists}")
     told: set[Path] = set()
-    # A garment is reported for its own sample rather than for one that borrows it.
+    # A garment is reported for its own sample rather than for an unpaired one that uses it.
     named = [(row, part, path) for row in rows for part, path in row.parts().items()]
     for row, part, path in sorted(named, key=lambda entry: entry[1] == "other"):
         look = looks[_reading(part), path]
@@ -280,14 +280,14 @@ def _find(report: TryOnReport, module: TryOnData, listing: Listing, looks: _Look
     _find_sizes(report, module, listing, looks)
     if rows and all(row.garment is None for row in rows) and module.has_shop_images:
         report.find("absent", half, module.lacks_garments(half), module.lacks_garments(half))
-    # In Dress Code one folder may lack what others have.
+    # In Dress Code one folder may lack parts that others have.
     unmaskable = (module.unmaskable(row, listing) for row in rows if row.mask is None and row.agnostic is None)
     for problem in dict.fromkeys(filter(None, unmaskable)):
         report.find("absent", half, module.root, problem)
 
 
 def _find_sizes(report: TryOnReport, module: TryOnData, listing: Listing, looks: _Looks) -> None:
-    """Report images whose size differs from the image on which they lie, or from the others of the dataset."""
+    """Report images whose size differs from the image that they are aligned with, or from the dataset's others."""
     sizes: dict[str, Counter[Size]] = defaultdict(Counter)
     for row in listing.rows:
         for part in ("person", "garment"):
@@ -298,7 +298,7 @@ def _find_sizes(report: TryOnReport, module: TryOnData, listing: Listing, looks:
     told: set[Path] = set()
     for row in listing.rows:
         person, garment = (looks["image", path].size if path else None for path in (row.person, row.garment))
-        # Nothing lies on an uncut photo.
+        # Nothing is aligned with a full photo.
         wanted: dict[str, Size | None] = {} if row.box else dict.fromkeys(ON_PERSON, person)
         wanted["garment_mask"] = garment
         if module.uniform_size:

@@ -1,18 +1,18 @@
-"""Dress Code (Morelli et al., ECCV 2022): upper-body clothes, lower-body clothes and dresses, one person and one shop image a sample.
+"""Dress Code (Morelli et al., ECCV 2022): upper-body clothes, lower-body clothes and dresses, one person and one shop image per sample.
 
     ROOT/train_pairs.txt  test_pairs_paired.txt  test_pairs_unpaired.txt    person, garment, category (0 upper, 1 lower, 2 dresses)
     ROOT/{upper_body,lower_body,dresses}/
         train_pairs.txt  test_pairs_paired.txt  test_pairs_unpaired.txt     person, garment
         images/013563_0.jpg          the person
                013563_1.jpg          the shop image
-        keypoints/013563_2.json      18 key points, in a frame of 384 x 512 whatever the image's size
+        keypoints/013563_2.json      18 keypoints, in a frame of 384 x 512 whatever the image's size
         label_maps/013563_4.png      ATR labels
         skeletons/013563_5.jpg  dense/013563_5.png  dense/013563_5_uv.npz   (not read)
-        masks/013563_1.png           the shop image's background, white, as LaDI-VTON added it
-        agnostic_masks/013563_0.png  white where the garment may be, as CatVTON makes it for test people
+        masks/013563_1.png           the shop image's background, white, added by LaDI-VTON
+        agnostic_masks/013563_0.png  white where the garment may be, made by CatVTON for test people
 
-Columns are parted by tabs or blanks. A root's pair file may lack its third column, and either kind of pair file may be absent. There are no
-agnostic masks in the dataset itself: they are made from labels and key points.
+Columns are separated by tabs or spaces. A pair file in the root may lack its third column, and either kind of pair file may be missing.
+The dataset itself has no agnostic masks: they are derived from labels and keypoints.
 """
 
 import json
@@ -33,14 +33,14 @@ from fashiongen.data.tryon_dataset import TryOnDataset
 from fashiongen.errors import UserError
 
 KEYPOINTS = 18
-# The frame of the key points, in which masks are made too: height and width.
+# The frame of the keypoints, also used to derive masks: height and width.
 FRAME: Size = (512, 384)
 
-# The folders, in the order of the numbers in a root's pair file, and what we call what they hold.
+# The folders, in the order of the numbers in the root's pair file, and our names of the categories.
 CATEGORIES = {"upper_body": "upper", "lower_body": "lower", "dresses": "full"}
 PAIR_FILES = {"train": ("train_pairs.txt",), "test": ("test_pairs_paired.txt", "test_pairs_unpaired.txt")}
 
-# For each part the folders and the endings after the number that all files of a person share; "" is the name in the pair file.
+# For each part the folders, and the suffixes after the number shared by all files of a person; "" is the name in the pair file.
 PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "person": (("images", ""),),
     "garment_mask": (("masks", "_1.png"),),
@@ -60,29 +60,28 @@ class DressCodeDataset(TryOnDataset):
     """Samples as batches of one, at one size."""
 
     def read_pose(self, path: Path, source: Size, size: Size) -> Tensor:
-        """Read 18 key points."""
+        """Read 18 keypoints."""
         return read_keypoints(path, size)
 
     def read_garment_mask(self, path: Path) -> Tensor:
-        """Read the foreground: what is not white."""
+        """Read the foreground: everything not white."""
         return ~read_mask(path, self.size)
 
     def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
-        """Make the mask as LaDI-VTON does, from labels and key points."""
+        """Derive the mask from labels and keypoints, as in LaDI-VTON."""
         if row.parse is None or row.pose is None or row.category is None:
             return super().make_mask(row, source)
         return masks.from_atr_and_points(read_labels(row.parse, FRAME).numpy(), read_keypoints(row.pose, FRAME).numpy(), row.category)
 
 
 class DressCode(TryOnData):
-    """Dress Code, paired in training and test alike.
+    """Dress Code, paired in training and test.
 
     A sample's id is its folder and the stem of its person image, such as `upper_body_013563_0`, since a person can be in several folders.
-    A part that a category's folder lacks is withheld from all batches, since they mix categories; masks are made from what each has.
+    A part that one category's folder lacks is omitted from all batches, since they mix categories; masks are derived from what each has.
 
-    The tree to which TryOffDiff's script rewrites the dataset (`{train,test}/{image,cloth}/`, in VITON-HD's manner) is not read: it holds
-    people and shop images alone, nothing to make masks from, and the pair files that are wanted of it are never written. Name the folder
-    that was downloaded.
+    The tree written by TryOffDiff's script (`{train,test}/{image,cloth}/`, like VITON-HD's) is not supported: it has only people and shop
+    images, nothing to derive masks from, and the pair files it should have are never written. Use the downloaded folder.
     """
 
     layout: ClassVar[str] = "dress_code"
@@ -99,9 +98,9 @@ class DressCode(TryOnData):
         """Store the settings; nothing is read before `setup`.
 
         Args:
-            root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
+            root: the dataset's folder or its parent, or `wardrobe` for the embedded world, rendered on first use.
             categories: which of upper_body, lower_body and dresses.
-            options: those of every try-on dataset.
+            options: options of every try-on dataset.
         """
         super().__init__(root, **options)
         if not categories or (unknown := set(categories) - set(CATEGORIES)):
@@ -112,9 +111,9 @@ class DressCode(TryOnData):
             self.name = f"{self.layout}-{'-'.join(self.categories)}"
 
     def listing(self, half: str, part: str = "person") -> Listing:
-        """List the pairs of a half, train or test, of which each category's folder must hold some `part`, person or garment.
+        """List the pairs of a half, train or test; each category's folder must hold at least one `part`, person or garment.
 
-        The test half lists each person once, with its own garment from the paired file (or else the image of its number) and the other
+        The test half lists each person once, with its own garment from the paired file (else the image with its number) and the other
         one from the unpaired file.
 
         Raises:
@@ -166,7 +165,7 @@ class DressCode(TryOnData):
         return Listing(half=half, sources=tuple(sources), rows=rows, absent=dict(absent), repeated=repeated)
 
     def _pairs(self, name: str) -> tuple[list[Path], list[_Pair]]:
-        """Read the pair file of the root, or else those of the categories; returns the files too."""
+        """Read the root's pair file, else those of the categories; also returns the files."""
         whole = self.root / name
         if whole.is_file():
             return [whole], [pair for pair in map(self._placed, read_pairs(whole, columns=(2, 3))) if pair.folder in self.categories]
@@ -182,7 +181,7 @@ class DressCode(TryOnData):
         return files, pairs
 
     def _placed(self, pair: tuple[str, ...]) -> _Pair:
-        """Return the folder of a line of the root's pair file, by its number or else by the place of the person's image."""
+        """Return the folder of a line in the root's pair file, by its number, else by the location of the person's image."""
         person, garment = pair[:2]
         if len(pair) == 3:
             if pair[2] not in ("0", "1", "2"):
@@ -198,7 +197,7 @@ class DressCode(TryOnData):
         return _Pair(folders[0], person, garment)
 
     def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:
-        """Masks are made from labels and key points."""
+        """Masks are derived from labels and keypoints."""
         if row.parse is not None and row.pose is not None:
             return None
         folder = row.person.parents[1]
@@ -206,12 +205,12 @@ class DressCode(TryOnData):
 
 
 def _number(person: str) -> str:
-    """Return what all files of a person begin with: 013563 of 013563_0.jpg."""
+    """Return the common prefix of a person's files: 013563 of 013563_0.jpg."""
     return PurePosixPath(person).stem.removesuffix("_0")
 
 
 def read_keypoints(path: Path, size: Size) -> Tensor:
-    """Read Dress Code's key points: float32 (18, 3) of x, y in pixels of `size` and confidence, which is 0 for a point that is not seen.
+    """Read Dress Code's keypoints: float32 (18, 3) of x, y in pixels of `size` and confidence, 0 for an invisible point.
 
     Raises:
         UserError: if the file is missing or not of the form `{"keypoints": [[x, y, confidence, number], ...]}`.
@@ -222,9 +221,9 @@ def read_keypoints(path: Path, size: Size) -> Tensor:
         raise UserError(
             f"{path}: no Dress Code file with {KEYPOINTS} keypoints of x, y, confidence, number ({type(error).__name__})"
         ) from error
-    # Points that were not found lie at or beyond the corner, as the dataset's own code tells them.
+    # As in the dataset's own code, undetected points are at or beyond the corner.
     seen = ((points[:, :2] > 1).all(dim=1) & points.isfinite().all(dim=1)).float()[:, None]
     scaled = points[:, :2] * torch.tensor([size[1] / FRAME[1], size[0] / FRAME[0]])
-    # Some copies have no confidence: a point that is seen counts as certain then.
+    # Some copies have no confidence: visible points then count as certain.
     confidence = torch.where(points[:, 2:3] > 0, points[:, 2:3].clamp(max=1), torch.ones(()))
     return torch.cat([scaled.nan_to_num(), confidence], dim=1) * seen

@@ -1,4 +1,4 @@
-"""The embedded wardrobe as a dataset: where it lies in the user's cache folder, and rendering it once."""
+"""The embedded wardrobe as a dataset: its location in the user's cache folder, and rendering it once."""
 
 import shutil
 import tempfile
@@ -13,16 +13,16 @@ from fashiongen.errors import UserError
 from fashiongen.wardrobe import WORLD_VERSION
 
 EMBEDDED = "wardrobe"
-"""The value of `data.root` that means the embedded world."""
+"""The value of `data.root` that selects the embedded world."""
 
 
 def embedded_folder(layout: str, people: int, size: tuple[int, int], seed: int) -> Path:
-    """Return the folder of the world with these settings, rendered or not. The name holds everything that decides the pixels."""
+    """Return the folder of the world with these settings, rendered or not. Its name contains everything that affects the pixels."""
     return cache_folder() / EMBEDDED / f"{layout}-world{WORLD_VERSION}-people{people}-{size[0]}x{size[1]}-seed{seed}"
 
 
 def render_embedded(folder: Path, layout: str, people: int, size: tuple[int, int], seed: int) -> None:
-    """Render the embedded world in a layout to `folder`, unless it is there.
+    """Render the embedded world in a layout to `folder`, unless it exists.
 
     Raises:
         UserError: if the wardrobe has no writer of this layout, or the folder cannot be written.
@@ -34,16 +34,16 @@ def render_embedded(folder: Path, layout: str, people: int, size: tuple[int, int
 
 
 def render_once(folder: Path, render: Callable[[Path], object]) -> None:
-    """Have `render` fill `folder` unless it is there. Two processes that race render once, and a kill leaves nothing half done.
+    """Let `render` fill `folder` unless it exists. Concurrent processes render only once, and a kill leaves no partial folder.
 
-    The folder is filled under a hidden name beside its place and renamed when it is complete.
+    The folder is filled under a hidden name next to it and renamed when complete.
     """
     if folder.is_dir():
         return
     with locked(folder):
         if folder.is_dir():
             return
-        # We hold the lock, so whoever wrote what is left over is dead.
+        # We hold the lock, so leftovers are from a killed process.
         for left_over in folder.parent.glob(f".{folder.name}.part-*"):
             shutil.rmtree(left_over)
         rank_zero_info(f"rendering the embedded wardrobe to {folder} (once)")

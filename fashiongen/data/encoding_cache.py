@@ -1,16 +1,16 @@
-"""The encoding cache: latents and features that frozen encoders compute from the samples, once, ahead of training.
+"""The encoding cache: latents and features that frozen encoders compute from the samples once, before training.
 
     DIR/garment-3f9c1a2b5d7e8f01/0b9d5c....safetensors    some samples' moments by the encoder of that hash
         person-3f9c1a2b5d7e8f01/...
         image-77d0e4c6a1b29f35/...
 
-An entry belongs to a kind, to the hash of its encoder (weights, config, preprocessing), to a sample's id, and to a fingerprint of the very
-tensors that were encoded, as they were decoded and resized. A changed image, another size, an augmented or reframed sample thus never
-takes the entry of another: what is not there is refused with a line that says why, and `fashiongen data encode` adds it.
+An entry is keyed by its kind, the hash of its encoder (weights, config, preprocessing), a sample's id, and a fingerprint of the encoded
+tensors, as decoded and resized. A changed image, another size, an augmented or reframed sample thus never uses a wrong entry: a missing
+entry raises a one-line error with the reason, and `fashiongen data encode` adds it.
 
-A part is written under a hidden name, brought to the disk and renamed, and never changed again: a reader sees whole parts only, whenever a
-writer is killed, and any number of writers may fill a folder at a time (at worst an entry is there twice). Each entry carries a checksum,
-which is compared whenever it is read. Parts are memory-mapped, so that a read touches one entry's pages, which all processes share.
+A part is written under a hidden name, flushed to disk, renamed, and never changed again: a reader sees only complete parts, even if a
+writer is killed, and any number of writers can fill a folder at once (at worst an entry exists twice). Each entry has a checksum, which
+is verified on every read. Parts are memory-mapped, so a read touches only one entry's pages, which all processes share.
 """
 
 import hashlib
@@ -39,18 +39,18 @@ from fashiongen.nn.encodings import Encoding, as_bytes, identities
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
-NAMES = {"F32": "float32", "F16": "float16"}  # by what safetensors calls them
+NAMES = {"F32": "float32", "F16": "float16"}  # by safetensors' names
 
-# A part is closed when it is this large or this old: a kill costs no more work than that.
+# A part is closed at this size or age: a kill loses at most that much work.
 PART_BYTES = 64 * 2**20
 PART_SECONDS = 60.0
-# Writing a part takes seconds: a hidden file that is older was left by a writer that was killed.
+# Writing a part takes seconds: an older hidden file was left by a killed writer.
 LEFT_OVER_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one entry lies, what it was made of, and its checksum."""
+    """An entry's location, the shapes of its source tensors, and its checksum."""
 
     part: Path
     row: int
@@ -59,10 +59,10 @@ class Place:
 
 
 class Entries:
-    """All entries of one kind by one encoder; their values stay on the disk until they are read."""
+    """All entries of one kind by one encoder; values stay on disk until they are read."""
 
     def __init__(self, cache: Path, kind: str, identity: str) -> None:
-        """Read the index of every part, if there are any.
+        """Read the index of every part.
 
         Raises:
             UserError: if a part is damaged.
@@ -77,11 +77,11 @@ class Entries:
             self._index(part)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave open files out, so that a worker process opens its own."""
+        """Omit open files, so that a worker process opens its own."""
         return {**self.__dict__, "_open": {}}
 
     def __contains__(self, key: tuple[str, str]) -> bool:
-        """Tell whether (id, fingerprint) is there."""
+        """Return whether there is an entry for (id, fingerprint)."""
         return key in self._places
 
     def ids(self) -> set[str]:
@@ -89,12 +89,12 @@ class Entries:
         return {id_ for id_, _ in self._places}
 
     def read(self, id_: str, fingerprint: str, source: tuple[tuple[int, ...], ...]) -> Tensor:
-        """Return a sample's entry, (1, ...), in the dtype in which it was written.
+        """Return a sample's entry, (1, ...), in the dtype it was written in.
 
         Args:
             id_: the sample's id.
-            fingerprint: of the tensors that the encoder would read now.
-            source: their shapes.
+            fingerprint: fingerprint of the tensors that the encoder would read now.
+            source: the shapes of these tensors.
 
         Raises:
             UserError: if there is no such entry, or it is damaged.
@@ -116,8 +116,8 @@ class Entries:
         """Write (id, fingerprint, value of (1, ...)) of some samples as one part.
 
         Args:
-            rows: the samples, whose values are alike in shape and dtype.
-            source: the shapes of the tensors that each was made of.
+            rows: the samples, whose values have the same shape and dtype.
+            source: the shapes of the encoded tensors.
 
         Raises:
             UserError: if the folder cannot be written to, or the disk is full.
@@ -145,12 +145,12 @@ class Entries:
                 "what is written stays"
             ) from error
         finally:
-            with suppress(OSError):  # it is renamed already, or could not be made
+            with suppress(OSError):  # already renamed, or never created
                 hidden.unlink()
         self._index(part)
 
     def sweep(self) -> None:
-        """Delete what killed writers left over."""
+        """Delete leftovers of killed writers."""
         for hidden in self.folder.glob(".*.safetensors"):
             try:
                 if time.time() - hidden.stat().st_mtime > LEFT_OVER_SECONDS:
@@ -185,7 +185,7 @@ class Entries:
 
 
 def open_entries(cache: Path, encodings: Mapping[str, Encoding]) -> dict[str, Entries]:
-    """Return for each kind the entries of `cache` that this very encoder has made, perhaps none.
+    """Return for each kind the entries in `cache` made by this exact encoder, possibly none.
 
     Raises:
         UserError: if a part is damaged.
@@ -194,12 +194,12 @@ def open_entries(cache: Path, encodings: Mapping[str, Encoding]) -> dict[str, En
 
 
 def refill(cache: Path) -> str:
-    """Return the remedy for a cache that lacks something."""
+    """Return how to fix a cache that lacks entries."""
     return f"run `fashiongen data encode --config RECIPE --out {cache}` with this recipe"
 
 
 def fingerprints(sample: Batch, reads: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """Return for each kind a hash of the tensors that its encoder reads of a batch of one: type, shape and every number."""
+    """Return for each kind a hash of the tensors that its encoder reads from a batch of one: dtype, shape and all values."""
     digests = {}
     for name in dict.fromkeys(name for names in reads.values() for name in names):
         tensor = _tensor(sample, name)
@@ -210,7 +210,7 @@ def fingerprints(sample: Batch, reads: Mapping[str, tuple[str, ...]]) -> dict[st
 
 
 def shapes(sample: Batch, reads: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-    """Return the shapes of the tensors that an encoder reads of a batch of one, without the batch."""
+    """Return the shapes, without the batch dimension, of the tensors that an encoder reads from a batch of one."""
     return tuple(tuple(_tensor(sample, name).shape[1:]) for name in reads)
 
 
@@ -227,16 +227,16 @@ class EncodedDataset(Dataset[AnyBatch]):
     def __init__(
         self, dataset: Dataset[AnyBatch], cache: Path, encodings: Mapping[str, Encoding], entries: dict[str, Entries] | None = None
     ) -> None:
-        """Read the samples of `dataset`, which are batches of one, with their entries of `cache`.
+        """Read the samples of `dataset`, which are batches of one, with their entries in `cache`.
 
         Args:
             dataset: the samples.
             cache: the folder.
-            encodings: what to read.
-            entries: the same as `open_entries` gives them, for several datasets: to open them, all encoders' weights are hashed.
+            encodings: the encodings to read.
+            entries: the result of `open_entries`, to share between datasets: opening hashes all encoders' weights.
 
         Raises:
-            UserError: if the cache lacks samples, is of another encoder, or does not fit the first sample.
+            UserError: if the cache lacks samples, is from another encoder, or does not match the first sample.
         """
         self.dataset = dataset
         self.reads = {kind: encoding.reads for kind, encoding in encodings.items()}
@@ -268,7 +268,7 @@ class EncodedDataset(Dataset[AnyBatch]):
         """Return one sample with its entries.
 
         Raises:
-            UserError: if a file is missing or damaged, or the sample is not what was encoded.
+            UserError: if a file is missing or damaged, or the sample differs from the encoded one.
         """
         sample: AnyBatch = self.dataset[index]
         found = fingerprints(sample, self.reads)
@@ -280,7 +280,7 @@ class EncodedDataset(Dataset[AnyBatch]):
 
 @dataclass
 class _Part:
-    """A part that is being filled."""
+    """A part being filled."""
 
     rows: list[tuple[str, str, Tensor]] = field(default_factory=list)
     source: tuple[tuple[int, ...], ...] = ()
@@ -296,21 +296,21 @@ def encode(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, int]:
-    """Encode the samples and write the results to `cache`; entries that exist are not computed again.
+    """Encode the samples and write the results to `cache`; existing entries are not recomputed.
 
     Args:
         batches: the samples, on the CPU.
-        encodings: which encoders to run.
+        encodings: the encodings to compute.
         cache: the folder.
-        device: where the encoders run.
-        dtype: of the values on the disk, one for all values of an encoder. float32 is exact; float16 takes half the room and is off by at
-            most 2**-11 of each value.
+        device: device to run the encoders on.
+        dtype: dtype of the values on disk, the same for all values of an encoder. float32 is exact; float16 halves the size and has a
+            relative error of at most 2**-11.
 
     Returns:
-        for each kind how many entries were added.
+        The number of added entries of each kind.
 
     Raises:
-        UserError: if the cache cannot be written to or is damaged, holds values of another type, or a value does not fit into `dtype`.
+        UserError: if the cache cannot be written to or is damaged, holds values of another dtype, or a value does not fit into `dtype`.
     """
     reads = {kind: encoding.reads for kind, encoding in encodings.items()}
     entries = open_entries(cache, encodings)
@@ -389,7 +389,7 @@ def _damaged(part: Path) -> UserError:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a folder's list of names to the disk."""
+    """Flush a folder's directory entries to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -8,7 +8,7 @@ from fashiongen.data.pairs import TopBottomData
 class FashionTaobaoTB(TopBottomData):
     """Reads `files/{train_no_dup_1vs9,valid_no_dup_1vs9,test_disj}.csv` and `img/<md5>.jpg` (the authors' downloader writes `.png`).
 
-    A test top may have several positives (977 do), and a few listed negatives are positives of the same top (21 rows of the test).
+    A test top may have several positives (977 do), and a few listed negatives are positives of the same top (21 test rows).
     """
 
     layout: ClassVar[str] = "fashion_taobao_tb"

@@ -8,7 +8,7 @@ from fashiongen.data.pairs import TopBottomData
 class FashionVC(TopBottomData):
     """Reads `files/{traindata_unique,devdata_tops,testdata_tops}.csv` and `img/<id>.jpg`.
 
-    One positive a test top; 60 tops and 327 bottoms of the public test list also occur in training.
+    One positive per test top; 60 tops and 327 bottoms of the public test list also occur in training.
     """
 
     layout: ClassVar[str] = "fashionvc"

@@ -1,4 +1,4 @@
-"""A dataset in a folder of a public layout, or the embedded wardrobe in the same layout: the options and loaders that all of them share."""
+"""A dataset in a folder of a public layout, or the embedded wardrobe in the same layout: the shared options and loaders."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,11 +24,11 @@ def splits_of(stage: str | None) -> tuple[str, ...]:
 class FolderData(FashionData):
     """A dataset in a folder: `root`, the embedded wardrobe, batch sizes, workers, seeds, and loaders that resume.
 
-    A subclass sets `layout`, `markers` and `name`, fills `datasets`, `split` and `offers` in `setup`, and gives the loaders.
+    A subclass sets `layout`, `markers` and `name`, fills `datasets`, `split` and `offers` in `setup`, and defines the loaders.
 
     Attributes:
         layout: the folder layout, and by default the dataset's name.
-        markers: files or folders of which a root holds at least one; `root` may also name the folder around it.
+        markers: files or folders of which a root holds at least one; `root` may also be its parent folder.
         batch_size: training samples per process and step.
         seed: seed of the training order.
     """
@@ -54,7 +54,7 @@ class FolderData(FashionData):
         """Store the settings; nothing is read before `setup`.
 
         Args:
-            root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
+            root: the dataset's folder or its parent, or `wardrobe` for the embedded world, rendered on first use.
             people: number of people (or pairs of items) of the embedded world, all splits together.
             size: height and width that images are resized to.
             batch_size: training samples per process and step.
@@ -62,7 +62,7 @@ class FolderData(FashionData):
             eval_batch_size: samples per process and step in validation, test and prediction; by default `batch_size`.
             num_workers: worker processes per loader.
             seed: seed of the training order.
-            in_memory: caches decoded images in memory, in the main process (no workers).
+            in_memory: cache decoded images in memory, in the main process (no workers).
         """
         super().__init__()
         require_at_least_one(self.layout, size=size, batch_size=batch_size, eval_batch_size=eval_batch_size)
@@ -80,16 +80,16 @@ class FolderData(FashionData):
         self.split = "train"
         self.offers = frozenset()
         self.datasets: dict[str, Any] = {}
-        # A test set smaller than the number of processes leaves some without a sample.
+        # A test set smaller than the number of processes leaves some without samples.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def prepare_data(self) -> None:
-        """Render the embedded world unless it is there. Lightning calls this in one process per machine."""
+        """Render the embedded world unless it exists. Lightning calls this in one process per machine."""
         if self.embedded:
             render_embedded(self.root, self.layout, self.people, self.size, self.world_seed)
 
     def find_root(self) -> None:
-        """Render the embedded world unless it is there, and set `root` to the folder that holds the dataset.
+        """Render the embedded world unless it exists, and set `root` to the folder that holds the dataset.
 
         Raises:
             UserError: if several folders in `root` do.
@@ -98,15 +98,15 @@ class FolderData(FashionData):
         self.root = locate(self.root, self.markers)
 
     def training_loader(self, dataset: Dataset[Any], what: str = "samples", **options: Any) -> ResumableLoader:  # noqa: ANN401  DataLoader's own options
-        """Give the training batches, shuffled by (seed, epoch), resumable in mid-epoch.
+        """Return the training batches, shuffled by (seed, epoch), resumable mid-epoch.
 
         Args:
             dataset: its samples are batches of one.
-            what: what an error calls them.
-            options: further ones of DataLoader.
+            what: the samples' name in errors.
+            options: further options of DataLoader.
 
         Raises:
-            UserError: if there are too few for a step.
+            UserError: if there are too few for one step.
         """
         shard, count = share(self.trainer), length_of(dataset)
         if count < self.batch_size * shard["num_replicas"]:
@@ -117,7 +117,7 @@ class FolderData(FashionData):
         return ResumableLoader(dataset, sampler=sampler, batch_size=self.batch_size, trained=trained, **self._loader_options(), **options)
 
     def evaluation_loader(self, dataset: Dataset[Any], block: int) -> Loader:
-        """Give all samples in order, each once; every process has its share of them, `block` neighbours at a time."""
+        """Return all samples in order, each once; every process gets its share, in blocks of `block` consecutive samples."""
         sampler = ShardSampler(dataset, **share(self.trainer), block=block)
         return Loader(dataset, sampler=sampler, batch_size=self.eval_batch_size, **self._loader_options())
 
@@ -125,7 +125,7 @@ class FolderData(FashionData):
         return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
 
     def _trained(self) -> int:
-        """Return how many batches of the epoch are trained on."""
+        """Return how many batches of the epoch have been trained on."""
         assert self.trainer is not None
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
         return int(progress.state_dict()["processed"])

@@ -1,7 +1,7 @@
-"""Reading images, masks and label maps from files, in one way for every dataset. No file is trusted.
+"""Reads images, masks and label maps from files, in the same way for every dataset. No file is trusted.
 
-Sizes are (height, width) throughout. An image whose proportions differ from the wanted size is squeezed, as the datasets' own code does.
-Whatever is read is turned upright by its EXIF orientation, so that what lies on an image lies on what a viewer shows.
+Sizes are (height, width) throughout. An image with another aspect ratio is stretched to the size, as in the datasets' own code.
+Everything is rotated upright by its EXIF orientation, so that masks and labels match what a viewer shows.
 """
 
 from pathlib import Path
@@ -16,15 +16,15 @@ from fashiongen.errors import UserError
 
 Size = tuple[int, int]
 
-# What Pillow raises for a file that is cut off, damaged, huge, or no image at all.
+# Raised by Pillow for a file that is truncated, damaged, huge, or not an image.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode an image to RGB, turned upright by its EXIF orientation, transparent areas on white.
+    """Decode an image to RGB, rotated upright by its EXIF orientation, transparent areas on white.
 
     Raises:
-        UserError: if the file is missing, cut off or no image.
+        UserError: if the file is missing, truncated or not an image.
     """
     try:
         with Image.open(path) as image:
@@ -38,10 +38,10 @@ def open_image(path: Path) -> Image.Image:
 
 
 def image_size(path: Path) -> Size:
-    """Return the size of an image as `open_image` would give it, from its header alone.
+    """Return the size of an image as `open_image` returns it, reading only its header.
 
     Raises:
-        UserError: if the file is missing or no image.
+        UserError: if the file is missing or not an image.
     """
     try:
         with Image.open(path) as image:
@@ -61,7 +61,7 @@ def read_image(path: Path, size: Size) -> Tensor:
     """Read an image at `size`: uint8 (3, H, W), RGB, antialiased bilinear.
 
     Raises:
-        UserError: if the file is missing, cut off or no image.
+        UserError: if the file is missing, truncated or not an image.
     """
     return image_to_tensor(open_image(path), size)
 
@@ -70,7 +70,7 @@ def read_mask(path: Path, size: Size) -> Tensor:
     """Read a mask at `size`: bool (1, H, W), nearest neighbour, True where the grey value is at least 128.
 
     Raises:
-        UserError: if the file is missing, cut off or no image.
+        UserError: if the file is missing, truncated or not an image.
     """
     try:
         with Image.open(path) as image:
@@ -81,7 +81,7 @@ def read_mask(path: Path, size: Size) -> Tensor:
 
 
 def mask_to_tensor(mask: NDArray[np.bool_], size: Size) -> Tensor:
-    """Resize a mask (H, W) as `read_mask` does: bool (1, H, W), nearest neighbour."""
+    """Resize a mask (H, W) like `read_mask`: bool (1, H, W), nearest neighbour."""
     resized = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
     return torch.from_numpy(np.array(resized, dtype=bool))[None]
 
@@ -90,7 +90,7 @@ def read_labels(path: Path, size: Size) -> Tensor:
     """Read a label map at `size`: uint8 (H, W), nearest neighbour, the palette's indices.
 
     Raises:
-        UserError: if the file is missing, cut off, no image, or a colour image without indices.
+        UserError: if the file is missing, truncated, not an image, or a colour image without indices.
     """
     try:
         with Image.open(path) as image:
@@ -104,10 +104,10 @@ def read_labels(path: Path, size: Size) -> Tensor:
 
 
 def _in_bytes(image: Image.Image) -> Image.Image:
-    """Bring a grey image of 16 bits to 8, which Pillow would cut off at 255; other images pass unchanged.
+    """Convert a 16-bit grey image to 8 bits (Pillow would clip it at 255); other images pass unchanged.
 
     Raises:
-        ValueError: if the values are floats, whose range no one knows.
+        ValueError: if the values are floats, whose range is unknown.
     """
     if image.mode == "F":
         raise ValueError("its values are floats: save it with 8 bits a channel")
@@ -117,7 +117,7 @@ def _in_bytes(image: Image.Image) -> Image.Image:
 
 
 def unreadable(path: Path, error: BaseException) -> UserError:
-    """Say in one line that a file is missing, or no image and why; `error` is one of `UNREADABLE`."""
+    """Return the one-line error for a missing file or an unreadable image; `error` is one of `UNREADABLE`."""
     if isinstance(error, FileNotFoundError):
         return UserError(f"{path} is missing; restore the file or leave it out of the data")
     detail = " ".join(str(error).split()) or type(error).__name__

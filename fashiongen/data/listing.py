@@ -1,6 +1,6 @@
-"""What a try-on dataset lists: its pair files, the samples that they name, and the search for their files.
+"""The listing of a try-on dataset: its pair files, their samples, and the search for the samples' files.
 
-A part of a sample (its person, its garment, its mask, ...) lies under folder names in which the copies of a dataset differ.
+The folder names of a part (person, garment, mask, ...) differ between copies of a dataset.
 """
 
 import hashlib
@@ -18,21 +18,21 @@ class NotListed(UserError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TryOnRow:
-    """Where the parts of one sample lie; None for a part that the folder does not offer.
+    """The files of one sample's parts; None for a part that the folder does not offer.
 
     Attributes:
         id: the sample's id, unique in its split.
         person: the dressed person.
-        category: upper, lower or full; None if the parse tells it.
+        category: upper, lower or full; None if it is derived from the parse.
         garment: the shop image of the garment that the person wears.
         other: the shop image, or another person's photo, of the garment that an unpaired test puts on the person.
         garment_mask: the foreground of `garment`.
         mask: the agnostic mask of the person.
-        agnostic: the person with the agnostic region painted grey; named only where it stands in for the mask.
+        agnostic: the person with the agnostic region painted grey; set only if it replaces the mask.
         parse: the human-parse labels.
-        pose: the key points.
+        pose: the keypoints.
         densepose: DensePose's map.
-        box: where `person`, an uncut photo, is to be cut.
+        box: the crop box of `person`, if it is a full photo.
     """
 
     id: str
@@ -49,23 +49,23 @@ class TryOnRow:
     box: Path | None = None
 
     def parts(self) -> dict[str, Path]:
-        """Return the files of the sample, by the part that each holds; there or not."""
+        """Return the sample's files by part, whether or not they exist."""
         return {entry.name: value for entry in fields(self) if isinstance(value := getattr(self, entry.name), Path)}
 
     def files(self) -> list[Path]:
-        """Return the files that a try-off sample is read from, which `other` is not."""
+        """Return the files that a try-off sample is read from, without `other`."""
         return [path for part, path in self.parts().items() if part != "other"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What one half of a dataset lists, whether or not every file is there.
+    """The listing of one half of a dataset, whether or not every file exists.
 
     Attributes:
         half: train or test.
         sources: the files that list the samples.
         rows: the samples, in the order of the files.
-        absent: for each part that the folder offers, the named files that are not there.
+        absent: for each part that the folder offers, the missing files.
         repeated: ids that are listed more than once.
     """
 
@@ -77,18 +77,18 @@ class Listing:
 
     @property
     def lists(self) -> str:
-        """The sources' names, for a message."""
+        """The sources' names, for messages."""
         return " and ".join(map(str, self.sources))
 
 
 def lists_nobody(sources: Sequence[Path], what: str = "") -> UserError:
-    """Say that `sources` list no sample at all, or none of `what`."""
+    """Return the error that `sources` list no sample, or none of `what`."""
     listed = f"no sample of {what}" if what else "no sample"
     return UserError(f"{' and '.join(map(str, sources))}: {listed} is listed there; restore the file: one sample a line")
 
 
 def mask_origin(row: TryOnRow) -> str:
-    """Return the origin of a row's agnostic mask: a file, or the parts that it is made from."""
+    """Return the origin of a row's agnostic mask: a file, or the parts it is derived from."""
     if row.mask is not None:
         return "file"
     if row.agnostic is not None:
@@ -98,7 +98,7 @@ def mask_origin(row: TryOnRow) -> str:
 
 
 def fingerprint(sources: Iterable[Path], files: Iterable[Path], root: Path) -> str:
-    """Return a sha256 over the content of what lists the samples and the names (from `root` on) and sizes of their files."""
+    """Return a sha256 over the content of the list files and the names (relative to `root`) and sizes of the samples' files."""
     digest = hashlib.sha256()
     for source in sources:
         digest.update(source.read_bytes())
@@ -107,21 +107,21 @@ def fingerprint(sources: Iterable[Path], files: Iterable[Path], root: Path) -> s
     return digest.hexdigest()
 
 
-# For a part, the folders and the endings (after the stem; "" is the name as it is) under which copies of a dataset hold it.
+# For a part, the folders and suffixes (after the stem; "" is the full name) used by copies of a dataset.
 Places = Sequence[tuple[str, str]]
 
 
 def find(folder: Path, places: Places, names: Sequence[str], stems: Sequence[str]) -> tuple[list[Path], list[Path]] | None:
-    """Find one file a sample in the place that holds most of them.
+    """Find one file per sample, in the place that holds the most of them.
 
     Args:
-        folder: where the places lie.
-        places: folders and endings, the preferred ones first.
-        names: a file name a sample, used where the ending is "".
-        stems: what an ending is put after.
+        folder: the parent of the places.
+        places: folders and suffixes, preferred ones first.
+        names: a file name per sample, used if the suffix is "".
+        stems: a stem per sample, to which the suffix is appended.
 
     Returns:
-        A path a sample and those of them that are not there; None if no place holds any.
+        One path per sample, and those that are missing; None if no place holds any.
     """
     best: tuple[int, list[Path], list[Path]] | None = None
     for place, ending in places:
@@ -136,10 +136,10 @@ def find(folder: Path, places: Places, names: Sequence[str], stems: Sequence[str
 
 
 def locate(root: Path, markers: Sequence[str]) -> Path:
-    """Return `root` if it holds one of `markers`, else the one folder in it that does: archives differ in the name of their top folder.
+    """Return `root` if it holds one of `markers`, else its only subfolder that does: archives differ in the name of their top folder.
 
     Raises:
-        UserError: if several folders in it do.
+        UserError: if several subfolders do.
     """
     if not root.is_dir() or any((root / marker).exists() for marker in markers):
         return root
@@ -152,14 +152,14 @@ def locate(root: Path, markers: Sequence[str]) -> Path:
 
 
 def read_pairs(path: Path, columns: Sequence[int] = (2,)) -> list[tuple[str, ...]]:
-    """Read a pair file: one sample a line, names between blanks or tabs; blank lines are skipped.
+    """Read a pair file: one sample per line, names separated by spaces or tabs; blank lines are skipped.
 
     Args:
         path: the file.
-        columns: the numbers of columns that are accepted, the same in all lines.
+        columns: the accepted numbers of columns, the same in all lines.
 
     Raises:
-        UserError: if the file is missing or not text, a line has another number of columns, or a name would leave the dataset's root.
+        UserError: if the file is missing or not text, a line has another number of columns, or a name leads out of the dataset's root.
     """
     pairs: list[tuple[str, ...]] = []
     for number, line in enumerate(read_lines(path), start=1):
@@ -176,7 +176,7 @@ def read_pairs(path: Path, columns: Sequence[int] = (2,)) -> list[tuple[str, ...
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file of any system.
+    """Read the lines of a text file with any line endings.
 
     Raises:
         UserError: if the file is missing or not text.
@@ -190,7 +190,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def refuse_leaving(path: Path, number: int, names: Sequence[str]) -> None:
-    """Refuse names of line `number` of `path` that lead out of the dataset's folder.
+    """Reject names in line `number` of `path` that lead out of the dataset's folder.
 
     Raises:
         UserError: if one does.
@@ -201,6 +201,6 @@ def refuse_leaving(path: Path, number: int, names: Sequence[str]) -> None:
 
 
 def leaves_root(name: str) -> bool:
-    """Tell whether a file name from a data file is absolute or climbs out of the folder that it is meant for."""
+    """Return whether a file name from a data file is absolute or leads out of its folder."""
     parts = PurePosixPath(name.replace("\\", "/"))
     return parts.is_absolute() or ".." in parts.parts or ":" in name or "\0" in name

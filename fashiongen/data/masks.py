@@ -1,8 +1,8 @@
-"""Agnostic masks for folders that come without them, made from the other parts: where the worn garment may be.
+"""Agnostic masks (where the worn garment may be) for folders without them, derived from the other parts.
 
-Each function follows the recipe that a dataset's own users follow, so that a mask made here is like those that others made, and says where
-it departs. Masks, labels and images are arrays of (H, W) or (H, W, 3), True where the garment may be; widths are given for an image of
-the recipe's height and scaled to the array's. A mask that was made is not the dataset's own: results with the one and the other differ.
+Each function follows the procedure that the dataset's users follow, so that its masks are like theirs, and documents where it differs.
+Masks, labels and images are arrays (H, W) or (H, W, 3), True where the garment may be; widths are given for the original procedure's
+image height and scaled to the array's. A derived mask is not the dataset's own: results with the two differ.
 """
 
 import numpy as np
@@ -34,15 +34,15 @@ TORSO, HANDS, FEET, THIGHS, CALVES, UPPER_ARMS, FOREARMS = (
     (19, 20, 21, 22),
 )
 
-# How far the grey of an agnostic image may be from 128, and how much a painted pixel must differ from the photo, after JPEG.
+# After JPEG: how far the grey paint may be from 128, and how much a painted pixel must differ from the photo.
 GREY, GREY_TOLERANCE, CHANGED = 128, 10, 24
 
 
 def from_painted(painted: NDArray[np.uint8], person: NDArray[np.uint8]) -> Mask:
     """Find the grey paint of an agnostic image (VITON-HD's `agnostic-v3.2`).
 
-    Paint is what is grey here and was not in the photo, with all the grey that is joined to it: a grey garment is painted over too, a grey
-    wall is not.
+    Paint is everything that is grey here but not in the photo, plus the grey connected to it: this includes a painted-over grey garment,
+    but not a grey wall.
 
     Args:
         painted: (H, W, 3) RGB, the person with the garment's region painted (128, 128, 128).
@@ -53,10 +53,10 @@ def from_painted(painted: NDArray[np.uint8], person: NDArray[np.uint8]) -> Mask:
     regions, count = ndimage.label(grey)
     size = np.bincount(regions.ravel(), minlength=count + 1)
     certain = np.bincount(regions[grey & changed], minlength=count + 1)
-    # Less than half of a percent of a region is chance: JPEG leaves grey specks along edges.
+    # Less than half a percent of a region is noise: JPEG leaves grey specks along edges.
     is_paint = certain > 0.005 * size
     is_paint[0] = False
-    # Most of nine neighbours: the same JPEG frays the paint's edge.
+    # Majority of the 3 x 3 neighbourhood: JPEG also frays the paint's edge.
     mask: Mask = ndimage.uniform_filter(is_paint[regions].astype(np.float32), 3) > 0.5
     return mask
 
@@ -64,14 +64,14 @@ def from_painted(painted: NDArray[np.uint8], person: NDArray[np.uint8]) -> Mask:
 def from_lip(parse: Labels, points: Points) -> Mask:
     """Draw the region that VITON-HD's `get_img_agnostic` paints grey (Choi et al. 2021, `datasets.py`), for upper-body garments.
 
-    Thick lines along the arms and over the shoulders, the trunk down to hips as wide as the shoulders, and a square at the neck; head and
-    lower body are kept. The recipe presumes that all joints are seen; here a limb with an unseen joint is left out, and hips that are not
-    seen are put one and a half shoulder widths below the shoulders. What the parse calls the garment is added, so that the mask covers it
-    where a joint is not seen or the cloth is wider than the lines.
+    Thick lines along the arms and over the shoulders, the torso down to hips as wide as the shoulders, and a square at the neck; head and
+    lower body are kept. The original assumes that all joints are visible; here a limb with an invisible joint is skipped, and invisible
+    hips are placed one and a half shoulder widths below the shoulders. The parsed garment is added, so that the mask covers it where a
+    joint is invisible or the cloth is wider than the lines.
 
     Args:
         parse: (H, W) LIP labels (5 upper clothes, 6 dress, 7 coat).
-        points: (25, 3) OpenPose BODY_25: x and y in the parse's pixels, confidence 0 where unseen.
+        points: (25, 3) OpenPose BODY_25: x and y in the parse's pixels, confidence 0 if not visible.
     """
     height, width = parse.shape
     unit = 20 * height / 1024
@@ -111,7 +111,7 @@ def from_lip(parse: Labels, points: Points) -> Mask:
 
 
 def _level_hips(joints: NDArray[np.float64], seen: Mask) -> None:
-    """Move the hips (9 and 12) apart to the width of the shoulders, below them if they are not seen."""
+    """Move the hips (9 and 12) apart to the width of the shoulders, or below the shoulders if they are not visible."""
     across = joints[5] - joints[2]
     width = float(np.hypot(*across))
     if seen[9] and seen[12]:
@@ -123,16 +123,16 @@ def _level_hips(joints: NDArray[np.float64], seen: Mask) -> None:
 
 
 def from_atr_and_points(parse: Labels, points: Points, category: str) -> Mask:
-    """Grow the garment and the arms as the users of Dress Code do (LaDI-VTON's `dresscode.py`, after Dress Code's own `dataset.py`).
+    """Dilate the garment and the arms as in LaDI-VTON's `dresscode.py`, which is based on Dress Code's own `dataset.py`.
 
-    For upper bodies and dresses a thick line runs from wrist to wrist and the neck below a line parallel to the shoulders is opened;
-    everything is dilated by ten pixels of 512; hair, face, shoes, bag, hands and the garments of the other half are kept. Two departures:
-    skirts count as lower-body clothes, and in a dress all clothes are the garment, since parsers often split dresses and jumpsuits; LaDI
+    For upper bodies and dresses a thick line runs from wrist to wrist, and the neck below a line parallel to the shoulders is included;
+    everything is dilated by ten pixels of 512; hair, face, shoes, bag, hands and the garments of the other half are kept. Two differences:
+    skirts count as lower-body clothes, and for a dress all clothes are the garment, since parsers often split dresses and jumpsuits; LaDI
     leaves both visible.
 
     Args:
         parse: (H, W) ATR labels.
-        points: (18, 3) OpenPose COCO: x and y in the parse's pixels, confidence 0 where unseen.
+        points: (18, 3) OpenPose COCO: x and y in the parse's pixels, confidence 0 if not visible.
         category: upper, lower or full.
     """
     height, width = parse.shape
@@ -159,7 +159,7 @@ def from_atr_and_points(parse: Labels, points: Points, category: str) -> Mask:
 
 
 def _arm_line(points: Points, height: int, width: int) -> Mask:
-    """Draw a line of 45 pixels of 512 from wrist to wrist over the shoulders, as far as joints are seen."""
+    """Draw a line of 45 pixels of 512 from wrist to wrist over the shoulders, as far as joints are visible."""
     canvas = Image.new("1", (width, height))
     pen = ImageDraw.Draw(canvas)
     chain = [tuple(float(value) for value in points[joint, :2]) for joint in (7, 6, 5, 2, 3, 4) if points[joint, 2] > 0]
@@ -169,7 +169,7 @@ def _arm_line(points: Points, height: int, width: int) -> Mask:
 
 
 def _above_shoulders(points: Points, height: int, width: int) -> Mask:
-    """Return (H, W), True above the line that runs 20 pixels of 512 over the shoulders; all True where one is not seen."""
+    """Return (H, W), True above the line that runs 20 pixels of 512 over the shoulders; all True if one is not visible."""
     right, left = points[2], points[5]
     if min(right[2], left[2]) <= 0 or abs(left[0] - right[0]) < 1e-6:
         return np.ones((height, width), dtype=bool)
@@ -180,11 +180,11 @@ def _above_shoulders(points: Points, height: int, width: int) -> Mask:
 
 
 def from_atr_and_densepose(parse: Labels, parts: Labels, category: str) -> Mask:
-    """Cover garment and body parts by smooth hulls, as CatVTON's `AutoMasker` does; for street photos without key points.
+    """Cover garment and body parts with smooth hulls, as in CatVTON's `AutoMasker`; for street photos without keypoints.
 
-    All of the person that is not protected, with the DensePose parts that the garment may cover, is closed to convex hulls and smoothed;
-    the garment itself is added, face, hands and feet are taken out. AutoMasker also looks at a LIP parse, which tells the neck from the
-    face: here the head where DensePose sees the trunk is the neck.
+    The unprotected parts of the person, with the DensePose parts that the garment may cover, are filled to convex hulls and smoothed;
+    the garment itself is added; face, hands and feet are removed. AutoMasker also uses a LIP parse, which separates the neck from the
+    face: here the neck is the head region where DensePose has the torso.
 
     Args:
         parse: (H, W) ATR labels.
@@ -195,7 +195,7 @@ def from_atr_and_densepose(parse: Labels, parts: Labels, category: str) -> Mask:
     covered["full"] = covered["upper"] + covered["lower"]
     worn = {"upper": (UPPER, DRESS), "lower": (SKIRT, TROUSERS, DRESS), "full": (UPPER, DRESS, SKIRT, TROUSERS)}[category]
     others = {"upper": (LEFT_LEG, RIGHT_LEG, SKIRT, TROUSERS), "lower": (LEFT_ARM, RIGHT_ARM, HEAD, UPPER), "full": ()}[category]
-    # AutoMasker's kernel of a 250th of the larger side, once, and twice on a quarter of the size.
+    # AutoMasker's kernel of 1/250 of the larger side, once, and twice at a quarter of the size.
     step = max(parse.shape) / 500
     face = (parse == HEAD) & ~np.isin(parts, TORSO)
     limbs = np.isin(parse, (LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG))
@@ -218,14 +218,14 @@ def _hulls(mask: Mask) -> Mask:
         corners = np.stack([xs + box[1].start, ys + box[0].start], axis=1)
         try:
             hull = ConvexHull(corners).vertices
-        except QhullError:  # a dot or a straight line is its own hull
+        except QhullError:  # a point or a straight line is its own hull
             continue
         pen.polygon([(int(x), int(y)) for x, y in corners[hull]], fill=1)
     return np.array(canvas, dtype=bool)
 
 
 def _dilated(mask: Mask, reach: float) -> Mask:
-    """Grow by a square that reaches `reach` pixels, rounded, to each side."""
+    """Dilate with a square that extends `reach` pixels, rounded, to each side."""
     side = 2 * round(reach) + 1
     grown: Mask = ndimage.maximum_filter(mask, size=side, mode="constant", cval=False)
     return grown

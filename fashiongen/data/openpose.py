@@ -1,4 +1,4 @@
-"""OpenPose's key points."""
+"""Reads OpenPose's keypoints."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,13 @@ def read_openpose(path: Path, count: int, source: Size, size: Size) -> Tensor:
     """Read OpenPose's `people[0].pose_keypoints_2d`: float32 (count, 3) of x, y in pixels of `size` and confidence.
 
     Args:
-        path: the JSON file; where it holds no people, all key points are zero.
-        count: number of key points.
-        source: size of the image on which they were found.
-        size: size of the image that they are scaled to.
+        path: the JSON file; if it has no people, all keypoints are zero.
+        count: number of keypoints.
+        source: size of the image they were detected in.
+        size: image size to scale them to.
 
     Raises:
-        UserError: if the file is missing or not of that form.
+        UserError: if the file is missing or has another format.
     """
     try:
         people = json.loads(path.read_text(encoding="utf-8"))["people"]

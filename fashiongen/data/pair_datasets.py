@@ -18,7 +18,7 @@ OnError = Literal["fail", "skip"]
 
 
 class ItemImages(Dataset[Any]):
-    """Reads the images of rows, and the wardrobe's truth where it is known."""
+    """Reads the images of rows, and the wardrobe's true attributes if known."""
 
     def __init__(self, images: dict[str, Path] | None, truth: dict[str, dict[str, str]] | None, size: Size, in_memory: bool) -> None:
         """Read from `images` by id (None: only the lists) at `size`; `in_memory` caches decoded images."""
@@ -39,12 +39,12 @@ class ItemImages(Dataset[Any]):
         return image
 
     def attributes(self, id_: str) -> list[dict[str, str]] | None:
-        """Return what the wardrobe knows about an item; None for real data."""
+        """Return an item's true attributes in the wardrobe; None for real data."""
         return None if self.truth is None else [self.truth[id_]]
 
 
 class PairDataset(ItemImages):
-    """Training rows as `PairBatch` of one; with `on_error="skip"` a row with a damaged image becomes a batch of none that says why."""
+    """Training rows as `PairBatch` of one; with `on_error="skip"` a row with a damaged image returns the reason instead."""
 
     def __init__(self, rows: Sequence[PairRow], on_error: OnError, **items: Any) -> None:  # noqa: ANN401  see ItemImages
         """Read `rows`."""
@@ -58,7 +58,7 @@ class PairDataset(ItemImages):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> PairBatch | str:
-        """Read one row; where it cannot be read and may be skipped, return the reason."""
+        """Read one row; if it cannot be read and may be skipped, return the reason."""
         row = self.rows[index]
         try:
             top, bottom = self.image(row.top), self.image(row.bottom)
@@ -99,15 +99,15 @@ class QueryDataset(ItemImages):
 
 
 class CatalogueDataset(ItemImages):
-    """The bottoms of a split as `CandidateBatch` of one, each once.
+    """The distinct bottoms of a split as `CandidateBatch` of one.
 
     Attributes:
-        ids: first the positives in the order of the list, then what is only named as a negative.
+        ids: first the positives in the order of the list, then the bottoms listed only as negatives.
         n_positives: how many of them are positives of some top.
     """
 
     def __init__(self, rows: Sequence[PairRow], **items: Any) -> None:  # noqa: ANN401  see ItemImages
-        """Gather the bottoms of `rows`."""
+        """Collect the bottoms of `rows`."""
         super().__init__(**items)
         positives = dict.fromkeys(row.bottom for row in rows)
         self.n_positives = len(positives)

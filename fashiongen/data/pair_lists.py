@@ -1,4 +1,4 @@
-"""The lists of tops and bottoms: one CSV file a split, of rows (top, the bottom worn with it, the negatives that are listed for it)."""
+"""The lists of tops and bottoms: one CSV file per split, with rows (top, its matching bottom, its listed negatives)."""
 
 import csv
 from collections import Counter
@@ -19,8 +19,8 @@ class PairRow:
     Attributes:
         id: unique in its split.
         top: id of the top.
-        bottom: id of the bottom worn with it.
-        negatives: the bottoms that the list names as negatives, in its order.
+        bottom: id of its matching bottom.
+        negatives: the listed negatives, in order.
     """
 
     id: str
@@ -30,10 +30,10 @@ class PairRow:
 
 
 def read_rows(path: Path) -> list[PairRow]:
-    """Read a list of tops and bottoms: CSV with a heading, columns found by name; blank lines are skipped.
+    """Read a list of tops and bottoms: CSV with a header, columns found by name; blank lines are skipped.
 
     Raises:
-        UserError: if the file is missing, no text or empty, a column is not there, a line is too short, or an id leads elsewhere.
+        UserError: if the file is missing, not text or empty, a column is missing, a line is too short, or an id leads out of the folder.
     """
     lines = csv.reader(read_lines(path))
     heading = [name.strip() for name in next(lines, [])]
@@ -62,7 +62,7 @@ def read_rows(path: Path) -> list[PairRow]:
 
 
 def positives_of(rows: Sequence[PairRow]) -> dict[str, tuple[str, ...]]:
-    """Return for each top all bottoms that rows name as worn with it, in their order, each once."""
+    """Return the distinct matching bottoms of each top, in the order of the rows."""
     positives: dict[str, dict[str, None]] = {}
     for row in rows:
         positives.setdefault(row.top, {})[row.bottom] = None

@@ -1,7 +1,7 @@
-"""The DataModule of tops with their bottoms: what FashionVC, ExpReduced and FashionTaobaoTB share (GeCo's lists and folder).
+"""The DataModule of tops with bottoms, shared by FashionVC, ExpReduced and FashionTaobaoTB (in GeCo's format).
 
-A split is one list; all images lie in one folder and are named after the ids. Sizes are (height, width); an image of other proportions is
-squeezed, as the authors' code does.
+A split is one list; all images are in one folder and named after the ids. Sizes are (height, width); an image with another aspect ratio
+is stretched, as in the authors' code.
 """
 
 import hashlib
@@ -28,18 +28,18 @@ ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 class TopBottomData(FolderData):
-    """Tops with the bottoms worn with them (`PairBatch` in training and validation, `QueryBatch` and a catalogue in tests).
+    """Tops with matching bottoms (`PairBatch` in training and validation, `QueryBatch` and a catalogue in tests).
 
     Attributes:
         offers: images, unless `images` is False; attributes for the embedded world.
-        rows: by split, those of the last `setup`.
-        skipped: what training left out because its files are damaged, one message each time.
+        rows: the rows of the last `setup`, by split.
+        skipped: messages about samples that training skipped because their files are damaged.
     """
 
     task = "retrieval"
     markers: ClassVar[tuple[str, ...]] = (LISTS, IMAGES)
     lists: ClassVar[dict[str, tuple[str, ...]]]
-    """For each split the names under which copies hold its list, the authors' name first."""
+    """For each split the names of its list in copies of the dataset, the authors' name first."""
 
     def __init__(
         self,
@@ -55,15 +55,15 @@ class TopBottomData(FolderData):
         """Store the settings; nothing is read before `setup`.
 
         Args:
-            root: the dataset's folder (`files/` with the lists, `img/` with the images) or the one around it, or `wardrobe` for the
+            root: the dataset's folder (`files/` with the lists, `img/` with the images) or its parent, or `wardrobe` for the
                 embedded world, rendered on first use.
             people: number of pairs of the embedded world, all splits together.
             size: height and width that images are resized to.
             batch_size: training pairs per process and step.
-            images: False reads the lists alone, for methods that need no image.
-            on_error: what a damaged image does to training: `fail` ends it, `skip` leaves the pair out, counts it and says so. A test
+            images: False reads only the lists, for methods that need no images.
+            on_error: how training handles a damaged image: `fail` stops, `skip` skips the pair, counts it and warns. A test
                 always fails.
-            options: those of every dataset in a folder.
+            options: options of every dataset in a folder.
         """
         super().__init__(root, people=people, size=size, batch_size=batch_size, **options)
         self.images = images
@@ -88,7 +88,7 @@ class TopBottomData(FolderData):
         """Return the file that lists a split.
 
         Raises:
-            UserError: if it is not there.
+            UserError: if it is missing.
         """
         for name in self.lists[split]:
             for folder in (self.root / LISTS, self.root):
@@ -137,19 +137,19 @@ class TopBottomData(FolderData):
             )
 
     def train_dataloader(self) -> ResumableLoader:
-        """Give the training batches, shuffled by (seed, epoch), resumable in mid-epoch."""
+        """Return the training batches, shuffled by (seed, epoch), resumable mid-epoch."""
         return self.training_loader(self.datasets["train"], "pairs", collate_fn=collate_readable)
 
     def val_dataloader(self) -> Loader:
-        """Give the validation pairs, in order, for a method's validation loss."""
+        """Return the validation pairs, in order, for a method's validation loss."""
         return self.evaluation_loader(self.datasets["val"], block=1)
 
     def test_dataloader(self) -> Loader:
-        """Give the test tops, in order, each row once."""
+        """Return the test tops, in order, each row once."""
         return self.evaluation_loader(self.datasets["test"], block=self.eval_batch_size)
 
     def predict_dataloader(self) -> Loader:
-        """Give the test tops, in order, each row once."""
+        """Return the test tops, in order, each row once."""
         return self.test_dataloader()
 
     def catalogue(self, split: str = "test") -> CatalogueDataset:
@@ -157,25 +157,25 @@ class TopBottomData(FolderData):
         return CatalogueDataset(self.rows[split], **self._items)
 
     def catalogue_dataloader(self, split: str = "test") -> Loader:
-        """Give the bottoms of a split, each once, for methods to embed; every process has its share of them."""
+        """Return this process's share of the distinct bottoms of a split, for methods to embed."""
         return self.evaluation_loader(self.catalogue(split), block=self.eval_batch_size)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401  Lightning's own signature
-        """Count and report what training left out."""
+        """Count and report skipped samples."""
         for reason in getattr(batch, "skipped", None) or ():
             self.skipped.append(reason)
             rank_zero_warn(f"left out of training (number {len(self.skipped)} so far): {reason}")
         return batch
 
     def teardown(self, stage: str) -> None:
-        """Say how much training left out."""
+        """Report the number of skipped samples."""
         if stage == "fit" and self.skipped:
             rank_zero_warn(f"{len(self.skipped)} times a pair was left out of training because an image could not be read")
 
     def fingerprint(self) -> str:
-        """Return a sha256 over the current split's list and the names and sizes of its images, as far as they are there.
+        """Return a sha256 over the current split's list and the names and sizes of its existing images.
 
-        It tells the folder's content, whether this run reads images or not: a baseline that looks at none is tested on the same data.
+        It identifies the folder's content, whether or not this run reads images: a baseline that uses none is tested on the same data.
         """
         digest = hashlib.sha256(self._files[self.split].read_bytes())
         images = self._items["images"]
@@ -197,7 +197,7 @@ class TopBottomData(FolderData):
 
 
 def find_images(folder: Path) -> dict[str, Path]:
-    """Return the images in a folder by id, the name without its ending; of several the first of .jpg, .jpeg, .png.
+    """Return the images in a folder by id, the file's stem; of several the first of .jpg, .jpeg, .png.
 
     Raises:
         UserError: if there is no such folder.
@@ -211,6 +211,6 @@ def find_images(folder: Path) -> dict[str, Path]:
 
 
 def read_truth(path: Path) -> dict[str, dict[str, str]]:
-    """Return what the wardrobe knows about its items, by id."""
+    """Return the true attributes of the wardrobe's items, by id."""
     items = [json.loads(line) for line in read_lines(path)]
     return {item["id"]: {"category": item["category"], **item["attributes"]} for item in items}

@@ -1,14 +1,14 @@
-"""One's own photos, each with a box drawn around the garment, or with a mask.
+"""The user's own photos, each with a box around the garment or a mask.
 
-    ROOT/anna.jpg        a dressed person: any size, any proportion, any format that Pillow reads
+    ROOT/anna.jpg        a dressed person: any size, any aspect ratio, any format that Pillow reads
          bert.png
          bert_mask.png   white where the garment may be, black elsewhere: instead of a box
          boxes.csv       name,left,top,right,bottom,category
                          anna.jpg,310,420,890,1400,upper
 
-A box is in pixels of the photo as a viewer shows it, that is, turned upright. `category` is upper, lower or full; upper where it is left
-out. A line of a photo with a mask may leave the box empty and give the category alone. A mask is turned upright as its photo is, and its
-name may end in capitals (`bert_MASK.PNG`); one without a photo is refused.
+A box is in pixels of the photo as a viewer shows it, that is, upright. `category` is upper, lower or full, by default upper. The line of
+a photo with a mask may leave the box empty and give only the category. A mask is rotated upright like its photo, and its name may end in
+capitals (`bert_MASK.PNG`); a mask without a photo is an error.
 """
 
 import csv
@@ -36,14 +36,14 @@ BOXES = "boxes.csv"
 BOX = ("left", "top", "right", "bottom")
 MASK = "_mask.png"
 CATEGORIES = ("upper", "lower", "full")
-# The fields of a batch that a photo can fill.
+# The batch fields that a photo can fill.
 PARTS = ("person", "mask", "category")
-# What cameras, phones and the web write. One that Pillow lacks the decoder for is named as unreadable instead of passed over.
+# Formats of cameras, phones and the web. One that Pillow cannot decode is reported as unreadable instead of ignored.
 ENDINGS = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"})
 
 
 class Box(NamedTuple):
-    """A rectangle in pixels of an upright photo; `right` and `bottom` lie just outside of it."""
+    """A rectangle in pixels of an upright photo; `right` and `bottom` are exclusive."""
 
     left: int
     top: int
@@ -60,7 +60,7 @@ class Photo:
         path: the photo.
         category: upper, lower or full.
         box: the box, inside the photo.
-        mask: the mask's file, obeyed where there is no box.
+        mask: the mask's file, used if there is no box.
     """
 
     id: str
@@ -88,10 +88,10 @@ class PhotoDataset(Dataset[Batch]):
         return len(self.photos)
 
     def __getitem__(self, index: int) -> Batch:
-        """Return one photo: `person` (1, 3, H, W) uint8 and `mask` (1, 1, H, W) bool, white and unmasked outside of the photo.
+        """Return one photo: `person` (1, 3, H, W) uint8 and `mask` (1, 1, H, W) bool, white and unmasked outside the photo.
 
         Raises:
-            UserError: if a file is damaged, or a mask is empty or too small to be seen at this size.
+            UserError: if a file is damaged, or a mask is empty or too small at this size.
         """
         photo = self.photos[index]
         image = open_image(photo.path)
@@ -119,14 +119,14 @@ class PhotoDataset(Dataset[Batch]):
 
 
 def framed(garment: Box, source: Size, size: Size, garment_share: float | None) -> Box:
-    """Return the part of a photo, in its pixels, that has the proportion of `size`; it may reach beyond the photo.
+    """Return the frame in a photo's pixels that has the aspect ratio of `size`; it may extend beyond the photo.
 
     Args:
         garment: the garment's bounding box.
         source: height and width of the photo.
-        size: height and width that the part is resized to.
-        garment_share: share of the part's height that the garment takes, or less where the whole of it would not fit otherwise; None
-            takes the smallest part that holds the whole photo.
+        size: height and width that the frame is resized to.
+        garment_share: share of the frame's height taken by the garment, less if the whole garment would not fit otherwise; None
+            uses the smallest frame that holds the whole photo.
     """
     if garment_share is None:
         height = max(source[0], source[1] * size[0] / size[1])
@@ -139,22 +139,22 @@ def framed(garment: Box, source: Size, size: Size, garment_share: float | None) 
 
 
 def _start(middle: float, length: int, whole: int) -> int:
-    """Return where `length` pixels about `middle` begin: inside the `whole` if they fit, else centred on it."""
+    """Return the start of `length` pixels around `middle`: inside the `whole` if they fit, else centred on it."""
     return min(max(round(middle - length / 2), 0), whole - length) if length <= whole else (whole - length) // 2
 
 
 def _cut(image: Image.Image, frame: Box, fill: str | int) -> Image.Image:
-    """Cut a frame out of an image, filled where it reaches beyond."""
+    """Crop a frame from an image, filled where it extends beyond."""
     cut = Image.new(image.mode, (frame.right - frame.left, frame.bottom - frame.top), fill)
     cut.paste(image, (-frame.left, -frame.top))
     return cut
 
 
 class Photos(FashionData):
-    """A folder of one's own photos, for `fashiongen predict`; it has no truth to train or test on.
+    """A folder of the user's own photos, for `fashiongen predict`; it has no ground truth to train or test on.
 
-    A photo of another proportion than `size` is padded with white, never squeezed. Subfolders and hidden files are passed over. A sample's
-    id is the stem of its photo.
+    A photo with another aspect ratio than `size` is padded with white, never distorted. Subfolders and hidden files are ignored. A
+    sample's id is the stem of its photo.
 
     Attributes:
         offers: the mask.
@@ -181,14 +181,14 @@ class Photos(FashionData):
 
         Args:
             root: folder with the photos and `boxes.csv`.
-            size: height and width that photos are brought to.
-            garment_share: crops or pads each photo about its garment, so that this share of the frame's height is the garment, such as
-                0.5; for photos that show much more, or less, of a person than the images that the method was trained on.
-            category: upper, lower or full, of photos whose category `boxes.csv` does not tell.
+            size: height and width that photos are resized to.
+            garment_share: crop or pad each photo around its garment, so that the garment takes this share of the frame's height, such
+                as 0.5; for photos that show much more or less of a person than the method's training images.
+            category: upper, lower or full, for photos without a category in `boxes.csv`.
             batch_size: photos per process and step.
-            eval_batch_size: the same, and wins: recipes name both.
+            eval_batch_size: the same; takes precedence, since recipes set both.
             num_workers: worker processes.
-            task: the task whose batches are given; one that needs a person, a mask and a category alone.
+            task: the task whose batches are returned; it may require only a person, a mask and a category.
         """
         super().__init__()
         require_at_least_one(self.name, size=size, batch_size=batch_size, eval_batch_size=eval_batch_size)
@@ -206,21 +206,21 @@ class Photos(FashionData):
         self.batch_type = tasks.find(task).batch
         readable_parts(self.batch_type, PARTS, self.name)
         self.datasets: dict[str, Any] = {}
-        # Fewer photos than processes leave some without one.
+        # With fewer photos than processes, some processes get none.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def setup(self, stage: str | None = None) -> None:
         """Find the photos with their boxes or masks.
 
         Raises:
-            UserError: if the stage is another than predict, there is no photo, or a photo's box or mask is missing or unfit.
+            UserError: if the stage is not predict, there is no photo, or a photo's box or mask is missing or invalid.
         """
         if stage not in (None, "predict"):
             raise UserError(f"photos: {self.root} holds no truth to train on or to judge by: `fashiongen predict` is what they are for")
         self.datasets["predict"] = PhotoDataset(find_photos(self.root, self.category), self.size, self.garment_share, self.batch_type)
 
     def predict_dataloader(self) -> Loader:
-        """Give the photos in the order of their names, each once."""
+        """Return the photos in the order of their names, each once."""
         dataset = self.datasets["predict"]
         return Loader(
             dataset,
@@ -231,7 +231,7 @@ class Photos(FashionData):
         )
 
     def fingerprint(self) -> str:
-        """Return a sha256 over the names and sizes of the files that are read and the content of `boxes.csv`."""
+        """Return a sha256 over the names and sizes of the files to read and the content of `boxes.csv`."""
         boxes = self.root / BOXES
         digest = hashlib.sha256(boxes.read_bytes() if boxes.is_file() else b"")
         for photo in self.datasets["predict"].photos:
@@ -254,7 +254,7 @@ def find_photos(root: Path, category: str) -> list[Photo]:
     if not root.is_dir():
         raise UserError(f"photos: {root}: no such folder; data.root must be a folder of photos")
     images = sorted(path for path in root.iterdir() if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file())
-    # By the photo's stem; a file system that tells capitals apart may hold two for one photo.
+    # By the photo's stem; a case-sensitive file system may hold two masks for one photo.
     masks: dict[str, Path] = {}
     for path in images:
         if path.name.lower().endswith(MASK) and masks.setdefault(path.name[: -len(MASK)], path) != path:
@@ -293,10 +293,10 @@ def find_photos(root: Path, category: str) -> list[Photo]:
 
 
 def read_boxes(path: Path, names: set[str]) -> dict[str, tuple[Box | None, str | None]]:
-    """Read `boxes.csv`: the box and the category of each photo, None where its line leaves them out; nothing if there is no such file.
+    """Read `boxes.csv`: the box and the category of each photo, None if its line omits them; empty if there is no such file.
 
     Raises:
-        UserError: if the file is not such a table, or a line is of no photo among `names`.
+        UserError: if the file is not such a table, or a line's photo is not in `names`.
     """
     if not path.exists():
         return {}
@@ -327,7 +327,7 @@ def _box(values: list[str], place: str) -> Box | None:
     try:
         left, top, right, bottom = (float(value) for value in values)
         return Box(math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
-    except (ValueError, OverflowError) as error:  # no number; NaN; infinity
+    except (ValueError, OverflowError) as error:  # not a number; NaN; infinity
         raise UserError(f"{place}: {', '.join(BOX)} must be numbers of pixels, not {', '.join(values)}") from error
 
 
@@ -342,7 +342,7 @@ def _inside(box: Box, size: Size, what: str) -> Box:
 
 
 def _check_proportion(mask: Path, photo: Path) -> None:
-    """Refuse a mask that was made for another photo; one that is larger or smaller is scaled."""
+    """Reject a mask with another aspect ratio than its photo's; other sizes are scaled."""
     (height, width), (rows, columns) = image_size(photo), image_size(mask)
     if abs(height * columns - width * rows) > max(height, width, rows, columns):  # off by more than a rounded pixel
         raise UserError(

@@ -1,8 +1,8 @@
 """Good pairs for high-quality fine-tuning (IGR, section 3, "Training Strategy").
 
-The paper picks 20 % of its pairs by hand: away with occlusions, truncations and side views; images of extreme proportions are resized and
-padded. Here the picking is proposed by measures of the human parse and the key points, written to a file that a person can edit, and obeyed
-from that file ever after.
+The paper selects 20 % of its pairs by hand: it removes occlusions, truncations and side views, and resizes and pads images of extreme
+proportions. Here measures of the human parse and the keypoints propose the selection, which is written to a file that users can edit and
+read from that file from then on.
 """
 
 import csv
@@ -32,18 +32,18 @@ from fashiongen.records import write_atomically
 Labels = NDArray[np.uint8]
 Points = NDArray[np.float32]
 
-# LIP labels: the garment (upper clothes, dress, coat); skin that shows in any neckline (10 is VITON-HD's neck, 13 the face).
+# LIP labels: the garment (upper clothes, dress, coat); skin visible in a neckline (10 is VITON-HD's neck, 13 the face).
 GARMENT = (5, 6, 7)
 NECKLINE = (10, 13)
 
-# OpenPose's 25 key points.
+# OpenPose's 25 keypoints.
 POINTS = 25
 RIGHT_SHOULDER, LEFT_SHOULDER, RIGHT_HIP, LEFT_HIP = 2, 5, 9, 12
 
-# Measures are taken at this size: a share of an area needs no detail.
+# Measures are computed at this size: area shares need no detail.
 MEASURED_AT: Size = (256, 192)
 
-# The value of each measure at which it is a defect; a pair's score counts each measure in units of its limit.
+# The limit from which a measure counts as a defect; scores count each measure in units of its limit.
 LIMITS = {"truncation": 0.1, "occlusion": 0.06, "side_view": 0.25, "proportion": 0.25}
 ZOOM_RANGE = (0.5, 2.0)
 COLUMNS = ("id", "kept", "score", "truncation", "occlusion", "side_view", "proportion", "zoom", "reason")
@@ -54,11 +54,11 @@ class Measures:
     """Measures of one person's garment, 0 for a perfect image.
 
     Attributes:
-        truncation: garment pixels on the frame's outermost ring over the square root of the garment's area.
-        occlusion: share of the trunk, between the garment's top and bottom, where something else than garment or neckline is seen.
-        shoulders: distance between the shoulders over the trunk's length; 0 where either is not seen.
+        truncation: number of garment pixels on the frame's outermost ring, divided by the square root of the garment's area.
+        occlusion: share of the torso, between the garment's top and bottom, that shows anything but garment or neckline.
+        shoulders: distance between the shoulders divided by the torso's length; 0 if either is not visible.
         asymmetry: difference in confidence between the right and the left shoulder and hip, in [0, 1].
-        height: the garment's height as a share of the frame's; 0 without any garment. (Its width says more of arms than of scale.)
+        height: the garment's height as a share of the frame's; 0 without a garment. (Its width depends more on the arms than on scale.)
     """
 
     truncation: float
@@ -87,17 +87,17 @@ class QualityFilter:
     """Selects the best pairs of a training set.
 
     The score of a pair is `1 / (1 + sum of measure / limit)`, over truncation, occlusion and side view, and over proportion too unless
-    `pad_extreme` mends it. The `keep` best are kept.
+    `pad_extreme` corrects it. The best `keep` share is kept.
     """
 
     def __init__(self, keep: float = 0.2, decisions: str | None = None, pad_extreme: bool = True) -> None:
-        """Say how many pairs to keep.
+        """Configure the selection.
 
         Args:
-            keep: share of the training pairs that is kept, in (0, 1].
-            decisions: CSV file of the decisions. If it is there it is obeyed, so that the column `kept` (1 or 0) can be edited by hand;
+            keep: share of the training pairs to keep, in (0, 1].
+            decisions: CSV file of the decisions. If it exists it is used, so that the column `kept` (1 or 0) can be edited by hand;
                 else it is written.
-            pad_extreme: scale and pad the kept people whose garment takes far more or less of the frame than usual.
+            pad_extreme: scale and pad kept people whose garment takes far more or less of the frame than usual.
         """
         if not 0 < keep <= 1:
             raise UserError(f"quality.keep={keep} must be above 0 and at most 1")
@@ -109,7 +109,7 @@ class QualityFilter:
         """Return the ids of the pairs to train on, each with the factor by which its person is scaled (1 for most).
 
         Raises:
-            UserError: if the dataset offers no parse or pose, or the file of decisions is of other pairs.
+            UserError: if the dataset offers no parse or pose, or the decisions file belongs to other pairs.
         """
         ids = [row.id for row in rows]
         if self.decisions is None:
@@ -150,7 +150,7 @@ def measure(parse: Labels, pose: Points) -> Measures:
 
 
 def _shoulders(pose: Points) -> tuple[float, float]:
-    """Return the distance between the shoulders over the trunk's length, and the asymmetry of confidence."""
+    """Return the distance between the shoulders divided by the torso's length, and the asymmetry of confidence."""
     right, left = pose[[RIGHT_SHOULDER, RIGHT_HIP]], pose[[LEFT_SHOULDER, LEFT_HIP]]
     asymmetry = float(np.abs(right[:, 2] - left[:, 2]).max())
     if min(right[:, 2].min(), left[:, 2].min()) <= 0:
@@ -161,7 +161,7 @@ def _shoulders(pose: Points) -> tuple[float, float]:
 
 
 def _trunk(pose: Points, size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return (H, W), True between the shoulders and the hips; empty where one of them is not seen."""
+    """Return (H, W), True between the shoulders and the hips; empty if one of them is not visible."""
     corners = pose[[RIGHT_SHOULDER, LEFT_SHOULDER, LEFT_HIP, RIGHT_HIP]]
     image = Image.new("1", (size[1], size[0]))
     if corners[:, 2].min() > 0:
@@ -184,7 +184,7 @@ def measure_row(row: TryOnRow) -> Measures:
 
 
 def measure_rows(rows: Sequence[TryOnRow]) -> list[Measures]:
-    """Measure all samples, in order, in threads: decoding releases Python's lock."""
+    """Measure all samples, in order, in threads: decoding releases the GIL."""
     console = Console(stderr=True, quiet=getattr(rank_zero_only, "rank", 0) != 0)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(track(pool.map(measure_row, rows), "measuring the pairs", total=len(rows), console=console, transient=True))
@@ -224,7 +224,7 @@ def _judge(measured: Measures, id_: str, usual: dict[str, float], pad_extreme: b
 
 
 def write_decisions(path: Path, decisions: Sequence[Decision]) -> None:
-    """Write the decisions as CSV, whole or not at all."""
+    """Write the decisions as CSV atomically."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -235,21 +235,21 @@ def write_decisions(path: Path, decisions: Sequence[Decision]) -> None:
 
 
 def read_decisions(path: Path, ids: Sequence[str]) -> list[Decision]:
-    """Read the decisions on the pairs `ids`, as a person may have edited them.
+    """Read the decisions on the pairs `ids`, which may have been edited by hand.
 
     Raises:
-        UserError: if a column is missing, a value is none, or the file's ids are not exactly `ids`.
+        UserError: if a column is missing, a value is invalid, or the file's ids are not exactly `ids`.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
-            raise UserError(f"{path}: has no column {', '.join(missing)}; delete the file to have the decisions made anew")
+            raise UserError(f"{path}: has no column {', '.join(missing)}; delete the file to regenerate the decisions")
         decisions = [_parsed(path, reader.line_num, line) for line in reader]
     found, wanted = {decision.id for decision in decisions}, set(ids)
     if len(decisions) != len(wanted) or found != wanted:
         odd = sorted(found ^ wanted)
         what = f"{len(odd)} ids differ, such as {odd[0]}" if odd else "an id is listed twice"
-        raise UserError(f"{path}: is not of this training set ({what}); name another file, or delete this one to have it made anew")
+        raise UserError(f"{path}: is not of this training set ({what}); name another file, or delete this one to regenerate it")
     return decisions
 
 

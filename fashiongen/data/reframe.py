@@ -1,4 +1,4 @@
-"""A person's image of extreme proportions brought to a suitable one: scaled about the garment, cropped or padded."""
+"""Reframes a person whose garment is too large or small: scales around the garment, crops or pads."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -15,10 +15,10 @@ AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 
 def reframe(sample: AnyBatch, zoom: float) -> AnyBatch:
-    """Scale the person about the middle of the mask, in a frame of the same size; what comes in from outside is white and unmasked.
+    """Scale the person around the mask's centre, in a frame of the same size; the area outside the photo is white and unmasked.
 
-    The fields `person`, `mask`, `parse` and `pose` move together, as far as the batch has them; key points that leave the frame lose
-    their confidence. Other fields, such as the shop image, stay.
+    The fields `person`, `mask`, `parse` and `pose` are transformed together, if present; keypoints that leave the frame get
+    confidence 0. Other fields, such as the shop image, do not change.
 
     Args:
         sample: a batch of one with a person and a mask.
@@ -41,7 +41,7 @@ def reframe(sample: AnyBatch, zoom: float) -> AnyBatch:
 
 @dataclass(frozen=True)
 class _Frame:
-    """A frame scaled about the point (y, x), which stays where it is."""
+    """A frame scaled around the fixed point (y, x)."""
 
     height: int
     width: int
@@ -66,7 +66,7 @@ class _Frame:
         return moved
 
     def move_points(self, points: Tensor) -> Tensor:
-        """Move key points (1, K, 3)."""
+        """Transform keypoints (1, K, 3)."""
         if self.zoom >= 1:
             top, left, height, width = self._box(1 / self.zoom)
             offset, scale = torch.tensor([left, top]), torch.tensor([self.width / width, self.height / height])

@@ -1,16 +1,16 @@
-"""StreetTryOn (Cui et al., CVPR 2024 workshops): people in the street, out of DeepFashion2, without shop images.
+"""StreetTryOn (Cui et al., CVPR 2024 workshops): street photos of people from DeepFashion2, without shop images.
 
     ROOT/{train,validation}/image/000001.jpg                      the person
                             segm_atr_labels/000001.png            ATR labels
-                            densepose/000001_densepose.png        DensePose's part numbers, U and V, which OpenCV reads in this order
+                            densepose/000001_densepose.png        DensePose's part numbers, U and V, in OpenCV's channel order
                             raw_bbox/000001.jpg.json              {"human_bbox": [x1, x2, y1, y2]}; x counts rows: photo[x1:x2, y1:y2]
-    ROOT/annotations/{train,validation}_image_list.txt            a name a line
-                     street2street_test_pairs_{top,dress}.csv     a header, then "number,garment,person" a line
+    ROOT/annotations/{train,validation}_image_list.txt            a name per line
+                     street2street_test_pairs_{top,dress}.csv     a header, then "number,garment,person" per line
                      shop2street_test_pairs_top.csv               the garments are VITON-HD's shop images (ROOT/../zalando/test/cloth)
 
-The pair files have the garment before the person, the other way round than VITON-HD's. The photos are not shipped: a script cuts them out
-of DeepFashion2. Where `image` was not made, the uncut photos of ROOT/../deepfashion2/{train,validation}/image (or of ROOT/deepfashion2) are
-cut by their boxes as they are read. Masks and key points do not exist: masks are made from labels and DensePose.
+The pair files have the garment before the person, the reverse of VITON-HD's. The photos are not included: a script crops them from
+DeepFashion2. Without `image`, the full photos in ROOT/../deepfashion2/{train,validation}/image (or ROOT/deepfashion2) are cropped to their
+boxes on reading. There are no masks or keypoints: masks are derived from labels and DensePose.
 """
 
 import csv
@@ -32,12 +32,12 @@ from fashiongen.data.tryon_dataset import TryOnDataset
 from fashiongen.errors import UserError
 
 FOLDERS = {"train": "train", "test": "validation"}
-# The height at which masks are made.
+# The height at which masks are derived.
 DRAWN_AT = 512
 CATEGORY_OF_PAIRS = {"top": "upper", "dress": "full"}
 IMAGES = (".jpg", ".jpeg", ".png")
 
-# For each part the folders and the endings after the person's stem; "" is the name as it is.
+# For each part the folders and the suffixes after the person's stem; "" is the full name.
 PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "person": (("image", ""),),
     "parse": (("segm_atr_labels", ".png"),),
@@ -50,7 +50,7 @@ class StreetTryOnDataset(TryOnDataset):
     """Samples as batches of one, at one size."""
 
     def open_person(self, row: TryOnRow) -> Image.Image:
-        """Decode a photo, cut by its box if it is uncut."""
+        """Decode a photo, cropped to its box if it is a full photo."""
         image = open_image(row.person)
         if row.box is None:
             return image
@@ -58,7 +58,7 @@ class StreetTryOnDataset(TryOnDataset):
         return image.crop((left, top, right, bottom))
 
     def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
-        """Make the mask as CatVTON does, from labels and DensePose."""
+        """Derive the mask from labels and DensePose, as in CatVTON."""
         if row.parse is None or row.densepose is None:
             return super().make_mask(row, source)
         frame = (DRAWN_AT, max(1, round(DRAWN_AT * source[1] / source[0])))
@@ -67,19 +67,19 @@ class StreetTryOnDataset(TryOnDataset):
         return masks.from_atr_and_densepose(parse.numpy(), read_densepose(row.densepose, frame), category)
 
     def worn_category(self, parse: Tensor | None) -> str:
-        """Return the category that has most pixels in the labels: upper clothes or a dress."""
+        """Return the category with the most pixels in the labels: upper clothes or a dress."""
         if parse is None:
             return super().worn_category(parse)
         return "full" if (parse == masks.DRESS).sum() > (parse == masks.UPPER).sum() else "upper"
 
 
 class StreetTryOn(TryOnData):
-    """StreetTryOn, which has no shop images: it serves prediction and unpaired metrics.
+    """StreetTryOn, which has no shop images: for prediction and unpaired metrics.
 
     Without `pairs` the test half is every person of `validation`, each once, and a sample's id is the stem of its image.
 
-    `pose` is never offered: the dataset has no key points, and joints guessed from labels and DensePose would be a rule of our own, behind
-    no published number. A method that needs them is refused.
+    `pose` is never offered: the dataset has no keypoints, and joints estimated from labels and DensePose would be our own rule, used by
+    no published number. A method that needs them is rejected.
     """
 
     layout: ClassVar[str] = "street_tryon"
@@ -98,10 +98,10 @@ class StreetTryOn(TryOnData):
         """Store the settings; nothing is read before `setup`.
 
         Args:
-            root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
+            root: the dataset's folder or its parent, or `wardrobe` for the embedded world, rendered on first use.
             pairs: a file of `annotations`, such as `street2street_test_pairs_top.csv`, whose lines are the test samples; the person of a
                 line is the sample, its garment the `other` one. A sample's id is then `PERSON_GARMENT`, in stems.
-            options: those of every try-on dataset.
+            options: options of every try-on dataset.
         """
         super().__init__(root, **options)
         self.pairs = pairs
@@ -109,10 +109,10 @@ class StreetTryOn(TryOnData):
             self.name = f"{self.layout}-{PurePosixPath(pairs).stem.replace('_test_pairs', '')}"
 
     def listing(self, half: str, part: str = "person") -> Listing:
-        """List the people of a half, train or test; there is no other `part` that could be asked for.
+        """List the people of a half, train or test; `part` can only be person.
 
         Raises:
-            UserError: if a list is missing, damaged or empty, the folder holds none of its people, or the garments are asked for.
+            UserError: if a list is missing, damaged or empty, the folder holds none of its people, or garments are requested.
         """
         if part != "person":
             raise UserError(f"{self.layout}: {self.lacks_garments(half)}")
@@ -141,7 +141,7 @@ class StreetTryOn(TryOnData):
             if found["box"] is None:
                 raise UserError(f"{self.layout}: {folder / 'raw_bbox'} is missing: the photos of {found['person'][0][0].parent} are uncut")
         present = {part: both for part, both in found.items() if both is not None}
-        # The numbers of the photos begin anew in each half: the pair files tell of the test half alone.
+        # Photo numbers restart in each half: the pair files apply only to the test half.
         categories = self._categories() if half == "test" else {}
         others = self._others(source, [garment for garment, _ in pairs])
         ids = [f"{stem}_{PurePosixPath(garment).stem}" for stem, (garment, _) in zip(stems, pairs, strict=True)] if pairs else stems
@@ -173,13 +173,13 @@ class StreetTryOn(TryOnData):
         names = []
         for number, line in enumerate(read_lines(source), start=1):
             if line.strip():
-                # Some lists have paths: what counts is the image's own name.
+                # Some lists have paths: only the image's file name counts.
                 refuse_leaving(source, number, [line.strip()])
                 names.append(PurePosixPath(line.strip()).name)
         return names
 
     def _categories(self) -> dict[str, str]:
-        """Tell the category of those people that a pair file of tops or dresses lists."""
+        """Return the category of each person listed in a pair file of tops or dresses."""
         told: dict[str, str] = {}
         for name in CATEGORY_OF_PAIRS:
             path = self.root / "annotations" / f"street2street_test_pairs_{name}.csv"
@@ -188,13 +188,13 @@ class StreetTryOn(TryOnData):
         return told
 
     def _others(self, source: Path, garments: list[str]) -> list[Path]:
-        """Return the garments of an unpaired test: photos of other people, or shop images of a VITON-HD beside the dataset."""
+        """Return the garments of an unpaired test: photos of other people, or shop images of a VITON-HD next to the dataset."""
         shop = self.root.parent / "zalando" / "test" / "cloth"
         folder = shop if source.name.startswith("shop2") else self.root / FOLDERS["test"] / "image"
         return [folder / garment for garment in garments]
 
     def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:
-        """Masks are made from labels and DensePose."""
+        """Masks are derived from labels and DensePose."""
         if row.parse is not None and row.densepose is not None:
             return None
         folder = self.root / FOLDERS[listing.half]
@@ -210,13 +210,13 @@ def _category_of(source: Path) -> str | None:
 
 
 def read_csv_pairs(path: Path) -> list[tuple[str, str]]:
-    """Read a pair file of the dataset: (garment, person) a line, in the file's order of these two.
+    """Read a pair file of the dataset: (garment, person) per line, in the file's order.
 
-    A line is `number,garment,person`; the header, where there is one, names no image. A file with blanks or tabs between two columns is
-    read as (garment, person) too, as the dataset's own code does.
+    A line is `number,garment,person`; the header, if any, names no image. A file with two columns separated by spaces or tabs is
+    read as (garment, person) too, as in the dataset's own code.
 
     Raises:
-        UserError: if the file is missing or not text, a line has another form, or a name would leave the dataset's root.
+        UserError: if the file is missing or not text, a line has another format, or a name leads out of the dataset's root.
     """
     pairs = []
     lines = read_lines(path)
@@ -236,7 +236,7 @@ def read_csv_pairs(path: Path) -> list[tuple[str, str]]:
 
 
 def read_box(path: Path) -> tuple[int, int, int, int]:
-    """Read where a photo is to be cut: top, bottom, left and right, in pixels; the file has the rows first.
+    """Read a photo's crop box: top, bottom, left and right, in pixels; the file has the rows first.
 
     Raises:
         UserError: if the file is missing or not of the form `{"human_bbox": [top, bottom, left, right]}`.
@@ -249,15 +249,15 @@ def read_box(path: Path) -> tuple[int, int, int, int]:
 
 
 def clip_box(path: Path, box: tuple[int, int, int, int], size: Size) -> tuple[int, int, int, int]:
-    """Clip a box to its photo, as slicing an array does in the dataset's own script.
+    """Clip a box to its photo, like array slicing in the dataset's own script.
 
     Args:
         path: the box's file, for the message.
         box: top, bottom, left and right.
-        size: of the photo.
+        size: the photo's size.
 
     Raises:
-        UserError: if nothing of the photo is left.
+        UserError: if the box is outside the photo.
     """
     top, bottom, left, right = max(box[0], 0), min(box[1], size[0]), max(box[2], 0), min(box[3], size[1])
     if top >= bottom or left >= right:
@@ -270,12 +270,12 @@ def read_densepose(path: Path, size: Size) -> NDArray[np.uint8]:
     """Read DensePose's part numbers (0 to 24) at `size`: uint8 (H, W), nearest neighbour.
 
     Raises:
-        UserError: if the file is missing, cut off, no image, or holds other numbers.
+        UserError: if the file is missing, truncated, not an image, or holds other numbers.
     """
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
-            # OpenCV wrote part, U and V as blue, green and red; some copies hold the parts alone.
+            # OpenCV wrote part, U and V as blue, green and red; some copies hold only the parts.
             parts = image if image.mode in ("L", "P") else image.convert("RGB").getchannel("B")
             labels = np.array(parts.resize((size[1], size[0]), Image.Resampling.NEAREST), dtype=np.uint8)
     except UNREADABLE as error:

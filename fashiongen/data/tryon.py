@@ -1,7 +1,6 @@
-"""The DataModule of try-on datasets: what VITON-HD, Dress Code and StreetTryOn share.
+"""The DataModule of try-on datasets, shared by VITON-HD, Dress Code and StreetTryOn.
 
-A dataset's own file holds its names, its pair files and its masks. How pair files are read stands in `listing.py`, how samples are read in
-`tryon_dataset.py`.
+A dataset's own file defines its names, its pair files and its masks. Pair files are read in `listing.py`, samples in `tryon_dataset.py`.
 
 Sizes are (height, width) throughout.
 """
@@ -22,26 +21,26 @@ from fashiongen.errors import UserError
 if TYPE_CHECKING:  # it imports this module
     from fashiongen.data.check_tryon import TryOnReport
 
-# Each split of ours, and the half of the dataset that it is taken from.
+# Our splits, and the half of the dataset that each is taken from.
 SPLIT_SOURCES = {"train": "train", "val": "train", "test": "test"}
 
 
 class TryOnData(FolderData):
-    """A try-on dataset: people, each with the garment that it wears, as the batches of one task.
+    """A try-on dataset: people with the garments they wear, as the batches of one task.
 
-    Splits: the training half less `validation` samples that are never trained on, those held-out samples, and the test half, which
-    `predict` uses as well. Rows also know the other garment that an unpaired test puts on a person; a try-off batch has no use for it.
+    Splits: the training half without `validation` held-out samples, those held-out samples, and the test half, which `predict` also
+    uses. Rows also have the other garment that an unpaired test puts on a person; a try-off batch does not use it.
 
     Attributes:
-        offers: the parts that the folder holds and the task has a use for: mask, and where present garment, garment_mask, parse, pose.
+        offers: the parts that the folder holds and the task uses: mask and, if present, garment, garment_mask, parse, pose.
         batch_type: the batch type of the task.
     """
 
     dataset_class: ClassVar[type[TryOnDataset]]
     has_shop_images: ClassVar[bool] = True
-    """False for a dataset that has none by nature, and so cannot be trained on; `data check` then does not miss them."""
+    """False for a dataset without shop images, which cannot be trained on; `data check` then does not report them missing."""
     uniform_size: ClassVar[bool] = True
-    """Whether all people, and all shop images, have one size; `data check` names those that differ."""
+    """Whether all people and all shop images have the same size; `data check` reports those that differ."""
 
     def __init__(
         self,
@@ -57,13 +56,13 @@ class TryOnData(FolderData):
         """Store the settings; nothing is read before `setup`.
 
         Args:
-            root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
+            root: the dataset's folder or its parent, or `wardrobe` for the embedded world, rendered on first use.
             people: number of people of the embedded world, train and test together.
             size: height and width that images are resized to.
             batch_size: training samples per process and step.
-            validation: number of training samples that are held out for validation; the same ones for any seed.
-            task: the task whose batches are given, such as vtoff; only the parts that it has fields for are read.
-            options: those of every dataset in a folder.
+            validation: number of training samples held out for validation, the same for any seed.
+            task: the task whose batches are returned, such as vtoff; only the parts that it has fields for are read.
+            options: options of every dataset in a folder.
         """
         super().__init__(root, people=people, size=size, batch_size=batch_size, **options)
         if validation < 0:
@@ -76,7 +75,7 @@ class TryOnData(FolderData):
 
     @classmethod
     def check(cls, root: str | Path) -> "TryOnReport":
-        """Read all files of a folder as the Dataset will, and report everything that is wrong with it.
+        """Read all files of a folder like the Dataset, and report everything that is wrong with it.
 
         Raises:
             UserError: if there is no such folder.
@@ -87,14 +86,14 @@ class TryOnData(FolderData):
 
     @abstractmethod
     def listing(self, half: str, part: str = "person") -> Listing:
-        """List the samples of a half, train or test, whether or not every file is there.
+        """List the samples of a half, train or test, whether or not every file exists.
 
         Args:
             half: train or test.
-            part: person or garment: that which the folder must hold of some sample at least.
+            part: person or garment: the part that the folder must hold for at least one sample.
 
         Raises:
-            NotListed: if what lists them is missing.
+            NotListed: if the pair file is missing.
             UserError: if it is damaged or empty, or the folder holds no sample's `part`.
         """
 
@@ -102,7 +101,7 @@ class TryOnData(FolderData):
         """Find the files of the splits of `stage` (fit, validate, test, predict; None: all).
 
         Raises:
-            UserError: if the folder, a pair file or any sample's file is missing, or a mask can neither be read nor made; each is named.
+            UserError: if the folder, a pair file or any sample's file is missing, or a mask can neither be read nor derived; each is named.
         """
         self.find_root()
         splits = splits_of(stage)
@@ -153,18 +152,18 @@ class TryOnData(FolderData):
         return ImageDataset(dataset, part, listing, self.root)
 
     def dataset(self, split: str, rows: dict[str, list[TryOnRow]]) -> TryOnDataset:
-        """Build the Dataset of a split out of the rows of all splits that are set up together."""
+        """Build the Dataset of a split, given the rows of all splits that are set up together."""
         return self.dataset_class(rows[split], self.size, batch_type=self.batch_type, in_memory=self.in_memory)
 
     def lacks_garments(self, half: str) -> str:
-        """Say that there are no shop images."""
+        """Return the message that there are no shop images."""
         return f"{self.root} has no shop images"
 
     def _require(self, listing: Listing, only: str | None = None) -> None:
-        """Refuse a half that is not whole; `only` is the one part that is to be read, all but `other` if None.
+        """Check that a half is complete; `only` is the single part to read, all but `other` if None.
 
         Raises:
-            UserError: naming the first file that is not there, or the first id that is listed twice.
+            UserError: naming the first missing file, or the first id that is listed twice.
         """
         if listing.repeated:
             raise UserError(
@@ -180,7 +179,7 @@ class TryOnData(FolderData):
 
     @abstractmethod
     def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:
-        """Say why no agnostic mask can be made for a row that has none; None if one can."""
+        """Return why no agnostic mask can be derived for a row without one; None if it can."""
 
     def _split(self, listing: Listing) -> dict[str, list[TryOnRow]]:
         if listing.half == "test":
@@ -196,31 +195,31 @@ class TryOnData(FolderData):
         return {"train": [row for row in rows if row.id not in held_out], "val": [row for row in rows if row.id in held_out]}
 
     def train_dataloader(self) -> ResumableLoader:
-        """Give the training batches, shuffled by (seed, epoch), resumable in mid-epoch."""
+        """Return the training batches, shuffled by (seed, epoch), resumable mid-epoch."""
         return self.training_loader(self.datasets["train"])
 
     def val_dataloader(self) -> Loader | list[Loader]:
-        """Give the held-out training pairs, in order; nothing where `validation` is 0."""
+        """Return the held-out training pairs, in order; none if `validation` is 0."""
         return self.evaluation_loader(self.datasets["val"], block=1) if len(self.datasets["val"]) else []
 
     def test_dataloader(self) -> Loader:
-        """Give the test pairs, in order, each once."""
+        """Return the test pairs, in order, each once."""
         return self.evaluation_loader(self.datasets["test"], block=self.eval_batch_size)
 
     def predict_dataloader(self) -> Loader:
-        """Give the test pairs, in order, each once."""
+        """Return the test pairs, in order, each once."""
         return self.evaluation_loader(self.datasets["test"], block=self.eval_batch_size)
 
     def fingerprint(self) -> str:
-        """Return a sha256 over the names and sizes of the current split's files and the content of what lists them."""
+        """Return a sha256 over the names and sizes of the current split's files and the content of its lists."""
         files = [file for row in self.datasets[self.split].rows for file in row.files()]
         return fingerprint(self._listings[SPLIT_SOURCES[self.split]].sources, files, self.root)
 
     def describe(self) -> dict[str, Any]:
         """Return what is read, for a log.
 
-        Name, root and size; per split the samples, how many of them have their own garment (paired) and another one (unpaired), and where
-        the masks come from; the parts offered.
+        Name, root and size; per split the samples, how many of them have their own garment (paired) and another one (unpaired), and the
+        source of the masks; the parts offered.
         """
         counts: dict[str, dict[str, int]] = {"samples": {}, "paired": {}, "unpaired": {}}
         origins = {}

@@ -1,4 +1,4 @@
-"""Samples of a try-on dataset: each part is read by the name that it has in a batch, so that one Dataset serves several tasks.
+"""Samples of a try-on dataset: each part is read by its name in the batch, so that one Dataset serves several tasks.
 
 Sizes are (height, width) throughout.
 """
@@ -31,7 +31,7 @@ class EmptyMaskError(UserError):
 
 
 class TryOnSample:
-    """The parts of one sample as a batch of one, each read when it is asked for."""
+    """The parts of one sample as a batch of one, each read lazily."""
 
     def __init__(self, dataset: "TryOnDataset", row: TryOnRow) -> None:
         """Read the files of `row` as `dataset` reads them."""
@@ -65,7 +65,7 @@ class TryOnSample:
         return None if self.labels is None else self.labels[None]
 
     def pose(self) -> Tensor | None:
-        """Return the key points, float32 (1, K, 3)."""
+        """Return the keypoints, float32 (1, K, 3)."""
         if self.row.pose is None:
             return None
         return self.dataset.read_pose(self.row.pose, (self.photo.height, self.photo.width), self.dataset.size)[None]
@@ -88,18 +88,18 @@ PARTS: dict[str, Callable[[TryOnSample], Any]] = {
     "garment": TryOnSample.garment,
     "garment_mask": TryOnSample.garment_mask,
 }
-"""How each part is read, by the name of the batch field that it fills."""
+"""The reader of each part, by the name of its batch field."""
 
 
 class TryOnDataset(Dataset[Batch]):
-    """Samples as batches of one, at one size. A dataset's own class reads its key points and makes masks that the folder lacks.
+    """Samples as batches of one, at one size. A dataset's own subclass reads its keypoints and derives missing masks.
 
     Attributes:
         rows: the samples.
         size: height and width.
         batch_type: the type of a sample.
-        parts: the fields of a sample that are read, where they are offered.
-        offers: the parts that all samples have, so that any of them can share a batch.
+        parts: the fields of a sample to read, if offered.
+        offers: the parts that all samples have, so that any samples can share a batch.
     """
 
     def __init__(
@@ -116,8 +116,8 @@ class TryOnDataset(Dataset[Batch]):
         Args:
             rows: the samples.
             size: height and width.
-            batch_type: of a sample; only the parts that it has fields for are read.
-            zooms: for some ids the factor by which the person is scaled (see `reframe`).
+            batch_type: the type of a sample; only the parts that it has fields for are read.
+            zooms: the factor by which the person is scaled, for some ids (see `reframe`).
             in_memory: cache each sample once it is decoded.
 
         Raises:
@@ -168,7 +168,7 @@ class TryOnDataset(Dataset[Batch]):
         return read_mask(path, self.size)
 
     def read_agnostic_mask(self, row: TryOnRow, image: Image.Image) -> Tensor:
-        """Read the agnostic mask, or make it from what else there is: bool (1, H, W), some of it True, perhaps all.
+        """Read the agnostic mask, or derive it from other parts: bool (1, H, W), at least partly True.
 
         Args:
             row: the sample.
@@ -176,7 +176,7 @@ class TryOnDataset(Dataset[Batch]):
 
         Raises:
             UserError: if a file is missing or damaged.
-            EmptyMaskError: if the mask is empty: a method would restore no garment from it, and nobody would know.
+            EmptyMaskError: if the mask is empty: a method would silently restore no garment.
         """
         if row.mask is not None:
             mask = read_mask(row.mask, self.size)
@@ -195,15 +195,15 @@ class TryOnDataset(Dataset[Batch]):
         return mask
 
     def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
-        """Make an agnostic mask (h, w) of any size from the labels and points of a photo of size `source`."""
+        """Derive an agnostic mask (h, w) of any size from the labels and keypoints of a photo of size `source`."""
         raise UserError(f"sample {row.id} has no agnostic mask and nothing to make it from")
 
     def read_pose(self, path: Path, source: Size, size: Size) -> Tensor:
-        """Read the key points of a photo of size `source`: float32 (K, 3) of x, y in pixels of `size` and confidence."""
+        """Read the keypoints of a photo of size `source`: float32 (K, 3) of x, y in pixels of `size` and confidence."""
         raise UserError(f"{path}: this dataset has no key points")
 
     def worn_category(self, parse: Tensor | None) -> str:
-        """Return the worn garment's category from labels (H, W), for rows that do not name it."""
+        """Return the worn garment's category from labels (H, W), for rows without a category."""
         raise UserError("a sample without a category needs a parse")
 
 
@@ -231,7 +231,7 @@ class ImageDataset(Dataset[Tensor]):
         return image_to_tensor(self.dataset.open_person(row) if self.part == "person" else open_image(getattr(row, self.part)), size)
 
     def fingerprint(self) -> str:
-        """Return a sha256 over the names and sizes of the images and the content of what lists them."""
+        """Return a sha256 over the names and sizes of the images and the content of their lists."""
         return fingerprint(self.listing.sources, [getattr(row, self.part) for row in self.dataset.rows], self.root)
 
 

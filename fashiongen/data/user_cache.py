@@ -1,4 +1,4 @@
-"""The user's cache folder, for files that can be made again, and a lock for processes that share them."""
+"""The user's cache folder, for files that can be regenerated, and a lock for processes that share them."""
 
 import fcntl
 import os
@@ -16,10 +16,10 @@ def cache_folder() -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`, a hidden file beside it. The operating system frees it when the process ends, even by a kill.
+    """Hold the lock of `path`, a hidden file next to it. The operating system releases it when the process ends, even by a kill.
 
     Raises:
-        UserError: if the folder cannot be made or written to.
+        UserError: if the folder cannot be created or written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

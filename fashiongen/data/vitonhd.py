@@ -1,20 +1,20 @@
-"""VITON-HD (Choi et al., CVPR 2021; also `zalando-hd-resized`): women's upper-body garments, one person and one shop image a sample.
+"""VITON-HD (Choi et al., CVPR 2021; also `zalando-hd-resized`): women's upper-body garments, one person and one shop image per sample.
 
-    ROOT/train_pairs.txt  test_pairs.txt        "person.jpg cloth.jpg" a line
+    ROOT/train_pairs.txt  test_pairs.txt        "person.jpg cloth.jpg" per line
     ROOT/{train,test}/image/00006_00.jpg        the person
                       cloth/00006_00.jpg        the shop image, on white
                       cloth-mask/00006_00.jpg   its foreground
                       agnostic-mask/00006_00_mask.png         white where the garment may be; not in every copy
                       agnostic-v3.2/00006_00.jpg              the person with that region painted grey
                       image-parse-v3/00006_00.png             LIP labels
-                      openpose_json/00006_00_keypoints.json   25 key points
+                      openpose_json/00006_00_keypoints.json   25 keypoints
 
-The archive's top folder has many names, and so have some folders (`PLACES`). Where there are no agnostic masks they are made: from the grey
-paint of `agnostic-v3.2`, else from parse and key points.
+The archive's top folder and some other folders have several names (`PLACES`). Missing agnostic masks are derived from the grey paint of
+`agnostic-v3.2`, else from parse and keypoints.
 
-Both pair files are mismatched in their second column: they were made for dressing a person in another garment. A person's own garment is
-the image of the same name, so that samples here are always (person, garment of that name), and the second column is the other garment of
-an unpaired test. CatVTON names the test file `test_pairs_unpaired.txt`.
+Both pair files are mismatched in their second column: they are for dressing a person in another garment. A person's own garment is the
+image of the same name, so samples here are always (person, garment of that name), and the second column is the other garment of an
+unpaired test. CatVTON names the test file `test_pairs_unpaired.txt`.
 """
 
 import json
@@ -41,7 +41,7 @@ DRAWN_AT = 1024
 
 PAIR_FILES = {"train": ("train_pairs.txt",), "test": ("test_pairs.txt", "test_pairs_unpaired.txt")}
 
-# For each part the folders and the endings (after the person's stem; "" is the name as it is) under which copies of the dataset have it.
+# For each part the folders and suffixes (after the person's stem; "" is the full name) in copies of the dataset.
 PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "person": (("image", ""),),
     "garment": (("cloth", ""),),
@@ -57,11 +57,11 @@ class VITONHDDataset(TryOnDataset):
     """Samples as batches of one, at one size."""
 
     def read_pose(self, path: Path, source: Size, size: Size) -> Tensor:
-        """Read 25 key points."""
+        """Read 25 keypoints."""
         return read_openpose(path, KEYPOINTS, source, size)
 
     def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
-        """Make the mask as VITON-HD's own code does, from parse and key points."""
+        """Derive the mask from parse and keypoints, as in VITON-HD's own code."""
         if row.parse is None or row.pose is None:
             return super().make_mask(row, source)
         frame = (DRAWN_AT, max(1, round(DRAWN_AT * source[1] / source[0])))
@@ -69,7 +69,7 @@ class VITONHDDataset(TryOnDataset):
 
 
 class VITONHD(TryOnData):
-    """VITON-HD, paired in training and test alike.
+    """VITON-HD, paired in training and test.
 
     A sample's id is the stem of its person image. With `duplicates` the name is `viton_hd-clean`: its numbers are not comparable to those
     of the whole dataset.
@@ -90,12 +90,12 @@ class VITONHD(TryOnData):
         """Store the settings; nothing is read before `setup`.
 
         Args:
-            root: the dataset's folder or the one around it, or `wardrobe` for the embedded world, rendered on first use.
-            quality: trains on good pairs only.
-            duplicates: JSON file of the pairs to leave out, in the form of TryOffDiff's `references/vitonhd_duplicate_filenames.json`,
+            root: the dataset's folder or its parent, or `wardrobe` for the embedded world, rendered on first use.
+            quality: train only on good pairs.
+            duplicates: JSON file of pairs to exclude, in the format of TryOffDiff's `references/vitonhd_duplicate_filenames.json`,
                 `{"test": {"duplicates": ["02015_00.jpg", ...], "leaked": [...]}, "train": {"duplicates": [...]}}`. That file leaves
                 1,990 of 2,032 test pairs and 11,552 of 11,647 training pairs.
-            options: those of every try-on dataset.
+            options: options of every try-on dataset.
         """
         super().__init__(root, **options)
         self.quality = quality
@@ -105,11 +105,11 @@ class VITONHD(TryOnData):
         self.left_out: dict[str, int] = {}
 
     def listing(self, half: str, part: str = "person") -> Listing:
-        """List the pairs of a half, train or test, of which the folder must hold some `part`, person or garment.
+        """List the pairs of a half, train or test; the folder must hold at least one `part`, person or garment.
 
         Raises:
-            UserError: if the pair file is missing, damaged or empty, the folder holds none of its people (or garments), or `duplicates` is
-                not of this dataset.
+            UserError: if the pair file is missing, damaged or empty, the folder holds none of its people (or garments), or `duplicates`
+                does not belong to this dataset.
         """
         pairs_file = next((self.root / name for name in PAIR_FILES[half] if (self.root / name).is_file()), self.root / PAIR_FILES[half][0])
         if not pairs_file.is_file():
@@ -154,7 +154,7 @@ class VITONHD(TryOnData):
         )
 
     def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:
-        """Masks are made from parse and key points."""
+        """Masks are derived from parse and keypoints."""
         if row.parse is not None and row.pose is not None:
             return None
         return (
@@ -164,11 +164,11 @@ class VITONHD(TryOnData):
         )
 
     def lacks_garments(self, half: str) -> str:
-        """Say which folder of shop images is missing."""
+        """Return the message that the folder of shop images is missing."""
         return f"{self.root / half} has no folder cloth"
 
     def dataset(self, split: str, rows: dict[str, list[TryOnRow]]) -> TryOnDataset:
-        """Build the Dataset of a split; training is on good pairs only, if that is asked for."""
+        """Build the Dataset of a split; with `quality`, training uses only good pairs."""
         zooms: dict[str, float] | None = None
         chosen = rows[split]
         if self.quality is not None and split == "train":
@@ -177,16 +177,16 @@ class VITONHD(TryOnData):
         return self.dataset_class(chosen, self.size, batch_type=self.batch_type, zooms=zooms, in_memory=self.in_memory)
 
     def describe(self) -> dict[str, Any]:
-        """Return what is read, for a log, and how many pairs `duplicates` left out."""
+        """Return a description for logs, with the number of pairs excluded by `duplicates`."""
         described = super().describe()
         return described if self.duplicates is None else {**described, "left_out": dict(self.left_out)}
 
 
 def read_duplicates(path: Path, half: str) -> set[str]:
-    """Read the names of a half that are to be left out.
+    """Read the names of a half to exclude.
 
     Raises:
-        UserError: if the file is missing or not of the form that `VITONHD` describes.
+        UserError: if the file is missing or not in the format that `VITONHD` describes.
     """
     try:
         kinds = json.loads(path.read_text(encoding="utf-8")).get(half, {}).values()

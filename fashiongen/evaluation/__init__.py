@@ -1,4 +1,4 @@
-"""Evaluation: a method's results meet the metrics of a protocol here, never in the method."""
+"""Evaluation: applies the metrics of a protocol to a method's results, outside of the method."""
 
 from fashiongen.evaluation.evaluate import Evaluate
 from fashiongen.evaluation.predictions import WritePredictions

@@ -1,4 +1,4 @@
-"""The callback that judges a method: metrics, intervals, images and the record of a test."""
+"""The callback that evaluates a method: metrics, intervals, images and the record of a test."""
 
 import shlex
 import sys
@@ -34,14 +34,14 @@ FIT_SECONDS = "fit_seconds"
 
 
 class Evaluate(Callback):
-    """Judges what `test_step` returns: metrics, intervals, images, and a record of it all; shows images in validation.
+    """Evaluates the results of `test_step`: metrics, intervals, images and a record; logs images during validation.
 
-    What is particular to a task is asked of its handler (`fashiongen.tasks`). The metrics are no part of the method: neither its
-    checkpoint nor its parameters know of them.
+    Everything task-specific is in the task's handler (`fashiongen.tasks`). The metrics are not part of the method: they appear neither in
+    its checkpoint nor in its parameters.
 
     Attributes:
-        results: after a test the metrics by reported name, each `{value, higher_is_better, ci95}`.
-        recipe: name of the recipe, for the record; the command line sets it and the following four.
+        results: the metrics after a test, by reported name, each `{value, higher_is_better, ci95}`.
+        recipe: name of the recipe, for the record; the command line sets this and the next four.
         overlays: names of the further config files.
         parents: the checkpoints of earlier stages, by role.
         config_sha256: hash of the resolved config.
@@ -59,17 +59,17 @@ class Evaluate(Callback):
         images: int = 16,
         validation_images: int = 8,
     ) -> None:
-        """Say what to judge by.
+        """Configure the evaluation.
 
         Args:
-            task: name of the task, or `package.module.Class` for a task of another package; by default the one that the data serve.
+            task: name of the task, or `package.module.Class` for a task in another package; by default the data's task.
             protocol: name of the protocol that the metrics follow, for the record.
-            metrics: by name; a metric with an extractor is reported as `name[extractor]`.
-            size: the height and width that the protocol judges at; data of another size are refused. By default any.
-            reference: the true images for metrics of sets, where they are another dataset's; metrics of pairs are then refused.
-            out: JSON file of the record of a test or a fit; a test writes the values per sample, the images and a grid of them beside it.
-            images: how many predictions are written as PNG, the first in the order of ids.
-            validation_images: how many validation samples are shown in the logger.
+            metrics: metrics by name; one with an extractor is reported as `name[extractor]`.
+            size: height and width that the protocol requires; data of another size are rejected. By default any.
+            reference: the reference images for set metrics, if they are from another dataset; paired metrics are then rejected.
+            out: JSON file for the record of a test or a fit; a test writes per-sample values, images and an image grid next to it.
+            images: number of predictions to write as PNG, the first ones by id.
+            validation_images: number of validation samples to show in the logger.
         """
         self.task_name = task
         self.protocol = Protocol(name=protocol, metrics=metrics or {}, size=size, reference=reference)
@@ -99,25 +99,25 @@ class Evaluate(Callback):
 
     @property
     def task(self) -> Task:
-        """The handler of the task; known from `setup` on."""
+        """The handler of the task; available after `setup`."""
         assert self._task is not None, "setup comes first"
         return self._task
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store in the checkpoint how long its training took, so that a resumed one and a test can tell."""
+        """Store the training time so far in the checkpoint, for resumed runs and for the records of tests."""
         if trainer.training and self._fit_seconds is not None:
             checkpoint[FIT_SECONDS] = self._fit_seconds + time.perf_counter() - self._started
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take over how long the training of the checkpoint took."""
+        """Restore the training time of the checkpoint."""
         self._fit_seconds = checkpoint.get(FIT_SECONDS)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse, before any work, what cannot end well.
+        """Check before any work that method, data, task and protocol fit together.
 
         Raises:
-            UserError: if the task is unknown or not one of the method's or of the data's, the data lack what the method needs or what it is
-                judged by, are of another size than the protocol's, a metric's weights are missing, or the record cannot be written.
+            UserError: if the task is unknown or not supported by the method or the data, the data lack a part that the method or the
+                evaluation needs or have another size than the protocol's, a metric's weights are missing, or the record cannot be written.
         """
         method, data = type(pl_module).__name__, data_of(trainer)
         try:
@@ -140,12 +140,12 @@ class Evaluate(Callback):
         if stage == "test":
             self.task.check_data(data, self.protocol)
             for metric in self.metrics.values():
-                # Metrics load their networks late; here is the time to learn that weights are missing.
+                # Metrics load their networks lazily; load them now to find missing weights early.
                 if prepare := getattr(metric, "prepare", None):
                     prepare()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Move the metrics to the module's device (it is not there yet in `setup`), start anew and let the task prepare."""
+        """Move the metrics to the module's device (it is not there yet in `setup`), reset them and let the task prepare."""
         for metric in self.metrics.values():
             metric.to(pl_module.device)
             metric.reset()
@@ -156,7 +156,7 @@ class Evaluate(Callback):
     def on_test_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Start the clock, and measure memory anew: what the metrics took is not the method's."""
+        """Start the clock and reset the memory peak, so that the metrics' memory is not counted."""
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
         self._started = now(pl_module.device)
@@ -164,7 +164,7 @@ class Evaluate(Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Stop the clock and update the metrics with what the method returned and the batch's truth."""
+        """Stop the clock and update the metrics with the prediction and the batch's targets."""
         self._seconds += now(pl_module.device) - self._started
         self._memory = max(self._memory, peak_memory(pl_module.device))
         self._ids += batch.ids
@@ -177,7 +177,7 @@ class Evaluate(Callback):
         self._rows = sorted([*(row for row in self._rows if row.id in first), *fresh], key=lambda row: row.id)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Reduce the metrics once over all processes; the first process prints, logs and writes."""
+        """Reduce the metrics over all processes once; the first process prints, logs and writes."""
         reported = {_reported(name, metric): metric for name, metric in self.metrics.items()}
         mine: dict[str, Any] = {
             "ids": self._ids,
@@ -195,7 +195,7 @@ class Evaluate(Callback):
             interval = None
             if name in per_sample:
                 values, undefined = per_sample[name], sum(part["undefined"][name] for part in parts)
-                # Samples without a value are left out of the mean; any other NaN is a broken prediction and left in.
+                # Undefined values are excluded from the mean; any other NaN is a broken prediction and stays.
                 interval = bootstrap_interval(values[~np.isnan(values)] if np.isnan(values).sum() == undefined else values)
             self.results[name] = {"value": float(metric.compute()), "higher_is_better": metric.higher_is_better, "ci95": interval}
         first = set(sorted(ids)[: self.images])
@@ -258,7 +258,7 @@ class Evaluate(Callback):
         print_table(record, self.out)
 
     def _conditions(self, record: Record, data: FashionData, reference: dict[str, str]) -> dict[str, str]:
-        """Return what another result must share with this one to be compared, beside task, dataset, split and protocol."""
+        """Return what comparable results must share, besides task, dataset, split and protocol."""
         conditions = {
             "world": record.data.get("world", ""),
             "data": record.data["fingerprint"][:12],
@@ -272,7 +272,7 @@ class Evaluate(Callback):
         return {name: value for name, value in conditions.items() if value}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of the training, or let it go on where that of the checkpoint stopped, and measure memory anew."""
+        """Start the training clock, or continue the checkpoint's, and reset the memory peak."""
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
         self._fit_seconds = self._fit_seconds or 0.0
@@ -286,7 +286,7 @@ class Evaluate(Callback):
         self._device = device_name(pl_module.device, trainer.world_size)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the record of the training; by now its last checkpoint is written."""
+        """Write the record of the training, after its last checkpoint."""
         if self.out is None or not trainer.is_global_zero:
             return
         data, callback = data_of(trainer), trainer.checkpoint_callback
@@ -317,24 +317,24 @@ class Evaluate(Callback):
             "parameters": parameters(pl_module),
             "data": data_info(data),
             "config_sha256": self.config_sha256,
-            # The benchmark only starts what gives the numbers; a change in it does not change them.
+            # The benchmark only starts processes; changing it does not change the numbers.
             "source_sha256": source_sha256(leave_out=("benchmark",)),
             "versions": versions(),
         }
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the samples of the validation before."""
+        """Discard the samples of the previous validation."""
         self._validation.clear()
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Remember the first validation samples."""
+        """Collect the first validation samples."""
         if dataloader_idx == 0:
             self._validation.add(batch, self.task)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show what the method makes of them."""
+        """Log the method's results for them."""
         self._validation.log(trainer, pl_module, self.task)
 
 
@@ -342,7 +342,7 @@ def data_of(trainer: L.Trainer) -> FashionData:
     """Return the run's DataModule.
 
     Raises:
-        UserError: if there is none, it is none of ours, or it does not say what it is.
+        UserError: if there is none, it is not a `FashionData`, or it does not describe itself.
     """
     data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
     if not isinstance(data, FashionData):
@@ -353,8 +353,8 @@ def data_of(trainer: L.Trainer) -> FashionData:
     return data
 
 
-def metric_info(metric: Metric, name: str) -> Any:  # noqa: ANN401  what a metric says of its extractor, None where it has none
-    """Call a method of a metric, such as `doubt` or `provenance`, where it has it."""
+def metric_info(metric: Metric, name: str) -> Any:  # noqa: ANN401  depends on the method called
+    """Call a metric's method about its extractor, such as `doubt` or `provenance`; return None if it has no such method."""
     method = getattr(metric, name, None)
     return None if method is None else method()
 

@@ -1,4 +1,4 @@
-"""Images of an evaluation as files, and grids of them for the eye."""
+"""Image files of an evaluation, and image grids."""
 
 import math
 import os
@@ -29,7 +29,7 @@ def file_name(id_: str) -> str:
 
 
 def write_png(path: Path, image: Tensor) -> None:
-    """Write a uint8 image (3, H, W) as PNG, whole or not at all.
+    """Write a uint8 image (3, H, W) as PNG atomically.
 
     Raises:
         UserError: if the file cannot be written.
@@ -44,9 +44,9 @@ def write_png(path: Path, image: Tensor) -> None:
 
 
 def grid(rows: Sequence[GalleryRow]) -> Tensor:
-    """Return one uint8 image (3, H, W): a row a sample, a column a heading; tiny images are enlarged, big ones reduced.
+    """Return one uint8 image (3, H, W) with a row per sample and a column per heading; small images are enlarged, big ones reduced.
 
-    Images may differ in size, such as outfits of different numbers of items: they are padded with white.
+    Images of different sizes, such as outfits with different numbers of items, are padded with white.
     """
     cells = [[_cell(image) for image in row.images.values()] for row in rows[:GRID_ROWS]]
     widths = [max(cell.shape[2] for cell in column) for column in zip(*cells, strict=True)]
@@ -61,7 +61,7 @@ def grid(rows: Sequence[GalleryRow]) -> Tensor:
 
 
 def reduced(image: Tensor) -> Tensor:
-    """Return a uint8 image (3, H, W) no higher than a cell of the grid."""
+    """Return a uint8 image (3, H, W), reduced to at most the height of a grid cell."""
     height, width = image.shape[1:]
     most = CELL_HEIGHTS[1]
     if height <= most:

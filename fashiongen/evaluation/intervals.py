@@ -1,4 +1,4 @@
-"""Intervals of a mean over samples."""
+"""Confidence intervals of a mean over samples."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ RESAMPLES, RESAMPLES_AT_ONCE = 1000, 100
 
 
 def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> list[float] | None:
-    """Return the 95 % percentile interval of the mean of `values` (N,) over resampled samples; None where it says nothing."""
+    """Return the 95 % percentile bootstrap interval of the mean of `values` (N,); None for fewer than two or non-finite values."""
     if len(values) < 2 or not np.isfinite(values).all():
         return None
     generator, count = np.random.default_rng(seed), len(values)

@@ -1,4 +1,4 @@
-"""Images for whatever logger a run has."""
+"""Logs images to any logger."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def takes_images(logger: Logger) -> bool:
-    """Tell whether a logger takes images: TensorBoard, MLflow, and any with `log_image(key, images, step)` as Weights & Biases has."""
+    """Return whether a logger takes images: TensorBoard, MLflow, or any with `log_image(key, images, step)`, such as Weights & Biases."""
     return isinstance(logger, TensorBoardLogger | MLFlowLogger) or hasattr(logger, "log_image")
 
 
 def log_image(trainer: L.Trainer, key: str, image: Tensor) -> None:
-    """Show a uint8 image (3, H, W) in every logger that takes images, at the current step."""
+    """Log a uint8 image (3, H, W) at the current step to every logger that takes images."""
     step = trainer.global_step
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -25,5 +25,5 @@ def log_image(trainer: L.Trainer, key: str, image: Tensor) -> None:
 
 
 def _channels_last(image: Tensor) -> Any:  # noqa: ANN401  a numpy array
-    """Return (3, H, W) as the array (H, W, 3) that these loggers take."""
+    """Return an image (3, H, W) as an array (H, W, 3)."""
     return image.permute(1, 2, 0).cpu().numpy()

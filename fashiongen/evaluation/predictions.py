@@ -1,4 +1,4 @@
-"""Predictions written to files."""
+"""Writes predictions to files."""
 
 import contextlib
 import json
@@ -22,23 +22,23 @@ PENDING_IMAGES = 64
 
 
 class WritePredictions(Callback):
-    """Writes what `predict_step` returns as PNG, named by the task after the samples, while the next batch is computed.
+    """Writes the results of `predict_step` as PNG files, named by the task, while the next batch is computed.
 
-    What a task says of its images in words goes to `captions.jsonl`, a line an image.
+    A task's captions go to `captions.jsonl`, one line per image.
     """
 
     def __init__(self, out: str) -> None:
-        """Write to the folder `out`; an image of the same name is replaced."""
+        """Write to the folder `out`; existing images of the same name are replaced."""
         self.out = Path(out).expanduser()
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[Future[None]] = deque()
         self._captions: list[dict[str, Any]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Raises:
-            UserError: if it cannot be made.
+            UserError: if it cannot be created.
         """
         try:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -46,14 +46,14 @@ class WritePredictions(Callback):
             raise UserError(f"cannot make the folder {self.out} for the predictions: {error.strerror}; choose another --out") from error
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the threads that write."""
+        """Start the writer threads."""
         self._captions = []
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="write-png")
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Hand the batch's images to the writers.
+        """Pass the batch's images to the writers.
 
         Raises:
             UserError: if a prediction is not finite, an id cannot be a file name, or a file cannot be written.
@@ -73,7 +73,7 @@ class WritePredictions(Callback):
             self._pending.popleft().result()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wait until all is written, and write the captions of all processes."""
+        """Wait for the writers, and write the captions of all processes."""
         self._close(cancel=False)
         captions = [caption for part in gather(self._captions) for caption in part]
         if captions and trainer.is_global_zero:
@@ -81,7 +81,7 @@ class WritePredictions(Callback):
             write_atomically(self.out / "captions.jsonl", "".join(lines))
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Let the writers finish what they are at; what went wrong first is what is told."""
+        """Let the writers finish their current files; only the first error is raised."""
         with contextlib.suppress(UserError):
             self._close(cancel=True)
 

@@ -1,4 +1,4 @@
-"""What a record tells of the machine, the code and the weights behind its numbers."""
+"""The machine, code and weights behind a record's numbers."""
 
 import hashlib
 import importlib.metadata
@@ -19,14 +19,14 @@ from fashiongen.records import file_sha256
 
 
 def now(device: torch.device) -> float:
-    """Return the time in seconds when all work given to the device is done."""
+    """Return the time in seconds, after waiting for the device to finish."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes held: of the GPU since the last reset, else of this process since its start."""
+    """Return the peak memory in bytes: of the GPU since the last reset, else of this process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     in_bytes = 1 if sys.platform == "darwin" else 1024
@@ -34,15 +34,16 @@ def peak_memory(device: torch.device) -> int:
 
 
 def parameters(module: torch.nn.Module) -> dict[str, int]:
-    """Return how many parameters a module has in total and how many of them are trained."""
+    """Return a module's numbers of trainable and of all parameters."""
     trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return {"trainable": trainable, "total": sum(parameter.numel() for parameter in module.parameters())}
 
 
 def data_info(data: FashionData) -> dict[str, str]:
-    """Return what a record says of the data: fingerprint, size, origin of masks, and whether they are the embedded world's.
+    """Return a record's entries about the data: fingerprint, size, origin of the masks, and whether they are the embedded world's.
 
-    Results with a dataset's own masks and with made ones differ; embedded data bear the name of a real dataset for its layout alone.
+    Results with a dataset's own masks differ from those with derived masks. Embedded data share only the layout of the dataset whose name
+    they carry.
     """
     origins = data.describe().get("masks", {}).get(data.split)
     info = {
@@ -55,7 +56,7 @@ def data_info(data: FashionData) -> dict[str, str]:
 
 
 def checkpoint(path: str | os.PathLike[str] | None) -> dict[str, str] | None:
-    """Return path, sha256 and sha256 of the weights alone of a checkpoint; for a folder (DeepSpeed) one of its files' names and hashes."""
+    """Return a checkpoint's path, sha256 and sha256 of the weights; a folder's (DeepSpeed) sha256 covers its files' names and hashes."""
     if path is None:
         return None
     if Path(path).is_dir():
@@ -66,9 +67,9 @@ def checkpoint(path: str | os.PathLike[str] | None) -> dict[str, str] | None:
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
-    """Return a sha256 over names, types, shapes and values of weights, in the order of names.
+    """Return a sha256 over the names, types, shapes and values of weights, sorted by name.
 
-    Two checkpoints with the same weights have the same one, whatever else (paths, counters, times) the files hold.
+    Checkpoints with equal weights have the same hash, whatever else (paths, counters, times) the files hold.
     """
     digest = hashlib.sha256()
     for name in sorted(state):
@@ -79,7 +80,7 @@ def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that decide about numbers."""
+    """Return the versions of the libraries that affect numbers."""
     return {
         "fashiongen": fashiongen.__version__,
         **{name: importlib.metadata.version(name) for name in ("torch", "lightning", "diffusers")},
@@ -87,6 +88,6 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: torch.device, count: int) -> str:
-    """Return what a device is called, with the number of them where there are several."""
+    """Return a device's name, with the number of devices if there are several."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.processor() or platform.machine()})"
     return f"{count} x {name}" if count > 1 else name

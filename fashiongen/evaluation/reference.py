@@ -1,4 +1,4 @@
-"""The set of true images that FID, KID and their like compare with, where it is another dataset's."""
+"""Reference images from another dataset, for set metrics such as FID and KID."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from fashiongen.errors import UserError
 
 @dataclass(kw_only=True)
 class Reference:
-    """The true images of another dataset: there is no truth for each sample, only a set to compare with.
+    """The true images of another dataset, when there is no ground truth per sample.
 
-    IGR is judged so on StreetTryOn, which has no shop images: against VITON-HD's (Section 4.2). Nothing else of that dataset is read,
-    so that a folder of its pair file and its garments is enough.
+    IGR's evaluation on StreetTryOn, which has no shop images, compares with VITON-HD's (Section 4.2). Nothing else of that dataset is
+    read, so a folder with its pair file and its garments is enough.
 
     Attributes:
-        data: the DataModule that holds them.
-        split: of it.
-        field: which image of a sample, such as its garment; the dataset says which it has.
+        data: the DataModule that holds the images.
+        split: the split to use.
+        field: which image of a sample, such as its garment; the dataset defines which it has.
     """
 
     data: FashionData
@@ -31,7 +31,7 @@ class Reference:
     field: str = "garment"
 
     def __post_init__(self) -> None:
-        """Nothing is found yet."""
+        """Start without images; `setup` finds them."""
         self._images: ImageSet | None = None
 
     @property
@@ -41,7 +41,7 @@ class Reference:
 
     @property
     def images(self) -> ImageSet:
-        """The true images, as `setup` found them."""
+        """The true images; available after `setup`."""
         assert self._images is not None, "setup comes first"
         return self._images
 
@@ -61,10 +61,10 @@ class Reference:
         return self.images.fingerprint()
 
     def batches(self, trainer: L.Trainer, device: torch.device) -> Iterator[Tensor]:
-        """Give this process's share of the images, (B, 3, H, W) in [0, 1] on `device`.
+        """Yield this process's share of the images, (B, 3, H, W) in [0, 1] on `device`.
 
         Raises:
-            UserError: if one is damaged.
+            UserError: if an image is damaged.
         """
         images: Any = self.images  # torch's Dataset is a class, not a protocol
         loader = Loader(

@@ -1,4 +1,4 @@
-"""What a test leaves: the images, the values of each sample, and the table on the screen."""
+"""The outputs of a test: images, per-sample values and the printed table."""
 
 import errno
 import json
@@ -23,10 +23,10 @@ BETTER = {True: "higher", False: "lower", None: ""}
 
 
 class Report:
-    """The files beside a record: OUT.images/, OUT.gallery/, OUT.grid.png and OUT.per_sample.jsonl."""
+    """The files next to a record: OUT.images/, OUT.gallery/, OUT.grid.png and OUT.per_sample.jsonl."""
 
     def __init__(self, out: Path) -> None:
-        """Write beside the record `out`."""
+        """Write next to the record `out`."""
         self.out = out
         self.images = out.with_name(f"{out.stem}.images")
         self.gallery = out.with_name(f"{out.stem}.gallery")
@@ -34,10 +34,10 @@ class Report:
         self.per_sample = out.with_name(f"{out.stem}.per_sample.jsonl")
 
     def check_writable(self) -> None:
-        """Refuse a record whose file, or one of those beside it, could not be written; leaves nothing but its folder.
+        """Check that the record and the files next to it can be written; creates only the folder.
 
         Raises:
-            UserError: saying why.
+            UserError: if not, with the reason.
         """
         out = self.out
         try:
@@ -54,15 +54,15 @@ class Report:
             raise UserError(f"evaluate.out: cannot write {out}: {error.strerror}; choose another --evaluate.out") from error
 
     def write_images(self, rows: Sequence[GalleryRow], prediction: str, headings: Sequence[str]) -> tuple[str | None, dict[str, str]]:
-        """Write the predictions, what the gallery shows beside them, and the grid; old ones are replaced.
+        """Write the predictions, the other gallery images and the grid, replacing old ones.
 
         Args:
             rows: the samples.
             prediction: the heading of the predictions.
-            headings: what else of a row is shown in the gallery.
+            headings: the headings of the other gallery images.
 
         Returns:
-            The folder of the predictions, None without rows, and the folders of the others by heading, relative to the record.
+            The folder of the predictions (None without rows) and the folders of the other images by heading, relative to the record.
         """
         if not rows:
             return None, {}
@@ -78,7 +78,7 @@ class Report:
         return self.images.name, {heading: f"{self.gallery.name}/{heading}" for heading in headings}
 
     def write_per_sample(self, ids: Sequence[str], values: dict[str, NDArray[np.float64]]) -> str:
-        """Write a line of JSON a sample with its value of each metric, and return the file's name."""
+        """Write one JSON line per sample with its value for each metric, and return the file's name."""
         rows = [{"id": id_, **{name: _number(of_all[index]) for name, of_all in values.items()}} for index, id_ in enumerate(ids)]
         write_atomically(self.per_sample, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return self.per_sample.name
@@ -86,7 +86,7 @@ class Report:
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """Give a new folder to fill, which takes the place of the old one once it is whole."""
+    """Yield a temporary folder that replaces `folder` once it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -100,14 +100,14 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def print_table(record: Record, out: Path | None) -> None:
-    """Print a record's metrics as a table, and what speaks against them."""
+    """Print a record's metrics as a table, with the doubts about them."""
     title = f"{record.method}: {record.task} on {record.dataset} ({record.split}), {record.n_samples} samples"
     table = Table(title=title, caption=None if out is None else str(out))
     for heading in ("metric", "better", "value", "95 % interval"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for name, result in record.metrics.items():
         interval = "" if result["ci95"] is None else "{:.4f} to {:.4f}".format(*result["ci95"])
-        # Rich takes square brackets for markup.
+        # Rich interprets square brackets as markup.
         table.add_row(name.replace("[", r"\["), BETTER[result["higher_is_better"]], f"{result['value']:.4f}", interval)
     Console().print(table)
     if record.reason:

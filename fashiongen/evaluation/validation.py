@@ -1,4 +1,4 @@
-"""Images of validation: the first samples, as the method makes them now."""
+"""Validation images: the method's current results for the first samples."""
 
 import lightning.pytorch as L
 import torch
@@ -11,7 +11,7 @@ from fashiongen.tasks import Task
 
 
 class ValidationImages:
-    """Remembers the first samples of a validation, and shows what the method makes of them in the run's loggers."""
+    """Collects the first samples of a validation, and logs the method's results for them."""
 
     def __init__(self, count: int) -> None:
         """Show `count` samples."""
@@ -19,19 +19,19 @@ class ValidationImages:
         self._batches: list[Batch] = []
 
     def clear(self) -> None:
-        """Forget the samples of the validation before."""
+        """Discard the samples of the previous validation."""
         self._batches = []
 
     def add(self, batch: Batch, task: Task) -> None:
-        """Remember what is still wanted of a batch of the task; other batches have nothing to show."""
-        wanted = self.count - sum(len(seen) for seen in self._batches)
-        if wanted > 0 and type(batch) is task.batch:
-            self._batches.append(batch.select(range(min(wanted, len(batch)))))
+        """Collect the samples of a batch until there are `count`; batches of other types than the task's are ignored."""
+        missing = self.count - sum(len(collected) for collected in self._batches)
+        if missing > 0 and type(batch) is task.batch:
+            self._batches.append(batch.select(range(min(missing, len(batch)))))
 
     def log(self, trainer: L.Trainer, module: L.LightningModule, task: Task) -> None:
-        """Run the method on the remembered samples and log a grid, without a trace in the training's random state.
+        """Run the method on the collected samples and log a grid, leaving the training's random state unchanged.
 
-        All processes run theirs, in case the method takes them all (sharded weights); the first one's are shown.
+        All processes run their samples, in case the weights are sharded; those of the first process are shown.
         """
         batches, self._batches = self._batches, []
         if trainer.sanity_checking or not batches or not any(takes_images(logger) for logger in trainer.loggers):

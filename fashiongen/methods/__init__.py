@@ -1,1 +1,1 @@
-"""Methods: a folder each, which reads beside its paper."""
+"""Methods: one folder each, written to be read next to its paper."""

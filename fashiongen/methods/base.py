@@ -23,18 +23,18 @@ Origin = Literal["run", "parent", "pretrained"]
 
 
 class Method(L.LightningModule):
-    """A method: a LightningModule with the interface of each task that it can do (see `fashiongen.tasks`).
+    """A method: a LightningModule that implements the interface of each task it supports (see `fashiongen.tasks`).
 
-    A subclass writes the methods of its tasks' interfaces and, if it learns, `training_step` and `validation_step`. It logs losses;
+    A subclass implements its tasks' interfaces and, if it learns, `training_step` and `validation_step`. It logs losses;
     `fashiongen.evaluation.Evaluate` computes the metrics. With several losses and optimizers it derives from
     `fashiongen.methods.multi_loss.MultiLossMethod`, which has the training loop.
 
     Attributes:
-        name: the method's name in records and tables; its recipes carry the same one.
+        name: the method's name in records, tables and recipes.
         needs: what a DataModule must offer for the method to run, such as "mask".
-        frozen: children whose weights come from `pretrained` and are left out of checkpoints, adapters trained inside of them excepted.
-        from_parents: children that are not trained either, but come from a parent's checkpoint; checkpoints hold them.
-        n_optimizers: number of optimizers; DeepSpeed takes one.
+        frozen: submodules whose weights come from `pretrained`; checkpoints omit them, except for adapters trained inside.
+        from_parents: submodules that are not trained either, but come from a parent's checkpoint; checkpoints include them.
+        n_optimizers: number of optimizers; DeepSpeed supports one.
         encoding_cache: if set, `encoded` caches in memory what the frozen encoders return for training samples.
     """
 
@@ -51,7 +51,7 @@ class Method(L.LightningModule):
             raise TypeError(f"{cls.__name__}: {', '.join(twice)}: a child comes from `pretrained` (frozen) or from a parent, not from both")
 
     def __init__(self, optimizer: OptimizerCallable = torch.optim.AdamW, lr_scheduler: LRSchedulerCallable | None = None) -> None:
-        """Store the factories of the optimizer and of the learning-rate scheduler, which is stepped once a training step."""
+        """Store the factories of the optimizer and of the learning-rate scheduler, which is stepped once per training step."""
         super().__init__()
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -64,13 +64,13 @@ class Method(L.LightningModule):
         return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     def encodings(self) -> dict[str, Encoding]:
-        """Return the outputs of the frozen encoders by kind, which `data encode` computes ahead of training."""
+        """Return the outputs of the frozen encoders by kind, which `data encode` can precompute."""
         return {}
 
     def encoded(self, kind: str, batch: Batch) -> Tensor:
-        """Return a frozen encoder's output for the batch, (B, ...): from the batch where a cache on disk was read, else computed.
+        """Return a frozen encoder's output for the batch, (B, ...): from the batch if a disk cache was read, else computed.
 
-        In training it also goes through `encoding_cache`, if the method has one. In validation and test it is always computed.
+        In training it also goes through `encoding_cache`, if the method has one. Validation and tests never use that cache.
         """
         if batch.encoded is not None:
             return batch.encoded[kind].float()
@@ -80,12 +80,12 @@ class Method(L.LightningModule):
         return encoding(batch)
 
     def load_parents(self, parents: dict[str, Path]) -> None:
-        """Start from the checkpoints of earlier stages, by role; a method without stages has none."""
+        """Load the checkpoints of earlier stages, by role; a method without stages has none."""
         if parents:
             raise UserError(f"{type(self).__name__} has no parents, but the recipe names: {', '.join(sorted(parents))}")
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own union of shapes
-        """Give the optimizer the trainable parameters alone; a method without any trains nothing."""
+        """Give the optimizer only the trainable parameters; a method without any trains nothing."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trainable:
             return None
@@ -95,11 +95,11 @@ class Method(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}}
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return the modules, by name, whose numbers of trained parameters `fit` prints."""
+        """Return the modules, by name, whose trainable parameter counts `fit` prints."""
         return dict(self.named_children())
 
     def on_fit_start(self) -> None:
-        """Print in one line what is trained."""
+        """Print the trained parts in one line."""
         parts = []
         for name, child in self.parts().items():
             total = sum(parameter.numel() for parameter in child.parameters())
@@ -119,11 +119,11 @@ class Method(L.LightningModule):
         return tasks.run(self, batch)
 
     def origins(self) -> dict[str, Origin]:
-        """Return where each weight comes from, by its key in `state_dict`.
+        """Return the origin of each weight, by its key in `state_dict`.
 
-        `pretrained`: it lies in a `frozen` child, is not trained and belongs to no adapter; a checkpoint leaves it out, and loading leaves
-        it as it is. An adapter is told by peft's own list of its layers, whether it is switched on now or not.
-        `parent`: it lies in a child of `from_parents`; `run`: all else. Checkpoints hold both, and loading demands both.
+        `pretrained`: it is in a `frozen` submodule, not trained and not in an adapter; checkpoints omit it, and loading does not change it.
+        Adapters are identified by peft's own list of their layers, whether they are active or not.
+        `parent`: it is in a submodule of `from_parents`; `run`: all others. Checkpoints include both, and loading requires both.
         """
         frozen, from_parents = (tuple(f"{name}." for name in names) for names in (self.frozen, self.from_parents))
         layers = ((name, layer) for name, module in self.named_modules() for layer in getattr(module, "adapter_layer_names", ()))
@@ -138,7 +138,7 @@ class Method(L.LightningModule):
         return weights | {key: origin(key, trained=False) for key, _ in self.named_buffers(remove_duplicate=False)}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # noqa: ANN401  nn.Module's own signature
-        """Return the weights but for those that come from `pretrained`."""
+        """Return the weights except those from `pretrained`."""
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "")
         for key, origin in self.origins().items():
@@ -160,7 +160,7 @@ class Method(L.LightningModule):
             )
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> None:
-        """Load all weights but those that come from `pretrained`; raise a UserError that names each missing, left over or unfit key."""
+        """Load all weights except those from `pretrained`; raise a UserError that names each missing, left over or misshapen key."""
         self.load_weights(dict(state_dict), source="the checkpoint")
 
     def load_weights(self, state: dict[str, Tensor], *, source: str) -> None:
@@ -174,7 +174,7 @@ class Method(L.LightningModule):
 
 
 def _forgive_pretrained(method: nn.Module, incompatible: Any) -> None:  # noqa: ANN401  torch's own named tuple, which it does not export
-    """Let `pretrained` weights be missing where a wrapper of the method, such as the averaged model of EMA, loads a state dict strictly."""
+    """Allow missing `pretrained` weights when a wrapper of the method, such as EMA's averaged model, loads a state dict strictly."""
     assert isinstance(method, Method)
     absent = {key for key, origin in method.origins().items() if origin == "pretrained"}
     wrapped = [key for key in incompatible.missing_keys if key.partition(".")[2] in absent]

@@ -1,4 +1,4 @@
-"""The training loop of methods with several losses, each with an optimizer of its own, such as GANs."""
+"""The training loop for methods with several losses, each with its own optimizer, such as GANs."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class MultiLossMethod(Method):
     """A method that minimises several losses in turn on each batch.
 
     A subclass lists its losses in `trains` and yields them from `training_losses`, in that order. After each one this class runs the
-    backward pass, clips, steps the optimizer of that loss and logs `train/NAME`; only then does it ask for the next loss, which
+    backward pass, clips, steps the optimizer of that loss and logs `train/NAME`; only then does it request the next loss, which
     therefore sees the updated weights. While a loss is computed, the networks of the earlier losses have `requires_grad` off, and no
-    loss leaves a gradient in the networks of another.
+    loss leaves a gradient in another's networks.
 
     A step of the trainer (`max_steps`, `global_step`, `every_n_train_steps`) is one batch, in which every optimizer steps once. With
-    `accumulate_grad_batches: k` it is k batches, and each optimizer steps on the last of them by the mean of their gradients.
-    `gradient_clip_val` clips the gradients of each loss's networks by themselves.
+    `accumulate_grad_batches: k` it is k batches, and each optimizer steps on the last of them with the mean of their gradients.
+    `gradient_clip_val` clips the gradients of each loss's networks separately.
 
     Attributes:
-        trains: the names of the losses, in the order of their steps, with the modules that each trains, as dotted names.
+        trains: the losses by name, in the order of their steps, each with the dotted names of the modules it trains.
     """
 
     trains: ClassVar[dict[str, tuple[str, ...]]]
@@ -45,12 +45,12 @@ class MultiLossMethod(Method):
             cls.n_optimizers = len(cls.trains)
 
     def __init__(self, optimizer: OptimizerCallable = Adam, lr_scheduler: LRSchedulerCallable | None = None) -> None:
-        """Store the factories of the optimizers, one for each loss, and of their learning-rate schedulers, stepped once a training step."""
+        """Store the factories of the optimizers, one per loss, and of their learning-rate schedulers, stepped once per training step."""
         super().__init__(optimizer, lr_scheduler)
         self.automatic_optimization = False
 
     def training_losses(self, batch: Any, draw_step: int) -> Iterator[tuple[str, Tensor]]:  # noqa: ANN401  the task's batch
-        """Yield the name and value of each loss of `trains`, computed when it is asked for.
+        """Yield the name and value of each loss in `trains`, computed lazily.
 
         Args:
             batch: the training batch.
@@ -60,20 +60,20 @@ class MultiLossMethod(Method):
 
     @property
     def draw_step(self) -> int:
-        """The key of a training step's draws: step x number of optimizers, which was the step's number while each optimizer's counted."""
+        """The key of a training step's random draws: step x number of optimizers, as when each optimizer's step was counted."""
         return self.global_step * self.n_optimizers
 
     def configure_callbacks(self) -> Sequence[Callback] | Callback:
-        """Pass Lightning's check of the trainer's settings, which comes next, as a method of automatic optimization; see `setup`.
+        """Pass as automatic optimization in Lightning's check of the trainer's settings, which comes next; see `setup`.
 
-        Lightning refuses clipping and accumulation for manual optimization, since its own loop would ignore them; this class obeys them.
-        The trainer is left as it is, so that an error before `setup` loses no setting.
+        Lightning rejects clipping and accumulation for manual optimization, since its own loop would ignore them; this class implements
+        them. The trainer is not changed, so an error before `setup` loses no setting.
         """
         self.automatic_optimization = True
         return []
 
     def setup(self, stage: str) -> None:
-        """Go on with manual optimization; have DDP expect that a backward pass leaves the other losses' networks alone."""
+        """Switch back to manual optimization; let DDP expect that a backward pass skips the other losses' networks."""
         self.automatic_optimization = False
         if isinstance(self.trainer.strategy, DDPStrategy):
             self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
@@ -111,14 +111,14 @@ class MultiLossMethod(Method):
         return [parameter for name in modules for parameter in self.get_submodule(name).parameters() if parameter.requires_grad]
 
     def on_fit_start(self) -> None:
-        """Print what is trained, without Lightning's advice of twenty lines to save the weights from before a step."""
+        """Print what is trained, without Lightning's twenty-line advice to save the weights from before a step."""
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         super().on_fit_start()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Minimise each loss in turn."""
         every = self.trainer.accumulate_grad_batches
-        # Like Lightning's own loop, step on the last batch of an epoch too.
+        # Like Lightning's own loop, also step on the last batch of an epoch.
         steps = (batch_idx + 1) % every == 0 or self.trainer.is_last_batch
         optimizers: Any = self.optimizers()
         parameters = [[parameter for group in optimizer.param_groups for parameter in group["params"]] for optimizer in optimizers]
@@ -151,8 +151,8 @@ class MultiLossMethod(Method):
                 scheduler.step()
 
     def _backward(self, loss: Tensor, later: list[nn.Parameter], *, sync: bool) -> None:
-        """Run the backward pass, which changes no gradient of the `later` losses' parameters; without `sync` DDP does not average yet."""
-        # They exist while batches are accumulated. Copies, since DDP averages in place whatever such batches have used.
+        """Run the backward pass without changing gradients of the `later` losses' parameters; without `sync` DDP does not average yet."""
+        # Such gradients exist during accumulation. Copy them, since DDP averages in place the gradients that such batches used.
         before = [None if parameter.grad is None else parameter.grad.clone() for parameter in later]
         strategy = self.trainer.strategy
         with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) and not sync else nullcontext():
@@ -161,16 +161,16 @@ class MultiLossMethod(Method):
             parameter.grad = gradient
 
     def _step(self, optimizer: Any, *, counts: bool) -> None:  # noqa: ANN401  LightningOptimizer, which is no Optimizer to mypy
-        """Step an optimizer; the trainer's step count goes up by the one that `counts`."""
+        """Step an optimizer; only the one that `counts` increments the trainer's step count."""
         if counts:
             optimizer.step()
         else:
             self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the gradients of one loss's networks, as the trainer says; float16's scaling is undone by now.
+        """Clip the gradients of one loss's networks with the trainer's settings; float16 gradients are already unscaled.
 
-        An override must call this.
+        An override must call this method.
         """
         self.clip_gradients(optimizer)
 
@@ -180,12 +180,12 @@ class MultiLossMethod(Method):
         checkpoint["steps_are_batches"] = True
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume from a checkpoint that counts the steps of each optimizer, as versions before 0.1.0 did.
+        """Reject resuming from a checkpoint that counts each optimizer's steps, as before version 0.1.0.
 
         Raises:
-            UserError: in `fit`; its weights can still be tested.
+            UserError: in `fit`; the weights can still be tested.
         """
-        # `load_from_checkpoint` comes without a trainer.
+        # `load_from_checkpoint` has no trainer.
         if self._trainer is not None and self.trainer.training and "steps_are_batches" not in checkpoint:
             raise UserError(
                 f"--ckpt_path: {type(self).__name__} cannot go on from a checkpoint of an earlier version, which counts steps otherwise: "

@@ -1,4 +1,4 @@
-"""The Lightning side of MGCM and Pix2PixCM, which differ in the generator, the discriminator and the authors' names of their layers."""
+"""The Lightning module shared by MGCM and Pix2PixCM, which differ in the generator, discriminator and the authors' layer names."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from fashiongen.nn.template_matching import (
 
 
 class TemplateMatchingMethod(MultiLossMethod):
-    """Ranks bottoms by their likeness to the top and to a template that a GAN draws from the top.
+    """Ranks bottoms by their similarity to the top and to a template that a GAN generates from the top.
 
     Attributes:
-        generator_names: the layers' names in the authors' file of the generator, with ours.
-        discriminator_names: likewise of the discriminator.
+        generator_names: the authors' layer names in their generator files, mapped to ours.
+        discriminator_names: the same for the discriminator.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"images"})
@@ -60,18 +60,18 @@ class TemplateMatchingMethod(MultiLossMethod):
         """Build the generator, the discriminator, the bottom encoder and the ranker.
 
         Args:
-            image_size: S, pixels a side, a multiple of 64; images of another size are resized.
+            image_size: S, pixels per side, a multiple of 64; images of another size are resized.
             width: channels after the first layer of each network; it grows to eight times that.
-            dimensions: of the space in which top and bottom meet.
+            dimensions: size of the shared embedding space of tops and bottoms.
             alpha: weight of the item-to-item score.
             beta: weight of the item-to-template distance in the score.
             mu: weight of the generator's adversarial loss.
             nu: weight of the discriminator's loss.
             pixel_weight: weight of the mean absolute difference between template and bottom.
-            variant: `paper`, or `code` for what the authors' code does instead (see the README).
-            published: files that the authors' code wrote, by part: generator, discriminator, encoder, bpr.
-            optimizer: built three times: for the discriminator, for the generator, for the bottom encoder and the ranker.
-            lr_scheduler: gets each of them; stepped once a training step.
+            variant: `paper`, or `code` for the behaviour of the authors' code (see the README).
+            published: files written by the authors' code, by part: generator, discriminator, encoder, bpr.
+            optimizer: created three times: for the discriminator, for the generator, for the bottom encoder and the ranker.
+            lr_scheduler: created for each of them; stepped once per training step.
 
         Raises:
             UserError: if a setting is out of range or a file does not fit.
@@ -103,7 +103,7 @@ class TemplateMatchingMethod(MultiLossMethod):
         return dict(self.network.named_children())
 
     def training_losses(self, batch: PairBatch, draw_step: int) -> Iterator[tuple[str, Tensor]]:
-        """Yield the losses of the discriminator, of the generator and of the ranking."""
+        """Yield the losses of the discriminator, the generator and the ranking."""
         return self._losses(batch, dropout_keys(batch.ids, self.seed, draw_step))
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
@@ -132,7 +132,7 @@ class TemplateMatchingMethod(MultiLossMethod):
 
     @torch.no_grad()
     def draw_template(self, batch: QueryBatch) -> Tensor:
-        """Draw the tops' templates, (B, 3, S, S) in [-1, 1]; the generator takes no noise."""
+        """Generate the tops' templates, (B, 3, S, S) in [-1, 1]; the generator takes no noise."""
         template: Tensor = self.network.generator(self.images(batch.top), None).template
         return template
 

@@ -1,4 +1,4 @@
-"""Metrics: torchmetrics classes, one file a family."""
+"""Metrics: torchmetrics classes, one file per family."""
 
 from fashiongen.metrics.attributes import AgreementByChance, AttributeAgreement
 from fashiongen.metrics.base import PairMetric, PerSample, SetMetric

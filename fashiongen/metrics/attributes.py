@@ -1,4 +1,4 @@
-"""Does an image show the attributes of the truth, as a classifier reads them?"""
+"""Agreement of attributes between prediction and truth, as predicted by a classifier."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,11 +15,11 @@ Judge = Callable[[Tensor], dict[str, Tensor]]
 
 
 class AttributeAgreement(PairMetric):
-    """Share of attributes that a classifier reads alike off prediction and truth; range [0, 1], higher is better.
+    """Share of attributes that a classifier predicts equally for prediction and truth; range [0, 1], higher is better.
 
-    The judge reads both images, so its mistakes on real images count against no one; equal images agree fully. It is no zero-based
-    score: one and the same image for everything agrees as often as the commonest value occurs, so report such a baseline beside it. The
-    judge must not be a network that a method was trained with or against. Source: own definition. The extractor is part of its name.
+    The classifier (the judge) reads both images, so its errors on real images penalise no method; equal images agree fully. Chance is not
+    0: a constant image agrees as often as the most frequent value occurs, so report such a baseline too. The judge must not be a network
+    that a method was trained with or against. Source: own definition. The extractor is part of its name.
 
     Degenerate input: a non-finite image scores NaN.
     """
@@ -33,13 +33,13 @@ class AttributeAgreement(PairMetric):
         judge: Judge | None = None,
         network: AttributeClassifier | None = None,
     ) -> None:
-        """Compare what the judge reads.
+        """Compare the attributes that the judge reads.
 
         Args:
-            extractor: Name of the classifier that judges.
+            extractor: Name of the judging classifier.
             attribute: One attribute's name, or `mean` over all.
             judge: Instead, a callable from images `(B, 3, H, W)` in [0, 1] to the value's index `(B,)` of each attribute.
-            network: Instead, a classifier; as a judge reported as `custom`, or under an `extractor` name of its own.
+            network: Instead, a classifier, reported as `custom` (like a judge) or under its own `extractor` name.
         """
         super().__init__()
         if judge is not None and network is not None:
@@ -51,7 +51,7 @@ class AttributeAgreement(PairMetric):
         self.extractor = INJECTED if self._network is None else self._network.name
 
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the share of the chosen attributes that agree `(B,)`."""
+        """Return the share of the selected attributes that agree `(B,)`."""
         predicted, true = self._read(prediction), self._read(target)
         if self.attribute != "mean" and self.attribute not in true:
             raise UserError(f"AttributeAgreement(attribute={self.attribute}): the judge reads {', '.join(true)}; choose one, or mean")
@@ -69,9 +69,9 @@ class AttributeAgreement(PairMetric):
 class AgreementByChance(SetMetric):
     """Mean agreement of each prediction with the truths of all *other* samples; range [0, 1].
 
-    It is what the very same predictions would reach if each had been made from another sample's input: the baseline to hold
-    `AttributeAgreement` against, itself better neither high nor low. All attributes count alike. Source: own definition. The extractor is
-    part of its name.
+    This is what the same predictions would score if each had been made from another sample's input: the chance level of
+    `AttributeAgreement`, which is not ranked itself. All attributes have equal weight. Source: own definition. The extractor is part of
+    its name.
 
     Degenerate input: fewer than two samples or a non-finite image gives NaN.
     """
@@ -80,13 +80,13 @@ class AgreementByChance(SetMetric):
     pairs = True
 
     def __init__(self, extractor: str = "tiny-classifier", network: AttributeClassifier | None = None) -> None:
-        """Compare what the classifier named `extractor` reads; a `network` stands in for it."""
+        """Compare the attributes that the classifier named `extractor`, or `network` instead, reads."""
         super().__init__()
         self._network = FrozenNetwork(extractor, network, choices=TINY)
         self.extractor = self._network.name
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the index of the value of each attribute, as floats `(B, A)`."""
+        """Return each attribute's value index, as floats `(B, A)`."""
         return torch.stack(list(self._network.on(images.device).read(images).values()), dim=1).float()
 
     def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
-"""What all image metrics share: one `update` signature, per-sample accumulation, and the rules for hostile input.
+"""The bases of all image metrics: one `update` signature, per-sample accumulation, and rules for degenerate input.
 
 Rules that hold for every metric of this package:
 
-- A prediction (or target) that is not finite everywhere scores NaN, and so does then the whole metric: it is never left out.
-- A sample whose value is not defined (an empty mask for a metric of the foreground) has the value NaN, is left out of the mean, and is
-  counted by `n_undefined`.
-- Nothing at all to average gives NaN.
-- States are concatenated over batches and processes and reduced once, so a result depends neither on the batch size nor on their number.
+- A non-finite prediction or target scores NaN, and so does the whole metric: such samples are never excluded.
+- A sample whose value is undefined (an empty mask for a foreground metric) has the value NaN, is excluded from the mean, and is counted
+  by `n_undefined`.
+- The mean over no samples is NaN.
+- States are concatenated over batches and processes and reduced once, so results depend on neither.
 - Scores are computed in true float32, outside autocast and without TF32.
 """
 
@@ -29,16 +29,16 @@ RANGE_TOLERANCE = 1e-3
 
 
 class _Judged(Metric, ABC):
-    """What pair and set metrics share."""
+    """The base of pair and set metrics."""
 
     full_state_update = False
     extractor: str | None = None
-    """Name of the feature extractor, a part of the metric's reported name."""
+    """Name of the feature extractor, part of the metric's reported name."""
     pairs: bool = True
-    """Whether predictions and targets must belong together, sample by sample."""
+    """Whether predictions and targets must be paired, sample by sample."""
 
     def prepare(self) -> None:
-        """Load the feature extractor now, so that missing weights are told before any work.
+        """Load the feature extractor now, so that missing weights are reported before any work.
 
         Raises:
             UserError: if they are missing.
@@ -53,13 +53,13 @@ class _Judged(Metric, ABC):
         return None if network is None else network.provenance()
 
     def doubt(self) -> str | None:
-        """Return what speaks against the metric's name: the extractor's weights are not the published ones."""
+        """Return a warning if the extractor's weights are not the published ones, which the metric's name promises."""
         network = getattr(self, "_network", None)
         return None if network is None else network.doubt()
 
 
 class PerSample(_Judged):
-    """Mean over samples of a value that each sample has."""
+    """Mean over samples of a per-sample value."""
 
     scores: list[Tensor]
     defined: list[Tensor]
@@ -68,23 +68,23 @@ class PerSample(_Judged):
         """Start with no samples."""
         super().__init__()
         self.add_state("scores", default=[], dist_reduce_fx="cat")
-        # Float, as a process without samples contributes an empty float tensor to the concatenation.
+        # Float, because a process without samples contributes an empty float tensor to the concatenation.
         self.add_state("defined", default=[], dist_reduce_fx="cat")
 
     def compute(self) -> Tensor:
-        """Return the mean over all samples whose value is defined, a scalar; NaN where there is none."""
+        """Return the mean over all samples with a defined value, a scalar; NaN without any."""
         return self.values()[_concatenate(self.defined, self.device) == 1].double().mean().float()
 
     def values(self) -> Tensor:
-        """Return the value of each sample `(N,)`, in the order of the updates, NaN where it is not defined.
+        """Return the value of each sample `(N,)`, in the order of the updates, NaN if undefined.
 
-        These are this process's samples; inside `sync_context()` those of all processes, rank after rank.
+        These are this process's samples; inside `sync_context()` those of all processes, in rank order.
         """
         return _concatenate(self.scores, self.device)
 
     @property
     def n_undefined(self) -> int:
-        """Number of samples that have no value and are left out of the mean."""
+        """Number of samples with an undefined value, which are excluded from the mean."""
         return int((_concatenate(self.defined, self.device) == 0).sum())
 
 
@@ -92,13 +92,13 @@ class PairMetric(PerSample):
     """Mean over samples of a score between each prediction and its target."""
 
     region: Region = "whole"
-    """`foreground`: judge inside the true garment's mask only."""
+    """`foreground`: compare only inside the true garment's mask."""
 
     @abstractmethod
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Return one value per sample `(B,)` for float32 images `(B, 3, H, W)` in [0, 1] and a bool mask `(B, 1, H, W)`.
 
-        The mask is there whenever `region` is `foreground`.
+        The mask is never None if `region` is `foreground`.
         """
 
     def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
@@ -110,7 +110,7 @@ class PairMetric(PerSample):
             mask: `(B, 1, H, W)` bool, the foreground of the truth.
 
         Raises:
-            UserError: if the metric judges the foreground and there is no mask.
+            UserError: if `region` is `foreground` and there is no mask.
         """
         if prediction.shape != target.shape:
             raise ValueError(f"{type(self).__name__} takes pairs of images, got {tuple(prediction.shape)} and {tuple(target.shape)}")
@@ -128,9 +128,9 @@ class PairMetric(PerSample):
 
 
 class SetMetric(_Judged):
-    """Distance between the set of all predictions and the set of all targets, in the space of a network's features.
+    """Distance between the sets of all predictions and all targets in a network's feature space.
 
-    The sets may differ in size, and their images in theirs.
+    The sets may have different numbers of images, and the images different sizes.
     """
 
     pairs = False
@@ -158,12 +158,12 @@ class SetMetric(_Judged):
         """Return the scalar distance between two sets of features, `(N, F)` and `(M, F)`, float64, finite and on the CPU."""
 
     def update(self, prediction: Tensor | None, target: Tensor | None, mask: Tensor | None = None) -> None:
-        """Keep the features of a batch.
+        """Store the features of a batch.
 
         Args:
-            prediction: `(B, 3, H, W)` floats in [0, 1]; None adds to the targets alone.
-            target: the truth, likewise; None adds to the predictions alone.
-            mask: not used, so that every metric is called alike.
+            prediction: `(B, 3, H, W)` floats in [0, 1]; None adds only targets.
+            target: the truth, likewise; None adds only predictions.
+            mask: not used; all metrics have the same signature.
         """
         if prediction is not None and target is not None and prediction.shape != target.shape:
             raise ValueError(f"{type(self).__name__} takes pairs of images, got {tuple(prediction.shape)} and {tuple(target.shape)}")
@@ -179,7 +179,7 @@ class SetMetric(_Judged):
             return torch.where(_finite_samples(images)[:, None], self.features(images).float(), torch.nan).flatten()
 
     def compute(self) -> Tensor:
-        """Return the distance, a scalar; NaN where any image was not finite or either set has fewer than two samples."""
+        """Return the distance, a scalar; NaN if any image was not finite or either set has fewer than two samples."""
         counts = int(self.n_predictions), int(self.n_targets)
         undefined = torch.tensor(torch.nan, device=self.device)
         if min(counts) < 2:
@@ -193,7 +193,7 @@ class SetMetric(_Judged):
 
 @contextmanager
 def exact_arithmetic(device: torch.device) -> Iterator[None]:
-    """Compute in true float32: no autocast, and no TF32, whose ten bits of mantissa drown SSIM's variances."""
+    """Compute in true float32: no autocast, and no TF32, whose 10-bit mantissa is too coarse for SSIM's variances."""
     cudnn = torch.backends.cudnn
     with (
         torch.autocast(device.type, enabled=False),
@@ -208,7 +208,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _checked(metric: Metric, role: str, images: Tensor) -> Tensor:
-    """Return images as float32 after refusing another shape, dtype or range."""
+    """Return images as float32, after checking shape, dtype and range."""
     name = type(metric).__name__
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"{name} takes pairs of images (B, 3, H, W), the {role} is {tuple(images.shape)}")
@@ -221,7 +221,7 @@ def _checked(metric: Metric, role: str, images: Tensor) -> Tensor:
 
 
 def _finite_samples(images: Tensor) -> Tensor:
-    """Tell for each image whether it is finite everywhere: `(B,)` bool."""
+    """Return for each image whether all its values are finite: `(B,)` bool."""
     return images.isfinite().flatten(1).all(dim=1)
 
 

@@ -11,25 +11,25 @@ from fashiongen.metrics.base import PairMetric, Region, masked_mean
 # IEC 61966-2-1: linear sRGB to CIE XYZ, and the white point D65 of the 2 degree observer.
 RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 WHITE = (0.95047, 1.0, 1.08883)
-# Hues this close to opposite (in radians) count as opposite, where the formula jumps; Sharma's test data ask for it.
+# Hues this close to opposite (in radians), where the formula is discontinuous, count as opposite; Sharma's test data require it.
 OPPOSITE = 1e-6
 
 
 class ColourError(PairMetric):
-    """CIEDE2000 colour difference per pixel; range [0, about 120], lower is better, 1 is about the least difference one sees; no extractor.
+    """CIEDE2000 colour difference per pixel; range [0, about 120], lower is better, 1 is about just noticeable; no extractor.
 
-    Per sample the median (for an even count the lower one), robust to shifted edges, or the mean over pixels; by default of the true
-    garment's foreground, since white paper on white paper is no merit. Source: Sharma, Wu and Dalal 2005, equations (2) to (22), all
+    Per sample the median (for an even count the lower one), robust to shifted edges, or the mean over pixels; by default only of the true
+    garment's foreground, so that a matching white background earns nothing. Source: Sharma, Wu and Dalal 2005, equations (2) to (22), all
     weights 1.
 
-    Degenerate input: with `foreground` a sample with an empty mask has no value, is left out of the mean and counted; a non-finite image
+    Degenerate input: with `foreground` a sample with an empty mask is undefined, excluded from the mean and counted; a non-finite image
     scores NaN.
     """
 
     higher_is_better = False
 
     def __init__(self, region: Region = "foreground", reduction: Literal["median", "mean"] = "median") -> None:
-        """Judge the `whole` image or the `foreground` of the truth by its pixels' median or mean."""
+        """Compare the `whole` image or the truth's `foreground`, by the median or mean over pixels."""
         super().__init__()
         self.region = region
         self.reduction = reduction

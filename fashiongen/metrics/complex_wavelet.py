@@ -1,4 +1,4 @@
-"""CW-SSIM: structural similarity of complex wavelet coefficients, which small shifts and rotations hardly change."""
+"""CW-SSIM: structural similarity of complex wavelet coefficients, robust to small shifts and rotations."""
 
 import math
 
@@ -11,7 +11,7 @@ from fashiongen.metrics.base import PairMetric
 from fashiongen.metrics.structural import luma
 
 WINDOW = 7
-# On coefficients of images in [0, 255]: far below what any structure gives, it makes two images without any structure equal.
+# For coefficients of images in [0, 255]: far below any structure's response, it makes two images without structure equal.
 STABILISER = 1e-9
 
 
@@ -20,18 +20,18 @@ class CWSSIM(PairMetric):
 
     Source: Sampat et al. 2009, equation (8): in each 7 x 7 window of a subband `(2 |sum c_1 c_2*| + K) / (sum |c_1|^2 + sum |c_2|^2 + K)`
     with K = 0, as in the authors' `cwssim_index.m`: the subbands are the orientations of the last level of a complex steerable pyramid
-    (Portilla and Simoncelli 2000), the windows are weighed by a Gaussian around the middle of the image, sigma a quarter of the subband's
-    height, and the subbands averaged. pyiqa, with which TryOffDiff's authors judge, ports the same code with 4 levels and 8 orientations.
-    pyiqa is not installed here: the test holds this against a reference written out from the published definition in NumPy.
+    (Portilla and Simoncelli 2000), the windows are weighted by a Gaussian around the middle of the image, sigma a quarter of the subband's
+    height, and the subbands are averaged. pyiqa, which TryOffDiff's authors use, ports the same code with 4 levels and 8 orientations.
+    pyiqa is not installed here: the test compares with a NumPy reference written from the published definition.
 
-    Degenerate input: a non-finite image scores NaN; two images of one colour each are equal; an image of one colour and another one
+    Degenerate input: a non-finite image scores NaN; two images of constant colour are equal; a constant and a non-constant image
     score 0.
     """
 
     higher_is_better = True
 
     def __init__(self, levels: int = 4, orientations: int = 8) -> None:
-        """Compare the last of `levels` levels, in `orientations` directions; the shorter side needs 4 x 2^levels pixels."""
+        """Compare the last of `levels` levels in `orientations` directions; the shorter side needs 4 x 2^levels pixels."""
         super().__init__()
         self.levels = levels
         self.orientations = orientations
@@ -56,7 +56,7 @@ class CWSSIM(PairMetric):
 def complex_bands(images: Tensor, levels: int, orientations: int) -> Tensor:
     """Return the last level of the complex steerable pyramid of `(B, H, W)` float64: `(B, orientations, H', W')` complex128.
 
-    All filters live in the centred Fourier domain: with r the radius (1 at the sampling limit) and levels j = 1, 2, ...,
+    All filters are defined in the centred Fourier domain: with r the radius (1 at the Nyquist frequency) and levels j = 1, 2, ...,
     the band-pass is `cos(pi / 2 clip(log2 r + j, -1, 0))`, its low-pass complement `-sin` of the same, and an orientation takes
     `2 a cos(angle - pi b / orientations)^(orientations - 1)` on its own half plane. Between levels the spectrum's outer half is cut off.
     """
@@ -80,7 +80,7 @@ def complex_bands(images: Tensor, levels: int, orientations: int) -> Tensor:
 
 
 def _polar_grid(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return log2 of the radius and the angle of each frequency `(H, W)`, the mean (radius 0) counted with its left neighbour's radius."""
+    """Return log2 of the radius and the angle of each frequency `(H, W)`; the mean (radius 0) gets its left neighbour's radius."""
     y, x = (((torch.arange(size, dtype=torch.float64) - size // 2) / (size / 2)) for size in (height, width))
     radius = torch.hypot(y[:, None], x[None, :])
     radius[height // 2, width // 2] = radius[height // 2, width // 2 - 1]
@@ -99,7 +99,7 @@ def _middle_half(size: int) -> slice:
 
 
 def _window_mean(values: Tensor) -> Tensor:
-    """Return the mean over each 7 x 7 window that lies wholly inside."""
+    """Return the mean over each 7 x 7 window fully inside the image."""
     return functional.avg_pool2d(values, WINDOW, stride=1)
 
 

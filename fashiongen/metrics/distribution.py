@@ -1,4 +1,4 @@
-"""Distances between sets of images: FID and KID, reduced once in float64 on the CPU."""
+"""Distances between sets of images: FID and KID, computed once in float64 on the CPU."""
 
 import math
 from collections import deque
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from fashiongen.metrics.base import SetMetric
 from fashiongen.metrics.features import SET_EXTRACTORS, FrozenNetwork
 
-# Inside `shared_features()`, for each network: the last two batches that it was shown, predictions and targets, with their features.
+# Inside `shared_features()`, for each network: its last two input batches, predictions and targets, with their features.
 _shown: ContextVar[dict[nn.Module, deque[tuple[Tensor, Tensor]]] | None] = ContextVar("shown", default=None)
 
 
 @contextmanager
 def shared_features() -> Iterator[None]:
-    """Have metrics of one extractor run it once over a batch that all of them are shown; nothing is stored after.
+    """Let metrics with the same extractor run it only once per batch; the features are discarded at the end.
 
-    A batch is known by its tensor: inside, images must not be changed in place.
+    Batches are identified by their tensor: inside, images must not be changed in place.
     """
     token = _shown.set({})
     try:
@@ -37,8 +37,8 @@ class _FeatureDistance(SetMetric):
 
         Args:
             extractor: one of `fashiongen.metrics.features.SET_EXTRACTORS`.
-            network: instead, a module with `features(images)`, reported as `custom` or under an `extractor` name of its own.
-            weights: the extractor's file or folder, by default where its published weights are kept.
+            network: instead, a module with `features(images)`, reported as `custom` or under its own `extractor` name.
+            weights: the extractor's file or folder, by default the location of its published weights.
         """
         super().__init__()
         self._network = FrozenNetwork(extractor, network, weights, SET_EXTRACTORS)
@@ -60,8 +60,9 @@ class FID(_FeatureDistance):
     """Frechet distance between Gaussians fitted to both sets; range [0, inf), lower is better; the extractor is part of its name.
 
     Source: Heusel et al. 2017, equation (6), in float64 with unbiased covariances: equal to clean-fid's `frechet_distance` on the same
-    features. It is biased upwards for small sets (Binkowski et al. 2018), so only numbers from equal counts compare. With `inception-v3`
-    this is clean-fid's FID, with `clip-vit-b-32` its CLIP-FID (Kynkaanniemi et al. 2022); see `extractors` for their preprocessing.
+    features. It is biased upwards for small sets (Binkowski et al. 2018), so only numbers from equal counts are comparable. With
+    `inception-v3` this is clean-fid's FID, with `clip-vit-b-32` its CLIP-FID (Kynkaanniemi et al. 2022); see `extractors` for their
+    preprocessing.
 
     Degenerate input: fewer than two samples, or a non-finite image anywhere, gives NaN; two sets of one constant image each differ by
     the squared distance of their features.
@@ -81,9 +82,9 @@ class KID(_FeatureDistance):
     without replacement. The value is reported times `scale`: the Dress Code paper prints it times 100, CatVTON and IGR times 1000; a scale
     other than 1 belongs in the metric's name (`kid_x1e3`). The extractor is part of its name.
 
-    Subsets hold `subset_size` samples, or all of the smaller set where it has fewer. They are drawn with `seed` from the features in an
-    order of their own, so the value depends on neither batch order nor number of processes; only where the rounding of another batch size
-    makes two neighbours in that order change places does it move, by a small part of what another seed would.
+    Subsets hold `subset_size` samples, or all of the smaller set if it has fewer. They are drawn with `seed` from the features after
+    sorting, so the value depends on neither batch order nor number of processes. Rounding that differs with the batch size can swap
+    neighbours in that order, which changes the value by a small fraction of what another seed would.
 
     Degenerate input: fewer than two samples, or a non-finite image anywhere, gives NaN.
     """
@@ -105,11 +106,11 @@ class KID(_FeatureDistance):
         Args:
             extractor: one of `fashiongen.metrics.features.SET_EXTRACTORS`.
             subsets: number of random subsets.
-            subset_size: samples in each; where a set has fewer, as many as that.
-            seed: of the subsets.
-            scale: what the value is multiplied with.
-            network: instead, a module with `features(images)`, reported as `custom` or under an `extractor` name of its own.
-            weights: the extractor's file or folder, by default where its published weights are kept.
+            subset_size: samples per subset, at most the size of the smaller set.
+            seed: seed of the subsets.
+            scale: factor for the value.
+            network: instead, a module with `features(images)`, reported as `custom` or under its own `extractor` name.
+            weights: the extractor's file or folder, by default the location of its published weights.
         """
         super().__init__(extractor, network, weights)
         self.scale = scale

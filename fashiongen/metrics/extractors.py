@@ -1,7 +1,7 @@
-"""The published networks under the metrics, each with exactly the preprocessing of its reference implementation.
+"""The published networks behind the metrics, each with exactly the preprocessing of its reference implementation.
 
-Networks that take images take them as floats `(B, 3, H, W)` in [0, 1]. They are first rounded to the 256 levels of an image file, which
-is what the reference implementations read.
+Networks take images as floats `(B, 3, H, W)` in [0, 1]. They are first rounded to the 256 levels of an image file, which is what the
+reference implementations read.
 """
 
 import itertools
@@ -25,9 +25,9 @@ from fashiongen.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# What a transformers folder must hold to be reported under the name.
+# The architecture that a transformers folder must have for each name.
 ARCHITECTURES: dict[str, dict[str, int | str]] = {
-    # OpenAI's: those of OpenCLIP have another activation.
+    # OpenAI's: OpenCLIP's has another activation.
     "clip-vit-b-32": {"hidden_size": 768, "num_hidden_layers": 12, "patch_size": 32, "projection_dim": 512, "hidden_act": "quick_gelu"},
     "dinov2-small": {"hidden_size": 384, "num_hidden_layers": 12, "patch_size": 14},
     "dinov2-base": {"hidden_size": 768, "num_hidden_layers": 12, "patch_size": 14},
@@ -45,28 +45,28 @@ def load_lpips(net: str, file: Path) -> nn.Module:
     """Return the network of the library `lpips`, version 0.1, on torchvision's weights in `file`.
 
     It takes two batches in [-1, 1] (`normalize=True`: in [0, 1]) and returns distances `(B, 1, 1, 1)`. The library would unpickle the file
-    without `weights_only`, so it is told to make its trunk at random, and the trunk gets the file's weights after.
+    without `weights_only`, so its trunk is initialised at random and then gets the file's weights.
     """
     import lpips
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torchvision, about the way in which lpips calls it
+        warnings.simplefilter("ignore")  # torchvision's, about how lpips calls it
         network: Any = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
     features = _torchvision(TRUNKS[net], file).state_dict()
-    # The trunk's slices keep the numbers of the layers that they took out of `features`.
+    # The trunk's slices keep the layer numbers of `features`.
     state = {key: features[f"features.{key.partition('.')[2]}"] for key in network.net.state_dict()}
     load_state(network.net, state, source=str(file))
     return network  # type: ignore[no-any-return]
 
 
 class DISTSNetwork(dists.DISTSNetwork):
-    """torchmetrics' network of DISTS on a VGG16 that was read safely; its own constructor would unpickle the file without `weights_only`.
+    """torchmetrics' DISTS network on a safely loaded VGG16; its own constructor would unpickle the file without `weights_only`.
 
     It takes two batches in [0, 1] and returns distances `(B,)`.
     """
 
     def __init__(self, features: nn.Sequential) -> None:
-        """Cut the layers of VGG16 into five stages, each but the first led by an L2 pooling in place of the maximum pooling."""
+        """Split the layers of VGG16 into five stages; all but the first start with L2 pooling instead of max pooling."""
         nn.Module.__init__(self)
         for number, (first, last) in enumerate(itertools.pairwise((0, 4, 9, 16, 23, 30)), start=1):
             stage = nn.Sequential(*features[first:last])
@@ -81,12 +81,12 @@ class DISTSNetwork(dists.DISTSNetwork):
 
 
 def load_dists(file: Path) -> nn.Module:
-    """Return the network of DISTS on torchvision's weights of VGG16 in `file`."""
+    """Return the DISTS network with torchvision's VGG16 weights in `file`."""
     return DISTSNetwork(_torchvision("vgg16", file).features)
 
 
 def _torchvision(name: str, file: Path) -> Any:  # noqa: ANN401  torchvision's networks share no type
-    with torch.device("meta"):  # no random weights, which take seconds
+    with torch.device("meta"):  # skips the random initialisation, which takes seconds
         network = getattr(torchvision.models, name)(weights=None)
     network = network.to_empty(device="cpu")
     load_state(network, read_state(file), source=str(file))
@@ -96,10 +96,10 @@ def _torchvision(name: str, file: Path) -> Any:  # noqa: ANN401  torchvision's n
 class InceptionFeatures(nn.Module):
     """The Inception-v3 of FID and KID: pooled features `(B, 2048)`.
 
-    It is TensorFlow's network of 2015 as pytorch-fid ported it: the layers are the classes that clean-fid carries, the weights come from
+    This is TensorFlow's network of 2015 as ported by pytorch-fid: the layers are classes bundled with clean-fid, the weights come from
     pytorch-fid's file of plain tensors. clean-fid's own default is the same network as a TorchScript file, which is code and therefore not
-    read. The preprocessing is that of clean-fid's mode `clean`: each channel resized to 299 x 299 whatever the proportions, with Pillow's
-    antialiased bicubic filter and without rounding, clipped to [0, 255], minus 128, over 128.
+    read. The preprocessing is that of clean-fid's mode `clean`: each channel resized to 299 x 299 whatever the aspect ratio, with Pillow's
+    antialiased bicubic filter and without rounding, clipped to [0, 255], minus 128, divided by 128.
     """
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class InceptionFeatures(nn.Module):
     def from_pretrained(cls, file: Path) -> Self:
         """Build the network with the weights of pytorch-fid's file."""
         features = cls()
-        # Files of old versions of PyTorch lack these counters, which nothing uses.
+        # Files from old versions of PyTorch lack these unused counters.
         counters = {key: value.zero_() for key, value in features.network.state_dict().items() if key.endswith("num_batches_tracked")}
         load_state(features.network, counters | read_state(file), source=str(file))
         features.network.fc = nn.Identity()
@@ -139,7 +139,7 @@ class InceptionFeatures(nn.Module):
 def resized_for_inception(images: Tensor) -> Tensor:
     """Resize images `(B, 3, H, W)` in [0, 1] to `(B, 3, 299, 299)` in [0, 255] as clean-fid does.
 
-    torch's antialiased filter is Pillow's; in float64, since Pillow weighs pixels in that.
+    torch's antialiased filter is Pillow's; float64 because Pillow computes its weights in float64.
     """
     resized = functional.interpolate(in_steps(images).double(), size=(299, 299), mode="bicubic", antialias=True)
     return resized.clamp(0, 255).float()
@@ -148,8 +148,8 @@ def resized_for_inception(images: Tensor) -> Tensor:
 class CLIPFeatures(nn.Module):
     """The image tower of CLIP: projected embeddings `(B, 512)` of ViT-B/32, not normalised, as clean-fid's `clip_vit_b_32` takes them.
 
-    The preprocessing is clean-fid's: the shorter side resized to 224 with Pillow's bicubic filter to whole grey levels, the middle square
-    cut out (an upright image loses its top and bottom), CLIP's mean and deviation. In float32; clean-fid on a GPU takes float16.
+    The preprocessing is clean-fid's: the shorter side resized to 224 with Pillow's bicubic filter to integer levels, center crop (a
+    portrait image loses its top and bottom), CLIP's mean and standard deviation. In float32; clean-fid uses float16 on a GPU.
     """
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401  naming transformers' classes here would import them with every command
@@ -159,7 +159,7 @@ class CLIPFeatures(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str, folder: Path) -> Self:
-        """Load a folder in transformers' format that holds the architecture `name`, alone or with the text tower."""
+        """Load a folder in transformers' format with the architecture `name`, with or without the text tower."""
         return cls(_transformers("CLIPVisionModelWithProjection", name, folder))
 
     def features(self, images: Tensor) -> Tensor:
@@ -173,8 +173,8 @@ class CLIPFeatures(nn.Module):
 class DINOFeatures(nn.Module):
     """DINOv2: the class token after the last norm, `(B, C)`.
 
-    The preprocessing is that of DINOv2's own evaluation: the shorter side resized to 256 with Pillow's bicubic filter to whole grey levels,
-    the middle 224 x 224 cut out, ImageNet's mean and deviation.
+    The preprocessing is that of DINOv2's own evaluation: the shorter side resized to 256 with Pillow's bicubic filter to integer levels,
+    center crop 224 x 224, ImageNet's mean and standard deviation.
     """
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401  as above
@@ -184,7 +184,7 @@ class DINOFeatures(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str, folder: Path) -> Self:
-        """Load a folder in transformers' format that holds the architecture `name`."""
+        """Load a folder in transformers' format with the architecture `name`."""
         return cls(_transformers("Dinov2Model", name, folder))
 
     def features(self, images: Tensor, resize: int = 256, crop: int = 224) -> Tensor:
@@ -195,14 +195,14 @@ class DINOFeatures(nn.Module):
 
 
 def in_steps(images: Tensor) -> Tensor:
-    """Return images in [0, 1] in the 256 levels of a file, as floats in [0, 255]; what is not finite becomes a number."""
+    """Return images in [0, 1] rounded to 256 levels, as floats in [0, 255]; non-finite values become finite."""
     return (images.nan_to_num(0.0, 1.0, 0.0).clamp(0, 1) * 255).round()
 
 
 def middle_square(images: Tensor, resize: int, crop: int) -> Tensor:
-    """Resize the shorter side with Pillow's bicubic filter and cut out the middle: `(B, 3, crop, crop)` in [0, 1], 256 levels.
+    """Resize the shorter side with Pillow's bicubic filter and center-crop: `(B, 3, crop, crop)` in [0, 1], 256 levels.
 
-    torchvision's transforms of Pillow images, which the reference implementations are written in, one image after the other.
+    Uses torchvision's transforms of Pillow images, like the reference implementations, one image at a time.
     """
     squares = []
     for image in in_steps(images).to(torch.uint8).cpu():
@@ -212,12 +212,12 @@ def middle_square(images: Tensor, resize: int, crop: int) -> Tensor:
 
 
 def _transformers(kind: str, name: str, folder: Path) -> Any:  # noqa: ANN401  the class of transformers that `kind` names
-    """Load a model of transformers in float32 if the folder holds all of it and its architecture is the one that `name` promises."""
+    """Load a transformers model in float32, if the folder is complete and has the architecture of `name`."""
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # loading one tower of a CLIP pair would list the other's weights as left over
+    transformers.logging.set_verbosity_error()  # else loading one tower of a CLIP pair lists the other's weights as unused
     transformers.logging.disable_progress_bar()
     try:
-        # Of safetensors and pytorch_model.bin the first is preferred; the second is read with weights_only=True.
+        # safetensors is preferred over pytorch_model.bin, which is read with weights_only=True.
         model, info = getattr(transformers, kind).from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
@@ -227,7 +227,7 @@ def _transformers(kind: str, name: str, folder: Path) -> Any:  # noqa: ANN401  t
     finally:
         transformers.logging.set_verbosity(verbosity)
         transformers.logging.enable_progress_bar()
-    if missing := sorted(info["missing_keys"]):  # transformers fills these with random numbers
+    if missing := sorted(info["missing_keys"]):  # transformers would initialise these at random
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise UserError(f"{name}: {folder} lacks weights of a {kind}: {', '.join(missing[:3])}{more}")
     found = {key: getattr(model.config, key, None) for key in ARCHITECTURES[name]}

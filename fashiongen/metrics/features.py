@@ -1,15 +1,14 @@
-"""The feature extractors that metrics are built on, by name, and where their weights are found.
+"""The metrics' feature extractors by name, and the locations of their weights.
 
-A metric's reported name carries its extractor, so a number from the tiny network never shares a column with one from a published network.
+A metric's reported name includes its extractor, so a number from the tiny network never shares a column with one from a published network.
 
-Nothing is ever downloaded here: nobody who runs a test has asked for it. What is not on the machine is told in one line, before any
-sampling, with the file and the place where it belongs. A metric's `weights` names a file (for CLIP and DINOv2 a folder, or another
-`owner/name`); without it the places are
+Nothing is ever downloaded. Before any sampling, a one-line error names each missing file and where to put it. A metric's `weights` names
+a file (for CLIP and DINOv2 a folder, or another `owner/name`); without it the locations are
 
-- the folder `hub/checkpoints` under TORCH_HOME (by default ~/.cache/torch), where torchvision and pytorch-fid keep theirs;
-- for CLIP and DINOv2 the cache of the Hugging Face hub (HF_HOME moves it), which `hf download owner/name` fills.
+- the folder `hub/checkpoints` under TORCH_HOME (by default ~/.cache/torch), which torchvision and pytorch-fid use too;
+- for CLIP and DINOv2 the Hugging Face cache (set by HF_HOME), which `hf download owner/name` fills.
 
-No file is read in a way that could run code: safetensors, or a torch file of plain tensors; never TorchScript.
+No file is read in a way that could run code: only safetensors, or torch files of plain tensors; never TorchScript.
 """
 
 import hashlib
@@ -32,11 +31,11 @@ from fashiongen.nn.classifier import AttributeClassifier
 
 @dataclass(frozen=True)
 class Extractor:
-    """How a network is loaded, and where its published weights are.
+    """How to load a network, and the source of its published weights.
 
     Attributes:
-        load: takes the file or folder, returns the network.
-        url: of the published file; its last part is the file's name under TORCH_HOME.
+        load: returns the network, given the file or folder.
+        url: URL of the published file; its last part is the file's name under TORCH_HOME.
         repository: `owner/name` on the hub, for a folder.
     """
 
@@ -48,7 +47,7 @@ class Extractor:
 TORCHVISION = "https://download.pytorch.org/models"
 PYTORCH_FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
 EXTRACTORS = {
-    # Both mean the attribute classifier trained on the embedded wardrobe: distances are called lpips[tiny], sets fid[tiny-classifier].
+    # Both are the attribute classifier trained on the embedded wardrobe; e.g. lpips[tiny] for pairs, fid[tiny-classifier] for sets.
     "tiny": Extractor(AttributeClassifier.from_pretrained),
     "tiny-classifier": Extractor(AttributeClassifier.from_pretrained),
     "alex": Extractor(partial(load_lpips, "alex"), url=f"{TORCHVISION}/alexnet-owt-7be5be79.pth"),
@@ -62,7 +61,7 @@ EXTRACTORS = {
     "dinov2-large": Extractor(partial(DINOFeatures.from_pretrained, "dinov2-large"), repository="facebook/dinov2-large"),
 }
 TINY = ("tiny", "tiny-classifier")
-# For sets any network with pooled features will do.
+# Set metrics work with any network that has pooled features.
 SET_EXTRACTORS = ("tiny-classifier", "inception-v3", "clip-vit-b-32", "dinov2-small", "dinov2-base", "dinov2-large")
 INJECTED = "custom"
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -70,20 +69,20 @@ FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
 @cache
 def extractor(name: str, place: Path) -> Any:  # noqa: ANN401  each metric knows what its own extractors can do
-    """Return the network of that name from its file or folder, frozen and in evaluation mode; one process loads it once.
+    """Return the named network from its file or folder, frozen and in evaluation mode; loaded once per process.
 
     Raises:
         UserError: if `place` holds no weights of that network that can be read safely.
     """
-    with torch.inference_mode(False):  # ordinary tensors even where a metric is first used under inference mode
+    with torch.inference_mode(False):  # ordinary tensors even if a metric is first used in inference mode
         return EXTRACTORS[name].load(place).eval().requires_grad_(False)
 
 
 def find(name: str, weights: str | None = None) -> Path:
-    """Return the file or folder with the weights of the extractor `name`, on this machine.
+    """Return the local file or folder with the weights of the extractor `name`.
 
     Raises:
-        UserError: if it is not there; the line says which one to put where.
+        UserError: if it is missing; the message says what to put where.
     """
     if name in TINY:
         return tiny_weights() / "classifier"
@@ -104,28 +103,28 @@ def find(name: str, weights: str | None = None) -> Path:
 
     try:
         return Path(snapshot_download(repository, local_files_only=True))
-    except (OSError, ValueError) as error:  # what huggingface_hub raises where it finds nothing
+    except (OSError, ValueError) as error:  # raised by huggingface_hub if it finds nothing
         remedy = f"`hf download {repository}` puts it there, or name a folder with `weights`"
         raise UserError(f"{name}: {repository} is not in the hub's cache {constants.HF_HUB_CACHE}: {remedy}") from error
 
 
 class FrozenNetwork:
-    """A metric's hold on its extractor: loaded at first use, moved to where it is used, and no submodule.
+    """A metric's extractor: loaded lazily, moved to the device in use, and not a submodule.
 
-    A network that a metric held as a submodule would land in the checkpoint and among the parameters of the method that holds the metric.
-    Copies and pickles of a named extractor carry the name alone.
+    As a submodule of the metric, the network would end up in the checkpoint and parameters of the method that holds the metric.
+    Copies and pickles of a named extractor contain only the name.
     """
 
     def __init__(
         self, name: str, network: nn.Module | None = None, weights: str | None = None, choices: Sequence[str] = tuple(EXTRACTORS)
     ) -> None:
-        """Hold the extractor called `name`, or a frozen copy of `network`.
+        """Use the extractor called `name`, or a frozen copy of `network`.
 
         Args:
-            name: one of `choices`, or with a `network` the name to report for it.
-            network: stands in for a named extractor; it is then never reported under a built-in name, but as `custom`.
-            weights: the extractor's file or folder, by default where its published weights are kept.
-            choices: the extractors that will do.
+            name: one of `choices`, or the name to report for `network`.
+            network: used instead of a named extractor; reported as `custom` if `name` is a built-in name.
+            weights: the extractor's file or folder, by default the location of its published weights.
+            choices: the allowed extractors.
 
         Raises:
             UserError: if the name is unknown and no network is given.
@@ -140,24 +139,24 @@ class FrozenNetwork:
         """Return the network on `device`.
 
         Raises:
-            UserError: if its weights are not on this machine, or cannot be read safely.
+            UserError: if its weights are not found locally, or cannot be read safely.
         """
         network = extractor(self.name, find(self.name, self.weights)) if self._network is None else self._network
         return network.to(device)
 
     def provenance(self) -> dict[str, str] | None:
-        """Return where the weights came from and the sha256 of their file, for the record; None for a network that was handed over."""
+        """Return the source of the weights and the sha256 of their file, for the record; None for a network passed in."""
         if self._network is not None:
             return None
         place = find(self.name, self.weights)
         file = place if place.is_file() else next(place / name for name in FOLDER_FILES if (place / name).is_file())
-        # The hub's cache keeps a repository under models--OWNER--NAME/snapshots/REVISION.
+        # The hub's cache stores a repository in models--OWNER--NAME/snapshots/REVISION.
         cached = re.search(r"models--(.+?)--(.+)/snapshots/([^/]+)$", place.as_posix())
         name = f"{cached[1]}/{cached[2]}@{cached[3]}/{file.name}" if cached else file.name
         return {"weights": name, "sha256": _sha256(file, file.stat().st_mtime_ns)}
 
     def doubt(self) -> str | None:
-        """Say so if the weights are not the published ones: such a file carries the first 8 digits of its sha256 in its name."""
+        """Return a warning if the weights are not the published ones: published file names contain the first 8 digits of the sha256."""
         found, url = self.provenance(), getattr(EXTRACTORS.get(self.name), "url", "")
         promised = re.search(r"-([0-9a-f]{8})\.pth$", url)
         if found is None or promised is None or found["sha256"].startswith(promised[1]):

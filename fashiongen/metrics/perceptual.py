@@ -1,4 +1,4 @@
-"""Distances between images in the feature maps of a network: LPIPS and DISTS, and likeness in DINOv2's class token."""
+"""Distances between images in a network's feature maps, LPIPS and DISTS, and similarity of DINOv2's class tokens."""
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,10 @@ class LPIPS(PairMetric):
     `alex`, `vgg`, `squeeze`: Zhang et al. 2018, equation (1), as the authors' library `lpips` computes it, version 0.1, with its bundled
     channel weights, at the images' own size. torchmetrics gives the same number.
 
-    `tiny`: the same equation with all channel weights 1: that network has no weights fitted to human judgement, so `lpips[tiny]` is no
-    published LPIPS; range [0, 8]. Its layers are all stages of the tiny attribute classifier: stage1 to stage4.
+    `tiny`: the same equation with all channel weights 1: that network has no weights fitted to human judgement, so `lpips[tiny]` is not
+    the published LPIPS; range [0, 8]. Its layers are all stages of the tiny attribute classifier: stage1 to stage4.
 
-    Degenerate input: a non-finite image scores NaN. A position where no channel is active has no direction: its distance is 0 to another
+    Degenerate input: a non-finite image scores NaN. A position without active channels has no direction: its distance is 0 to another
     such position and at most 1 times the channel weights to any other.
     """
 
@@ -35,8 +35,8 @@ class LPIPS(PairMetric):
 
         Args:
             extractor: `tiny`, `alex`, `vgg` or `squeeze`.
-            network: instead, an attribute classifier or a `lpips.LPIPS`, reported as `custom` or under an `extractor` name of its own.
-            weights: torchvision's file for that network, by default where torchvision keeps it.
+            network: instead, an attribute classifier or a `lpips.LPIPS`, reported as `custom` or under its own `extractor` name.
+            weights: torchvision's file for that network, by default torchvision's location.
         """
         super().__init__()
         self._network = FrozenNetwork(extractor, network, weights, ("tiny", "alex", "vgg", "squeeze"))
@@ -55,12 +55,12 @@ class DISTS(PairMetric):
     """Distance of structure and texture; 0 for equal images, lower is better; the extractor is part of its name.
 
     `vgg16`: Ding et al. 2020, as torchmetrics computes it with the authors' weights alpha and beta. It does not resize: the authors' code
-    takes the shorter side to 256 pixels before, so give the `size` that the protocol says.
+    first resizes the shorter side to 256 pixels, so set the protocol's `size`.
 
     `tiny`: the same sum with alpha = beta = 1 / (2 x channels): that network has no weights fitted to human judgement, so `dists[tiny]` is
-    no published DISTS; range [0, 1.5]. Its layers are the image itself and all stages of the tiny attribute classifier.
+    not the published DISTS; range [0, 1.5]. Its layers are the image itself and all stages of the tiny attribute classifier.
 
-    Degenerate input: a non-finite image scores NaN. Two constant feature maps have equal texture by the constants c1 = c2 = 1e-6.
+    Degenerate input: a non-finite image scores NaN. Two constant feature maps have equal structure through the constants c1 = c2 = 1e-6.
     """
 
     higher_is_better = False
@@ -72,10 +72,10 @@ class DISTS(PairMetric):
 
         Args:
             extractor: `tiny` or `vgg16`.
-            size: height and width that both images are resized to before, antialiased bilinear; by default they are not.
-            network: instead, an attribute classifier or torchmetrics' `DISTSNetwork`, reported as `custom` or under an `extractor` name of
-                its own.
-            weights: torchvision's file of VGG16, by default where torchvision keeps it.
+            size: height and width to resize both images to first, antialiased bilinear; by default they are not resized.
+            network: instead, an attribute classifier or torchmetrics' `DISTSNetwork`, reported as `custom` or under its own
+                `extractor` name.
+            weights: torchvision's VGG16 file, by default torchvision's location.
         """
         super().__init__()
         self._network = FrozenNetwork(extractor, network, weights, ("tiny", "vgg16"))
@@ -92,7 +92,7 @@ class DISTS(PairMetric):
         if isinstance(network, AttributeClassifier):
             return dists([prediction, *network.stages(prediction)], [target, *network.stages(target)])
         distances: Tensor = network(prediction, target)
-        return distances.reshape(len(prediction))  # it squeezes a batch of one away
+        return distances.reshape(len(prediction))  # the network squeezes a batch of one
 
 
 class DINOSimilarity(PairMetric):
@@ -100,7 +100,7 @@ class DINOSimilarity(PairMetric):
 
     The papers that report a "DINO similarity" do not define it; this is our own definition. The model is part of the metric's name; resize
     and crop are those of DINOv2's own evaluation (Oquab et al. 2023: shorter side 256, middle 224 x 224, bicubic) unless a protocol says
-    otherwise. With them an upright image loses its top and bottom.
+    otherwise. They crop the top and bottom of a portrait image.
 
     Degenerate input: a non-finite image scores NaN.
     """
@@ -115,13 +115,13 @@ class DINOSimilarity(PairMetric):
         network: nn.Module | None = None,
         weights: str | None = None,
     ) -> None:
-        """Compare what the named model sees.
+        """Compare the class tokens of the named model.
 
         Args:
             extractor: `dinov2-small`, `dinov2-base` or `dinov2-large`.
-            resize: pixels that the shorter side is resized to.
-            crop: side of the square that is then cut out of the middle.
-            network: instead, a `fashiongen.metrics.extractors.DINOFeatures`, reported as `custom` or under an `extractor` name of its own.
+            resize: length of the shorter side after resizing, in pixels.
+            crop: side of the center crop that follows.
+            network: instead, a `fashiongen.metrics.extractors.DINOFeatures`, reported as `custom` or under its own `extractor` name.
             weights: the model's folder in transformers' format, or another hub id; by default `facebook/NAME` in the hub's cache.
         """
         super().__init__()

@@ -1,8 +1,8 @@
-"""Metrics of retrieval: each query's positive among candidates, judged by its expected rank.
+"""Retrieval metrics: the expected rank of each query's positive among candidates.
 
-The rule for ties: where candidates score the same as the positive, every order of them is as likely as any other, and a value is the mean
-over these orders. A constant scorer therefore gets exactly chance. Negative scores are scores like any other. A query whose scores are not
-finite is NaN, and so is then the metric; one without candidates has no value, is left out and counted by `n_undefined`.
+Ties: if candidates score the same as the positive, all their orders are equally likely, and the value is the mean over these orders. A
+constant scorer therefore gets exactly chance. Negative scores are allowed. A query with non-finite scores is NaN, and so is the whole
+metric; a query without candidates is undefined, excluded and counted by `n_undefined`.
 """
 
 from abc import abstractmethod
@@ -16,23 +16,23 @@ from fashiongen.metrics.base import PerSample
 
 
 class RankingMetric(PerSample):
-    """Mean over queries of a value that depends on how many candidates score higher than the positive, and how many the same.
+    """Mean over queries of a value that depends on how many candidates score higher than the positive, and how many equal.
 
-    Candidates, beside the positive:
+    Candidates, besides the positive:
 
-    - `negatives:N`: the first N that the query's list names as negatives, as they are: one that stands twice counts twice.
-    - `positives`: all that are right for some query.
-    - `catalogue`: all that the split names, as positive or as negative.
+    - `negatives:N`: the first N of the query's listed negatives; duplicates count twice.
+    - `positives`: all positives of any query.
+    - `catalogue`: all bottoms of the split, positives and negatives.
     """
 
     higher_is_better = True
 
     def __init__(self, candidates: str = "catalogue", leave_out_others: bool = True) -> None:
-        """Say what the positive is ranked among.
+        """Choose the candidates that the positive is ranked among.
 
         Args:
             candidates: see the class.
-            leave_out_others: other positives of the same top are no candidates; False counts them as wrong, as GeCo's code does.
+            leave_out_others: exclude other positives of the same top; False counts them as wrong, as in GeCo's code.
         """
         super().__init__()
         kind, _, count = candidates.partition(":")
@@ -44,13 +44,13 @@ class RankingMetric(PerSample):
 
     @abstractmethod
     def value(self, above: Tensor, ties: Tensor, count: Tensor) -> Tensor:
-        """Return values (B,) of queries whose positive has `above` higher and `ties` equal ones among `count` candidates, all float64."""
+        """Return values (B,), given the number of candidates (`count`), of higher (`above`) and equal (`ties`) ones, all float64."""
 
     def update(self, ranked: Ranked) -> None:
         """Score a batch of queries.
 
         Raises:
-            UserError: if the lists name fewer negatives than the metric wants.
+            UserError: if the lists name fewer negatives than the metric needs.
         """
         own = ranked.scores.gather(1, ranked.positive[:, None])
         if self.n_negatives is not None:
@@ -76,7 +76,7 @@ class RankingMetric(PerSample):
 
 
 class AUC(RankingMetric):
-    """Share of candidates that score lower than the positive; equal ones count half (eq. 14 of GeCo counts them as lost)."""
+    """Share of candidates that score lower than the positive; ties count half (GeCo's eq. 14 counts them as lost)."""
 
     def value(self, above: Tensor, ties: Tensor, count: Tensor) -> Tensor:
         """Return 1 - (above + ties / 2) / count."""
@@ -84,10 +84,10 @@ class AUC(RankingMetric):
 
 
 class MRR(RankingMetric):
-    """Mean of the inverse rank, the best rank being 1; random scores reach H_n / n among n, the positive included."""
+    """Mean reciprocal rank, starting at rank 1; random scores give H_n / n for n candidates including the positive."""
 
     def value(self, above: Tensor, ties: Tensor, count: Tensor) -> Tensor:
-        """Return the mean of 1 / rank over the ranks above + 1 to above + ties + 1, by the difference of harmonic numbers."""
+        """Return the mean of 1 / rank over the ranks above + 1 to above + ties + 1, as a difference of harmonic numbers."""
         return (torch.digamma(above + ties + 2.0) - torch.digamma(above + 1.0)) / (ties + 1.0)
 
 
@@ -95,14 +95,14 @@ class Recall(RankingMetric):
     """Share of queries whose positive is among the first `k`."""
 
     def __init__(self, k: int, candidates: str = "catalogue", leave_out_others: bool = True) -> None:
-        """Look at the first `k`; for the rest see `RankingMetric`."""
+        """Use the first `k`; see `RankingMetric` for the other arguments."""
         super().__init__(candidates, leave_out_others)
         if k < 1:
             raise UserError(f"Recall: k: {k}: must be at least 1")
         self.k = k
 
     def value(self, above: Tensor, ties: Tensor, count: Tensor) -> Tensor:
-        """Return the share of the tied places that are among the first k."""
+        """Return the share of the tied ranks that are within the first k."""
         return (self.k - above).clamp(min=0).minimum(ties + 1.0) / (ties + 1.0)
 
 
@@ -110,7 +110,7 @@ class NDCG(RankingMetric):
     """Mean of 1 / log2(1 + rank): the normalised discounted cumulative gain of a single positive, over the whole ranking."""
 
     def value(self, above: Tensor, ties: Tensor, count: Tensor) -> Tensor:
-        """Return the mean gain over the tied places."""
+        """Return the mean gain over the tied ranks."""
         longest = int((above + ties).max().item()) + 1 if len(above) else 0
         ranks = torch.arange(1, longest + 1, dtype=torch.float64, device=above.device)
         gained = torch.cat([ranks.new_zeros(1), (1.0 / torch.log2(1.0 + ranks)).cumsum(0)])

@@ -1,12 +1,12 @@
-"""Structural similarity: SSIM of whole images or of the garment alone, and MS-SSIM.
+"""Structural similarity: SSIM of whole images or only of the garment, and MS-SSIM.
 
-Both reward grey shapes and blank paper: claim no learning on them alone.
+Both reward grey shapes and blank backgrounds: do not conclude from them alone that a method learns.
 
-Both come in two published ways of computing them, whose numbers differ in the third digit and more:
+Both have two published variants, whose numbers differ in the third digit or more:
 
-- `rgb` as torchmetrics does: each RGB channel, borders reflected;
-- `luma` as pyiqa does, with which TryOffDiff's authors judge: the luma 0.299 R + 0.587 G + 0.114 B rounded to 256 levels, windows wholly
-  inside the image, negative covariances of a window set to 0. pyiqa is not installed here; the test holds it against scikit-image.
+- `rgb` as in torchmetrics: each RGB channel, borders reflected;
+- `luma` as in pyiqa, which TryOffDiff's authors use: the luma 0.299 R + 0.587 G + 0.114 B rounded to 256 levels, windows fully inside
+  the image, negative covariances of a window set to 0. pyiqa is not installed here; the test compares with scikit-image.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from fashiongen.metrics.base import PairMetric, Region, masked_mean
 
 # Wang et al. 2003, section 3.2: the weight of each scale, finest first.
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-# The shorter side in pixels from which torchmetrics can compute 1, 2, ... scales with its 11-pixel window.
+# Minimum shorter side in pixels for which torchmetrics can compute 1, 2, ... scales with its 11-pixel window.
 SHORTEST_SIDES = (11, 22, 44, 99, 176)
 WINDOW, SIGMA = 11, 1.5
 
@@ -33,20 +33,20 @@ class SSIM(PairMetric):
     """Structural similarity; range [-1, 1], higher is better; no extractor.
 
     Source: Wang et al. 2004, equation (13), with a Gaussian window of 11 pixels and sigma 1.5. `whole` is the mean over pixels and
-    channels; `foreground` the mean of the same map inside the mask of the true garment (windows at its edge look beyond it). The two are
-    different metrics: name which one is reported.
+    channels; `foreground` the mean of the same map inside the mask of the true garment (windows at its edge extend beyond it). The two are
+    different metrics: state which one is reported.
 
-    Degenerate input: with `foreground` a sample with an empty mask has no value, is left out of the mean and counted; a non-finite image
-    scores NaN. Two constant images are compared by their luminance alone.
+    Degenerate input: with `foreground` a sample with an empty mask is undefined, excluded from the mean and counted; a non-finite image
+    scores NaN. Two constant images are compared only by their luminance.
     """
 
     higher_is_better = True
 
     def __init__(self, region: Region = "whole", channels: Channels = "rgb") -> None:
-        """Judge the `whole` image, or the `foreground` of the truth.
+        """Compare the `whole` image, or the truth's `foreground`.
 
         Args:
-            region: of `rgb` alone.
+            region: `foreground` needs `rgb`.
             channels: `rgb` or `luma`, see the module.
         """
         super().__init__()
@@ -70,9 +70,9 @@ class MSSSIM(PairMetric):
 
     Source: Wang et al. 2003, equation (7), with the settings of SSIM, 2x2 mean pooling between scales, and negative factors set to 0.
 
-    Number of scales: the paper's five need a shorter side of at least 176 pixels. Smaller images get the first 4, 3, 2 or 1 scales, from
-    99, 44, 22 or 11 pixels on, with those weights divided by their sum. Numbers from different numbers of scales are not comparable
-    although the metric's name is the same: give `betas` to fix them.
+    Number of scales: the paper's five need a shorter side of at least 176 pixels. Smaller images use the first 4, 3, 2 or 1 scales, from
+    99, 44, 22 or 11 pixels on, with their weights normalised to sum 1. Numbers from different numbers of scales are not comparable,
+    although the metric's name is the same: set `betas` to fix them.
 
     Degenerate input: a non-finite image scores NaN.
     """
@@ -80,10 +80,10 @@ class MSSSIM(PairMetric):
     higher_is_better = True
 
     def __init__(self, betas: Sequence[float] | None = None, channels: Channels = "rgb") -> None:
-        """Weigh the scales.
+        """Set the weights of the scales.
 
         Args:
-            betas: a weight for each scale, finest first; by default as many of the paper's as the image has room for.
+            betas: a weight for each scale, finest first; by default as many of the paper's as fit the image size.
             channels: `rgb` or `luma`, see the module.
         """
         super().__init__()
@@ -102,7 +102,7 @@ class MSSSIM(PairMetric):
 
 
 def luma(images: Tensor) -> Tensor:
-    """Return the luma of BT.601 of images `(B, 3, H, W)` in [0, 1]: `(B, 1, H, W)` float64 in [0, 255], not rounded."""
+    """Return the BT.601 luma of images `(B, 3, H, W)` in [0, 1]: `(B, 1, H, W)` float64 in [0, 255], not rounded."""
     weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=images.device).view(1, 3, 1, 1)
     return (images.double() * weights).sum(dim=1, keepdim=True) * 255
 
@@ -126,7 +126,7 @@ def luma_ssim(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def luma_ms_ssim(prediction: Tensor, target: Tensor, betas: Sequence[float]) -> Tensor:
-    """Return MS-SSIM `(B,)` of luma `(B, 1, H, W)` in [0, 255]: the structure of each scale, and the SSIM of the last, to their powers."""
+    """Return MS-SSIM `(B,)` of luma `(B, 1, H, W)` in [0, 255]: structure per scale, SSIM at the last, to their powers."""
     product = torch.ones(len(prediction), dtype=prediction.dtype, device=prediction.device)
     for scale, beta in enumerate(betas, start=1):
         similarity, structure = luma_ssim(prediction, target)
@@ -137,10 +137,10 @@ def luma_ms_ssim(prediction: Tensor, target: Tensor, betas: Sequence[float]) -> 
 
 
 def betas_for(side: int) -> tuple[float, ...]:
-    """Return the weights of as many scales as images with this shorter side have room for: the paper's five, or fewer that sum to one.
+    """Return the weights of as many scales as fit this shorter side: the paper's five, or fewer that sum to one.
 
     Raises:
-        UserError: if there is room for none.
+        UserError: if none fits.
     """
     n_scales = sum(side >= shortest for shortest in SHORTEST_SIDES)
     if n_scales == 0:

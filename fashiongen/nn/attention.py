@@ -1,8 +1,8 @@
 """Attention processors for diffusers' UNets: recording features, joining a reference, adding an image prompt.
 
-What a denoiser attends to besides its own tokens does not change between denoising steps: the keys and values of the reference,
-of the text and of the image prompt are projected once (`project`) and handed to every step as `memory`, a mapping of a layer's
-name to a `Memory`. The processors define `__call__` itself since diffusers reads from its signature what they take.
+The reference, text and image prompt that a denoiser attends to do not change between denoising steps: their keys and values are
+projected once (`project`) and passed to every step as `memory`, a dict from layer name to `Memory`. The processors define `__call__`
+directly because diffusers inspects its signature.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class KeyValue(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What one layer attends to besides its own tokens."""
+    """What a layer attends to besides its own tokens."""
 
     first: KeyValue
     second: KeyValue | None = None
 
 
 class RecordingAttention(AttnProcessor2_0):  # type: ignore[misc]
-    """Plain attention that leaves its input, (B, N, C) before self-attention, in `record` under the layer's name."""
+    """Plain attention that stores its input, (B, N, C) before self-attention, in `record` under the layer's name."""
 
     def __init__(self, name: str, *, attend: bool = True) -> None:
-        """Record under `name`; unless `attend`, hand the input on as it is: for a layer behind which nothing is wanted."""
+        """Record under `name`; without `attend`, return the input unchanged, for a layer whose output is not needed."""
         super().__init__()
         self.name = name
         self.attend = attend
@@ -55,14 +55,14 @@ class RecordingAttention(AttnProcessor2_0):  # type: ignore[misc]
 
 
 class JoinedSelfAttention:
-    """Self-attention over [reference, own] tokens, of which only the own half is wanted (IGR eq. 4).
+    """Self-attention over [reference, own] tokens that returns only the own half (IGR eq. 4).
 
-    The other half of the output is never computed: queries come from the own tokens alone, which gives the same numbers.
+    The other half of the output is never computed: queries come only from the own tokens, which gives the same result.
     Without memory this is plain self-attention.
     """
 
     def __init__(self, name: str) -> None:
-        """Look up the memory of the layer `name`."""
+        """Use the memory of the layer `name`."""
         self.name = name
 
     def __call__(
@@ -89,7 +89,7 @@ class ImagePromptAttention(nn.Module):
     """Decoupled cross-attention (IP-Adapter; IGR eq. 3): Attn(Q, K_text, V_text) + scale * Attn(Q, K_image, V_image)."""
 
     def __init__(self, name: str, attn: Attention, scale: float = 1.0) -> None:
-        """Start the image prompt's projections as copies of the text's, as IP-Adapter does."""
+        """Initialise the image prompt's projections as copies of the text's, as in IP-Adapter."""
         super().__init__()
         self.name = name
         self.scale = scale
@@ -120,12 +120,12 @@ class ImagePromptAttention(nn.Module):
 
 
 def project(attn: Attention, tokens: Tensor) -> KeyValue:
-    """Project (B, N, C) tokens by a layer's own key and value weights."""
+    """Project (B, N, C) tokens with a layer's key and value weights."""
     return KeyValue(_heads(attn.to_k(tokens), attn.heads), _heads(attn.to_v(tokens), attn.heads))
 
 
 def project_image_prompt(attn: Attention, tokens: Tensor) -> KeyValue:
-    """Project (B, N, C) image-prompt tokens by the layer's image-prompt weights."""
+    """Project (B, N, C) image-prompt tokens with the layer's image-prompt weights."""
     processor = attn.processor
     return KeyValue(_heads(processor.to_k_ip(tokens), attn.heads), _heads(processor.to_v_ip(tokens), attn.heads))
 
@@ -136,9 +136,9 @@ def attention_layers(unet: nn.Module, kind: str) -> dict[str, Attention]:
 
 
 def image_prompt_state(projection: nn.Module, unet: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of an image prompt, not copies, by their names in IP-Adapter's files.
+    """Return the weights (not copies) of an image prompt, by their names in IP-Adapter's files.
 
-    There an attention layer is known by its place in the UNet's list of processors, in which self- and cross-attention alternate.
+    There an attention layer is identified by its index in the UNet's list of processors, where self- and cross-attention alternate.
     """
     places = {name: place for place, name in enumerate(name for name, module in unet.named_modules() if isinstance(module, Attention))}
     modules: dict[str, nn.Module] = {"image_proj.proj": projection.image_embeds, "image_proj.norm": projection.norm}  # type: ignore[dict-item]

@@ -1,7 +1,7 @@
-"""A small convolutional network that reads attributes off an image.
+"""A small convolutional network that predicts the attributes of an image.
 
-Trained on the embedded wardrobe it serves three times: as a judge of attributes (`read`), as the feature extractor of the tiny FID and KID
-(`features`) and as the layers under the tiny LPIPS and DISTS (`stages`).
+Trained on the embedded wardrobe, it has three uses: as a judge of attributes (`read`), as the feature extractor of the tiny FID and KID
+(`features`) and as the feature maps of the tiny LPIPS and DISTS (`stages`).
 """
 
 import json
@@ -21,7 +21,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class ResidualStage(nn.Module):
-    """Two 3x3 convolutions with a projected shortcut that together halve the image: `(B, C_in, H, W)` to `(B, C_out, H/2, W/2)`."""
+    """Two 3x3 convolutions with a projected shortcut that halve the image: `(B, C_in, H, W)` to `(B, C_out, H/2, W/2)`."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         """Build the stage for `channels_in` incoming and `channels_out` outgoing channels."""
@@ -40,7 +40,7 @@ class ResidualStage(nn.Module):
 
 
 class AttributeClassifier(nn.Module):
-    """Reads every attribute of an image `(B, 3, H, W)` in [0, 1], of any size, with one linear head per attribute.
+    """Predicts every attribute of images `(B, 3, H, W)` in [0, 1], of any size, with one linear head per attribute.
 
     Each stage halves the image (rounding up) and ends in a ReLU; the pooled vector is the mean and the maximum over space of the last.
     """
@@ -60,12 +60,12 @@ class AttributeClassifier(nn.Module):
         self.heads: dict[str, tuple[str, ...]] = {name: tuple(values) for name, values in heads.items()}
         self.channels: tuple[int, ...] = tuple(channels)
         self.body = nn.ModuleList(ResidualStage(before, after) for before, after in zip((3, *self.channels), self.channels, strict=False))
-        # One matrix for all attributes, split by name: attribute names then never clash with module names.
+        # One matrix for all attributes, split by name, so that attribute names never clash with module names.
         self.head = nn.Linear(self.n_features, sum(len(values) for values in self.heads.values()))
 
     @property
     def config(self) -> dict[str, Any]:
-        """What is needed to build this network again, as plain JSON types."""
+        """The arguments to rebuild this network, as plain JSON types."""
         return {"heads": {name: list(values) for name, values in self.heads.items()}, "channels": list(self.channels)}
 
     @property

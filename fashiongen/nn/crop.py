@@ -1,4 +1,4 @@
-"""Cutting regions out of a batch of images, each sample its own region, without a loop."""
+"""Crops a batch of images, each sample to its own region, without a loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def bounding_boxes(mask: Tensor) -> Tensor:
 
 
 def crop_and_resize(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut (B, C, H, W) float images at their (B, 4) boxes and resize to (B, C, *size), averaging where it shrinks."""
+    """Crop (B, C, H, W) float images to their (B, 4) boxes and resize to (B, C, *size), averaging when shrinking."""
     indices = torch.arange(len(images), device=images.device, dtype=images.dtype)[:, None]
     rois = torch.cat([indices, boxes.to(images)], dim=1)
     return roi_align(images, rois, output_size=size, sampling_ratio=-1, aligned=True)  # type: ignore[no-any-return]

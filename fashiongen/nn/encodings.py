@@ -1,4 +1,4 @@
-"""Outputs of frozen encoders: declared once, so that they can be cached in memory or computed ahead of training."""
+"""Outputs of frozen encoders: declared once, so that they can be cached in memory or precomputed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from fashiongen.batches import Batch
 class Encoding:
     """One output of a frozen encoder.
 
-    It is computed outside autocast, whatever the precision of training, so that it is the same in a training step, ahead of training by
-    `fashiongen data encode`, and in a test: bfloat16 is coarser than grey levels. Only where the weights themselves have another dtype
-    (DeepSpeed with bf16, `bf16-true`) does a step compute it in that dtype, while a cache on disk holds the output of float32 weights.
+    It is computed outside autocast, whatever the training precision, so that it is the same in a training step, in
+    `fashiongen data encode` and in a test: bfloat16 is coarser than grey levels. Only if the weights themselves have another dtype
+    (DeepSpeed with bf16, `bf16-true`) is it computed in that dtype in a step, while a disk cache holds the output of float32 weights.
 
     Attributes:
-        reads: the fields of the batch, all tensors, that `compute` gets.
+        reads: the batch fields, all tensors, passed to `compute`.
         compute: takes the fields, (B, ...) each, returns (B, ...) floats.
         encoder: the frozen network; its weights and its `config`, if it has one, identify the encoding.
-        preprocessing: what is done to the fields before the encoder and to its output after, in words and numbers. It identifies the
-            encoding too: change it whenever `compute` changes, so that an older cache is not read.
+        preprocessing: description of the processing before and after the encoder, in words and numbers. It identifies the
+            encoding too: change it whenever `compute` changes, so that older caches are not read.
     """
 
     reads: tuple[str, ...]
@@ -44,7 +44,7 @@ class Encoding:
 
 
 def identities(encodings: Mapping[str, Encoding]) -> dict[str, str]:
-    """Return for each kind a sha256 of everything that decides its values: weights, config and preprocessing.
+    """Return for each kind a sha256 of everything that affects its values: weights, config and preprocessing.
 
     The weights' source and the version of the library that wrote their config do not count.
     """
@@ -70,15 +70,15 @@ def _encoder_sha256(encoder: nn.Module) -> str:
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """Return a tensor's numbers as bytes, of any dtype, in row-major order."""
+    """Return a tensor's values as bytes in row-major order, for any dtype."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 class EncodingCache:
     """Tensors by sample id, in the memory of the device that computed them.
 
-    Only for samples that are the same in every epoch. A batch with any unknown sample is computed whole, so that a sample's value does
-    not depend on which samples were known (a resumed run knows none).
+    Only for samples that are the same in every epoch. A batch with any uncached sample is computed as a whole, so that a sample's value
+    does not depend on which samples were cached (a resumed run starts with none).
     """
 
     def __init__(self) -> None:
@@ -86,12 +86,12 @@ class EncodingCache:
         self._values: dict[tuple[str, str], Tensor] = {}
 
     def __call__(self, kind: str, ids: list[str], compute: Callable[[], Tensor]) -> Tensor:
-        """Return the encodings of a batch, (B, ...), from memory if all of its samples are known.
+        """Return the encodings of a batch, (B, ...), from memory if all its samples are cached.
 
         Args:
             kind: name of the encoding.
             ids: the B samples.
-            compute: returns the encodings of the batch, (B, ...); called if a sample is unknown.
+            compute: returns the encodings of the batch, (B, ...); called if a sample is not cached.
         """
         if any((kind, id_) not in self._values for id_ in ids):
             values = compute().detach()

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: dropping conditions in training, joining two predictions in sampling."""
+"""Classifier-free guidance: dropping conditions in training, combining two predictions in sampling."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fashiongen.nn import noise
 
 
 def condition_mask(ids: list[str], probability: float, *names: str | int) -> Tensor:
-    """Return (B,) bool on the CPU, False for the samples whose condition is dropped, which happens with `probability`."""
+    """Return (B,) bool on the CPU, False for samples whose condition is dropped, with `probability`."""
     return noise.uniform(noise.keys(ids, *names)) >= probability
 
 

@@ -1,4 +1,4 @@
-"""In-batch negatives: the bottoms of other rows, less those that are known to go with the row's top."""
+"""In-batch negatives: the bottoms of other rows, except those known to match the row's top."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def negative_mask(bottom_ids: Sequence[str], positives: Sequence[Sequence[str]]) -> Tensor:
-    """Return (B, B) bool on the CPU: entry (i, j) is True where the bottom of row j is not known to go with the top of row i.
+    """Return (B, B) bool on the CPU: entry (i, j) is True if the bottom of row j is not known to match the top of row i.
 
     >>> negative_mask(["a", "b", "c"], [("a", "c"), ("b",), ("c",)]).tolist()
     [[False, True, False], [True, False, True], [True, True, False]]
 
     Args:
-        bottom_ids: B ids; the same bottom may stand in several rows.
-        positives: for each row all bottoms known to go with its top; its own counts in any case.
+        bottom_ids: B ids; a bottom may occur in several rows.
+        positives: for each row all bottoms known to match its top; its own always counts.
     """
     rows_of: dict[str, list[int]] = {}
     for row, bottom in enumerate(bottom_ids):
@@ -29,7 +29,7 @@ def negative_mask(bottom_ids: Sequence[str], positives: Sequence[Sequence[str]])
 
 
 def rolled(bottoms: Tensor, rolls: Sequence[int]) -> Tensor:
-    """Return for each row the embeddings of other rows' bottoms, (R, B, ...): the batch rolled by each of `rolls`."""
+    """Return the embeddings of other rows' bottoms for each row, (R, B, ...): the batch rolled by each of `rolls`."""
     return torch.stack([bottoms.roll(by, dims=0) for by in rolls])
 
 
@@ -39,5 +39,5 @@ def rolled_mask(negative: Tensor, rolls: Sequence[int]) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of the `values` where `mask` (bool, of the same shape) is True; 0, with zero gradient, where it is nowhere."""
+    """Return the mean of the `values` where `mask` (bool, of the same shape) is True; 0, with zero gradient, if it is True nowhere."""
     return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

@@ -1,9 +1,9 @@
-"""Random draws that belong to a sample, not to a batch.
+"""Random draws that depend on the sample, not on the batch.
 
 Every draw is a pure function of a key, and a key is a hash of names: (seed, purpose, sample id, step or slot or draw). A sample's
 noise is therefore the same alone and in a batch, with any number of workers or GPUs, on any device, and after a resume. The
-generator is counter based (the SplitMix64 finaliser over key + counter), so that a whole batch is drawn by a dozen tensor
-operations, without a loop over samples.
+generator is counter-based (the SplitMix64 finaliser over key + counter), so a dozen tensor operations draw a whole batch, without a
+loop over samples.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNIT = 2.0**-24
 def keys(ids: Sequence[str], *names: str | int) -> Tensor:
     """Return one int64 key per sample, (B,) on the CPU: the hash of `names` and the sample's id.
 
-    The first name is by custom the seed, the second the purpose ("noise", "timestep", "dropout").
+    By convention the first name is the seed, the second the purpose ("noise", "timestep", "dropout").
     """
     prefix = "/".join(str(name) for name in names)
     digests = [hashlib.blake2b(f"{prefix}/{sample}".encode(), digest_size=8).digest() for sample in ids]
@@ -47,7 +47,7 @@ def uniform(key: Tensor, device: torch.device | str = "cpu") -> Tensor:
 
 
 def coins(key: Tensor, shape: Sequence[int], probability: float, device: torch.device | str = "cpu") -> Tensor:
-    """Toss coins that show True with `probability`, (B, *shape) bool: the masks of a dropout that belongs to the sample."""
+    """Draw bools that are True with `probability`, (B, *shape): per-sample dropout masks."""
     return (_shift(_bits(key.to(device), math.prod(shape)), 40).float() * _UNIT < probability).reshape(len(key), *shape)
 
 
@@ -66,5 +66,5 @@ def _bits(key: Tensor, count: int) -> Tensor:
 
 
 def _shift(bits: Tensor, by: int) -> Tensor:
-    """Shift right without copying the sign (torch has no unsigned 64-bit arithmetic)."""
+    """Logical right shift (torch has no unsigned 64-bit arithmetic)."""
     return (bits >> by) & ((1 << (64 - by)) - 1)

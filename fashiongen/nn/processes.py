@@ -1,4 +1,4 @@
-"""Several processes that share the work of one run."""
+"""Communication between the processes of a run."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 
 def gather(mine: Any) -> list[Any]:  # noqa: ANN401  any picklable object
-    """Return every process's object, in the order of their ranks; this one's alone where there is one process."""
+    """Return every process's object in rank order; only this one's in a single process."""
     if not (dist.is_available() and dist.is_initialized()):
         return [mine]
     parts: list[Any] = [None] * dist.get_world_size()

@@ -1,8 +1,8 @@
-"""Compatibility by a generated template: what MGCM and Pix2PixCM share (Liu et al., Neurocomputing 2020; GeCo's Section 5.4).
+"""Compatibility through a generated template, shared by MGCM and Pix2PixCM (Liu et al., Neurocomputing 2020; GeCo's Section 5.4).
 
-A generator draws the bottom that goes with a top. A bottom is judged by its embedding's likeness to the top's (item to item) and by the
-distance of its code to the template's code (item to template). Shapes: B tops, C bottoms, images of S x S pixels, S a multiple of 64,
-codes (B, 8w, S/32, S/32) with w the `width`.
+A generator generates the bottom that matches a top, the template. A bottom's score combines the similarity of its embedding to the top's
+(item to item) and the distance of its code to the template's (item to template). Shapes: B tops, C bottoms, images of S x S pixels, S a
+multiple of 64, codes (B, 8w, S/32, S/32) with w the `width`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Variant = Literal["paper", "code"]
 ROLLS = (1, 2, 3)  # negatives of a training row: the bottoms of the three rows before it
 DROPOUT = 0.5
 UPS = 5  # layers of a generator with dropout
-TINY = 1e-12  # the authors' guard of the logarithm
+TINY = 1e-12  # the authors' constant in the logarithm
 
 
 class Generated(NamedTuple):
-    """What a generator makes of tops: the tops' code and the template's, (B, 8w, S/32, S/32), and the template, (B, 3, S, S) in [-1, 1]."""
+    """A generator's output: the codes of top and template, (B, 8w, S/32, S/32), and the template, (B, 3, S, S) in [-1, 1]."""
 
     top_code: Tensor
     template_code: Tensor
@@ -37,7 +37,7 @@ class Generated(NamedTuple):
 
 
 class Down(nn.Module):
-    """Halves: LeakyReLU(0.01), batch norm, 4x4 convolution with stride 2."""
+    """Halves the size: LeakyReLU(0.01), batch norm, 4x4 convolution with stride 2."""
 
     def __init__(self, channels: int, out: int) -> None:
         """Take `channels`, give `out`."""
@@ -51,7 +51,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Doubles: ReLU, 4x4 transposed convolution with stride 2, dropout of half, batch norm."""
+    """Doubles the size: ReLU, 4x4 transposed convolution with stride 2, dropout 0.5, batch norm."""
 
     def __init__(self, channels: int, out: int) -> None:
         """Take `channels`, give `out`."""
@@ -60,7 +60,7 @@ class Up(nn.Module):
         self.norm = nn.BatchNorm2d(out)
 
     def forward(self, features: Tensor, key: Tensor | None = None) -> Tensor:
-        """Map (B, channels, h, w) to (B, out, 2h, 2w); `key` (B,) draws what each sample drops, None drops nothing."""
+        """Map (B, channels, h, w) to (B, out, 2h, 2w); `key` (B,) seeds each sample's dropout, None disables it."""
         features = self.conv(relu(features))
         if key is not None:
             features = features * noise.coins(key, features.shape[1:], 1 - DROPOUT, features.device) / (1 - DROPOUT)
@@ -68,7 +68,7 @@ class Up(nn.Module):
 
 
 class BottomEncoder(nn.Module):
-    """Encodes bottoms into codes of the template's shape: a convolution, then four of LeakyReLU, convolution, batch norm."""
+    """Encodes bottoms into codes of the template's shape: a convolution, then four blocks of LeakyReLU, convolution, batch norm."""
 
     def __init__(self, width: int) -> None:
         """Build it with `width` channels after the first layer."""
@@ -88,7 +88,7 @@ class BottomEncoder(nn.Module):
 
 
 class Ranker(nn.Module):
-    """Projects the codes of tops and of bottoms, averaged over positions, into one space: sigmoid(W x + b), a W and b for each side."""
+    """Projects the codes of tops and of bottoms, averaged over positions, into one space: sigmoid(W x + b), with W and b per side."""
 
     def __init__(self, channels: int, dimensions: int) -> None:
         """Project `channels` to `dimensions`; Xavier uniform weights, zero biases."""
@@ -117,13 +117,13 @@ class TemplateMatcher(nn.Module):
         pixel_weight: float,
         variant: Variant,
     ) -> None:
-        """Join a generator and a discriminator with a new bottom encoder and ranker.
+        """Combine a generator and a discriminator with a new bottom encoder and ranker.
 
         Args:
-            generator: maps tops (B, 3, S, S) and keys of dropout (one (B,) for each Up, or None) to `Generated`.
+            generator: maps tops (B, 3, S, S) and dropout keys (one (B,) per Up, or None) to `Generated`.
             discriminator: maps tops and bottoms (B, 3, S, S) to how real the bottoms look, (B, ...) in [0, 1].
-            width: channels after the first layer of the bottom encoder, as of the generator.
-            dimensions: of the ranker's space.
+            width: channels after the first layer of the bottom encoder and the generator.
+            dimensions: size of the ranker's embeddings.
             alpha: weight of the item-to-item score.
             beta: weight of the item-to-template distance in the score.
             mu: weight of the generator's adversarial loss.
@@ -143,13 +143,13 @@ class TemplateMatcher(nn.Module):
     def losses(self, tops: Tensor, bottoms: Tensor, negative: Tensor, keys: Sequence[Tensor] | None) -> Iterator[tuple[str, Tensor]]:
         """Yield the losses of the discriminator, of the generator and of the bottom encoder with the ranker, in this order.
 
-        Each is computed when it is asked for, so that it sees the weights as the steps on the earlier ones left them.
+        Each is computed lazily, so that it sees the weights after the steps on the earlier ones.
 
         Args:
             tops: (B, 3, S, S) in [-1, 1].
             bottoms: (B, 3, S, S) in [-1, 1].
             negative: (R, B) bool, see `ranking_loss`.
-            keys: of the generator's dropout, one (B,) for each Up.
+            keys: keys of the generator's dropout, one (B,) per Up.
         """
         template = self.generator(tops, keys).template
         fake, real = self.discriminator(tops, template.detach()), self.discriminator(tops, bottoms)
@@ -159,7 +159,7 @@ class TemplateMatcher(nn.Module):
         adversarial = 0.5 * mse_loss(fake, torch.ones_like(fake))
         yield "generator", self.mu * adversarial + self.pixel_weight * l1_loss(template, bottoms)
 
-        # The ranker learns on templates as they are drawn at test; no gradient of its loss reaches the generator.
+        # The ranker trains on templates generated as at inference; its loss sends no gradient to the generator.
         training = self.generator.training
         self.generator.eval()
         with torch.no_grad():
@@ -170,7 +170,7 @@ class TemplateMatcher(nn.Module):
     def ranking_loss(self, query: Tensor, candidate: Tensor, negative: Tensor) -> Tensor:
         """Bayesian personalised ranking: -log sigmoid(m_ij - m_ik), mean over the rolled bottoms k that are `negative`, (R, B) bool.
 
-        `code` counts every rolled bottom and takes log(sigmoid + 1e-12), whose gradient vanishes where the difference is far below zero.
+        `code` counts every rolled bottom and uses log(sigmoid + 1e-12), whose gradient vanishes if the difference is far below zero.
         """
         difference = self.pair_score(query, candidate) - self.pair_score(query, rolled(candidate, ROLLS))
         if self.variant == "code":
@@ -178,16 +178,16 @@ class TemplateMatcher(nn.Module):
         return masked_mean(-logsigmoid(difference), negative)
 
     def embed_tops(self, tops: Tensor) -> Tensor:
-        """Embed tops, (B, dimensions + N): the ranker's side of the top, then the template's code of N numbers."""
+        """Embed tops, (B, dimensions + N): the ranker's embedding, then the template's code of N numbers."""
         return self.embed_generated(self.generator(tops, None))
 
     def embed_generated(self, generated: Generated) -> Tensor:
-        """Embed what the generator has made, as `embed_tops`."""
+        """Embed the generator's output, like `embed_tops`."""
         projected = torch.sigmoid(self.ranker.top(generated.top_code.mean(dim=(2, 3))))
         return torch.cat([projected, generated.template_code.flatten(1)], dim=1)
 
     def embed_bottoms(self, bottoms: Tensor) -> Tensor:
-        """Embed bottoms, (C, dimensions + N): the ranker's side of the bottom, then the bottom's code of N numbers."""
+        """Embed bottoms, (C, dimensions + N): the ranker's embedding, then the bottom's code of N numbers."""
         code = self.bottom_encoder(bottoms)
         projected = torch.sigmoid(self.ranker.bottom(code.mean(dim=(2, 3))))
         return torch.cat([projected, code.flatten(1)], dim=1)
@@ -195,13 +195,13 @@ class TemplateMatcher(nn.Module):
     def score(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Score all pairs of (B, D) and (C, D): (B, C) of alpha <A, B> - beta || template code - bottom code ||_1.
 
-        `code` adds the distance, so that a bottom unlike the template gains by it.
+        `code` adds the distance, so a bottom unlike the template scores higher.
         """
         alike = query[:, : self.dimensions] @ candidate[:, : self.dimensions].T
         return self._join(alike, torch.cdist(query[:, self.dimensions :], candidate[:, self.dimensions :], p=1.0))
 
     def pair_score(self, query: Tensor, candidate: Tensor) -> Tensor:
-        """Score each query with the candidate of its own row, (..., B) of (B, D) and (..., B, D)."""
+        """Score each query with the candidate in its own row, (..., B) of (B, D) and (..., B, D)."""
         alike = (query[:, : self.dimensions] * candidate[..., : self.dimensions]).sum(dim=-1)
         return self._join(alike, (query[:, self.dimensions :] - candidate[..., self.dimensions :]).abs().sum(dim=-1))
 
@@ -212,8 +212,8 @@ class TemplateMatcher(nn.Module):
 def discriminator_loss(fake: Tensor, real: Tensor, variant: Variant) -> Tensor:
     """Least-squares GAN: (mean fake^2 + mean (real - 1)^2) / 2, of probabilities of any shape.
 
-    `code` has the second term inside of the first one's target, by a misplaced parenthesis: mean (fake - r)^2 / 2 with
-    r = mean (real - 1)^2 / 2, and no gradient through `fake`. Real bottoms then teach it to make r as large as fakes are taken for real.
+    `code` has the second term inside the first one's target, through a misplaced parenthesis: mean (fake - r)^2 / 2 with
+    r = mean (real - 1)^2 / 2, and no gradient through `fake`. Real bottoms then train r to match the probability given to fakes.
     """
     of_real = 0.5 * mse_loss(real, torch.ones_like(real))
     if variant == "code":
@@ -222,10 +222,10 @@ def discriminator_loss(fake: Tensor, real: Tensor, variant: Variant) -> Tensor:
 
 
 def prepare_images(images: Tensor | None, image_size: int, method: str) -> Tensor:
-    """Return a batch's images, (B, 3, S, S) uint8 or None, as floats in [-1, 1] of `image_size` pixels a side.
+    """Return a batch's images, (B, 3, S, S) uint8 or None, as floats in [-1, 1] of `image_size` pixels per side.
 
     Raises:
-        UserError: if the data gives none.
+        UserError: if the data provide none.
     """
     if images is None:
         raise UserError(f"{method} looks at images, but the data reads the lists alone: set data.init_args.images=true")
@@ -236,12 +236,12 @@ def prepare_images(images: Tensor | None, image_size: int, method: str) -> Tenso
 
 
 def dropout_keys(ids: Sequence[str], seed: int, step: int) -> list[Tensor]:
-    """Return the keys of a training step's dropout, one (B,) for each Up."""
+    """Return the keys of a training step's dropout, one (B,) per Up."""
     return [noise.keys(ids, seed, "train", step, "dropout", layer) for layer in range(UPS)]
 
 
 def check_settings(method: str, image_size: int, width: int, dimensions: int, variant: str) -> None:
-    """Raise a UserError that names the setting that is out of range."""
+    """Raise a UserError naming the setting that is out of range."""
     if image_size < 64 or image_size % 64:
         raise UserError(f"{method}: image_size: {image_size}: must be a multiple of 64, since the generator halves six times")
     for what, value in (("width", width), ("dimensions", dimensions)):
@@ -251,7 +251,7 @@ def check_settings(method: str, image_size: int, width: int, dimensions: int, va
         raise UserError(f"{method}: variant: {variant}: unknown; choose among {', '.join(get_args(Variant))}")
 
 
-# The authors' names of layers in `encoder` and `bpr`, and ours.
+# The authors' layer names in `encoder` and `bpr`, and ours.
 _ENCODER = {"encoder.0": "first"}
 _ENCODER |= {f"encoder.{place}.1": f"convs.{place - 1}" for place in range(1, 5)}
 _ENCODER |= {f"encoder.{place}.2": f"norms.{place - 1}" for place in range(1, 5)}
@@ -261,14 +261,14 @@ _BPR = {"enc_A_W": "top.weight", "enc_A_b": "top.bias", "enc_B_W": "bottom.weigh
 def load_authors_files(
     matcher: TemplateMatcher, files: dict[str, str], generator: dict[str, str], discriminator: dict[str, str], method: str
 ) -> None:
-    """Load the files that the authors' training code writes, one for each part, whichever are given.
+    """Load the given files of the authors' training code, one per part.
 
     Args:
         matcher: receives the weights.
         files: paths by part: generator, discriminator, encoder, bpr.
-        generator: the authors' names of the generator's layers, and ours.
-        discriminator: likewise of the discriminator's.
-        method: who asks, for errors.
+        generator: the authors' layer names of the generator, mapped to ours.
+        discriminator: the same for the discriminator.
+        method: the method's name, for errors.
 
     Raises:
         UserError: if a part is unknown, or a file cannot be read safely or does not fit.

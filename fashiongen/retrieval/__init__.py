@@ -1,1 +1,1 @@
-"""Searching a catalogue of bottoms for a top: embeddings on the disk, indexes, and the command `fashiongen retrieve`."""
+"""Searches a catalogue of bottoms for a top: embeddings on disk, indexes, and the command `fashiongen retrieve`."""

@@ -1,13 +1,12 @@
-"""A catalogue's embeddings on the disk: each image is encoded once, and they are read back a block at a time.
+"""A catalogue's embeddings on disk: each image is encoded once, and embeddings are read back in blocks.
 
-    DIR/5b1f0c.../rows.f32       a row of float32 an image, in the order in which they came
-                  rows.sqlite    which image has which row
+    DIR/5b1f0c.../rows.f32       a float32 row per image, in the order they were added
+                  rows.sqlite    the row of each image
 
-The folder's name is a hash of everything that decides an embedding: the method's weights and settings, the size of images, this package's
-code. A row belongs to an image's content and id (the file's name without ending, which some baselines rank by): a changed image is encoded
-again, a moved one is not. As in git, a file whose size and times have not changed is not read again. Rows are written to disk before the
-database names their images: a kill costs the last few rows and damages nothing.
-Any folder may be deleted at any time.
+The folder's name is a hash of everything that affects an embedding: the method's weights and settings, the image size, this package's
+code. A row is keyed by an image's content and id (the file's stem, which some baselines rank by): a changed image is encoded again, a
+moved one is not. As in git, a file with unchanged size and times is not read again. Rows are written to disk before the database refers
+to them: a kill loses the last few rows but damages nothing. Any folder can be deleted at any time.
 """
 
 import hashlib
@@ -31,8 +30,8 @@ from fashiongen.nn.encodings import as_bytes
 from fashiongen.records import source_sha256
 
 BLOCK_BYTES = 32 * 2**20
-COMMIT_ROWS = 1024  # a kill costs no more than these
-ASKED_AT_ONCE = 500  # below the number of parameters that any SQLite takes
+COMMIT_ROWS = 1024  # a kill loses at most this many
+ASKED_AT_ONCE = 500  # below any SQLite's limit on query parameters
 TABLES = """
 CREATE TABLE IF NOT EXISTS images (key TEXT PRIMARY KEY, row INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, state TEXT NOT NULL, key TEXT NOT NULL);
@@ -42,12 +41,12 @@ CREATE TABLE IF NOT EXISTS width (width INTEGER NOT NULL);
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Rows of a file of float32, of which memory holds one block at a time.
+    """Rows of a float32 file, read into memory one block at a time.
 
     Attributes:
-        file: rows of `width` numbers, one after the other.
-        rows: (C,) int64, which rows they are, in order.
-        width: E.
+        file: consecutive rows of `width` numbers.
+        rows: (C,) int64, the indices of the rows, in order.
+        width: the embedding size, E.
     """
 
     file: Path
@@ -59,21 +58,21 @@ class Embeddings:
         return len(self.rows)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Give all rows in order, some `BLOCK_BYTES` at a time: the place of a block's first row, and the block (n, E)."""
+        """Yield all rows in order, about `BLOCK_BYTES` at a time: the position of a block's first row, and the block (n, E)."""
         step = max(1, BLOCK_BYTES // (4 * self.width))
         for start in range(0, len(self), step):
             wanted = self.rows[start : start + step]
             low, high = int(wanted.min()), int(wanted.max())
-            # A map of its own for each block: one of the whole file would count as this process's memory, page by page.
+            # A memory map per block: one of the whole file would count towards this process's memory, page by page.
             span = np.memmap(self.file, np.float32, "r", offset=4 * low * self.width, shape=(high - low + 1, self.width))
             yield start, torch.from_numpy(np.asarray(span[wanted - low]))
 
 
 class Store:
-    """The embeddings of one method; while it is open, no other process writes to it."""
+    """The embeddings of one method; while it is open, no other process can write to it."""
 
     def __init__(self, folder: Path) -> None:
-        """Say where it lies; it is made when it is entered."""
+        """Set the folder; it is created on entering the context."""
         self.folder = folder
         self.file = folder / "rows.f32"
         self.width: int | None = None
@@ -81,7 +80,7 @@ class Store:
         self._uncommitted = 0
 
     def __enter__(self) -> Self:
-        """Wait for other writers, open the folder, and forget rows that a killed writer left without an image.
+        """Wait for other writers, open the folder, and drop rows that a killed writer left without an image.
 
         Raises:
             UserError: if the folder cannot be written to, or is damaged.
@@ -95,17 +94,17 @@ class Store:
                 self._count = self._known.execute("SELECT COUNT(*) FROM images").fetchone()[0]
                 self.width = next((width for (width,) in self._known.execute("SELECT width FROM width")), None)
             except sqlite3.Error as error:
-                raise UserError(f"{self.folder} is damaged ({error}): delete the folder, it is made anew") from error
+                raise UserError(f"{self.folder} is damaged ({error}): delete the folder; it will be rebuilt") from error
             self._values = stack.enter_context(self.file.open("ab"))
             whole = 4 * self._count * (self.width or 0)
             if os.path.getsize(self.file) < whole:
-                raise UserError(f"{self.file} is shorter than {whole} bytes: delete the folder, it is made anew")
+                raise UserError(f"{self.file} is shorter than {whole} bytes: delete the folder; it will be rebuilt")
             self._values.truncate(whole)
             self._opened = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Keep what was added and let others in."""
+        """Commit the added rows and release the lock."""
         try:
             self.commit()
         finally:
@@ -129,7 +128,7 @@ class Store:
         return key
 
     def rows(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        """Return the rows of images, (len(keys),), -1 for those that have none."""
+        """Return the rows of images, (len(keys),), -1 for images without one."""
         found: dict[str, int] = {}
         for start in range(0, len(keys), ASKED_AT_ONCE):
             asked = keys[start : start + ASKED_AT_ONCE]
@@ -155,20 +154,20 @@ class Store:
             self.commit()
 
     def commit(self) -> None:
-        """Bring everything to the disk, the numbers first."""
+        """Flush everything to disk, embeddings first."""
         self._values.flush()
         os.fsync(self._values.fileno())
         self._known.commit()
         self._uncommitted = 0
 
     def embeddings(self, rows: NDArray[np.int64]) -> Embeddings:
-        """Return rows that are on the disk."""
+        """Commit, and return the given rows."""
         self.commit()
         return Embeddings(self.file, rows, self.width or 0)
 
 
 def identity(method: nn.Module, *settings: object) -> str:
-    """Return a sha256 of what decides how a method embeds images: its class, weights and buffers, settings, and this package's code."""
+    """Return a sha256 of everything that affects a method's embeddings: class, weights and buffers, settings, and this package's code."""
     digest = hashlib.sha256(f"{type(method).__qualname__}\0{source_sha256()}\0".encode())
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in [*method.named_parameters(), *method.named_buffers()]:

@@ -1,6 +1,6 @@
-"""The best of a catalogue for each query: exactly, for any score, or by an index of faiss where the score is an inner product.
+"""Finds the best candidates of a catalogue: exactly, for any score, or with a faiss index if the score is an inner product.
 
-Neither holds the catalogue in memory, nor the scores of all queries with all of it, while it searches; to build `hnsw` takes the former.
+Neither search holds the whole catalogue or all scores in memory; building `hnsw` holds the catalogue.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from fashiongen.errors import UserError
 from fashiongen.retrieval.embeddings import Embeddings
 
 Kind = Literal["exact", "ivf", "hnsw"]
-QUERIES = 64  # scored at a time: with a block of candidates this bounds memory
-LINKS = 32  # of each item in `hnsw`: M of Malkov and Yashunin (2018)
-TRAINED_ON = 39  # items for each list of `ivf`: as few as faiss takes without a warning
-TOLERANCE = 1e-5  # of scores that are added up in another order
+QUERIES = 64  # scored at once: together with a block of candidates this bounds memory
+LINKS = 32  # per item in `hnsw`: M of Malkov and Yashunin (2018)
+TRAINED_ON = 39  # training items per list of `ivf`: faiss's minimum without a warning
+TOLERANCE = 1e-5  # for scores summed in another order
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Found:
     """The best candidates of each query, best first.
 
     Attributes:
-        scores: (Q, k) float32; -inf where an index has found fewer.
-        places: (Q, k) int64, where they stand in the catalogue; -1 where an index has found fewer.
+        scores: (Q, k) float32; -inf if an index found fewer.
+        places: (Q, k) int64, their positions in the catalogue; -1 if an index found fewer.
     """
 
     scores: Tensor
@@ -38,10 +38,10 @@ class Found:
 
 
 def check_kind(kind: str, method: Any) -> None:  # noqa: ANN401  a method that ranks bottoms
-    """Refuse an index that there is not, that the method's score does not suit, or that needs what is not installed.
+    """Check that the index exists, suits the method's score, and is installed.
 
     Raises:
-        UserError: saying which.
+        UserError: if not.
     """
     if kind not in get_args(Kind):
         raise UserError(f"--index {kind}: there is no such index; choose among {', '.join(get_args(Kind))}")
@@ -55,13 +55,13 @@ def check_kind(kind: str, method: Any) -> None:  # noqa: ANN401  a method that r
 
 @torch.no_grad()
 def search_exactly(method: Any, queries: Tensor, catalogue: Embeddings, k: int) -> Found:  # noqa: ANN401  a method that ranks bottoms
-    """Score everything by blocks of queries and candidates, and keep the best; of equal ones the first of the catalogue come first.
+    """Score everything in blocks of queries and candidates, and keep the best; ties are in catalogue order.
 
     Args:
         method: scores (B, D) with (C, E).
         queries: (Q, D), on the method's device.
         catalogue: C candidates.
-        k: how many are wanted; at most C are found.
+        k: number of results per query, at most C.
 
     Raises:
         TypeError: if the method's scores have another shape.
@@ -85,7 +85,7 @@ def search_exactly(method: Any, queries: Tensor, catalogue: Embeddings, k: int) 
 
 
 def _best(scores: Tensor, k: int) -> Found:
-    """Return the k best of each row of (B, C), equal ones in order of place, which `topk` alone leaves to chance."""
+    """Return the k best of each row of (B, C), with ties in catalogue order, which `topk` alone does not guarantee."""
     values, places = scores.topk(k, dim=1)
     tied = (scores >= values[:, -1:]).sum(dim=1) > k
     if tied.any():
@@ -96,14 +96,14 @@ def _best(scores: Tensor, k: int) -> Found:
 
 
 class Index:
-    """An index of faiss over a catalogue, stored in a file.
+    """A faiss index of a catalogue, stored in a file.
 
-    `ivf` groups items into lists, which stay on the disk: a search reads a few of them. `hnsw` is a graph of neighbours, faster and
-    surer, whose file holds the items too; it is mapped, so that a search reads what it visits, but it is built in memory.
+    `ivf` groups items into lists, which stay on disk: a search reads a few of them. `hnsw` is a neighbour graph, faster and more
+    accurate, whose file holds the items too; the file is memory-mapped, so a search reads only what it visits, but it is built in memory.
     """
 
     def __init__(self, kind: Kind, catalogue: Embeddings, folder: Path) -> None:
-        """Open the index of just this catalogue in `folder`, or build it if it is not there.
+        """Open the index of this exact catalogue in `folder`, building it if missing.
 
         Raises:
             UserError: if faiss is not installed.
@@ -111,7 +111,7 @@ class Index:
         self.kind = kind
         self._lib = _faiss(kind)
         self._lib.omp_set_num_threads(torch.get_num_threads())
-        # Rows of a store never change, so that their numbers tell what is in them.
+        # Rows of a store never change, so their indices identify their content.
         told = f"{catalogue.file.absolute()} {catalogue.width} {LINKS} {self._lib.__version__}\0".encode()
         file = folder / f"{kind}-{hashlib.sha256(told + catalogue.rows.tobytes()).hexdigest()[:16]}.faiss"
         with locked(file):
@@ -120,15 +120,15 @@ class Index:
         try:
             self._index = self._lib.read_index(str(file), 0 if kind == "ivf" else self._lib.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
-            raise UserError(f"{file} cannot be read: delete it, it is made anew") from error
+            raise UserError(f"{file} cannot be read: delete it; it will be rebuilt") from error
 
     def search(self, queries: Tensor, k: int, effort: int) -> Found:
-        """Find about the k best of each query.
+        """Find approximately the k best candidates of each query.
 
         Args:
             queries: (Q, E).
-            k: how many; at most those of the catalogue are found.
-            effort: how many lists are read by `ivf`, or candidates that `hnsw` follows: more is slower and misses less.
+            k: number of results per query, at most the catalogue's size.
+            effort: lists that `ivf` reads (nprobe) or candidates that `hnsw` follows (efSearch): more is slower and misses less.
         """
         if self.kind == "ivf":
             self._index.nprobe = min(effort, self._index.nlist)
@@ -145,7 +145,7 @@ class Index:
         self._write(index, file)
 
     def _build_lists(self, catalogue: Embeddings, file: Path) -> None:
-        """Build the lists of each block on the disk, and merge them there."""
+        """Build the lists of each block on disk, and merge them there."""
         from faiss.contrib.ondisk import merge_ondisk
 
         lists = max(1, min(round(4 * math.sqrt(len(catalogue))), len(catalogue) // TRAINED_ON))
@@ -153,7 +153,7 @@ class Index:
         sample = torch.cat([block[-start % step :: step] for start, block in catalogue.blocks()])
         width, lib = catalogue.width, self._lib
         trained = lib.IndexIVFFlat(lib.IndexFlatIP(width), width, lists, lib.METRIC_INNER_PRODUCT)
-        trained.cp.min_points_per_centroid = 1  # a catalogue of less than 39 items has one list
+        trained.cp.min_points_per_centroid = 1  # a catalogue of fewer than 39 items has one list
         trained.train(sample.numpy())
         with TemporaryDirectory(dir=file.parent, prefix=".lists-") as scratch:
             parts = []
@@ -166,13 +166,13 @@ class Index:
             self._write(trained, file)
 
     def _write(self, index: Any, file: Path) -> None:  # noqa: ANN401  faiss has no types
-        part = file.with_name(f".{file.name}.part")  # the lock is ours, so that what is left over is dead
+        part = file.with_name(f".{file.name}.part")  # we hold the lock, so a leftover file is stale
         self._lib.write_index(index, str(part))
         part.replace(file)
 
 
 def recall(found: Found, exact: Found) -> float:
-    """Return which share of the exact best was found; another candidate of the same score counts as found."""
+    """Return the share of the exact best that was found; another candidate with the same score counts as found."""
     worst = exact.scores[:, -1:]
     return float((found.scores >= worst - TOLERANCE * worst.abs().clamp(min=1.0)).float().mean())
 

@@ -29,7 +29,7 @@ from fashiongen.retrieval.embeddings import Embeddings, Store, identity
 from fashiongen.retrieval.index import Found, Index, Kind, check_kind, recall, search_exactly
 
 SHOWN_HEIGHT = 192
-JUDGED = 100  # queries on which an index is held against the exact search, which takes longer
+JUDGED = 100  # queries for which an index is compared with the slower exact search
 STYLE = """
 body { font-family: sans-serif; margin: 2rem; }
 section { display: flex; flex-wrap: wrap; gap: 1rem; align-items: end; margin-bottom: 2rem; }
@@ -48,7 +48,7 @@ class Hit:
 
 
 def images_in(place: Path) -> list[Path]:
-    """Return an image, or all images below a folder, in order.
+    """Return the image, or all images below a folder, in order.
 
     Raises:
         UserError: if there is none.
@@ -68,17 +68,17 @@ def embed_catalogue(
     size: tuple[int, int],
     batch_size: int,
 ) -> tuple[list[Path], Embeddings]:
-    """Embed images of bottoms, those alone that the store does not hold yet.
+    """Embed the images of bottoms that the store does not hold yet.
 
     Args:
         method: has the task `retrieval`.
         paths: the images.
-        store: where their embeddings are and go.
+        store: the store of their embeddings.
         size: (height, width) at which the method was trained.
-        batch_size: images embedded at a time.
+        batch_size: images embedded at once.
 
     Returns:
-        The images that can be read (others get a warning), and their embeddings in the same order.
+        The readable images (others raise a warning), and their embeddings in the same order.
     """
     method.eval()
     keys = dict.fromkeys(paths, "")
@@ -123,7 +123,7 @@ def embed_queries(
     size: tuple[int, int],
     batch_size: int,
 ) -> tuple[Tensor, Tensor | None]:
-    """Embed images of tops: (Q, D), and the templates (Q, 3, H, W) in [-1, 1] where the method draws them.
+    """Embed images of tops: (Q, D), and their templates (Q, 3, H, W) in [-1, 1] if the method draws them.
 
     Raises:
         UserError: if an image cannot be read.
@@ -143,13 +143,13 @@ def embed_queries(
 
 @dataclass(frozen=True)
 class Ranking:
-    """What `retrieve` found.
+    """The result of `retrieve`.
 
     Attributes:
-        hits: for each query its best bottoms, best first.
-        templates: (Q, 3, H, W) in [-1, 1] where the method draws them.
-        size: how many bottoms the catalogue holds.
-        recall: the share of the exact best that an index found, over the first queries; None for an exact search.
+        hits: the best bottoms of each query, best first.
+        templates: (Q, 3, H, W) in [-1, 1] if the method draws them.
+        size: number of bottoms in the catalogue.
+        recall: the share of the exact best that an index found, over the first queries; None for exact search.
         judged: the number of these queries.
     """
 
@@ -179,14 +179,14 @@ def retrieve(
         queries: images of tops.
         catalogue: a folder of images of bottoms, or one image.
         size: (height, width) at which the method was trained.
-        cache: folder of the embeddings of this method with these weights and settings (see `identity`), and of their indices.
-        top: how many to return for each query.
-        batch_size: images embedded at a time.
-        index: `exact` scores the whole catalogue, a block at a time; `ivf` and `hnsw` take an inner product and faiss.
-        effort: of an index, see `Index.search`.
+        cache: folder for the embeddings of this method with these weights and settings (see `identity`), and for their indexes.
+        top: number of results per query.
+        batch_size: images embedded at once.
+        index: `exact` scores the whole catalogue in blocks; `ivf` and `hnsw` need an inner-product score and faiss.
+        effort: search effort of an index, see `Index.search`.
 
     Raises:
-        UserError: if a query cannot be read, no image of the catalogue can, or the index does not suit the method.
+        UserError: if a query or the whole catalogue cannot be read, or the index does not suit the method.
     """
     check_kind(index, method)
     paths = images_in(catalogue)
@@ -211,7 +211,7 @@ def retrieve(
 
 
 def page(queries: Sequence[Path], found: Sequence[Sequence[Hit]], templates: Tensor | None, title: str) -> str:
-    """Return the page as HTML that needs no other file: for each query its image, the template drawn for it, and the ranked bottoms."""
+    """Return a self-contained HTML page: for each query its image, its template, and the ranked bottoms."""
     sections = []
     for index, (query, hits) in enumerate(zip(queries, found, strict=True)):
         figures = [_figure(open_image(query), query.name, "query")]
@@ -252,18 +252,18 @@ def run(
 
     Args:
         model: the method.
-        data: tells the size of images and of batches.
+        data: provides the image size and the batch size.
         query: an image of a top, or a folder of them.
         catalogue: a folder of images of bottoms.
-        top: how many to show.
-        out: the page.
+        top: number of results to show.
+        out: the page to write.
         index: see `retrieve`.
         effort: see `retrieve`.
-        cache: folder of embeddings, one folder below for each method, weights and settings; by default in the user's cache folder.
-        settings: of the method, as far as they are no weights; they choose the folder in `cache`.
+        cache: folder for embeddings, with a subfolder per method, weights and settings; by default in the user's cache folder.
+        settings: the method's settings other than weights; they determine the subfolder.
 
     Raises:
-        UserError: if the method cannot rank, or a place holds no image.
+        UserError: if the method cannot rank, or there is no query or catalogue image.
     """
     name = getattr(model, "name", "") or type(model).__name__
     if "retrieval" not in tasks.supported(model):

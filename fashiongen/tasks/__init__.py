@@ -1,4 +1,4 @@
-"""Tasks: one file a task, found by discovery. Nothing outside of this package names a task."""
+"""Tasks: one file per task, discovered automatically. Nothing outside of this package refers to a task by name."""
 
 from fashiongen.tasks.base import Data, GalleryRow, Protocol, ReferenceSet, Task
 from fashiongen.tasks.registry import find, known, run, supported, task_of

@@ -1,6 +1,6 @@
-"""The handler of a task: all that is particular to a task stands in one subclass of `Task`.
+"""The base class of task handlers: everything task-specific is in one subclass of `Task`.
 
-What runs, judges, shows and compares methods (`Trainer`, `Evaluate`, `WritePredictions`, the leaderboard) asks the handler.
+The code that runs, evaluates, shows and compares methods (`Trainer`, `Evaluate`, `WritePredictions`, the leaderboard) calls the handler.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from fashiongen.errors import UserError
 
 
 class Data(typing.Protocol):
-    """What a task asks of a DataModule.
+    """What a task requires of a DataModule.
 
     Attributes:
         name: the dataset's name in records.
         split: the split that is tested.
         offers: the parts that every sample has.
-        size: height and width of images; None where there are none.
+        size: height and width of images; None without images.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Data(typing.Protocol):
 
 
 class ReferenceSet(typing.Protocol):
-    """True images of another dataset, with which metrics of sets compare.
+    """True images of another dataset, which set metrics compare with.
 
     Attributes:
-        split: of that dataset.
+        split: the split of that dataset.
         field: which image of a sample.
     """
 
@@ -55,7 +55,7 @@ class ReferenceSet(typing.Protocol):
         """The DataModule that holds them."""
 
     def setup(self) -> None:
-        """Find the files; UserError where there are none."""
+        """Find the files; raises UserError if there are none."""
 
     def fingerprint(self) -> str:
         """Return a hash of the images."""
@@ -66,13 +66,13 @@ class ReferenceSet(typing.Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What a test is judged by.
+    """How a test is evaluated.
 
     Attributes:
         name: the protocol's name.
-        metrics: by name.
-        size: height and width at which images are judged; None: the data's own.
-        reference: the true images for metrics of sets, where they are another dataset's.
+        metrics: the metrics by name.
+        size: height and width at which images are compared; None for the data's own.
+        reference: the reference images for set metrics, if they are from another dataset.
     """
 
     name: str
@@ -83,11 +83,11 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryRow:
-    """One sample for the eye.
+    """The images of one sample to show.
 
     Attributes:
         id: the sample's id.
-        images: uint8 (3, H, W) on the CPU by heading, in the order in which they are shown.
+        images: uint8 images (3, H, W) on the CPU by heading, in display order.
     """
 
     id: str
@@ -95,15 +95,15 @@ class GalleryRow:
 
 
 class Task(ABC):
-    """A task and how it is judged. A subclass with a `name` is known once its module is imported; an instance serves one test.
+    """A task and its evaluation. A subclass with a `name` is registered when its module is imported; an instance serves one test.
 
     Attributes:
-        name: what recipes, records and tables call it.
-        batch: the exact type of batch that selects it.
-        interface: the Protocol class that a method follows.
-        method: the name of the method (of the class) that takes the batch.
-        prediction: the heading of the method's own image in a gallery row.
-        gallery: the headings of a gallery row that the leaderboard shows beside all methods: the input, the truth.
+        name: its name in recipes, records and tables.
+        batch: the exact batch type that selects it.
+        interface: the typing.Protocol that a method implements.
+        method: the name of the class's method that takes the batch.
+        prediction: the heading of the prediction in a gallery row.
+        gallery: the headings of a gallery row that all methods share, such as the input and the truth; the leaderboard shows them once.
     """
 
     name: ClassVar[str] = ""
@@ -116,33 +116,33 @@ class Task(ABC):
     subclasses: ClassVar[dict[str, type[Task]]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:  # noqa: ANN401  Python's own signature
-        """Make a task with a name known."""
+        """Register the task if it has a name."""
         super().__init_subclass__(**options)
         if cls.name:
             Task.subclasses[cls.name] = cls
 
     @classmethod
     def spoil_truth(cls, batch: Batch) -> Batch:
-        """Return the batch with all that is truth made useless: what a method makes of it must stay the same.
+        """Return the batch with all ground truth made useless; a method's result must not change.
 
-        By default these are the targets. A task whose input holds truth, such as the person inside the mask of a try-on, adds that.
+        By default these are the targets. A task whose input contains ground truth, such as the person inside the mask of a try-on, adds it.
         """
         return replace(batch, **{name: _spoiled(getattr(batch, name)) for name in batch.TARGETS})
 
     @abstractmethod
     def check_data(self, data: Data, protocol: Protocol) -> None:
-        """Refuse, before any work, data that the protocol cannot judge.
+        """Check before any work that the protocol can evaluate the data.
 
         Raises:
-            UserError: saying what is missing and what to do.
+            UserError: if not, with what is missing and how to fix it.
         """
 
     def start(self, trainer: L.Trainer, module: L.LightningModule, protocol: Protocol) -> None:  # noqa: B027  most tasks prepare nothing
-        """Prepare a test; the method is on its device, the metrics are empty."""
+        """Prepare a test; the method is on its device, the metrics are reset."""
 
     @abstractmethod
     def check_prediction(self, method: object, prediction: object, batch: Batch) -> Any:  # noqa: ANN401  what a task returns is its own
-        """Return what a method returned, in float32, if it is what the task asks for.
+        """Return a method's result in float32, if it is valid for the task.
 
         Raises:
             TypeError: if it is not.
@@ -150,35 +150,35 @@ class Task(ABC):
 
     @abstractmethod
     def update(self, method: L.LightningModule, prediction: Any, batch: Batch, protocol: Protocol) -> int:  # noqa: ANN401
-        """Update the protocol's metrics with a checked prediction; return how many samples of it are not finite."""
+        """Update the protocol's metrics with a checked prediction; return the number of non-finite samples."""
 
     def gallery_rows(self, prediction: Any, batch: Batch, indices: Sequence[int]) -> list[GalleryRow]:  # noqa: ANN401
-        """Return the samples at `indices` for the eye; by default there is nothing to see."""
+        """Return the gallery rows of the samples at `indices`; none by default."""
         return []
 
     def images(self, prediction: Any, batch: Batch) -> list[tuple[str, Tensor]]:  # noqa: ANN401
-        """Return what `predict` writes: a name without ending and an image (3, H, W) in [-1, 1] each.
+        """Return the images that `predict` writes: each a name without suffix and an image (3, H, W) in [-1, 1].
 
         Raises:
-            UserError: if the task makes no images.
+            UserError: if the task generates no images.
         """
         raise UserError(f"predict writes images, and the task {self.name} makes none")
 
     def captions(self, prediction: Any, batch: Batch) -> list[dict[str, Any]] | None:  # noqa: ANN401
-        """Return what `predict` writes as lines of captions.jsonl; None for a task without texts."""
+        """Return the lines that `predict` writes to captions.jsonl; None for a task without captions."""
         return None
 
     @abstractmethod
     def reference_info(self, data: Data, protocol: Protocol) -> dict[str, str]:
-        """Return for the record what the predictions were held against: dataset, split, field, fingerprint and more."""
+        """Return what the predictions were compared with, for the record: dataset, split, field, fingerprint and more."""
 
     def conditions(self, data: Data, protocol: Protocol) -> dict[str, str]:
-        """Return what two results of this task must share to be compared, beside data, masks, reference and protocol."""
+        """Return what comparable results of this task must share, besides data, masks, reference and protocol."""
         return {}
 
 
 def size_text(data: Data) -> str:
-    """Return the size of a DataModule's images as in records, such as 512x384; empty where there are none."""
+    """Return the size of a DataModule's images as in records, such as 512x384; empty without images."""
     size = getattr(data, "size", None)
     return "" if size is None else f"{size[0]}x{size[1]}"
 

@@ -1,4 +1,4 @@
-"""What tasks share that ask for one image a sample, judged by a true image: try-off, try-on and their like."""
+"""The base of tasks with one image per sample, compared with a true image: try-off, try-on and similar."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fashiongen.tasks.base import Data, GalleryRow, Protocol, Task, size_text
 
 
 def as_written(images: Tensor) -> Tensor:
-    """Return images (B, 3, H, W) in [-1, 1] as a PNG file would give them back: floats in [0, 1], 255 steps.
+    """Return images (B, 3, H, W) in [-1, 1] as if saved to PNG and read back: floats in [0, 1], 255 steps.
 
-    A value that is not a number stays one, so that a metric can tell.
+    Non-finite values become NaN, so that metrics can detect them.
     """
     return torch.where(images.isfinite(), to_uint8(images.nan_to_num()).float() / 255.0, torch.nan)
 
@@ -29,7 +29,7 @@ class OneImage(Task):
     Attributes:
         sized_by: the batch's field, (B, 3, H, W), whose size a prediction must have.
         truth: the batch's field with the true image, (B, 3, H, W) uint8.
-        foreground: the batch's field with the true foreground, (B, 1, H, W) bool; None where there is none.
+        foreground: the batch's field with the true foreground, (B, 1, H, W) bool; None without one.
     """
 
     sized_by: ClassVar[str]
@@ -39,13 +39,13 @@ class OneImage(Task):
 
     @abstractmethod
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what a gallery row shows before the prediction, uint8 (B, 3, H, W) by heading."""
+        """Return the gallery images before the prediction, uint8 (B, 3, H, W) by heading."""
 
     def check_data(self, data: Data, protocol: Protocol) -> None:
-        """Refuse data of another size than the protocol's, without truth, or with metrics of pairs where there is only a set of truths.
+        """Check that the data have the protocol's size and ground truth, and that there is no paired metric with a reference set.
 
         Raises:
-            UserError: saying so.
+            UserError: if not.
         """
         reference = protocol.reference
         for key, source in (("data", data), ("evaluate.reference.data", reference and reference.source)):
@@ -66,14 +66,14 @@ class OneImage(Task):
         reference.setup()
 
     def start(self, trainer: L.Trainer, module: L.LightningModule, protocol: Protocol) -> None:
-        """Show the metrics of sets the true images, where they are another dataset's."""
+        """Update the set metrics with the reference images, if there are any."""
         if protocol.reference is not None:
             for images in protocol.reference.batches(trainer, module.device):
                 for metric in protocol.metrics.values():
                     metric.update(None, images)
 
     def check_prediction(self, method: object, prediction: object, batch: Batch) -> Tensor:
-        """Return the prediction as float32 if it is one image a sample, of the size of the batch's.
+        """Return the prediction as float32 if it is one image per sample, of the batch's size.
 
         Raises:
             TypeError: if it is not.
@@ -85,9 +85,9 @@ class OneImage(Task):
         return prediction.float()
 
     def update(self, method: L.LightningModule, prediction: Tensor, batch: Batch, protocol: Protocol) -> int:
-        """Judge images as a PNG file would give them back, by the batch's truth or as a set against the reference."""
+        """Compare the images, rounded as in a PNG file, with the batch's truth, or as a set with the reference."""
         truth = getattr(batch, self.truth)
-        # With a reference there may be truths too, but the protocol does not judge by them.
+        # With a reference the batch may have targets too, but the protocol does not use them.
         target = None if protocol.reference is not None else truth.float() / 255.0
         foreground = None if self.foreground is None else getattr(batch, self.foreground)
         written = as_written(prediction)
@@ -96,7 +96,7 @@ class OneImage(Task):
         return int((~prediction.isfinite().flatten(1).all(dim=1)).sum())
 
     def gallery_rows(self, prediction: Tensor, batch: Batch, indices: Sequence[int]) -> list[GalleryRow]:
-        """Show inputs, prediction and truth, grey where there is no truth."""
+        """Show inputs, prediction and truth; the truth is grey if there is none."""
         truth = getattr(batch, self.truth)
         columns = {
             **self.inputs(batch),
@@ -113,7 +113,7 @@ class OneImage(Task):
         return list(zip(batch.ids, prediction, strict=True))
 
     def reference_info(self, data: Data, protocol: Protocol) -> dict[str, str]:
-        """Tell whose images of which field were the truth."""
+        """Return which dataset's images were the truth."""
         if protocol.reference is None:
             split, field, source, fingerprint = data.split, self.truth, data, data.fingerprint()
         else:
@@ -123,7 +123,7 @@ class OneImage(Task):
         return {"dataset": source.name, "split": split, "field": field, "fingerprint": fingerprint, **({"size": size} if size else {})}
 
     def conditions(self, data: Data, protocol: Protocol) -> dict[str, str]:
-        """Images are judged at the data's size."""
+        """Return the image size: images are compared at the data's size."""
         return {"size": size_text(data)}
 
 

@@ -1,4 +1,4 @@
-"""Finding tasks: every module of this package, and every task of another package that has been imported or is named by its path."""
+"""Finds tasks: all in this package, and those of other packages that have been imported or are named by class path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fashiongen.tasks.base import Task
 
 
 def known() -> dict[str, type[Task]]:
-    """Return all tasks by name, in the order of names."""
+    """Return all tasks, sorted by name."""
     _import_own()
     return dict(sorted(Task.subclasses.items()))
 
@@ -27,7 +27,7 @@ def _import_own() -> None:
 
 
 def find(name: str) -> type[Task]:
-    """Return a task by its name, or by the path of its class (`package.module.Class`) for one of another package.
+    """Return a task by its name, or by its class path (`package.module.Class`) if it is in another package.
 
     Raises:
         UserError: if there is none.
@@ -47,7 +47,7 @@ def find(name: str) -> type[Task]:
 
 
 def task_of(batch: Batch) -> type[Task]:
-    """Return the task that the exact type of a batch selects.
+    """Return the task selected by the exact type of a batch.
 
     Raises:
         TypeError: if no task takes it.
@@ -60,15 +60,15 @@ def task_of(batch: Batch) -> type[Task]:
 
 
 def supported(method: type | object) -> list[str]:
-    """Return the names of the tasks whose interface a method, class or instance, follows."""
+    """Return the names of the tasks whose interface a method (class or instance) implements."""
     return [name for name, task in known().items() if _follows(method, task)]
 
 
 def run(method: object, batch: Batch) -> Any:  # noqa: ANN401  what a method returns depends on the task
-    """Hand `batch`, without its targets, to the method that its exact type selects, and return what that returns.
+    """Call the method that the exact type of `batch` selects, with the batch without its targets, and return its result.
 
     Raises:
-        TypeError: if no task takes the batch, or the method has not the task's interface.
+        TypeError: if no task takes the batch, or the method does not implement the task's interface.
     """
     task = task_of(batch)
     call: Callable[[Batch], Any] | None = getattr(method, task.method, None)

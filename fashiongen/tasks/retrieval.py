@@ -1,6 +1,6 @@
-"""Top-bottom retrieval (`retrieval`): for a top, all bottoms of a catalogue are ranked.
+"""Top-bottom retrieval (`retrieval`): rank all bottoms of a catalogue for a top.
 
-Each bottom is embedded once, before the first query; then each batch of queries is scored against all of them.
+Each bottom is embedded once, before the first query; then each batch of queries is scored against all bottoms.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fashiongen.nn.processes import gather
 from fashiongen.tasks.base import Data, Task
 from fashiongen.tasks.base import Protocol as EvaluationProtocol
 
-# Candidates scored at a time; with queries in batches this bounds the memory of one block.
+# Candidates scored at once; together with the query batch size this bounds memory.
 BLOCK = 65_536
 
 
@@ -29,7 +29,7 @@ class RanksBottoms(Protocol):
     """The interface of retrieval: each top and each bottom is embedded once, then all pairs are scored in blocks.
 
     Attributes:
-        inner_product: whether `score` is the matrix product of the embeddings, so that an index of nearest neighbours may serve it.
+        inner_product: whether `score` is the matrix product of the embeddings, so that a nearest-neighbour index can be used.
     """
 
     inner_product: ClassVar[bool]
@@ -45,11 +45,11 @@ class RanksBottoms(Protocol):
 
 
 class Candidates(Protocol):
-    """A Dataset of bottoms, each once.
+    """A Dataset of distinct bottoms.
 
     Attributes:
-        ids: first those that are right for some query, then the others.
-        n_positives: how many are right for some query.
+        ids: first the positives of any query, then the others.
+        n_positives: how many are a positive of some query.
     """
 
     ids: list[str]
@@ -61,17 +61,17 @@ class Candidates(Protocol):
 
 @runtime_checkable
 class CatalogueData(Protocol):
-    """What retrieval asks of a DataModule beside `Data`."""
+    """What retrieval requires of a DataModule besides `Data`."""
 
     def catalogue(self, split: str) -> Candidates:
         """Return the bottoms of a split."""
 
     def catalogue_dataloader(self, split: str) -> Any:  # noqa: ANN401  Lightning's own union of loaders
-        """Return this process's share of them as batches of candidates."""
+        """Return a loader of this process's share of the bottoms, in batches of candidates."""
 
 
 class Retrieval(Task):
-    """Judged by where a query's positive stands among the candidates that a metric names."""
+    """Evaluated by the rank of a query's positive among a metric's candidates."""
 
     name: ClassVar[str] = "retrieval"
     batch: ClassVar[type[Batch]] = QueryBatch
@@ -79,10 +79,10 @@ class Retrieval(Task):
     method: ClassVar[str] = "embed_query"
 
     def check_data(self, data: Data, protocol: EvaluationProtocol) -> None:
-        """Refuse data without a catalogue.
+        """Check that the data have a catalogue.
 
         Raises:
-            UserError: saying so.
+            UserError: if not.
         """
         if not isinstance(data, CatalogueData):
             raise UserError(f"{self.name} needs a catalogue to rank, which {data.name} has not; use a dataset of tops and bottoms")
@@ -92,10 +92,10 @@ class Retrieval(Task):
         self.catalogue = encode_catalogue(trainer, module)
 
     def check_prediction(self, method: object, prediction: object, batch: Batch) -> Tensor:
-        """Return embedded queries, (B, D).
+        """Return the embedded queries, (B, D).
 
         Raises:
-            TypeError: if they are not.
+            TypeError: if the prediction has another type or shape.
         """
         if not isinstance(prediction, Tensor) or prediction.ndim != 2 or len(prediction) != len(batch):
             raise TypeError(f"{type(method).__name__}.embed_query must return (B, D) for {len(batch)} queries")
@@ -109,32 +109,32 @@ class Retrieval(Task):
         return int((~ranked.scores.isfinite().all(dim=1)).sum())
 
     def images(self, prediction: Any, batch: Batch) -> list[tuple[str, Tensor]]:  # noqa: ANN401
-        """Refuse: a ranking is no image.
+        """Raise: a ranking is not an image.
 
         Raises:
-            UserError: with what to use instead.
+            UserError: always, with what to use instead.
         """
         raise UserError("predict writes images, and a ranking is none: `fashiongen retrieve` ranks a folder of bottoms for a top")
 
     def reference_info(self, data: Data, protocol: EvaluationProtocol) -> dict[str, str]:
-        """Tell what catalogue was ranked."""
+        """Return which catalogue was ranked."""
         size = str(len(self.catalogue))
         return {"dataset": data.name, "split": data.split, "field": "bottom", "catalogue": size, "fingerprint": data.fingerprint()}
 
 
 class Catalogue:
-    """Embedded candidates, and their places in the catalogue."""
+    """Embedded candidates and their positions in the catalogue."""
 
     def __init__(self, ids: Sequence[str], embeddings: Tensor, n_positives: int) -> None:
-        """Take candidates in order.
+        """Store candidates in order.
 
         Args:
-            ids: C ids, each once.
+            ids: C distinct ids.
             embeddings: (C, E).
-            n_positives: how many of them, the first ones, are right for some query.
+            n_positives: the first `n_positives` candidates are positives of some query.
         """
         self.ids = list(ids)
-        # Equal candidates are scored once: a matrix product adds up in another order near its edges, and would break ties by place.
+        # Equal candidates are scored once: near its edges a matrix product sums in another order, which would break ties by position.
         self.distinct, self._which = embeddings.unique(dim=0, return_inverse=True)
         self.n_positives = n_positives
         self._place = {id_: index for index, id_ in enumerate(self.ids)}
@@ -144,11 +144,11 @@ class Catalogue:
         return len(self.ids)
 
     def places(self, ids: Iterable[str]) -> list[int]:
-        """Return where candidates stand."""
+        """Return the positions of candidates in the catalogue."""
         return [self._place[id_] for id_ in ids]
 
     def scores(self, method: RanksBottoms | L.LightningModule, queries: Tensor, block: int = BLOCK) -> Tensor:
-        """Score embedded queries (B, D) against all candidates, `block` of them at a time: (B, C).
+        """Score embedded queries (B, D) against all candidates, in blocks of `block` candidates: (B, C).
 
         Raises:
             TypeError: if the method's scores have another shape.
@@ -156,9 +156,9 @@ class Catalogue:
         ranker = typing.cast(RanksBottoms, method)
         parts = []
         for candidates in self.distinct.split(block):
-            part, wanted = ranker.score(queries, candidates), (len(queries), len(candidates))
-            if part.shape != wanted:
-                raise TypeError(f"{type(method).__name__}.score must return (B, C) = {wanted}, not {tuple(part.shape)}")
+            part, expected = ranker.score(queries, candidates), (len(queries), len(candidates))
+            if part.shape != expected:
+                raise TypeError(f"{type(method).__name__}.score must return (B, C) = {expected}, not {tuple(part.shape)}")
             parts.append(part)
         return torch.cat(parts, dim=1)[:, self._which]
 
@@ -166,7 +166,7 @@ class Catalogue:
         """Score embedded queries (B, D) of a batch, and look up its positives, negatives and others.
 
         Raises:
-            TypeError: if the batch does not tell its positives.
+            TypeError: if the batch has no positives.
         """
         if not isinstance(batch, QueryBatch) or batch.positive is None or batch.negatives is None or batch.others is None:
             raise TypeError(f"retrieval is judged by batches of queries with their positives, not by {type(batch).__name__}")
@@ -188,13 +188,13 @@ class Catalogue:
 
 @torch.no_grad()
 def encode_catalogue(trainer: L.Trainer, module: L.LightningModule) -> Catalogue:
-    """Embed each bottom of the tested split once; several processes share the work and all get the whole.
+    """Embed each bottom of the tested split once; processes share the work, and each gets the whole catalogue.
 
     Raises:
         UserError: if there is no bottom.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
-    data.trainer = trainer  # tells the data module which share is this process's
+    data.trainer = trainer  # determines this process's share
     ranker = typing.cast(RanksBottoms, module)
     listed: Candidates = data.catalogue("test")
     if not len(listed):
@@ -222,7 +222,7 @@ def _on_device(batch: CandidateBatch, device: torch.device) -> CandidateBatch:
 
 
 def _join_processes(ids: list[str], embeddings: Tensor | None, device: torch.device) -> tuple[list[str], Tensor]:
-    """Join what the processes have embedded."""
+    """Concatenate the ids and embeddings of all processes."""
     parts = gather((ids, None if embeddings is None else embeddings.cpu()))
     together = torch.cat([part for _, part in parts if part is not None]).to(device)
     return [id_ for part_ids, _ in parts for id_ in part_ids], together

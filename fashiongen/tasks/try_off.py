@@ -1,4 +1,4 @@
-"""Virtual try-off (`vtoff`): from a photo of a dressed person to the shop image of the garment."""
+"""Virtual try-off (`vtoff`): from a photo of a dressed person to the garment's shop image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TakesOff(Protocol):
 
 
 class TryOff(OneImage):
-    """Judged by the true shop image; the input is shown whole and as the agnostic image, the masked region in grey."""
+    """Compared with the true shop image; the gallery shows the input and the agnostic image, with the masked region in grey."""
 
     name: ClassVar[str] = "vtoff"
     batch: ClassVar[type[Batch]] = TryOffBatch

@@ -1,4 +1,4 @@
-"""Baselines without learning by gradient: what every learnt method must beat."""
+"""Baselines without gradient-based learning, which every learned method should beat."""
 
 from fashiongen.methods.baselines.ranking import ColourNeighbour, Popularity, RandomRanking, TrueRule
 from fashiongen.methods.baselines.try_off import MaskedCrop, MeanGarment, NearestGarment, White

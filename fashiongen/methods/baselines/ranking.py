@@ -1,4 +1,4 @@
-"""Baselines of top-bottom retrieval: chance, the most worn bottoms, the likest colours, and the wardrobe's own rule."""
+"""Baselines of top-bottom retrieval: chance, popularity, nearest colours, and the wardrobe's own rule."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from fashiongen.nn import noise
 from fashiongen.wardrobe.outfits import STYLE, harmonious
 from fashiongen.wardrobe.world import ATTRIBUTES
 
-BITS = 16  # of a key in one number of an embedding: float32 holds them exactly
-PAPER = 250  # of 255: a pixel whose three channels reach it is the shop image's background
+BITS = 16  # of a key per embedding value: float32 represents them exactly
+PAPER = 250  # of 255: a pixel with all three channels this high is background
 
 
 class RandomRanking(Method):
-    """Scores each pair by a number that depends on (seed, top id, bottom id) and on nothing else."""
+    """Scores each pair with a random number that depends only on (seed, top id, bottom id)."""
 
     name: ClassVar[str] = "random"
     inner_product: ClassVar[bool] = False
@@ -44,7 +44,7 @@ class RandomRanking(Method):
 
 
 class Popularity(Method):
-    """Scores a bottom by the number of training pairs that it occurs in, whatever the top; `fit` for one epoch counts them."""
+    """Scores a bottom by the number of training pairs it occurs in, whatever the top; one epoch of `fit` counts them."""
 
     name: ClassVar[str] = "popularity"
     inner_product: ClassVar[bool] = True
@@ -54,12 +54,12 @@ class Popularity(Method):
         super().__init__()
         self.bottoms: Tensor
         self.counts: Tensor
-        # Hashes instead of names, sorted: a checkpoint then holds tensors alone. That two of a million ids share one has a chance of 3e-8.
+        # Sorted hashes instead of ids, so that a checkpoint holds only tensors. Two of a million ids collide with probability 3e-8.
         self.register_buffer("bottoms", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(0, dtype=torch.int64))
 
     def on_fit_start(self) -> None:
-        """Refuse several processes, each of which would count its own share."""
+        """Reject several processes, since each would count only its own share."""
         super().on_fit_start()
         if self.trainer.world_size > 1:
             raise UserError("Popularity counts in one process: add --trainer.devices 1")
@@ -78,7 +78,7 @@ class Popularity(Method):
         return torch.ones(len(batch), 1, device=self.device)
 
     def embed_candidate(self, batch: CandidateBatch) -> Tensor:
-        """Return the counts, (C, 1), 0 for a bottom that training has not seen."""
+        """Return the counts, (C, 1), 0 for a bottom not seen in training."""
         if not len(self.bottoms):
             raise UserError("Popularity has counted no pair: run `fit` first and give its checkpoint by --ckpt_path")
         wanted = self._hashes(batch.ids)
@@ -90,7 +90,7 @@ class Popularity(Method):
         return query @ candidate.T
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> None:
-        """Take the counts in the checkpoint's size."""
+        """Load the counts, resizing the buffers to the checkpoint's size."""
         for name in ("bottoms", "counts"):
             if name in state_dict:
                 setattr(self, name, torch.zeros_like(state_dict[name], device=self.device))
@@ -101,11 +101,11 @@ class Popularity(Method):
 
 
 class ColourNeighbour(Method):
-    """Scores a pair by the likeness of its two colour histograms in CIE L*a*b*, the white background left out.
+    """Scores a pair by the similarity of its two colour histograms in CIE L*a*b*, without the white background.
 
-    Each pixel is shared out among the eight bins around it by nearness, so that a shade more or less does not change all.
-    Histograms are compared by the Bhattacharyya coefficient, sum sqrt(p q), in [0, 1]: the nearest by it is the nearest in Hellinger
-    distance, sqrt(1 - sum sqrt(p q)). An image that is background alone scores 0 with all.
+    Each pixel is distributed over the eight nearest bins (trilinear), so that a small change of shade changes the histogram little.
+    Histograms are compared by the Bhattacharyya coefficient, sum sqrt(p q), in [0, 1]: the highest has the smallest Hellinger
+    distance, sqrt(1 - sum sqrt(p q)). An image of only background scores 0 with all others.
     """
 
     name: ClassVar[str] = "colour_neighbour"
@@ -113,7 +113,7 @@ class ColourNeighbour(Method):
     inner_product: ClassVar[bool] = True
 
     def __init__(self, bins: int = 9) -> None:
-        """Divide each axis, L* in [0, 100], a* and b* in [-110, 110], into `bins`; an odd number keeps the greys in one."""
+        """Divide each axis, L* in [0, 100], a* and b* in [-110, 110], into `bins`; an odd number puts neutral greys into one bin."""
         super().__init__()
         if bins < 1:
             raise UserError(f"ColourNeighbour: bins: {bins}: must be at least 1")
@@ -136,7 +136,7 @@ class ColourNeighbour(Method):
             raise UserError("ColourNeighbour looks at images, but the data reads the lists alone: set data.init_args.images=true")
         foreground = (images < PAPER).any(dim=1).flatten(1).float()  # (B, S * S)
         low, high = (torch.tensor(ends, device=images.device).view(3, 1, 1) for ends in ((0.0, -110.0, -110.0), (100.0, 110.0, 110.0)))
-        place = (srgb_to_lab(images.float() / 255) - low) / (high - low) * self.bins - 0.5  # 0 at the first bin's middle
+        place = (srgb_to_lab(images.float() / 255) - low) / (high - low) * self.bins - 0.5  # 0 at the first bin's centre
         below = place.floor()
         counts = torch.zeros(len(images), self.bins**3, device=images.device)
         for corner in product((0, 1), repeat=3):
@@ -148,14 +148,14 @@ class ColourNeighbour(Method):
 
 
 class TrueRule(Method):
-    """Scores 1 where the wardrobe's rule holds (colours in harmony, styles equal) and 0 elsewhere: the ceiling on the embedded world."""
+    """Scores 1 if the wardrobe's rule holds (colours in harmony, styles equal), else 0: the ceiling on the embedded world."""
 
     name: ClassVar[str] = "oracle"
     needs: ClassVar[frozenset[str]] = frozenset({"attributes"})
     inner_product: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        """Write the rule as a matrix."""
+        """Build the rule's matrix."""
         super().__init__()
         colours = ATTRIBUTES["Color"]
         self.harmony: Tensor
@@ -163,12 +163,12 @@ class TrueRule(Method):
         self.register_buffer("harmony", harmony, persistent=False)
 
     def embed_query(self, batch: QueryBatch) -> Tensor:
-        """Return which of all (style, colour) would go with the tops, (B, styles * colours) of zeros and ones."""
+        """Return which (style, colour) combinations match the tops, (B, styles * colours) of zeros and ones."""
         style, colour = self._encode(batch.attributes)
         return (style[:, :, None] * (colour @ self.harmony)[:, None, :]).flatten(1)
 
     def embed_candidate(self, batch: CandidateBatch) -> Tensor:
-        """Return the bottoms' own (style, colour), (C, styles * colours) of zeros and a one."""
+        """Return the bottoms' (style, colour), one-hot (C, styles * colours)."""
         style, colour = self._encode(batch.attributes)
         return (style[:, :, None] * colour[:, None, :]).flatten(1)
 

@@ -1,4 +1,4 @@
-"""Baselines of virtual try-off: a blank page, a mean image, the cropped photo, and the garment of the most similar photo."""
+"""Baselines of virtual try-off: a white image, a mean image, the cropped photo, and the garment of the most similar photo."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CATEGORIES = ("upper", "lower", "full")
 
 
 class White(Method):
-    """Returns white paper: the background of every shop image, which SSIM rewards."""
+    """Returns a white image: the background of every shop image, which SSIM rewards."""
 
     name: ClassVar[str] = "white"
 
@@ -28,7 +28,7 @@ class White(Method):
 
 
 class MaskedCrop(Method):
-    """Returns the masked part of the photo, cut out and enlarged onto white paper."""
+    """Returns the masked part of the photo, cropped and enlarged on white."""
 
     name: ClassVar[str] = "masked_crop"
     needs: ClassVar[frozenset[str]] = frozenset({"mask"})
@@ -40,7 +40,7 @@ class MaskedCrop(Method):
 
 
 class MeanGarment(Method):
-    """Returns the mean shop image of the training set, by category; `fit` for one epoch takes the mean."""
+    """Returns the mean shop image of each category in the training set; one epoch of `fit` computes it."""
 
     name: ClassVar[str] = "mean_garment"
 
@@ -61,7 +61,7 @@ class MeanGarment(Method):
         return None
 
     def take_off(self, batch: TryOffBatch) -> Tensor:
-        """Return (B, 3, H, W) in [-1, 1]: the mean of each sample's category; of a category never seen, white paper."""
+        """Return (B, 3, H, W) in [-1, 1]: the mean of each sample's category, white for an unseen category."""
         if not self.count.any():
             raise UserError("MeanGarment has seen no garment: run `fit` first and give its checkpoint by --ckpt_path")
         mean = self.total / self.count.clamp(min=1)[:, None, None, None]
@@ -70,7 +70,7 @@ class MeanGarment(Method):
 
 
 class NearestGarment(Method):
-    """Returns the training garment whose masked photo is most alike, pixel by pixel; `fit` for one epoch gathers them."""
+    """Returns the garment of the training person with the most similar masked pixels; one epoch of `fit` collects them."""
 
     name: ClassVar[str] = "nearest_garment"
     needs: ClassVar[frozenset[str]] = frozenset({"mask"})
@@ -86,26 +86,26 @@ class NearestGarment(Method):
         self._gathered: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: TryOffBatch, batch_idx: int) -> STEP_OUTPUT:
-        """Keep the batch's crops and garments."""
+        """Store the batch's crops and garments."""
         if self.current_epoch == 0 and batch.garment is not None:
             self._gathered.append((self._feature(batch), to_uint8(to_float(batch.garment))))
         return None
 
     def on_train_epoch_end(self) -> None:
-        """Join what was gathered into buffers, which the checkpoint keeps."""
+        """Concatenate the collected samples into buffers, which are saved in the checkpoint."""
         if self._gathered:
             features, garments = zip(*self._gathered, strict=True)
             self.features, self.garments, self._gathered = torch.cat(features), torch.cat(garments), []
 
     def take_off(self, batch: TryOffBatch) -> Tensor:
-        """Return (B, 3, H, W) in [-1, 1]: the garment at the smallest Euclidean distance of crops."""
+        """Return (B, 3, H, W) in [-1, 1]: the garment whose crop has the smallest Euclidean distance."""
         if not len(self.features):
             raise UserError("NearestGarment has gathered no garment: run `fit` first and give its checkpoint by --ckpt_path")
         nearest = torch.cdist(self._feature(batch), self.features).argmin(dim=1)
         return to_float(self.garments[nearest])
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> None:  # noqa: ANN401  nn.Module's own signature
-        """Take the gathered set in the checkpoint's size."""
+        """Load the collected set, resizing the buffers to the checkpoint's size."""
         for name in ("features", "garments"):
             setattr(self, name, torch.zeros_like(state_dict[name], device=self.device))
         super().load_state_dict(state_dict, strict, assign)
@@ -115,7 +115,7 @@ class NearestGarment(Method):
 
 
 def _on_white(batch: TryOffBatch) -> Tensor:
-    """Return the photos with all but the masked part white, (B, 3, H, W) in [-1, 1]."""
+    """Return the photos with everything outside the mask white, (B, 3, H, W) in [-1, 1]."""
     return torch.where(batch.mask, to_float(batch.person), 1.0)
 
 

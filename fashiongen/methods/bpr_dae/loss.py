@@ -1,4 +1,4 @@
-"""BPR-DAE's cost (Song et al., NeuroStylist, ACM MM 2017, of which GeCo's authors keep the visual half)."""
+"""BPR-DAE's cost (Song et al., NeuroStylist, ACM MM 2017; GeCo's authors use only its visual half)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ROLLS = (1, 2, 3)  # negatives of a training row: the bottoms of the three rows 
 
 
 def reconstruction_loss(top: Tensor, top_again: Tensor, bottom: Tensor, bottom_again: Tensor) -> Tensor:
-    """Return the mean squared errors of x1, x2 and x3, added up: top, positive bottoms and negative bottoms, each (B, visible).
+    """Return the sum of the mean squared errors of x1, x2 and x3: top, positive bottoms and negative bottoms, each (B, visible).
 
-    The negatives are the batch's own bottoms in another order, so that their mean is the positives' and is not computed again.
+    The negatives are the batch's own bottoms in another order, so their mean equals the positives' and is not recomputed.
     """
     return mse_loss(top_again, top) + 2 * mse_loss(bottom_again, bottom)
 
@@ -26,8 +26,8 @@ def reconstruction_loss(top: Tensor, top_again: Tensor, bottom: Tensor, bottom_a
 def ranking_loss(top: Tensor, bottom: Tensor, negative: Tensor, variant: Variant, rolls: Sequence[int] = ROLLS) -> Tensor:
     """Rank each row's bottom above those of other rows by y1 . y2 - y1 . y3, codes (B, hidden), `negative` (R, B) bool.
 
-    `paper`: -log sigmoid, mean over the rolled bottoms that are `negative` (0 where none is). `code`: -hardsigmoid, mean over all of them,
-    which has no gradient where the difference is beyond 3 on either side.
+    `paper`: -log sigmoid, mean over the rolled bottoms that are `negative` (0 without any). `code`: -hardsigmoid, mean over all of them,
+    which has no gradient if the difference is beyond 3 on either side.
     """
     difference = (top * bottom).sum(dim=-1) - (top * rolled(bottom, rolls)).sum(dim=-1)
     if variant == "code":
@@ -36,5 +36,5 @@ def ranking_loss(top: Tensor, bottom: Tensor, negative: Tensor, variant: Variant
 
 
 def weight_penalty(parameters: Iterable[Tensor]) -> Tensor:
-    """Return the mean squares of each parameter, added up (not their sums: a bias weighs as much as a matrix)."""
+    """Return the sum of each parameter's mean square (not the sum of squares: a bias has as much weight as a matrix)."""
     return torch.stack([parameter.square().mean() for parameter in parameters]).sum()

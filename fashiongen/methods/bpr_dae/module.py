@@ -1,4 +1,4 @@
-"""BPR-DAE (Song et al., ACM MM 2017), as GeCo's authors re-implemented it as a baseline, on images alone (GeCo, Section 5.4)."""
+"""BPR-DAE (Song et al., ACM MM 2017), as re-implemented by GeCo's authors as a baseline, using only images (GeCo, Section 5.4)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fashiongen.nn.negatives import negative_mask, rolled_mask
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-SMALLEST = 63  # the smallest image of which something is left behind AlexNet's last pooling
+SMALLEST = 63  # the smallest image with an output after AlexNet's last pooling
 
 
 class BPRDAE(Method):
@@ -48,17 +48,17 @@ class BPRDAE(Method):
         """Load the frozen AlexNet and build an autoencoder for each side.
 
         Args:
-            weights: of AlexNet in torchvision's key layout: `tiny`, a file, a file on the hub, or None for random ones.
-            image_size: pixels a side that AlexNet sees; images of another size are resized.
+            weights: AlexNet's weights in torchvision's key layout: `tiny`, a file, a file on the hub, or None for random ones.
+            image_size: AlexNet's input size, pixels per side; images of another size are resized.
             hidden: size of the codes.
             mu: weight of the reconstruction.
             lambda_: weight of the parameters' mean squares.
-            variant: `paper`, or `code` for what the authors' code does instead (see the README).
-            cache_encodings: cache AlexNet's features of each training image in memory, 16 kB an image at the published width, instead
+            variant: `paper`, or `code` for the behaviour of the authors' code (see the README).
+            cache_encodings: cache AlexNet's features of each training image in memory, 16 kB per image at the published width, instead
                 of computing them in every epoch. Only for data without augmentation.
-            published: a file that the authors' code wrote.
-            optimizer: gets the autoencoders' parameters.
-            lr_scheduler: gets the optimizer; stepped once a training step.
+            published: a file written by the authors' code.
+            optimizer: creates the optimizer of the autoencoders' parameters.
+            lr_scheduler: creates its scheduler; stepped once per training step.
 
         Raises:
             UserError: if a file cannot be loaded or a setting is out of range.
@@ -93,7 +93,7 @@ class BPRDAE(Method):
 
     def _cost(self, batch: PairBatch, stage: str) -> Tensor:
         """Return and log mu * reconstruction + lambda * penalty + ranking."""
-        # In memory encodings are cached by image, since a top stands in several rows; `data encode` caches them by row.
+        # In memory, encodings are cached by image, since a top occurs in several rows; `data encode` caches them by row.
         top = self.encoded("top", replace(batch, ids=batch.top_ids))
         bottom = self.encoded("bottom", replace(batch, ids=batch.bottom_ids))
         top_code, bottom_code = self.network.top.encode(top), self.network.bottom.encode(bottom)
@@ -121,7 +121,7 @@ class BPRDAE(Method):
         return {kind: Encoding(reads=(kind,), compute=features, encoder=self.backbone, preprocessing=how) for kind in ("top", "bottom")}
 
     def encoded(self, kind: str, batch: Batch) -> Tensor:
-        """Return fc7 of a batch's tops or bottoms, as `Method.encoded`; a batch without a cache must bring images."""
+        """Return fc7 of a batch's tops or bottoms, like `Method.encoded`; a batch without cached encodings must have images."""
         if batch.encoded is None and getattr(batch, kind) is None:
             raise UserError("BPRDAE looks at images, but the data reads the lists alone: set data.init_args.images=true")
         return super().encoded(kind, batch)
@@ -137,6 +137,6 @@ class BPRDAE(Method):
         return self.network.bottom.encode(self.encoded("bottom", batch))
 
     def score(self, query: Tensor, candidate: Tensor) -> Tensor:
-        """Return the inner products, (B, C), in float32 whatever the precision of the networks."""
+        """Return the inner products, (B, C), in float32 whatever the networks' precision."""
         with torch.autocast(query.device.type, enabled=False):
             return query.float() @ candidate.float().T

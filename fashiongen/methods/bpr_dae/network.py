@@ -11,7 +11,7 @@ from fashiongen.errors import UserError
 
 CHANNELS = (64, 192, 384, 256, 256)
 FC = 4096
-HEAD = "classifier.6."  # the layer behind fc7, which gives the classes
+HEAD = "classifier.6."  # the classification layer after fc7
 
 
 class AlexNet(nn.Module):
@@ -36,7 +36,7 @@ class AlexNet(nn.Module):
 
     @property
     def width(self) -> int:
-        """How many numbers fc7 has."""
+        """The size of fc7's output."""
         return self.classifier[4].out_features  # type: ignore[return-value]  # torch types a layer's attributes as Tensor | Module
 
     def forward(self, images: Tensor) -> Tensor:
@@ -48,10 +48,10 @@ def load_alexnet(weights: str | None) -> AlexNet:
     """Build the frozen backbone.
 
     Args:
-        weights: None (random), a file in torchvision's key layout whose shapes decide the sizes, `tiny`, or a file on the hub.
+        weights: None (random), a file in torchvision's key layout whose shapes determine the sizes, `tiny`, or a file on the hub.
 
     Raises:
-        UserError: if the file is absent or does not fit.
+        UserError: if the file is missing or does not fit.
     """
     if weights is None:
         backbone = AlexNet()
@@ -89,7 +89,7 @@ class TiedAutoencoder(nn.Module):
 
 
 class BPRDAENetwork(nn.Module):
-    """One autoencoder for tops and one for bottoms, whose codes meet in an inner product."""
+    """One autoencoder for tops and one for bottoms, whose codes are compared by inner product."""
 
     def __init__(self, visible: int, hidden: int) -> None:
         """Build both for features of `visible` numbers and codes of `hidden`."""

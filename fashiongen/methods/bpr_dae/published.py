@@ -1,4 +1,4 @@
-"""Reads what the authors' training code writes for BPR-DAE (`bprdae_DATASET_*.pt` of github.com/sisinflab/GeCo)."""
+"""Reads the files that the authors' training code writes for BPR-DAE (`bprdae_DATASET_*.pt` of github.com/sisinflab/GeCo)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """CIGM, stage 1 of GeCo (Attimonelli et al., "Fashion Image-to-Image Translation for Complementary Item Retrieval").
 
-It generates a bottom for a top, the template. Equations are the paper's; where it and the authors' code part, `variant` chooses, and the
-folder's README tells how.
+It generates a bottom for a top, the template. Equation numbers are the paper's; `variant` selects the paper's or the authors' code's
+behaviour where they differ, as the folder's README explains.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHOWN = 8  # rows of a logged image
 
 
 class CIGM(MultiLossMethod):
-    """Complementary item generation: from a top to a bottom that may go with it, by a conditional GAN (Section 4.2)."""
+    """Complementary item generation: a conditional GAN from a top to a matching bottom (Section 4.2)."""
 
     name: ClassVar[str] = "geco-cigm"
     trains: ClassVar[dict[str, tuple[str, ...]]] = {"discriminator": ("discriminator",), "generator": ("generator",)}
@@ -56,13 +56,13 @@ class CIGM(MultiLossMethod):
         Args:
             image_size: S, a power of two from 16; images of another size are resized.
             features: width of the generator's first convolution.
-            noise_channels: Z, how many normal numbers are joined at the bottleneck.
-            discriminator_widths: of the discriminator's convolutions; leave out the last but one for 64 pixels.
+            noise_channels: Z, size of the normal noise concatenated at the bottleneck.
+            discriminator_widths: widths of the discriminator's convolutions; omit the last but one for 64 pixels.
             l1_weight: lambda of eq. 7.
-            diversity: 0 is eq. 7; up to 1 rewards two draws of a top for being apart, as far as its true bottoms may be (ours, see
-                `loss.spread`). Each step then draws two templates a top, of which the discriminator judges the first.
-            compared_size: side to which images are reduced where CIGM alone ranks bottoms (see `score`).
-            variant: `code` has half the discriminator's loss, and the layer `down6` that is never called.
+            diversity: 0 is eq. 7; up to 1 rewards two draws of a top for differing, as much as its true bottoms may (ours, see
+                `loss.spread`). Each step then draws two templates per top; the discriminator sees the first.
+            compared_size: side that images are reduced to when CIGM itself ranks bottoms (see `score`).
+            variant: `code` halves the discriminator's loss and has the layer `down6`, which is never called.
             published: a generator that was trained with the authors' code.
             published_discriminator: likewise a discriminator.
             optimizer: built twice, for the discriminator and for the generator.

@@ -65,21 +65,21 @@ class GECo(Method):
             embedding: D, the size of the spaces W and W~.
             features: CIGM's.
             noise_channels: CIGM's.
-            alpha: of BPR in eq. 10; 0 is the ablation "w/o BPR".
-            beta: of InfoNCE in eq. 10; 0 is the ablation "w/o InfoNCE".
-            gamma: of the regulariser in eq. 10.
+            alpha: weight of BPR in eq. 10; 0 is the ablation "w/o BPR".
+            beta: weight of InfoNCE in eq. 10; 0 is the ablation "w/o InfoNCE".
+            gamma: weight of the regulariser in eq. 10.
             tau: the temperature of eq. 12.
-            template: False makes the query of the top alone (an ablation of ours).
-            template_variants: K, how many templates a top has in training. They are cached in memory, 3 * S^2 bytes each, and each step
-                takes one of them at random; 0 draws a new one at each step, as the paper does.
+            template: False builds the query from only the top (our own ablation).
+            template_variants: K, number of templates per top in training. They are cached in memory, 3 * S^2 bytes each, and each step
+                picks one at random; 0 draws a new one at each step, as in the paper.
             variant: `paper` or `code`, see the folder's README.
-            published: a network that was trained with the authors' code.
-            published_generator: likewise a generator, in place of the parent.
-            optimizer: gets the trainable parameters.
-            lr_scheduler: gets the optimizer; stepped once an epoch.
+            published: weights of a network trained with the authors' code.
+            published_generator: the same for a generator, instead of the parent.
+            optimizer: creates the optimizer of the trainable parameters.
+            lr_scheduler: creates its scheduler; stepped once per epoch.
 
         Raises:
-            UserError: if a setting is out of range or a file unfit.
+            UserError: if a setting is out of range or a file does not fit.
         """
         super().__init__(optimizer, lr_scheduler)
         check_settings("GECo", variant, alpha=alpha, beta=beta, gamma=gamma, template_variants=template_variants)
@@ -108,13 +108,13 @@ class GECo(Method):
             self._generates = True
 
     def load_parents(self, parents: dict[str, Path]) -> None:
-        """Take the frozen generator from CIGM's checkpoint (stage 2 of Section 4)."""
+        """Load the frozen generator from CIGM's checkpoint (stage 2 of Section 4)."""
         for role, path in parents.items():
             if role != "cigm":
                 raise UserError(f"GECo knows the parent `cigm` only, but the recipe names `{role}`")
             if self.generator is None:
                 continue
-            # CIGM's `unused_down` is of no use to a frozen network.
+            # A frozen network does not need CIGM's `unused_down`.
             state = {
                 key.removeprefix("generator."): value
                 for key, value in read_state(path).items()
@@ -125,20 +125,20 @@ class GECo(Method):
             self._generates = True
 
     def on_fit_start(self) -> None:
-        """Refuse to learn from the templates of an untrained generator."""
+        """Reject training with the templates of an untrained generator."""
         if not self._generates and self.trainer.ckpt_path is None:
             raise UserError("GECo needs a trained generator: name `parents: {cigm: geco-cigm}` in the recipe and add --parents.cigm PATH")
         super().on_fit_start()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of all but the generator, which stays as in inference: the statistics of its norms are CIGM's."""
+        """Set the mode of all but the generator, which stays in evaluation mode to keep CIGM's norm statistics."""
         super().train(mode)
         if self.generator is not None:
             self.generator.eval()
         return self
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own union of shapes
-        """As other methods, but for the scheduler, which steps once an epoch."""
+        """Like other methods, but the scheduler steps once per epoch."""
         optimizer = self.optimizer(self.network.parameters())
         if self.lr_scheduler is None:
             return optimizer
@@ -151,7 +151,7 @@ class GECo(Method):
         if self.variant == "code":
             query, embedded = self.network.query(*images[:2]), self.network.bottom(images[2])
             with torch.no_grad():
-                self.network.features(images[2])  # the authors embed the negatives, the same bottoms, anew: batch norm counts them twice
+                self.network.features(images[2])  # the authors embed the negatives (the same bottoms) again: batch norm counts them twice
             losses = self.losses(batch, query, embedded)
         else:
             losses = self.losses(batch, *self.network(*images))
@@ -160,7 +160,7 @@ class GECo(Method):
 
     @torch.no_grad()
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """Log the loss of eq. 10 at the templates of inference, and the AUC against the batch's true negatives."""
+        """Log the loss of eq. 10 with the inference templates, and the AUC against the batch's true negatives."""
         query = self.query(self.images(batch.top), batch.top_ids)
         bottom = self.network.bottom(self.normalised(self.images(batch.bottom)))
         values = self.losses(batch, query, bottom)
@@ -197,22 +197,22 @@ class GECo(Method):
     def generate(self, top: Tensor, drawn: Tensor) -> Tensor:
         """Eq. 3: the templates, (B, 3, S, S) in [-1, 1], of tops in [-1, 1] at noise (B, Z).
 
-        `code` hands the generator, which knows tops in [-1, 1], what is normalised for the backbone.
+        `code` passes the generator, trained on tops in [-1, 1], the input normalised for the backbone.
         """
         if self.generator is None:
             raise UserError("GECo was built with template: false and draws no template")
         return self.generator(self.normalised(top) if self.variant == "code" else top, drawn)  # type: ignore[no-any-return]
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Bring images in [-1, 1] to the mean and deviation that the backbone knows."""
+        """Normalise images in [-1, 1] with the backbone's mean and standard deviation."""
         return ((images + 1.0) / 2.0 - self.mean) / self.std
 
     def normalised_template(self, template: Tensor) -> Tensor:
-        """The same for a template; `code` hands it to the backbone as it is."""
+        """Normalise a template likewise; `code` passes it to the backbone unchanged."""
         return template if self.variant == "code" else self.normalised(template)
 
     def query(self, top: Tensor, top_ids: list[str]) -> Tensor:
-        """Embed tops in [-1, 1] with their templates of inference, (B, D)."""
+        """Embed tops in [-1, 1] with their inference templates, (B, D)."""
         template = None
         if self.generator is not None:
             drawn = template_noise(top_ids, self.seed, 0, self.generator.noise_channels, self.device)
@@ -221,7 +221,7 @@ class GECo(Method):
 
     @property
     def draws_templates(self) -> bool:
-        """Whether there is a template to show beside a query."""
+        """Whether there is a template to show next to a query."""
         return self.generator is not None
 
     @torch.no_grad()
@@ -241,7 +241,7 @@ class GECo(Method):
         return self.network.bottom(self.normalised(self.images(batch.bottom)))
 
     def score(self, query: Tensor, candidate: Tensor) -> Tensor:
-        """Eq. 9: m, the dot products, (B, C), in float32 whatever the precision of the networks."""
+        """Eq. 9: m, the dot products, (B, C), in float32 whatever the networks' precision."""
         with torch.autocast(query.device.type, enabled=False):
             return query.float() @ candidate.float().T
 

@@ -1,4 +1,4 @@
-"""GECo's losses (eqs. 9 to 13) and CIGM's (eqs. 7 and 8), each as the paper writes it and as the authors' code computes it.
+"""GECo's losses (eqs. 9 to 13) and CIGM's (eqs. 7 and 8), each as in the paper and as in the authors' code.
 
 Row i of a batch is a top with its bottom: q = query embeddings and b = bottom embeddings, both (B, D). The negatives of a row are the
 other rows' bottoms, so that each bottom is encoded once.
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, l1_loss, logsigmoid, normalize
 
 Variant = Literal["paper", "code"]
-EPSILON = 10e-6  # of the authors' code: 1e-5
+EPSILON = 10e-6  # from the authors' code: 1e-5
 
 
 def bpr_loss(query: Tensor, bottom: Tensor, negative: Tensor, variant: Variant) -> Tensor:
@@ -23,9 +23,9 @@ def bpr_loss(query: Tensor, bottom: Tensor, negative: Tensor, variant: Variant) 
     Args:
         query: (B, D).
         bottom: (B, D).
-        negative: (B, B) bool, see `fashiongen.nn.negatives.negative_mask`; `paper` leaves out the rows whose k is no negative, and is 0
-            if none is left.
-        variant: `code` leaves out no row and computes -log(1e-5 + sigma(.)), which ends at 11.5.
+        negative: (B, B) bool, see `fashiongen.nn.negatives.negative_mask`; `paper` excludes rows whose k is not a negative, and is 0
+            if no row is left.
+        variant: `code` excludes no row and computes -log(1e-5 + sigma(.)), which is at most 11.5.
     """
     margin = (query * bottom).sum(dim=1) - (query * bottom.roll(1, dims=0)).sum(dim=1)
     if variant == "code":
@@ -42,7 +42,7 @@ def info_nce_loss(query: Tensor, bottom: Tensor, negative: Tensor, tau: float, v
         bottom: (B, D).
         negative: (B, B) bool, see `fashiongen.nn.negatives.negative_mask`; a row without negatives has the loss 0.
         tau: the temperature.
-        variant: `code` has cosines in place of eq. 9's dot products, no factor 1/tau, and takes every other row as a negative.
+        variant: `code` uses cosines instead of eq. 9's dot products, no factor 1/tau, and every other row as a negative.
     """
     own = torch.arange(len(query), device=query.device)
     if variant == "code":
@@ -59,10 +59,10 @@ def regulariser(parameters: Iterable[Tensor], query: Tensor, bottom: Tensor, var
 
     Args:
         parameters: theta of GECo.
-        query: (B, D), for `code` alone.
-        bottom: (B, D), likewise.
-        variant: `code` adds up ||W||_2 / (first dimension of W) over the parameters and ||E||_2 / B over the embeddings of queries, of
-            bottoms and of negatives, which are the bottoms once more.
+        query: (B, D), only used by `code`.
+        bottom: (B, D), only used by `code`.
+        variant: `code` adds up ||W||_2 / (first dimension of W) over the parameters and ||E||_2 / B over the embeddings of queries,
+            bottoms and negatives, which are the same bottoms again.
     """
     parameters = list(parameters)
     norms = torch.stack([torch.linalg.vector_norm(parameter) for parameter in parameters])
@@ -77,7 +77,7 @@ def generator_loss(logits: Tensor, generated: Tensor, bottom: Tensor, weight: fl
     """Eq. 7: -log D(t, G(t, z)) and lambda || G(t, z) - b ||_1, each a mean over its elements.
 
     Args:
-        logits: D's of the generated pairs, (B, 1, c, c).
+        logits: D's logits of the generated pairs, (B, 1, c, c).
         generated: (B, 3, S, S).
         bottom: (B, 3, S, S).
         weight: lambda.
@@ -86,15 +86,15 @@ def generator_loss(logits: Tensor, generated: Tensor, bottom: Tensor, weight: fl
 
 
 def spread(generated: Tensor, weight: float, diversity: float) -> Tensor:
-    """What eq. 7 lets off for two draws of one top that differ: lambda * diversity / 2 * || G(t, z) - G(t, z') ||_1, a mean over elements.
+    """The reward subtracted from eq. 7 for two draws of a top that differ: lambda * diversity / 2 * || G(t, z) - G(t, z') ||_1, a mean.
 
-    Eq. 7's L1 norm is least where every z gives the median of what goes with the top, so that it takes from z the say that the paper
-    joins it for. Less this term with diversity 1, its mean over z and z' is the continuous ranked probability score of each value
-    (Gneiting and Raftery 2007, eq. 21): it is least where the draws of a value are spread as the true bottoms' are, and no wider. How
-    pixels go together it leaves to the discriminator. With a diversity d below 1 the best spread is the middle share d of the true one.
+    Eq. 7's L1 norm is minimal if every z gives the median of the matching bottoms, so it removes the effect of z, which the paper adds
+    for diversity. Minus this term with diversity 1, its mean over z and z' is the continuous ranked probability score of each value
+    (Gneiting and Raftery 2007, eq. 21), which is minimal if the draws of a value have the same distribution as the true bottoms'. Joint
+    structure of pixels is left to the discriminator. With a diversity d below 1 the optimal spread is the middle share d of the true one.
 
     Args:
-        generated: G(t, z) and, behind them, G(t, z') of the same tops, (2B, 3, S, S).
+        generated: G(t, z), then G(t, z') of the same tops, (2B, 3, S, S).
         weight: lambda.
         diversity: d, 0 to 1.
     """
@@ -103,7 +103,7 @@ def spread(generated: Tensor, weight: float, diversity: float) -> Tensor:
 
 
 def discriminator_loss(real: Tensor, generated: Tensor, variant: Variant) -> Tensor:
-    """Eq. 8: -log D(t, b) - log(1 - D(t, G(t, z))), means over the patches; `code` takes half of it. Logits (B, 1, c, c)."""
+    """Eq. 8: -log D(t, b) - log(1 - D(t, G(t, z))), means over the patches; `code` halves it. Logits (B, 1, c, c)."""
     loss = binary_cross_entropy_with_logits(real, torch.ones_like(real)) + binary_cross_entropy_with_logits(
         generated, torch.zeros_like(generated)
     )

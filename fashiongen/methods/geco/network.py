@@ -18,19 +18,19 @@ from fashiongen.errors import UserError
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """Return (B, 3, size, size): bilinear with antialiasing, the images themselves where they have that size."""
+    """Return (B, 3, size, size): bilinear with antialiasing, the images unchanged if they have that size."""
     if tuple(images.shape[-2:]) == (size, size):
         return images
     return interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
 class Generator(nn.Module):
-    """CIGM's generator: Pix2Pix's U-Net with noise joined at the bottleneck (Figure 4), 54,413,507 parameters as in the authors' code.
+    """CIGM's generator: Pix2Pix's U-Net with noise concatenated at the bottleneck (Figure 4), with the authors' 54,413,507 parameters.
 
-    Each convolution halves the image, so that log2(S) of them lead to a single cell; the widths are features * (1, 2, 4, 8, 8, ...).
+    Each convolution halves the image, so log2(S) of them reduce it to a single cell; the widths are features * (1, 2, 4, 8, 8, ...).
 
     Attributes:
-        dropout_shapes: the shapes, without the batch, of what dropout 0.5 acts on in training: the first two up-convolutions' outputs.
+        dropout_shapes: the shapes, without the batch, that dropout 0.5 acts on in training: the first two up-convolutions' outputs.
     """
 
     def __init__(self, image_size: int = 128, features: int = 64, noise_channels: int = 1024, unused_down: bool = False) -> None:
@@ -40,10 +40,10 @@ class Generator(nn.Module):
             image_size: S, a power of two from 16.
             features: width of the first convolution (64).
             noise_channels: Z (1024).
-            unused_down: build `down6` of the authors' code too, which is in their state dict and is never called.
+            unused_down: also build `down6` of the authors' code, which is in their state dict but never called.
 
         Raises:
-            UserError: if a size cannot be.
+            UserError: if a size is invalid.
         """
         super().__init__()
         depth = image_size.bit_length() - 1
@@ -71,9 +71,9 @@ class Generator(nn.Module):
 
         Args:
             top: (B, 3, S, S), in training in [-1, 1].
-            noise: z of eq. 6, (K * B, Z), standard normal: K draws for all tops, one after the other. The tops are encoded once.
-            dropout_masks: in training, (B, ...) bool of the `dropout_shapes`, True where a value stays, the same for all K draws. Drawn
-                by the caller, so that a draw belongs to a sample and a step.
+            noise: z of eq. 6, (K * B, Z), standard normal: K draws of all tops, concatenated. The tops are encoded once.
+            dropout_masks: in training, (B, ...) bool of the `dropout_shapes`, True where a value is kept, the same for all K draws. Drawn
+                by the caller, so that they depend on sample and step.
 
         Returns:
             (K * B, 3, S, S) in [-1, 1], float32.
@@ -95,7 +95,7 @@ class Generator(nn.Module):
 
 
 def _repeated(hidden: Tensor, draws: int) -> Tensor:
-    """Return (K * B, C, H, W): a batch (B, C, H, W), K times over."""
+    """Repeat a batch (B, C, H, W) K times: (K * B, C, H, W)."""
     return hidden if draws == 1 else hidden.repeat(draws, 1, 1, 1)
 
 
@@ -109,7 +109,7 @@ def _up(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Pix2Pix's start, N(0, 0.02); the authors give it to the generator alone."""
+    """Pix2Pix's initialisation, N(0, 0.02); the authors use it only for the generator."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -118,17 +118,17 @@ def _initialise(module: nn.Module) -> None:
 
 
 class Discriminator(nn.Module):
-    """CIGM's PatchGAN (eq. 5): one logit a patch for a pair of top and bottom, 2,768,705 parameters; 8x8 patches at 128 pixels."""
+    """CIGM's PatchGAN (eq. 5): one logit per patch for a pair of top and bottom, 2,768,705 parameters; 8x8 patches at 128 pixels."""
 
     def __init__(self, image_size: int = 128, widths: tuple[int, ...] = (64, 128, 256, 512)) -> None:
         """Build the discriminator.
 
         Args:
             image_size: S.
-            widths: of its convolutions; all but the last halve the image.
+            widths: widths of its convolutions; all but the last halve the image.
 
         Raises:
-            UserError: if the convolutions leave no patch of so small an image.
+            UserError: if the image is too small to leave a patch.
         """
         super().__init__()
         if len(widths) < 2 or min(widths) < 1:
@@ -147,7 +147,7 @@ class Discriminator(nn.Module):
             raise UserError(f"discriminator_widths: {list(widths)}: too many convolutions for images of {image_size} pixels; give fewer")
 
     def forward(self, top: Tensor, bottom: Tensor) -> Tensor:
-        """Return logits (B, 1, c, c), above zero where the pair looks real; images (B, 3, S, S) in [-1, 1]."""
+        """Return logits (B, 1, c, c), above zero if the pair looks real; images (B, 3, S, S) in [-1, 1]."""
         hidden = self.first(torch.cat([top, bottom], dim=1).to(next(self.parameters()).dtype))
         for block in self.blocks:
             hidden = block(hidden)
@@ -158,7 +158,7 @@ class Compatibility(nn.Module):
     """GECo's network (Figure 6): one backbone for top, template and bottom, and two linear projections to the spaces W and W~."""
 
     def __init__(self, backbone: nn.Module, embedding: int, template: bool) -> None:
-        """Build around a timm `backbone`; without `template` (an ablation of ours) the query is the top alone."""
+        """Build around a timm `backbone`; without `template` (our own ablation) the query is only the top."""
         super().__init__()
         self.backbone = backbone
         features = int(backbone.num_features)  # type: ignore[arg-type]  # timm does not declare it
@@ -185,8 +185,8 @@ class Compatibility(nn.Module):
     def forward(self, top: Tensor, template: Tensor | None, bottom: Tensor) -> tuple[Tensor, Tensor]:
         """Return `query` and `bottom`, the backbone run once over all images.
 
-        In training its norms then see tops, templates and bottoms together, and what they remember for inference is what they have
-        trained with. In three runs each kind is normalised by itself, and at inference all of them by the mean of three.
+        In training its norms then see tops, templates and bottoms together, so their running statistics match the training ones. In three
+        separate runs each kind would be normalised separately, but at inference all of them with the mean statistics.
         """
         images = [image for image in (top, template, bottom) if image is not None]
         *composed, features = self.features(torch.cat(images)).chunk(len(images))
@@ -198,23 +198,23 @@ class Compatibility(nn.Module):
 
 
 def load_backbone(name: str, weights: str | None, classifier: bool, options: dict[str, Any]) -> nn.Module:
-    """Build a timm backbone; of torchvision's networks timm has the ResNets, with torchvision's names of weights and the same numbers.
+    """Build a timm backbone; timm has torchvision's ResNets, with the same weight names and the same outputs.
 
     Args:
         name: timm's name, such as `resnet18`.
-        weights: None starts at random; else a file, `tiny`, or a file on the hub (see `checkpoints.locate_file`).
-        classifier: build the classification layer behind the features too.
+        weights: None for random weights; else a file, `tiny`, or a file on the hub (see `checkpoints.locate_file`).
+        classifier: also build the classification layer after the features.
         options: further arguments of `timm.create_model`, such as `channels`.
 
     Raises:
-        UserError: if there is no such network, an option is unknown, or the weights are not of this network.
+        UserError: if there is no such network, an option is unknown, or the weights do not belong to this network.
     """
     if not timm.is_model(name):
         raise UserError(f"backbone: {name}: timm has no such network; `python -c 'import timm; print(timm.list_models())'` lists them")
     try:
         head_options = {} if classifier else {"num_classes": 0}
         if weights is None and timm.model_entrypoint(name).__module__ == "timm.models.resnet":
-            # timm would start the residual branches at zero, where torchvision does not: their convolutions then get no gradient at first.
+            # timm, unlike torchvision, initialises the residual branches to zero: their convolutions then get no gradient at first.
             options = {"zero_init_last": False, **options}
         backbone: Any = timm.create_model(name, pretrained=False, **{**options, **head_options})
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -223,7 +223,7 @@ def load_backbone(name: str, weights: str | None, classifier: bool, options: dic
         return backbone  # type: ignore[no-any-return]
     file = locate_file(weights, f"{name}/model.safetensors")
     own = backbone.state_dict()
-    # Files from before torch 1.0 have no counters of batches, and only the authors' code keeps the classifier.
+    # Files from before torch 1.0 have no batch counters, and only the authors' code keeps the classifier.
     state = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")} | read_state(file)
     head = backbone.pretrained_cfg["classifier"]
     if not classifier:

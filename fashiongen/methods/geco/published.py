@@ -1,7 +1,7 @@
 """Reads the state dicts of the authors' code (github.com/sisinflab/GeCo) by their key names.
 
-Their files are `{"epoch", "model_state_dict", "optimizer_state_dict", "loss"}`; what is in them beside the weights is passed over. No
-weights were published: these are files that someone trained with that code.
+Their files are `{"epoch", "model_state_dict", "optimizer_state_dict", "loss"}`; everything but the weights is ignored. No
+weights were published: such files come from training with that code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fashiongen.checkpoints import check_fit, read_state
 from fashiongen.methods.geco.network import Compatibility, Discriminator, Generator
 
-# Ours to the authors'. Two of their up-blocks are wrapped once more, together with dropout.
+# Our names to the authors'. Two of their up-blocks have one more wrapper, together with dropout.
 GENERATOR = (
     (r"^first\.", "initial_down."),
     (r"^down\.(\d+)\.", lambda found: f"down{int(found[1]) + 1}."),
@@ -35,7 +35,7 @@ Renaming = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 
 def load_generator(generator: Generator, file: str | Path) -> None:
-    """Fill `generator` from a file `generator_DATASET.pt`; `down6`, which is never called, is passed over where it has no place.
+    """Fill `generator` from a file `generator_DATASET.pt`; `down6`, which is never called, is ignored if the generator lacks it.
 
     Raises:
         UserError: if the file cannot be read safely, or a key is missing, left over or of another shape; the keys are the authors'.
@@ -53,7 +53,7 @@ def load_discriminator(discriminator: Discriminator, file: str | Path) -> None:
 
 
 def load_ranker(network: Compatibility, file: str | Path) -> None:
-    """Fill `network` from a file `geco_DATASET_....pt`; ResNet's unused classifier is passed over where it has no place.
+    """Fill `network` from a file `geco_DATASET_....pt`; ResNet's unused classifier is ignored if the network lacks it.
 
     Errors as in `load_generator`.
     """
@@ -64,13 +64,13 @@ def load_ranker(network: Compatibility, file: str | Path) -> None:
 
 
 def read_published(file: str | Path) -> dict[str, Tensor]:
-    """Return the `model_state_dict` of a file of the authors' code, or the plain state dict that a file holds.
+    """Return the `model_state_dict` of a file from the authors' code, or a plain state dict.
 
     Raises:
-        UserError: if the file is absent, is no such file, or holds pickles that could run code.
+        UserError: if the file is missing, not such a file, or holds pickles that could run code.
     """
     path = Path(file).expanduser()
-    # CIGM's files hold their loss function, an object; of that one class, which keeps no tensors and is thrown away, a pickle may be read.
+    # CIGM's files contain their loss object; only that class, which holds no tensors and is discarded, may be unpickled.
     with torch.serialization.safe_globals([nn.BCEWithLogitsLoss]):
         return read_state(path)
 

@@ -1,6 +1,6 @@
 """IGR (arXiv 2412.11513): improving a diffusion model for garment restoration from a person image.
 
-Equations are the paper's; what it leaves open is a parameter, and the folder's README says what was chosen.
+Equation numbers are the paper's; what the paper leaves open is a parameter, explained in the folder's README.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CONDITIONS = ("text", "image", "garment")
 
 
 class IGR(Method):
-    """Restores the shop image of a garment from a photo of a person who wears it."""
+    """Restores a garment's shop image from a photo of a person wearing it."""
 
     name: ClassVar[str] = "igr"
     needs: ClassVar[frozenset[str]] = frozenset({"mask"})
@@ -68,24 +68,24 @@ class IGR(Method):
         Args:
             pretrained: Stable Diffusion 1.5: `tiny`, a folder in the diffusers layout, or a hub id.
             image_encoder: the CLIP image encoder of the image prompt: `tiny`, a folder, or a hub id.
-            image_encoder_subfolder: its folder inside that, if any.
-            ip_adapter: the image prompt's start, IP-Adapter's weights: `tiny`, a file, or a file on the hub; None starts afresh.
-            prompts: the text for each of "upper", "lower" and "full" (Section 3.2 says there are three, not which).
-            garmnet: False leaves GarmNet out (the paper's ablation).
+            image_encoder_subfolder: its subfolder, if any.
+            ip_adapter: IP-Adapter weights to initialise the image prompt: `tiny`, a file, or a file on the hub; None for random ones.
+            prompts: the text for each of "upper", "lower" and "full" (Section 3.2 mentions three prompts without giving them).
+            garmnet: False removes GarmNet (the paper's ablation).
             garmnet_timestep: the timestep at which GarmNet runs, once per sample.
             image_tokens: tokens per image prompt.
-            noises_per_sample: noises and timesteps that a training sample gets in one step. GarmNet, half of the work, runs once for all.
-            snr_gamma: weigh each noise's loss by min(SNR, snr_gamma) / SNR (min-SNR, arXiv 2303.09556), which helps colours converge in
-                few steps; None weighs all alike, as eq. 1.
+            noises_per_sample: number of noises and timesteps per training sample and step. GarmNet, half of the work, runs once for all.
+            snr_gamma: weight each noise's loss by min(SNR, snr_gamma) / SNR (min-SNR, arXiv 2303.09556), which helps colours converge in
+                few steps; None weights all equally, as in eq. 1.
             condition_dropout: probability that the conditions of a training sample are dropped, in [0, 1].
             drop_conditions: which conditions are dropped, together: any of "text", "image", "garment" (eq. 2 drops all).
             guidance_scale: s of eq. 2; at 1.0 the unconditional half is not computed.
             steps: DDIM steps.
             cache_encodings: cache the frozen encoders' outputs of each training sample in memory, instead of encoding it in every epoch;
-                a sample takes 0.8 MB at 1024x768 (by calculation). Only for data without augmentation.
+                a sample takes 0.8 MB at 1024x768 (calculated). Only for data without augmentation.
             gradient_checkpointing: recompute activations in the backward pass to save memory.
-            optimizer: gets the trainable parameters.
-            lr_scheduler: gets the optimizer; stepped once a training step.
+            optimizer: creates the optimizer of the trainable parameters.
+            lr_scheduler: creates its scheduler; stepped once per training step.
 
         Raises:
             UserError: if a part cannot be loaded or a setting is out of range.
@@ -133,12 +133,12 @@ class IGR(Method):
         self.encoding_cache = EncodingCache() if cache_encodings else None
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401  nn.Module's own signature
-        """Forget encoded prompts when the module goes to another device or precision."""
+        """Discard encoded prompts when the module changes device or precision."""
         self._text = {}
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]  # torch leaves it untyped
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return the network's parts beside the frozen ones."""
+        """Return the network's parts and the frozen ones."""
         own = {name: child for name, child in self.named_children() if name != "network"}
         renamed = {"garmnet": "garmnet (up to its last tapped layer)"}
         return {renamed.get(name, name): child for name, child in self.network.named_children()} | own
@@ -157,17 +157,17 @@ class IGR(Method):
         return loss
 
     def validation_step(self, batch: TryOffBatch, batch_idx: int) -> None:
-        """Log the loss of eq. 1, at the same draws in every epoch."""
+        """Log the loss of eq. 1, with the same draws in every epoch."""
         self.log("val/loss", self.denoising_loss(batch, ("val",), 0.0), prog_bar=True, batch_size=len(batch), sync_dist=True)
 
     def denoising_loss(self, batch: TryOffBatch, names: tuple[str | int, ...], dropout: float) -> Tensor:
-        """Eq. 1: || eps - eps_theta(z_t; c, t) ||^2, mean over all elements; every draw belongs to (seed, *names, id, draw).
+        """Eq. 1: || eps - eps_theta(z_t; c, t) ||^2, mean over all elements; every draw is keyed by (seed, *names, id, draw).
 
         With `snr_gamma` in training each sample's mean is weighted by min(SNR, snr_gamma) / SNR.
         """
         if batch.garment is None:
             raise ValueError("training needs the garments")
-        # All the first draws, then all the second ones, and so on.
+        # The first draw of all samples, then the second, and so on.
         ids = [id_ if draw == 0 else f"{id_}/{draw}" for draw in range(self.noises_per_sample) for id_ in batch.ids]
         latents = self.codec.mode(self.encoded("garment", batch)).repeat(self.noises_per_sample, 1, 1, 1)
         steps = self.schedule.config.num_train_timesteps
@@ -215,9 +215,9 @@ class IGR(Method):
     def garment_crop(self, person: Tensor, mask: Tensor) -> Tensor:
         """p_g = Resize(Crop(p * m)), normalised for the image encoder: (B, 3, S, S).
 
-        p is in [0, 1] here, so that what lies outside the mask is black; the crop is the mask's bounding box, stretched to a square.
+        p is in [0, 1] here, so that everything outside the mask is black; the crop is the mask's bounding box, stretched to a square.
         """
-        config: Any = self.image_encoder.config  # whose size may be a pair by its type, never in CLIP
+        config: Any = self.image_encoder.config  # the type allows a pair for its size, but CLIP never has one
         size: int = config.image_size
         pixels = (person + 1.0) / 2.0 * mask
         crop = crop_and_resize(pixels, bounding_boxes(mask), (size, size))
@@ -225,7 +225,7 @@ class IGR(Method):
         return (crop - mean) / std
 
     def text(self, prompts: list[str]) -> Tensor:
-        """Return the prompts' embeddings, (B, L, C); each prompt is encoded once in a run."""
+        """Return the prompts' embeddings, (B, L, C); each prompt is encoded only once per run."""
         for prompt in set(prompts):
             if prompt not in self._text:
                 self._text[prompt] = self.prompt_encoder([prompt])
@@ -257,7 +257,7 @@ class IGR(Method):
         return self.codec.decode(latents)
 
     def null_memory(self, conditions: Conditions) -> dict[str, Memory]:
-        """Return the keys and values of the unconditional half: of batch one where all conditions are dropped, else of batch B."""
+        """Return the keys and values of the unconditional half: with batch size one if all conditions are dropped, else B."""
         if self.drop_conditions == frozenset(CONDITIONS):
             conditions = Conditions(
                 conditions.text[:1], conditions.image[:1], {name: value[:1] for name, value in conditions.garment.items()}

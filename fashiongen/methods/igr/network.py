@@ -28,7 +28,7 @@ from fashiongen.nn.attention import (
 
 
 class Conditions(NamedTuple):
-    """What the denoiser is told: text (B, L, C), image embeddings (B, D) that become F_ll, and F_hl by layer, each (B, N, C)."""
+    """The denoiser's conditions: text (B, L, C), image embeddings (B, D) that become F_ll, and F_hl by layer, each (B, N, C)."""
 
     text: Tensor
     image: Tensor
@@ -44,16 +44,16 @@ class IGRNetwork(nn.Module):
         Args:
             unet: epsilon-predicting denoiser with 4 input channels.
             image_dim: D, the size of the image encoder's embedding.
-            image_tokens: how many tokens an image embedding becomes (IP-Adapter: 4).
+            image_tokens: number of tokens per image embedding (IP-Adapter: 4).
             garmnet: False is the paper's ablation "w/o GarmNet" (Table 2).
-            garmnet_timestep: the one timestep at which GarmNet runs, in training and in sampling.
+            garmnet_timestep: the fixed timestep at which GarmNet runs, in training and in sampling.
         """
         super().__init__()
         self.garmnet_timestep = garmnet_timestep
         self.garmnet = build_garmnet(unet) if garmnet else None
         self.image_projection = ImageProjection(image_dim, unet.config.cross_attention_dim, image_tokens)
         self.denoiser = unet
-        # Plain mappings: the layers are registered as parts of the denoiser.
+        # Plain dicts: the layers are already registered as parts of the denoiser.
         self._self_attention = attention_layers(unet, "attn1")
         self._cross_attention = attention_layers(unet, "attn2")
         for name, attn in self._self_attention.items():
@@ -62,7 +62,7 @@ class IGRNetwork(nn.Module):
             attn.set_processor(ImagePromptAttention(name, attn))
 
     def load_image_prompt(self, state: dict[str, Tensor], source: str) -> None:
-        """Start the image prompt from IP-Adapter's weights in their public layout (`image_proj.*`, `ip_adapter.*`)."""
+        """Initialise the image prompt with IP-Adapter's weights in their public layout (`image_proj.*`, `ip_adapter.*`)."""
         placed = image_prompt_state(self.image_projection, self.denoiser)
         check_fit(placed, state, source=source, name="an IP-Adapter for this denoiser")
         with torch.no_grad():
@@ -85,7 +85,7 @@ class IGRNetwork(nn.Module):
         return features
 
     def memory(self, conditions: Conditions) -> dict[str, Memory]:
-        """Project the conditions to each layer's keys and values: once a sample, for all denoising steps."""
+        """Project the conditions to each layer's keys and values: once per sample, for all denoising steps."""
         image_tokens = self.image_projection(conditions.image)
         memory = {}
         if conditions.garment:
@@ -99,15 +99,15 @@ class IGRNetwork(nn.Module):
 
         `text` only satisfies diffusers' signature: the layers attend to its projection in `memory`.
         """
-        noisy = noisy.to(self.denoiser.dtype)  # noise is added in float32, whatever the weights are in
+        noisy = noisy.to(self.denoiser.dtype)  # noise is added in float32, whatever the weights' dtype
         predicted = self.denoiser(noisy, timestep, encoder_hidden_states=text, cross_attention_kwargs={"memory": memory}).sample
         return predicted.float()  # type: ignore[no-any-return]
 
 
 def build_garmnet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Copy the denoiser, widen its input by a mask channel whose weights are zero, and record before each self-attention.
+    """Copy the denoiser, add an input channel for the mask with zero weights, and record the input of each self-attention.
 
-    What follows the last recorded place gets no gradient and is frozen; its attention, at the highest resolution, is not computed at all.
+    Layers after the last recorded input get no gradient and are frozen; their attention, at the highest resolution, is not computed.
     """
     garmnet = copy.deepcopy(unet)
     old = garmnet.conv_in
@@ -129,7 +129,7 @@ def build_garmnet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def modules_after_last_self_attention_input(unet: UNet2DConditionModel) -> list[nn.Module]:
-    """Return the modules that only act behind the last self-attention's input, in the order of the forward pass."""
+    """Return the modules that only run after the last self-attention's input, in the order of the forward pass."""
     index = max(index for index, block in enumerate(unet.up_blocks) if hasattr(block, "attentions"))
     transformer = unet.up_blocks[index].attentions[-1]
     block = transformer.transformer_blocks[-1]
@@ -143,13 +143,13 @@ def modules_after_last_self_attention_input(unet: UNet2DConditionModel) -> list[
 
 
 def drop(conditions: Conditions, mask: Tensor, null_text: Tensor, names: frozenset[str]) -> Conditions:
-    """Replace the named conditions by their null values, in the samples where `mask` is False.
+    """Replace the named conditions with their null values in the samples where `mask` is False.
 
-    Null means: the empty prompt's embedding, a zero image embedding (as IP-Adapter), zero GarmNet features. The zero features stay in
-    the joined attention as zero keys and values (the projections have no bias); they are not left out of it.
+    The null values are the empty prompt's embedding, a zero image embedding (as in IP-Adapter) and zero GarmNet features. The zero
+    features stay in the joined attention as zero keys and values (the projections have no bias).
 
     Args:
-        conditions: of B samples.
+        conditions: those of B samples.
         mask: (B,) bool, see `fashiongen.nn.guidance.condition_mask`.
         null_text: (1, L, C).
         names: which of "text", "image", "garment" are dropped, together.
@@ -166,7 +166,7 @@ def drop(conditions: Conditions, mask: Tensor, null_text: Tensor, names: frozens
 
 
 def repeat(conditions: Conditions, times: int) -> Conditions:
-    """Stack the conditions of B samples `times` times along the batch."""
+    """Repeat the conditions of B samples `times` times along the batch."""
     if times == 1:
         return conditions
     garment = {name: features.repeat(times, 1, 1) for name, features in conditions.garment.items()}
@@ -174,7 +174,7 @@ def repeat(conditions: Conditions, times: int) -> Conditions:
 
 
 def join(first: dict[str, Memory], second: dict[str, Memory]) -> dict[str, Memory]:
-    """Stack two memories along the batch, for guidance in one pass; a first of batch one serves all samples."""
+    """Concatenate two memories along the batch, for guidance in one pass; a `first` of batch size one is used for all samples."""
 
     def stack(one: KeyValue, other: KeyValue) -> KeyValue:
         return KeyValue(*(torch.cat([a.expand(len(b), *a.shape[1:]), b]) for a, b in zip(one, other, strict=True)))

@@ -1,4 +1,4 @@
-"""MGCM: compatibility by likeness to the top and to a generated template."""
+"""MGCM: compatibility as similarity to the top and to a generated template."""
 
 from fashiongen.methods.mgcm.module import MGCM
 

@@ -1,4 +1,4 @@
-"""MGCM (Liu et al., Neurocomputing 414, 2020), as GeCo's authors re-implemented it as a baseline (GeCo, Section 5.4)."""
+"""MGCM (Liu et al., Neurocomputing 414, 2020), as re-implemented by GeCo's authors as a baseline (GeCo, Section 5.4)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fashiongen.methods.template_matching import TemplateMatchingMethod
 
 
 class MGCM(TemplateMatchingMethod):
-    """Ranks bottoms by their likeness to the top and to a template that a GAN draws from the top."""
+    """Ranks bottoms by their similarity to the top and to a template that a GAN generates from the top."""
 
     name: ClassVar[str] = "mgcm"
     generator_names: ClassVar[dict[str, str]] = GENERATOR
     discriminator_names: ClassVar[dict[str, str]] = DISCRIMINATOR
 
     def build_gan(self, width: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        """Return an encoder-decoder without skips and a discriminator of whole images."""
+        """Return an encoder-decoder without skip connections and a discriminator of whole images."""
         return Generator(width), Discriminator(width, image_size)

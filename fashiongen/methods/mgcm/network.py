@@ -1,4 +1,4 @@
-"""MGCM's generator and discriminator in pure torch; what it shares with Pix2PixCM is in `fashiongen.nn.template_matching`.
+"""MGCM's generator and discriminator in pure torch; the code shared with Pix2PixCM is in `fashiongen.nn.template_matching`.
 
 Shapes: B samples, images of S x S pixels, S a multiple of 64; w is the `width`, 64 as published.
 """
@@ -16,7 +16,7 @@ from fashiongen.nn.template_matching import UPS, Down, Generated, Up
 
 
 class Generator(nn.Module):
-    """An encoder-decoder without skips, deterministic at test."""
+    """An encoder-decoder without skip connections, deterministic at inference."""
 
     def __init__(self, width: int) -> None:
         """Build it with `width` channels after the first layer."""
@@ -28,7 +28,7 @@ class Generator(nn.Module):
         self.last = nn.ConvTranspose2d(w, 3, kernel_size=4, stride=2, padding=1)
 
     def forward(self, tops: Tensor, keys: Sequence[Tensor] | None = None) -> Generated:
-        """Draw the template of each top; `keys`, one (B,) for each Up, draw the dropout, None drops nothing."""
+        """Generate each top's template; `keys`, one (B,) per Up, seed the dropout; None disables it."""
         features = self.first(tops)  # (B, w, S/2, S/2)
         for down in self.down[:-1]:
             features = down(features)
@@ -42,10 +42,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Judges a bottom beside its top by one number."""
+    """Rates a pair of top and bottom with a single probability."""
 
     def __init__(self, width: int, image_size: int) -> None:
-        """Build it with `width` channels after the first layer, for images of `image_size` pixels a side."""
+        """Build it with `width` channels after the first layer, for images of `image_size` pixels per side."""
         super().__init__()
         channels = [width, 2 * width, 4 * width, 8 * width]
         self.first = nn.Conv2d(6, width, kernel_size=4, stride=2, padding=1)

@@ -1,8 +1,8 @@
-"""The layers' names in what the authors' training code writes for MGCM (`mgcm_PART_DATASET.pt` of github.com/sisinflab/GeCo)."""
+"""The layer names in the authors' files for MGCM (`mgcm_PART_DATASET.pt` of github.com/sisinflab/GeCo)."""
 
 from __future__ import annotations
 
-# The authors' names of layers, and ours: `encoder` holds the first five convolutions, `final_enc` the sixth, `m` the first of the decoder.
+# The authors' layer names and ours: `encoder` has the first five convolutions, `final_enc` the sixth, `m` the first of the decoder.
 GENERATOR = {"encoder.0": "first", "final_enc.1": "down.4.norm", "final_enc.2": "down.4.conv", "m.1": "up.0.conv", "m.3": "up.0.norm"}
 GENERATOR |= {f"encoder.{place}.1": f"down.{place - 1}.norm" for place in range(1, 5)}
 GENERATOR |= {f"encoder.{place}.2": f"down.{place - 1}.conv" for place in range(1, 5)}

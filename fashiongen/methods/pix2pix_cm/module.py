@@ -1,4 +1,4 @@
-"""Pix2PixCM, MGCM with the networks of Pix2Pix, as GeCo's authors implemented it as a baseline (GeCo, Section 5.4)."""
+"""Pix2PixCM, MGCM with the networks of Pix2Pix, as implemented by GeCo's authors as a baseline (GeCo, Section 5.4)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fashiongen.methods.template_matching import TemplateMatchingMethod
 
 
 class Pix2PixCM(TemplateMatchingMethod):
-    """Ranks bottoms by their likeness to the top and to a template that a U-Net draws from the top."""
+    """Ranks bottoms by their similarity to the top and to a template that a U-Net generates from the top."""
 
     name: ClassVar[str] = "pix2pix_cm"
     generator_names: ClassVar[dict[str, str]] = GENERATOR

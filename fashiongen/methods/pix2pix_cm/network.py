@@ -1,4 +1,4 @@
-"""Pix2PixCM's generator and discriminator in pure torch; what it shares with MGCM is in `fashiongen.nn.template_matching`.
+"""Pix2PixCM's generator and discriminator in pure torch; the code shared with MGCM is in `fashiongen.nn.template_matching`.
 
 Shapes: B samples, images of S x S pixels, S a multiple of 64; w is the `width`, 64 as published.
 """
@@ -18,7 +18,7 @@ SLOPE = 0.2
 
 
 class UNet(nn.Module):
-    """An encoder-decoder with a skip into every layer of the decoder but the first, deterministic at test."""
+    """An encoder-decoder with a skip connection into every decoder layer but the first, deterministic at inference."""
 
     def __init__(self, width: int) -> None:
         """Build it with `width` channels after the first layer."""
@@ -30,7 +30,7 @@ class UNet(nn.Module):
         self.last = nn.ConvTranspose2d(2 * w, 3, kernel_size=4, stride=2, padding=1)
 
     def forward(self, tops: Tensor, keys: Sequence[Tensor] | None = None) -> Generated:
-        """Draw the template of each top; `keys`, one (B,) for each Up, draw the dropout, None drops nothing."""
+        """Generate each top's template; `keys`, one (B,) per Up, seed the dropout; None disables it."""
         features = self.first(tops)
         skips = [features]  # (B, w, S/2, S/2) to (B, 8w, S/32, S/32)
         for down in self.down:
@@ -47,7 +47,7 @@ class UNet(nn.Module):
 
 
 class PatchGAN(nn.Module):
-    """Judges patches of a bottom beside its top."""
+    """Rates patches of a pair of top and bottom."""
 
     def __init__(self, width: int) -> None:
         """Build it with `width` channels after the first layer."""

@@ -1,8 +1,8 @@
-"""The layers' names in what the authors' training code writes for Pix2PixCM (`pix2pixcm_PART_DATASET.pt` of github.com/sisinflab/GeCo)."""
+"""The layer names in the authors' files for Pix2PixCM (`pix2pixcm_PART_DATASET.pt` of github.com/sisinflab/GeCo)."""
 
 from __future__ import annotations
 
-# The authors' names of layers, and ours.
+# The authors' layer names and ours.
 GENERATOR = {"e1": "first", "d6.1": "last"}
 GENERATOR |= {f"e{place}.1": f"down.{place - 2}.norm" for place in range(2, 7)}
 GENERATOR |= {f"e{place}.2": f"down.{place - 2}.conv" for place in range(2, 7)}

@@ -1,4 +1,4 @@
-"""The parts of a Stable-Diffusion-style folder, one file a part, each loaded by itself and safely."""
+"""The parts of a Stable-Diffusion-style folder, one file per part, each loaded separately and safely."""
 
 from fashiongen.nn.parts.autoencoder import LatentCodec, load_codec
 from fashiongen.nn.parts.image_encoder import load_image_encoder

@@ -17,10 +17,10 @@ class LatentCodec(nn.Module):
     Images are (B, 3, H, W) in [-1, 1]; latents (B, C, H / factor, W / factor) of about unit variance.
 
     Attributes:
-        factor: pixels a side of one latent.
+        factor: pixels per latent along each side.
         channels: C.
         scaling: the config's `scaling_factor`.
-        shift: the config's `shift_factor` (SD3 has one), 0 where it has none.
+        shift: the config's `shift_factor` (SD3 has one), else 0.
     """
 
     def __init__(self, vae: AutoencoderKL) -> None:
@@ -39,7 +39,7 @@ class LatentCodec(nn.Module):
         return torch.cat([self.vae.encode(part).latent_dist.parameters.float() for part in parts])
 
     def mode(self, moments: Tensor) -> Tensor:
-        """Return the most likely latents under moments, (B, C, ...)."""
+        """Return the mode of the latents given their moments, (B, C, ...)."""
         return (moments.chunk(2, dim=1)[0] - self.shift) * self.scaling
 
     def encode(self, images: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class LatentCodec(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the images of latents, in [-1, 1], float32; outside autocast, since bfloat16 is coarser than grey levels."""
+        """Decode latents to float32 images in [-1, 1], outside autocast, since bfloat16 is coarser than grey levels."""
         height, width = (side * self.factor for side in latents.shape[-2:])
         parts = (latents / self.scaling + self.shift).to(self.vae.dtype).split(self._at_once(height, width))
         with torch.autocast(latents.device.type, enabled=False):
@@ -56,7 +56,7 @@ class LatentCodec(nn.Module):
 
     @staticmethod
     def _at_once(height: int, width: int) -> int:
-        """Return how many images go through the autoencoder at a time: its activations at full size are gigabytes an image."""
+        """Return how many images to process at once: full-size activations take gigabytes per image."""
         return max(1, PIXELS_AT_ONCE // (height * width))
 
 

@@ -1,4 +1,4 @@
-"""Loading one part by its `from_pretrained`, with every unfit key named in one line."""
+"""Loads one part with its `from_pretrained`, naming every missing, left over or misshapen key in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fashiongen.errors import UserError
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
-# What `from_pretrained` raises on files that are absent, damaged, of another model, or whose settings are nonsense.
+# Raised by `from_pretrained` for files that are missing, damaged, of another model, or have invalid settings.
 UNLOADABLE = (
     OSError,
     ValueError,
@@ -31,7 +31,7 @@ UNLOADABLE = (
     StrictDataclassError,
 )
 
-# What files of a whole CLIP pair hold besides the half that is loaded.
+# Keys in files of a whole CLIP pair that belong to the other half.
 OTHER_HALF = {
     "CLIPTextModel": ("vision_model.", "visual_projection.", "text_projection.", "logit_scale"),
     "CLIPVisionModelWithProjection": ("text_model.", "text_projection.", "logit_scale"),
@@ -46,17 +46,17 @@ def load_part(
     dtype: torch.dtype = torch.float32,
     **options: Any,  # noqa: ANN401  from_pretrained's own
 ) -> Any:  # noqa: ANN401  an instance of `kind`
-    """Load one part by its `from_pretrained`.
+    """Load one part with its `from_pretrained`.
 
     Args:
         kind: the diffusers or transformers class.
-        folder: a local folder or hub id, as `checkpoints.locate` returns it.
+        folder: a local folder or hub id, as returned by `checkpoints.locate`.
         subfolder: the part's folder inside it.
-        dtype: of the weights, whatever the file's; parts that are trained want float32, frozen ones may be bfloat16.
+        dtype: the weights' dtype, whatever the file's; trained parts need float32, frozen ones may be bfloat16.
         **options: passed to `from_pretrained`.
 
     Raises:
-        UserError: one line, if a file is missing or unfit, or a key is missing, left over or of another shape.
+        UserError: one line, if a file is missing or unsuitable, or a key is missing, left over or of another shape.
     """
     if subfolder is not None:
         options["subfolder"] = subfolder
@@ -64,7 +64,7 @@ def load_part(
     if is_module:
         options |= {"use_safetensors": True, "output_loading_info": True}
         if issubclass(kind, transformers.PreTrainedModel):
-            options["ignore_mismatched_sizes"] = True  # the loading info then names them, which transformers' own error does not
+            options["ignore_mismatched_sizes"] = True  # the loading info then names them; transformers' own error does not
     place = f"{folder}/{subfolder}" if subfolder else folder
     try:
         with _silenced():
@@ -73,12 +73,12 @@ def load_part(
                 loaded[0].to(dtype)  # of which diffusers warns, whatever it casts
     except UNLOADABLE as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        reason = reason.partition(". If you want")[0]  # diffusers goes on with advice for programmers
+        reason = reason.partition(". If you want")[0]  # cut off diffusers' advice for programmers
         raise UserError(f"pretrained: {place}: cannot load a {kind.__name__} from there ({reason})") from error
     if not is_module:
         return loaded
     part, info = loaded
-    # The libraries fill missing and misshapen weights with random numbers, and ignore what is left over.
+    # The libraries initialise missing and misshapen weights at random, and ignore unused ones.
     problems = {
         "lacks weights": sorted(info["missing_keys"]),
         "has weights of another shape than those": sorted(
@@ -93,13 +93,13 @@ def load_part(
 
 
 def _is_no_weight(key: str, kind: type) -> bool:
-    """Tell whether a key may be left over: the other half of a CLIP pair, or the position indices that older files hold."""
+    """Return whether a key may be left over: the other half of a CLIP pair, or the position indices in older files."""
     return key.endswith("position_ids") or key.startswith(OTHER_HALF.get(kind.__name__, ()))
 
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Hide the libraries' reports and progress bars; `load_part` says what matters of them in one line."""
+    """Hide the libraries' reports and progress bars; `load_part` summarises them in one line."""
     logs = (transformers.logging, diffusers.utils.logging)
     verbosity = [log.get_verbosity() for log in logs]
     for log in logs:
@@ -114,5 +114,5 @@ def _silenced() -> Iterator[None]:
 
 
 def freeze(module: AnyModule) -> AnyModule:
-    """Turn gradients off and evaluation mode on, and return the module."""
+    """Disable gradients, set evaluation mode, and return the module."""
     return module.requires_grad_(False).eval()

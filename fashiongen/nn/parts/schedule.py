@@ -1,4 +1,4 @@
-"""The noise schedule (`scheduler`) and the samplers over it."""
+"""The noise schedule (`scheduler`) and its samplers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fashiongen.nn.parts import loading
 
 
 def load_noise_schedule(folder: str) -> DDPMScheduler:
-    """Load the `scheduler` as the forward process (beta schedule and parametrisation as the folder says)."""
+    """Load the `scheduler` as the forward process (with the folder's beta schedule and parametrisation)."""
     return loading.load_part(DDPMScheduler, folder, "scheduler")
 
 

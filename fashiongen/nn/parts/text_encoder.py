@@ -22,7 +22,7 @@ class PromptEncoder(nn.Module):
     def forward(self, prompts: list[str]) -> Tensor:
         """Return the last hidden states of `prompts`, (len(prompts), length, C), on the encoder's device and in its dtype.
 
-        They are ordinary tensors even under inference mode, so that training may use what validation has encoded.
+        They are ordinary tensors even in inference mode, so that training can use prompts encoded in validation.
         """
         with torch.inference_mode(False), torch.no_grad():
             tokens = self.tokenizer(
@@ -35,12 +35,12 @@ def load_prompt_encoder(folder: str, dtype: torch.dtype = torch.float32) -> Prom
     """Load the `tokenizer` and `text_encoder` of a Stable-Diffusion-style folder, with weights of `dtype`.
 
     Raises:
-        UserError: as `load_part`; or if the tokenizer's vocabulary is missing, or is not the text encoder's.
+        UserError: like `load_part`; or if the tokenizer's vocabulary is missing or does not match the text encoder.
     """
     tokenizer = loading.load_part(CLIPTokenizer, folder, "tokenizer")
     text_encoder = loading.load_part(CLIPTextModel, folder, "text_encoder", dtype=dtype)
     place = f"pretrained: {folder}/tokenizer"
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes an empty one of a folder that lacks the files
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers builds an empty one if the files are missing
         raise UserError(f"{place}: cannot load a CLIPTokenizer from there (no word in it: vocab.json and merges.txt are missing)")
     known, positions = text_encoder.config.vocab_size, text_encoder.config.max_position_embeddings
     if len(tokenizer) > known or tokenizer.model_max_length > positions:
