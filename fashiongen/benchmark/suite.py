@@ -1,21 +1,21 @@
 """Suites: a YAML file that selects recipes, seeds, overlays, ablations and tests.
 
 suite: tiny                          # its name
-recipes: ../../recipes/tiny          # the folder of the recipes, relative to this file
+recipes: ../../recipes/tiny          # the folder of recipes, relative to this file
 seeds: [0]
-overlays: [bf16]                     # for every command; files of `overlays/` in that folder, beside it, or shipped
-limits: {fit: 3600, test: 600}       # seconds a node
-keys: {}                             # further keys of every command; fit_keys and test_keys for one kind
+overlays: [bf16]                     # added to every command; found in `overlays/` inside or next to that folder, or shipped
+limits: {fit: 3600, test: 600}       # seconds per node
+keys: {}                             # extra keys for every command; fit_keys and test_keys for one kind
 tests: [{}]                          # what every method is tested on; {} is the recipe's own protocol and data
-runs:                                # each may override all of the above but `recipes`; its keys are added to those above
+runs:                                # each may override all of the above except `recipes`; its keys are added to those above
   - methods: [igr, "geco*"]          # names of recipes, or patterns
-    ablations:                       # further rows: an overlay, several of them, or keys with a name
+    ablations:                       # extra rows: an overlay, a list of overlays, or named keys
       - igr-no-garmnet
       - {name: tau-0.1, keys: {model.init_args.tau: 0.1}}
     tests:
       - {protocol: strict}
       - {protocol: other, overlays: [street], data: StreetTryOn, keys: {}}
-      - {name: guidance-2.0, keys: {model.init_args.guidance_scale: 2.0}}   # a further row of the same training
+      - {name: guidance-2.0, keys: {model.init_args.guidance_scale: 2.0}}   # an extra row for the same trained model
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read_suite(path: Path) -> dict[str, Any]:
     """Read a suite and check its keys.
 
     Raises:
-        UserError: if it cannot be read, or a key is unknown, missing or of another type.
+        UserError: if the file cannot be read, or a key is unknown, missing or of the wrong type.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -89,7 +89,7 @@ def _ablation(entry: object, place: str) -> dict[str, Any]:
 
 def _checked(content: object, known: dict[str, type], place: str, required: Iterable[str] = ()) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise UserError(f"{place}: holds no keys; it may have: {', '.join(known)}")
+        raise UserError(f"{place}: has no keys; it may have: {', '.join(known)}")
     for key, value in content.items():
         if key not in known:
             raise UserError(f"{place}: unknown key {key!r}; it may have: {', '.join(known)}")
@@ -97,7 +97,7 @@ def _checked(content: object, known: dict[str, type], place: str, required: Iter
             raise UserError(f"{place}: {key}: {value!r} must be a {_WORDS[known[key]]}")
     for key in required:
         if not content.get(key):
-            raise UserError(f"{place}: lacks the key {key!r}")
+            raise UserError(f"{place}: the key {key!r} is missing")
     if not all(isinstance(name, str) for name in [*content.get("overlays", []), *content.get("methods", [])]):
         raise UserError(f"{place}: overlays and methods must be lists of names")
     return content

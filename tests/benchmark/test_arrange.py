@@ -144,14 +144,14 @@ def test_records_that_the_suite_does_not_plan_are_no_rows_and_stale_ones_say_so(
     plan(tmp_path, {"now": "k1", "before": "k2"})
     board, rows = only(tmp_path)
     assert {name: row.notes for name, row in rows.items()} == {
-        "now": [], "before": ["of other settings, data or code than the suite plans: seed 0"],
+        "now": [], "before": ["run with other settings, data or code than the suite plans: seed 0"],
     }  # fmt: skip
     assert rows["before"].cells["fid[x]"].rank == "best"
     assert board.notes == ["Its rows were run by different versions of the code."]
     found = read(tmp_path)
     assert [(node.id, node.status) for node in found.nodes if node.status != "ok"] == [("gone", "unplanned")]
     text = markdown(found)
-    assert "| gone | unplanned | not in the suite any more; its record says ok |" in text and board.notes[0] in text
+    assert "| gone | unplanned | no longer in the suite; its record says ok |" in text and board.notes[0] in text
     # A plan that has no keys, or no plan, tells nothing.
     plan(tmp_path, {"now": None})
     assert [row.notes for row in only(tmp_path)[1].values()] == [[], [], []]
@@ -240,7 +240,7 @@ def test_what_has_no_record_to_read_stands_where_the_suite_plans_it(tmp_path):
     found = read(tmp_path)
     told = {(board.task, len(board.rows)): [(node.id, node.status) for node in board.absent] for board in found.boards}
     assert told == {("vtoff", 1): [("torn", "damaged"), ("late", "waiting")], ("retrieval", 0): [("alone", "waiting")]}
-    assert "No test of it has a result." in markdown(found) and "Not here: alone, waiting" in markdown(found)
+    assert "No test has a result yet." in markdown(found) and "Not here: alone, waiting" in markdown(found)
 
 
 def test_a_figure_that_others_are_held_against_has_no_best(tmp_path):

@@ -29,7 +29,7 @@ def test_two_runners_never_share_a_folder(tmp_path, trace):
     suite = toys.write_suite(tmp_path, {"slow": {"toy": {"fit": {"steps": 100}}}})
     with other_runner(suite, tmp_path / "out") as other:
         wait_for(lambda: starts(trace), other)
-        with pytest.raises(UserError, match="another `bench run` is at work there"):
+        with pytest.raises(UserError, match="another `bench run` is using this folder"):
             toys.run(suite, tmp_path / "out")
         other.kill()
 

@@ -92,7 +92,7 @@ def test_the_script_needs_no_torch(tmp_path):
     ("prepare", "words"),
     [
         (lambda folder: None, "no such folder; `fashiongen bench run SUITE --out"),
-        (lambda folder: folder.mkdir(), r"no records there \(nodes/\*/record.json\)"),
+        (lambda folder: folder.mkdir(), r"no records \(nodes/\*/record.json\) in this folder"),
         (lambda folder: (folder.mkdir(), (folder / "suite.json").write_text("{")), "suite.json: damaged"),
     ],
 )

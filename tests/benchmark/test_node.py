@@ -34,7 +34,7 @@ def test_a_limit_and_the_seconds_go_on_with_a_training(tmp_path):
         ("torch.OutOfMemoryError: too large\n[W1] warning: a process group", "torch.OutOfMemoryError: too large"),
         ("ValueError: first\nfashiongen: data/x: no such folder", "fashiongen: data/x: no such folder"),
         ("one\nlast words\n", "last words"),
-        ("", "ended with exit status 3 and said nothing"),
+        ("", "ended with exit status 3 without a message"),
     ],
 )
 def test_the_reason_is_the_error_and_not_the_advice_after_it(tmp_path, written, reason):
@@ -48,7 +48,7 @@ def test_a_training_without_a_checkpoint_has_failed(tmp_path):
     assert run_node(job).status == "ok"
     job.key, job.resumable = "other", "last.ckpt"
     found = run_node(job)
-    assert (found.status, found.reason) == ("failed", "ended with exit status 0 and left no checkpoint last.ckpt")
+    assert (found.status, found.reason) == ("failed", "ended with exit status 0 but wrote no checkpoint last.ckpt")
 
 
 def test_what_ended_well_as_the_runner_was_stopped_counts(tmp_path):
@@ -99,7 +99,7 @@ def test_whatever_outlives_its_runner_is_ended_before_a_folder_is_used_again(tmp
         def gone(self, process):
             pass
 
-    assert run_node(job, Forgetful()).reason.startswith("ended with exit status 0 and left no record")
+    assert run_node(job, Forgetful()).reason.startswith("ended with exit status 0 but wrote no record")
     job.command = [sys.executable, "-c", "print('second')"]
     started = time.monotonic()
     run_node(job)

@@ -54,7 +54,7 @@ def test_what_is_untested_is_marked_and_a_bad_baseline_takes_no_digit(tmp_path):
     for recipe, value in (("a.yaml", 12.31), ("b.yaml", 12.34), ("white.yaml", 1212.0)):
         write_test(tmp_path, recipe, {"fid[x]": value})
     text = markdown(read(tmp_path))
-    assert "| **12.31** |" in text and "| *12.34* ? |" in text and "| 1212.00 ? |" in text and "?: that is untested" in text
+    assert "| **12.31** |" in text and "| *12.34* ? |" in text and "| 1212.00 ? |" in text and "?: not tested" in text
 
 
 def test_a_first_sample_without_a_value_leaves_the_metric_one_of_samples(tmp_path):

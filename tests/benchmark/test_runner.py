@@ -228,7 +228,7 @@ def test_a_parent_that_is_kept_of_other_settings_feeds_no_child(tmp_path, trace)
     toys.run(suite, tmp_path / "out", describe=without_gpu)
     child = records(tmp_path / "out")["test--base--seed0--toy--Toys"]
     assert child.status == "skipped" and len(starts(trace)) == begun
-    assert child.reason.startswith("its parent fit--base--seed0 cannot run here (no GPU), and its earlier result is of other settings")
+    assert child.reason.startswith("its parent fit--base--seed0 cannot run here (no GPU), and its earlier result has other settings")
 
 
 def test_a_folder_that_cannot_be_had_fails_one_node(tmp_path, trace):
