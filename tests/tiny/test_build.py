@@ -65,7 +65,7 @@ def test_a_killed_build_goes_on_and_its_weights_load(tmp_path, monkeypatch):
     mask = torch.ones(1, 1, 64, 48, dtype=torch.bool)
     batch = TryOffBatch(ids=["a"], person=torch.zeros(1, 3, 64, 48, dtype=torch.uint8), mask=mask, category=["upper"])
     assert igr.take_off(batch).shape == (1, 3, 64, 48)
-    with pytest.raises(UserError, match="holds a finished build"):
+    with pytest.raises(UserError, match="contains a finished build"):
         build(out, seed=0, plan=SMALL)
 
 
