@@ -239,7 +239,7 @@ def _empty_board(test: tuple[str, str, str], tests: list[Node], published: Seque
         rows=[],
         absent=absent,
         published=_beside(published, task, dataset),
-        notes=["No test has a result yet."],
+        notes=["No test has a result."],
     )
 
 

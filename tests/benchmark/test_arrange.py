@@ -240,7 +240,7 @@ def test_what_has_no_record_to_read_stands_where_the_suite_plans_it(tmp_path):
     found = read(tmp_path)
     told = {(board.task, len(board.rows)): [(node.id, node.status) for node in board.absent] for board in found.boards}
     assert told == {("vtoff", 1): [("torn", "damaged"), ("late", "waiting")], ("retrieval", 0): [("alone", "waiting")]}
-    assert "No test has a result yet." in markdown(found) and "Not here: alone, waiting" in markdown(found)
+    assert "No test has a result." in markdown(found) and "Not here: alone, waiting" in markdown(found)
 
 
 def test_a_figure_that_others_are_held_against_has_no_best(tmp_path):

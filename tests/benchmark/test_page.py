@@ -169,7 +169,8 @@ def test_a_number_leads_to_its_record_log_and_command(show, folder, tmp_path):
     tab.keyboard.press("Enter")
     dialog = tab.get_by_role("dialog")
     text = dialog.inner_text()
-    assert "95 % interval" in text and "over 40 samples" in text and "paired bootstrap over 40 samples. The two trained models" in text
+    assert "95 % interval" in text and "over 40 samples" in text
+    assert "paired bootstrap over 40 samples. The two trained models differ" in text
     assert "fashiongen test --config recipes/tiny/white.yaml --seed_everything 0" in text and "cpu (x86_64)" in text
     for name, content in (("record", '"method": "white"'), ("log", "what it printed"), ("values per sample", '"id": "00000_00"')):
         address = dialog.get_by_role("link", name=name).get_attribute("href")
