@@ -103,7 +103,7 @@ def test_overlay_parses_and_wins(folder, overlay, parsed):
 
 
 @pytest.mark.parametrize("given", ["--evaluate.protocol=geco-all", f"--config={RECIPES / 'tasks' / 'geco-all.yaml'}"], ids=["key", "file"])
-def test_of_two_protocols_the_metrics_are_not_mixed(given, capsys):
+def test_the_metrics_of_two_protocols_are_not_mixed(given, capsys):
     with pytest.raises(SystemExit):
         main(["test", "--config", str(RECIPES / "tiny" / "random.yaml"), given, "--print_config"])
     evaluate = yaml.safe_load(capsys.readouterr().out)["evaluate"]

@@ -35,7 +35,7 @@ def test_what_is_written_is_read(tmp_path):
     assert Record.read(tmp_path / "r.json") == record
 
 
-def test_a_key_of_later_days_is_ignored_and_a_later_schema_is_refused(tmp_path):
+def test_an_unknown_key_is_ignored_and_a_newer_schema_is_refused(tmp_path):
     record = Record(node="n", method="igr", task="", dataset="", split="", protocol="", kind="fit")
     path = tmp_path / "r.json"
     path.write_text(json.dumps({**asdict(record), "mood": "good"}))

@@ -77,7 +77,7 @@ def test_rows_are_recipes_with_their_overlays(tmp_path):
     assert set(rows) == {"recipes/tiny/igr.yaml", "igr + igr-no-garmnet", "recipes/igr.yaml"}
 
 
-def test_a_seed_counts_once_and_code_that_changed_is_told(tmp_path):
+def test_a_seed_counts_once_and_changed_code_is_noted(tmp_path):
     write_test(tmp_path, IGR, {"fid[x]": 1.0}, node="a", started="2026-01-01T00:00:00+00:00")
     write_test(tmp_path, IGR, {"fid[x]": 2.0}, node="b", started="2026-01-02T00:00:00+00:00")
     write_test(tmp_path, IGR, {"fid[x]": 4.0}, seed=1, source_sha256="99" * 32)
@@ -86,7 +86,7 @@ def test_a_seed_counts_once_and_code_that_changed_is_told(tmp_path):
     assert rows["igr"].notes == ["2 records of seed 0: the last one counts", "its seeds were run by different versions of the code"]
 
 
-def test_a_user_s_own_code_that_changed_is_told_and_libraries_are_not(tmp_path):
+def test_changed_user_code_is_noted_and_changed_libraries_are_not(tmp_path):
     for recipe, seed, versions in (("mine", 0, "source 11"), ("mine", 1, "source 22"), ("igr", 0, "2.8"), ("igr", 1, "2.9")):
         write_test(tmp_path, f"{recipe}.yaml", {"fid[x]": 1.0}, seed=seed, versions={"package": versions})
     _, rows = only(tmp_path)
@@ -178,7 +178,7 @@ def test_a_metric_that_two_records_read_the_other_way_round_is_two_columns(tmp_p
     assert [list(rows[name].cells) for name in "ab"] == [["ssim (higher is better)"], ["ssim (lower is better)"]]
 
 
-def test_a_row_finds_its_training_by_the_checkpoint_and_tells_its_parents_apart(tmp_path):
+def test_a_row_finds_its_training_and_parents_by_their_checkpoints(tmp_path):
     def left(name):
         return {"path": f"/run/{name}/last.ckpt", "sha256": name * 64}
 
@@ -193,7 +193,7 @@ def test_a_row_finds_its_training_by_the_checkpoint_and_tells_its_parents_apart(
     assert (line["fit_seconds"], line["parents_fit_seconds"]) == ("20.0", "100.0")
 
 
-def test_what_is_not_a_number_is_never_best_and_what_is_missing_is_told(tmp_path):
+def test_nan_is_never_best_and_missing_values_are_noted(tmp_path):
     write_test(tmp_path, IGR, {"ssim": None}, reason="3 of 40 predictions are not finite")
     write_test(tmp_path, "b.yaml", {"ssim": -0.2})
     for seed, values in enumerate(({"fid[x]": 1.0, "ssim": -0.3}, {"ssim": -0.3})):
@@ -230,7 +230,7 @@ def test_nodes_without_a_result_keep_their_reasons(tmp_path):
     assert "| test--method1--seed0 | killed | killed by signal 9 \\(out of memory?\\) |" in text
 
 
-def test_what_has_no_record_to_read_stands_where_the_suite_plans_it(tmp_path):
+def test_nodes_without_a_readable_record_appear_where_the_suite_plans_them(tmp_path):
     ids = {"torn": "vtoff", "late": "vtoff", "alone": "retrieval"}
     where = {"dataset": "viton_hd", "protocol": "vtoff-tiny", "kind": "test"}
     (tmp_path / "suite.json").write_text(json.dumps({"nodes": [{"id": id_, "task": task, **where} for id_, task in ids.items()]}))
@@ -243,7 +243,7 @@ def test_what_has_no_record_to_read_stands_where_the_suite_plans_it(tmp_path):
     assert "No test has a result." in markdown(found) and "Not here: alone, waiting" in markdown(found)
 
 
-def test_a_figure_that_others_are_held_against_has_no_best(tmp_path):
+def test_a_metric_without_a_direction_has_no_best(tmp_path):
     """Agreement by chance is better neither high nor low."""
     entry = {"higher_is_better": None, "ci95": None}
     for name, value in (("igr", 0.2), ("white", 0.1)):

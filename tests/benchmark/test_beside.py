@@ -49,7 +49,7 @@ def test_published_rows_stand_apart(tmp_path):
         ({"n_samples": 7, "data": {"size": "64x48"}}, ["samples 2032 (here 7)", "size 1024x768 (here 64x48)"]),
     ],
 )
-def test_published_numbers_are_compared_only_with_the_like(tmp_path, fields, words):
+def test_published_numbers_are_compared_only_under_the_same_conditions(tmp_path, fields, words):
     given = {"protocol": "vtoff-igr", "n_samples": 2032, **fields}
     write_test(tmp_path, IGR, {"ssim": 0.5}, **{**given, "data": {"size": "1024x768", **given.get("data", {})}})
     published = read_published(default_folder())
@@ -75,7 +75,7 @@ def test_published_numbers_that_cannot_be_read_are_named(tmp_path):
         read_published(tmp_path)
 
 
-def test_the_protocol_is_told_in_full(tmp_path, monkeypatch):
+def test_the_protocol_is_shown_in_full(tmp_path, monkeypatch):
     write_test(tmp_path / "run", str(ROOT / IGR), {"ssim": 0.5})
     # A name that leads out of recipes/tasks is not followed, even to a file that claims it.
     (tmp_path / "recipes" / "tasks").mkdir(parents=True)

@@ -75,7 +75,7 @@ def test_a_mistake_ends_in_one_line(tmp_path, monkeypatch, capsys, arguments, wo
 
 
 @pytest.mark.parametrize(("executor", "words"), [("local", "to do; needs nothing; no limit\n"), ("slurm", "no limit, 1 GPU\n")])
-def test_a_dry_run_lists_what_a_cluster_would_be_asked(tmp_path, monkeypatch, capfd, executor, words):
+def test_a_dry_run_lists_what_a_cluster_would_run(tmp_path, monkeypatch, capfd, executor, words):
     monkeypatch.setattr(runner, "describer", lambda render: toys.describe)
     suite = toys.write_suite(tmp_path, {"white": {"facts": {"learns": False, "accelerator": "auto", "gpus": 1}}})
     assert bench(suite, "--out", tmp_path / "out", "--dry-run", "--executor", executor, "--cpus", 3) == 0

@@ -84,13 +84,13 @@ def test_lightning_starts_its_processes_itself_in_a_slurm_job(tmp_path, trace, m
 
 
 @pytest.mark.parametrize("module", ["ray", "submitit"])
-def test_a_missing_extra_is_told_in_one_line(tmp_path, monkeypatch, module):
+def test_a_missing_extra_is_a_one_line_error(tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=r"install it with `pip install 'fashiongen\[cluster\]'`"):
         OnRay(1, None, 1, None) if module == "ray" else OnSlurm(1, tmp_path, 1, {})
 
 
-def test_no_slurm_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_missing_slurm_is_a_one_line_error(tmp_path, monkeypatch):
     pytest.importorskip("submitit", reason="the extra `cluster` is not installed")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"--executor slurm: .*run it where you can call srun"):

@@ -58,7 +58,7 @@ def test_the_first_record_that_has_headings_names_the_columns(tmp_path):
     assert [colour(line["images"][0]) for line in gallery["lines"]] == [(160, 20 * row, 95) for row in range(3)]
 
 
-def test_records_of_before_show_their_images_alone(tmp_path):
+def test_older_records_show_only_their_images(tmp_path):
     for name in "ab":
         change(write_test(tmp_path, f"{name}.yaml", {"ssim": 0.5}, images=2), gallery={})
     gallery = shown(tmp_path)

@@ -12,7 +12,7 @@ from toys import other_runner, records, starts, wait_for, what_counts, workers
 from fashiongen.errors import UserError
 
 
-def test_a_begun_training_outlives_a_run_without_its_data(tmp_path, trace):
+def test_a_started_training_survives_a_run_without_its_data(tmp_path, trace):
     recipe = {"toy": {"fit": {"steps": 40, "pause": 0.05}}}
     suite = toys.write_suite(tmp_path, {"slow": recipe})
     with other_runner(suite, tmp_path / "out") as other:
@@ -35,7 +35,7 @@ def test_two_runners_never_share_a_folder(tmp_path, trace):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_runner_that_is_told_to_stop_ends_its_children_and_goes_on_later(tmp_path, trace, number):
+def test_a_stopped_runner_ends_its_children_and_resumes_later(tmp_path, trace, number):
     suite = toys.write_suite(tmp_path, {"slow": {"toy": {"fit": {"steps": 40, "pause": 0.05}}}})
     with other_runner(suite, tmp_path / "out") as other:
         wait_for((tmp_path / "out" / "nodes" / "fit--slow--seed0" / "logs" / "toy" / "last.ckpt").exists, other)

@@ -11,7 +11,7 @@ from toys import KNOWN, bare_job
 from fashiongen.benchmark.node import Processes, finished, run_node, without_running
 
 
-def test_a_limit_and_the_seconds_go_on_with_a_training(tmp_path):
+def test_a_resumed_training_keeps_its_time_and_limit(tmp_path):
     """Three starts, of which each saves after half a second and dies: what went into the checkpoint counts."""
     code = "import os, time; time.sleep(0.5); open('last.ckpt', 'w').close(); os.kill(os.getpid(), 9)"
     job = bare_job(tmp_path, code)
@@ -51,7 +51,7 @@ def test_a_training_without_a_checkpoint_has_failed(tmp_path):
     assert (found.status, found.reason) == ("failed", "ended with exit status 0 but wrote no checkpoint last.ckpt")
 
 
-def test_what_ended_well_as_the_runner_was_stopped_counts(tmp_path):
+def test_a_success_while_the_runner_is_stopped_counts(tmp_path):
     record = json.dumps({"schema": 1, **KNOWN})
     job = bare_job(tmp_path, f"import time; open('record.json', 'w').write({record!r}); open('x', 'w'); time.sleep(0.3)")
 
@@ -63,7 +63,7 @@ def test_what_ended_well_as_the_runner_was_stopped_counts(tmp_path):
     assert finished(job, accept_stale=False) is not None
 
 
-def test_what_does_not_hold_the_lock_is_ended_too(tmp_path):
+def test_processes_without_the_lock_are_ended_too(tmp_path):
     """As further processes of one training, which the first started without handing the lock on; their leader is gone."""
     worker = "import time; time.sleep(600)"
     leader = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {worker!r}]).pid)"
@@ -90,7 +90,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_whatever_outlives_its_runner_is_ended_before_a_folder_is_used_again(tmp_path):
+def test_processes_that_outlive_their_runner_are_ended_before_a_folder_is_reused(tmp_path):
     """The lock alone, as where the kernel ends no orphans: a child that a command left behind holds it."""
     left = "import os, time\nif os.fork() == 0:\n    os.closerange(1, 3)\n    time.sleep(600)\nprint('left')"
     job = bare_job(tmp_path, left)

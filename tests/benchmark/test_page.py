@@ -123,7 +123,7 @@ def test_tabs_by_mouse_and_by_keyboard(show, folder):
     assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
-def test_published_rows_are_a_block_of_their_own_behind_a_switch(show, folder):
+def test_published_rows_are_a_separate_block_behind_a_switch(show, folder):
     tab = show(folder)
     open_tab(tab, "vtoff on viton_hd")
     switch, block = tab.get_by_role("switch"), tab.locator("[role=tabpanel]:visible section.published")
@@ -218,7 +218,7 @@ def test_the_plots_say_in_words_what_they_show(show, folder):
     assert heights["igr"] < heights["white"]
 
 
-def test_a_phone_and_a_dark_room(show, folder):
+def test_the_page_fits_a_phone_and_dark_mode(show, folder):
     tab = show(folder, width=360, height=740, color_scheme="dark", has_touch=True)
     for text in ("retrieval", "vtoff on viton_hd", "Nodes"):
         open_tab(tab, text)

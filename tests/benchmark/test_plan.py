@@ -26,7 +26,7 @@ def overlay(folder: Path, name: str, **content) -> None:
     (folder / "recipes" / "overlays" / f"{name}.yaml").write_text(json.dumps(content))
 
 
-def test_ids_and_arguments_tell_what_a_node_is(tmp_path):
+def test_ids_and_arguments_identify_a_node(tmp_path):
     overlay(tmp_path, "bf16")
     overlay(tmp_path, "no-loss")
     runs = [
@@ -86,7 +86,7 @@ def test_a_plan_is_the_same_wherever_the_suite_lies(tmp_path):
     assert [node.content for node in one.nodes] == [node.content for node in two.nodes]
 
 
-def test_a_parent_that_is_trained_otherwise_elsewhere_in_the_suite_is_told(tmp_path):
+def test_a_parent_with_other_settings_elsewhere_in_the_suite_is_an_error(tmp_path):
     recipes = {"geco": {"parents": {"cigm": "cigm"}}, "cigm": LEARNT}
     runs = [{"methods": ["cigm"], "keys": {"trainer.max_epochs": 3}}, {"methods": ["geco"], "keys": {"trainer.max_epochs": 9}}]
     with pytest.raises(UserError, match=r"run 2: geco starts from cigm, which the suite trains with other overlays or keys \(.*run 1\)"):
@@ -95,7 +95,7 @@ def test_a_parent_that_is_trained_otherwise_elsewhere_in_the_suite_is_told(tmp_p
     assert len(plan(tmp_path, recipes, runs).nodes) == 4
 
 
-def test_the_seeds_of_a_child_train_its_parent_and_test_it_no_more(tmp_path):
+def test_the_seeds_of_a_child_train_its_parent_without_testing_it(tmp_path):
     recipes = {"geco": {"parents": {"cigm": "cigm"}}, "cigm": LEARNT}
     nodes = [
         node.id for node in plan(tmp_path, recipes, [{"methods": ["cigm"], "seeds": [0]}, {"methods": ["geco"], "seeds": [0, 1]}]).nodes
@@ -129,7 +129,7 @@ def test_the_seeds_of_a_child_train_its_parent_and_test_it_no_more(tmp_path):
         ([{"methods": ["igr"]}], {"suite": "../up"}, "suite: '../up' must be letters"),
     ],
 )
-def test_what_is_wrong_with_a_suite_is_told_in_one_line(tmp_path, runs, keys, words):
+def test_mistakes_in_a_suite_are_one_line_errors(tmp_path, runs, keys, words):
     with pytest.raises(UserError, match=words) as error:
         plan(tmp_path, {"igr": LEARNT, "lost": {"parents": {"of": "nobody"}}}, runs, **keys)
     assert "suite.yaml" in str(error.value) or "lost.yaml" in str(error.value)
@@ -137,7 +137,7 @@ def test_what_is_wrong_with_a_suite_is_told_in_one_line(tmp_path, runs, keys, wo
 
 
 @pytest.mark.parametrize("content", ["[1, 2", "just a text", ""])
-def test_a_file_that_is_no_suite_is_named(tmp_path, content):
+def test_a_file_that_is_not_a_suite_is_named(tmp_path, content):
     (tmp_path / "suite.yaml").write_text(content)
     with pytest.raises(UserError, match=r"suite\.yaml"):
         make_plan(tmp_path / "suite.yaml", toys.describe)
@@ -162,7 +162,7 @@ def test_a_file_that_is_no_suite_is_named(tmp_path, content):
         ({"needs": ["mask", "pose"], "offers": None}, "fit", 0, None),
     ],
 )
-def test_what_stands_in_the_way(facts, kind, available, reason):
+def test_obstacles_are_named(facts, kind, available, reason):
     known = {"method": "M", "tasks": ["vtoff"], "dataset": "D", "offers": ["mask"]}
     assert obstacle(CommandInfo(**{**known, **facts}), kind, available) == reason
 
@@ -180,13 +180,13 @@ def test_what_stands_in_the_way(facts, kind, available, reason):
         ({"accelerator": "cpu"}, 4, 0, None),
     ],
 )
-def test_the_executor_and_not_the_planning_machine_tells_what_auto_is(tmp_path, asked, available, gpus, skipped):
+def test_the_executor_and_not_the_planning_machine_resolves_auto(tmp_path, asked, available, gpus, skipped):
     suite = toys.write_suite(tmp_path, {"igr": {"facts": asked}})
     fit, test = make_plan(suite, toys.describe, available=lambda there: available).nodes
     assert (fit.gpus, fit.skipped) == (test.gpus, test.skipped) == (gpus, skipped)
 
 
-def test_there_are_the_suites():
+def test_the_suites_exist():
     assert {path.name for path in SUITES} >= {
         "tiny-smoke.yaml",
         "tiny.yaml",
@@ -198,7 +198,7 @@ def test_there_are_the_suites():
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
-def test_suites_name_what_is_there(suite):
+def test_suites_name_only_what_exists(suite):
     """Their recipes, overlays, parents and protocols; that their keys are known is told by the command line's parser (test_facts)."""
     commands = []
 

@@ -142,7 +142,7 @@ def test_a_module_that_is_one_file_counts_wherever_it_lies(tmp_path, importable,
     assert importable("single") == found
 
 
-def test_of_an_installed_package_its_version_and_files_count(tmp_path, monkeypatch, importable):
+def test_an_installed_package_counts_by_its_version_and_files(tmp_path, monkeypatch, importable):
     site = tmp_path / "site-packages"
     write(site, plugged="")
     info = site / "plugged_methods-1.2.dist-info"
@@ -155,7 +155,7 @@ def test_of_an_installed_package_its_version_and_files_count(tmp_path, monkeypat
     assert one.startswith("source 1.2 ") and importable("plugged")["plugged"] not in (one, "source unknown")
 
 
-def test_what_counts_anyway_and_what_is_no_code_is_left_out():
+def test_known_libraries_and_non_code_files_are_left_out():
     settings = {
         "model": {"class_path": "fashiongen.methods.igr.IGR", "init_args": {"optimizer": {"class_path": "torch.optim.AdamW"}, "lr": 0.1}},
         "trainer": {"callbacks": [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"}, {"class_path": "json.JSONDecoder"}]},
@@ -164,7 +164,7 @@ def test_what_counts_anyway_and_what_is_no_code_is_left_out():
     assert own_sources(settings) == {}
 
 
-def test_an_edit_runs_again_what_it_decides_and_is_in_the_record(tmp_path, trace):
+def test_an_edit_reruns_what_depends_on_it_and_is_in_the_record(tmp_path, trace):
     def recipes(source):
         return {"white": toys.TRIVIAL, "mine": {**toys.LEARNT, "facts": {"sources": {"mine": source}}}}
 

@@ -107,7 +107,7 @@ def test_changed_source_runs_again_unless_stale_results_are_accepted(tmp_path, t
     assert len(starts(trace)) == 9
 
 
-def test_results_of_before_the_settings_key_had_its_name_are_accepted(tmp_path, trace, monkeypatch):
+def test_results_with_the_old_name_of_the_settings_key_are_accepted(tmp_path, trace, monkeypatch):
     """`node.json` called it `chain`."""
     suite = toys.write_suite(tmp_path, {"base": LEARNT})
     toys.run(suite, tmp_path / "out")
@@ -119,7 +119,7 @@ def test_results_of_before_the_settings_key_had_its_name_are_accepted(tmp_path, 
     assert "2 done" in toys.run(suite, tmp_path / "out", accept_stale=True)[1] and len(starts(trace)) == 2
 
 
-def test_four_ways_not_to_end_well(tmp_path, trace):
+def test_failed_killed_timed_out_and_skipped_nodes(tmp_path, trace):
     recipes = {
         "fine": LEARNT,
         "raises": {"toy": {"fit": {"raises": "the paint is dry"}}},
@@ -161,7 +161,7 @@ def test_four_ways_not_to_end_well(tmp_path, trace):
     assert starts(trace).count("fit--fine--seed0") == 1 and starts(trace).count("fit--dies--seed0") == 2
 
 
-def test_only_skips_are_no_failure_and_never_replace_a_result(tmp_path, trace):
+def test_skips_are_not_failures_and_never_replace_a_result(tmp_path, trace):
     suite = toys.write_suite(tmp_path, {"white": TRIVIAL})
     toys.run(suite, tmp_path / "out")
     old = records(tmp_path / "out")
@@ -206,7 +206,7 @@ def begun_training(folder: Path) -> str:
     return (folder / "one" / "out" / "nodes" / "fit--base--seed0" / "logs" / "toy" / "last.ckpt").read_text()
 
 
-def test_a_parent_that_is_kept_of_other_settings_feeds_no_child(tmp_path, trace):
+def test_a_kept_parent_with_other_settings_starts_no_child(tmp_path, trace):
     """As where it was trained on a GPU, its recipe was changed since, and there is no GPU now."""
     recipes = {"base": LEARNT, "second": {**LEARNT, "parents": {"first": "base"}}}
     suite = toys.write_suite(tmp_path, recipes)
@@ -231,7 +231,7 @@ def test_a_parent_that_is_kept_of_other_settings_feeds_no_child(tmp_path, trace)
     assert child.reason.startswith("its parent fit--base--seed0 cannot run here (no GPU), and its earlier result has other settings")
 
 
-def test_a_folder_that_cannot_be_had_fails_one_node(tmp_path, trace):
+def test_an_unusable_folder_fails_only_its_node(tmp_path, trace):
     suite = toys.write_suite(tmp_path, {"base": LEARNT, "white": TRIVIAL})
     (tmp_path / "out" / "nodes").mkdir(parents=True)
     (tmp_path / "out" / "nodes" / "fit--base--seed0").write_text("no folder")
@@ -240,7 +240,7 @@ def test_a_folder_that_cannot_be_had_fails_one_node(tmp_path, trace):
     assert status == 1 and "1 ok, 1 failed, 1 skipped" in told and "replaced" in told
 
 
-def test_what_is_moved_aside_never_lands_on_another(tmp_path, trace):
+def test_a_folder_moved_aside_never_overwrites_another(tmp_path, trace):
     """Also where an older one was taken away, and where a name looks like a pattern."""
     toys.write_suite(tmp_path, {"a[1]": TRIVIAL})
     suite = toys.write_suite(tmp_path, {}, [{"methods": ["a*"]}])

@@ -37,7 +37,7 @@ def test_a_disk_that_fills_up_at_any_moment_ends_in_one_line_and_loses_nothing(t
     assert torch.equal(torch.load(place, weights_only=True)["state_dict"]["weight"], torch.arange(3.0))
 
 
-def test_what_is_not_the_disks_fault_is_not_told_as_such(tmp_path):
+def test_other_errors_are_not_blamed_on_the_disk(tmp_path):
     with pytest.raises(RuntimeError, match="mine"):
         WholeCheckpoints().save_checkpoint({"state": Unwilling()}, tmp_path / "last.ckpt")
     assert list(tmp_path.iterdir()) == []
@@ -48,7 +48,7 @@ class Unwilling:
         raise RuntimeError("mine")
 
 
-def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
+def test_only_leftovers_of_killed_processes_are_removed(tmp_path):
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as alive:

@@ -96,7 +96,7 @@ def test_recipes_lists_what_there_is_by_name(capsys):
 
 
 @pytest.mark.parametrize("command", ["recipes", "leaderboard"])
-def test_a_reader_that_has_seen_enough_is_no_error(command, tmp_path):
+def test_a_closed_pipe_is_not_an_error(command, tmp_path):
     record = Record(node="a", method="a", task="vtoff", dataset="d", split="test", protocol="p")
     record.write(tmp_path / "nodes" / "a" / "record.json")
     args = [command, *([str(tmp_path)] if command == "leaderboard" else [])]
@@ -178,7 +178,7 @@ def test_fit_writes_its_recipe_and_a_test_leaves_it_alone(trained):
 
 
 @pytest.mark.parametrize("given", ["logs/toy/last.ckpt", "last"])
-def test_a_whole_checkpoint_is_read_safely_and_training_goes_on(given, trained):
+def test_a_full_checkpoint_is_read_safely_and_training_resumes(given, trained):
     recipe, checkpoint = trained
     before = torch.load(checkpoint, weights_only=True)
     assert before["optimizer_states"] and before["loops"] and before["callbacks"]
@@ -223,7 +223,7 @@ def test_the_record_says_what_was_run(trained, tmp_path):
     assert json.loads(Path("four.json").read_text())["protocol_sha256"] not in protocols
 
 
-def test_parents_are_handed_over_unless_a_run_goes_on(trained, monkeypatch):
+def test_parents_are_passed_on_unless_a_run_resumes(trained, monkeypatch):
     import toy
 
     recipe, checkpoint = trained
@@ -238,7 +238,7 @@ def test_parents_are_handed_over_unless_a_run_goes_on(trained, monkeypatch):
     assert len(seen) == 1
 
 
-def test_a_restartable_run_starts_from_its_parents_and_then_goes_on(trained, monkeypatch, capsys):
+def test_a_restartable_run_starts_from_its_parents_and_then_resumes(trained, monkeypatch, capsys):
     """`--ckpt_path last`, of which Lightning says that it may be set before the first run."""
     import toy
 

@@ -56,7 +56,7 @@ def test_a_full_disk_loses_no_checkpoint(world, capsys):
     assert torch.load(last, weights_only=True)["state_dict"].keys() == {"total", "count"}
 
 
-def test_an_interruption_is_told_apart(world, capsys):
+def test_an_interruption_is_distinguished(world, capsys):
     def interrupted(self, batch):
         raise KeyboardInterrupt
 

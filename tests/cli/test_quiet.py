@@ -43,7 +43,7 @@ def shown(debug):
     return [str(warning.message) for warning in seen], log.messages
 
 
-def test_what_means_nothing_is_hidden():
+def test_meaningless_warnings_are_hidden():
     assert shown(False) == (["your data are empty"], ["GPU available: False"])
 
 

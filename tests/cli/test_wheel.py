@@ -54,7 +54,7 @@ def run(site, tmp_path, monkeypatch):
     return run
 
 
-def test_it_holds_all_that_commands_read(wheel):
+def test_it_contains_everything_that_commands_read(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("recipes", "benchmarks/suites", "benchmarks/published"):
         files = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
@@ -86,7 +86,7 @@ def test_it_lists_a_suite_by_name(run, site):
     assert "fit--igr+smoke--seed0" in listing and str(site / "fashiongen" / "share" / "recipes" / "tiny" / "igr.yaml") in listing
 
 
-def test_its_types_are_seen(run, site, tmp_path):
+def test_its_types_are_exported(run, site, tmp_path):
     """Without py.typed mypy would say that the module has no stubs, and find nothing wrong."""
     pytest.importorskip("mypy", reason="mypy is of the extra `dev`")
     (tmp_path / "script.py").write_text(SCRIPT)

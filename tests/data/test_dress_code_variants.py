@@ -162,7 +162,7 @@ def test_each_category_makes_its_masks_from_what_it_has(rendered, copied):
         data("dress_code", root, "fit")
 
 
-def test_dress_code_serves_the_folders_that_are_asked_for(rendered, copied):
+def test_dress_code_reads_the_requested_folders(rendered, copied):
     root = copied("dress_code")
     shutil.rmtree(root / "dresses")
     module = data("dress_code", root, categories=("lower_body", "upper_body"))
@@ -177,7 +177,7 @@ def test_dress_code_serves_the_folders_that_are_asked_for(rendered, copied):
 @pytest.mark.parametrize(
     ("entry", "seen"), [([-1, -1, 0, -1], False), ([0, 0, 0, 0], False), ([200.0, 100.0, 0.5, 3], True), ([200.0, 100.0, 0, 3], True)]
 )
-def test_dress_codes_key_points_live_in_their_own_frame(entry, seen, copied):
+def test_dress_codes_key_points_have_their_own_frame(entry, seen, copied):
     root = copied("dress_code")
     module = data("dress_code", root)
     row = module.datasets["test"].rows[0]
@@ -236,7 +236,7 @@ def spoil_third_column(root):
         (spoil_third_column, "has the category 0 where 2 \\(dresses\\) is wanted"),
     ],
 )
-def test_a_damaged_dress_code_is_told_in_one_line(spoil, words, copied):
+def test_a_damaged_dress_code_is_a_one_line_error(spoil, words, copied):
     root = copied("dress_code")
     spoil(root)
     with pytest.raises(UserError, match=words) as error:

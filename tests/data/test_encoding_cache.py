@@ -78,7 +78,7 @@ def counting(made: dict[str, Encoding], calls: list[int]) -> dict[str, Encoding]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float16, 2**-11)])
-def test_what_is_read_is_what_the_encoder_makes(tmp_path, dtype, tolerance):
+def test_cached_values_are_the_encoders(tmp_path, dtype, tolerance):
     people, made = People(), encodings()
     assert fill(tmp_path / "cache", people, made, dtype=dtype) == {"whole": 10, "masked": 10}
     read = EncodedDataset(people, tmp_path / "cache", made)
@@ -115,7 +115,7 @@ def test_entries_of_another_type_are_refused(tmp_path, first, second):
     assert fill(tmp_path, People(count=12), made, dtype=encoding_cache.DTYPES[first]) == {"whole": 2, "masked": 2}
 
 
-def test_only_what_is_not_there_is_encoded(tmp_path):
+def test_only_missing_samples_are_encoded(tmp_path):
     people, made, calls = People(), encodings(), []
     fill(tmp_path, people, made)
     assert fill(tmp_path, people, counting(made, calls)) == {"whole": 0, "masked": 0}
@@ -197,7 +197,7 @@ def test_a_stale_cache_is_refused_with_the_remedy(tmp_path, case):
     EncodedDataset(people, folder, made)
 
 
-def test_a_image_that_changes_later_is_refused_when_it_is_read(tmp_path):
+def test_an_image_that_changes_later_is_refused_when_it_is_read(tmp_path):
     people, made = People(), encodings()
     fill(tmp_path, people, made)
     read = EncodedDataset(people, tmp_path, made)
@@ -263,7 +263,7 @@ def test_a_full_disk_ends_in_one_line_and_keeps_what_was_written(tmp_path, monke
     assert sum(fill(tmp_path, people, made).values()) == 20 - 2 * 4
 
 
-def test_what_killed_writers_left_is_swept_when_it_is_old(tmp_path):
+def test_old_leftovers_of_killed_writers_are_removed(tmp_path):
     people, made = People(), encodings()
     fill(tmp_path, people, made)
     folder = next(tmp_path.glob("whole-*"))
@@ -319,7 +319,7 @@ def right_entries(folder: Path, made: dict[str, Encoding]) -> int:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_two_writers_killed_at_ten_random_moments_leave_right_entries_alone(tmp_path, monkeypatch):
+def test_two_writers_killed_at_ten_random_moments_leave_only_right_entries(tmp_path, monkeypatch):
     """Two writers at a time on the same samples, each killed while it writes; then the rest is encoded."""
     monkeypatch.setattr(encoding_cache, "PART_BYTES", 200)  # a part of two or three samples: nearly all the time goes into writing
     made, moments, context = encodings(), random.Random(0), multiprocessing.get_context("fork")
@@ -351,7 +351,7 @@ def test_two_writers_killed_at_ten_random_moments_leave_right_entries_alone(tmp_
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_what_is_read_while_two_writers_are_at_work_is_whole(tmp_path, monkeypatch):
+def test_entries_read_while_two_writers_run_are_complete(tmp_path, monkeypatch):
     """Two processes fill the cache with the same samples in parts of some 200 kB, while this one reads whatever it finds."""
     monkeypatch.setattr(encoding_cache, "PART_BYTES", 200_000)
     eye = encodings()["whole"]

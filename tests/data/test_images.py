@@ -17,7 +17,7 @@ def gradient(height, width):
     return image
 
 
-def test_a_image_is_read_whole_and_in_rgb(tmp_path):
+def test_an_image_is_read_whole_and_in_rgb(tmp_path):
     Image.fromarray(gradient(12, 8)).save(tmp_path / "a.png")
     read = read_image(tmp_path / "a.png", (12, 8))
     assert read.dtype == torch.uint8 and read.is_contiguous()
@@ -87,7 +87,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path, content):
         read_image(tmp_path / "none.png", (8, 8))
 
 
-def test_flipped_bytes_never_raise_anything_but_a_user_error(tmp_path):
+def test_flipped_bytes_raise_only_a_user_error(tmp_path):
     generator = np.random.default_rng(0)
     for ending in ("png", "jpg"):
         path = tmp_path / f"noise.{ending}"

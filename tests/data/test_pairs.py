@@ -65,7 +65,7 @@ def test_queries_and_catalogue_fit_each_other(world):
             assert positive not in others
 
 
-def test_the_worlds_pairs_follow_its_rule_but_for_the_noise(world):
+def test_the_worlds_pairs_follow_its_rule_except_for_the_noise(world):
     root = world[1]
     truth = {item["id"]: item["attributes"] for item in map(json.loads, (root / "wardrobe_truth.jsonl").read_text().splitlines())}
     data = read(world)
@@ -109,7 +109,7 @@ def folder(tmp_path, text="tshirt,positive_pant\n1,2\n3,4\n", images=("1", "2", 
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpeg", ".jpg"])
-def test_images_of_any_ending_are_found(tmp_path, ending):
+def test_images_with_any_suffix_are_found(tmp_path, ending):
     data = folder(tmp_path, ending=ending)
     data.setup("fit")
     assert len(list(data.train_dataloader())) == 2
@@ -132,7 +132,7 @@ def test_windows_lists_with_blank_lines_are_read(tmp_path):
         ("tshirt,positive_pant\n1,\n", "line 2: '' is no id"),
     ],
 )
-def test_damaged_lists_are_told_in_one_line(tmp_path, text, told):
+def test_damaged_lists_are_one_line_errors(tmp_path, text, told):
     data = folder(tmp_path, text)
     with pytest.raises(UserError, match=told) as error:
         data.setup("fit")

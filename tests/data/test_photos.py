@@ -39,7 +39,7 @@ def red(sample):
     return (sample.person[0, 0].int() - sample.person[0, 1].int()) > 100
 
 
-def test_a_box_is_the_mask_and_its_line_tells_the_category(tmp_path):
+def test_a_box_is_the_mask_and_its_line_gives_the_category(tmp_path):
     photo(tmp_path / "a.png", garment=(10, 20, 30, 50))
     photo(tmp_path / "b.jpg")
     (tmp_path / ".hidden.jpg").write_text("")
@@ -55,7 +55,7 @@ def test_a_box_is_the_mask_and_its_line_tells_the_category(tmp_path):
     assert a.garment is None and a.parse is None
 
 
-def test_a_mask_beside_the_photo_serves_as_well(tmp_path):
+def test_a_mask_next_to_the_photo_works_as_well(tmp_path):
     photo(tmp_path / "a.png", garment=(12, 20, 30, 50))
     mask = Image.new("L", (48, 64))
     mask.paste(255, (12, 20, 30, 50))
@@ -154,7 +154,7 @@ def test_a_box_that_reaches_out_is_clipped(tmp_path):
     assert samples(tmp_path)[0].mask[0, 0].nonzero().amax(dim=0).tolist() == [9, 47]
 
 
-def test_a_box_too_small_to_be_seen_is_told(tmp_path):
+def test_a_too_small_box_is_an_error(tmp_path):
     photo(tmp_path / "a.png", 960, 1280)
     boxes(tmp_path, "a.png,9,9,10,10,")
     with pytest.raises(UserError, match=r"the box of \S*a\.png marks less than a pixel at 64x48: enlarge it"):
@@ -179,7 +179,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_in_boxes_are_told_with_their_line(mistake, tmp_path):
+def test_mistakes_in_boxes_are_errors_with_their_line(mistake, tmp_path):
     lines, words = MISTAKES[mistake]
     photo(tmp_path / "a.png")
     boxes(tmp_path, *lines)
@@ -188,7 +188,7 @@ def test_mistakes_in_boxes_are_told_with_their_line(mistake, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_files_that_are_no_table_of_boxes(tmp_path):
+def test_files_that_are_not_a_table_of_boxes(tmp_path):
     photo(tmp_path / "a.png")
     boxes(tmp_path, "a.png;1;2;3;4", header="name;left;top;right;bottom")
     with pytest.raises(UserError, match=r"boxes\.csv: has no column name, left"):
@@ -200,7 +200,7 @@ def test_files_that_are_no_table_of_boxes(tmp_path):
     assert samples(tmp_path)[0].mask.sum() == 4
 
 
-def test_folders_and_settings_that_cannot_be(tmp_path):
+def test_impossible_folders_and_settings_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         samples(tmp_path / "absent")
     with pytest.raises(UserError, match="holds no photo"):

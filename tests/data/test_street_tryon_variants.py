@@ -68,7 +68,7 @@ def test_street_tryon(variant, rendered, copied):
     assert len(module.fingerprint()) == 64
 
 
-def test_the_pair_files_tell_nothing_of_training_people_of_the_same_number(copied):
+def test_the_pair_files_do_not_match_training_people_with_the_same_number(copied):
     """DeepFashion2 numbers the photos of each half from 1; the pair files are of the test half."""
     root = copied("street_tryon")
     trained = (root / "annotations" / "train_image_list.txt").read_text().split()[0]
@@ -78,7 +78,7 @@ def test_the_pair_files_tell_nothing_of_training_people_of_the_same_number(copie
     assert {row.category for row in module.listing("test").rows} == {"upper", "full"}
 
 
-def test_a_pair_file_of_nobody_is_told_as_that(copied):
+def test_an_empty_pair_file_is_an_error(copied):
     root = copied("street_tryon")
     rewrite(root, "annotations/street2street_test_pairs_top.csv", lambda text: text.splitlines()[0] + "\n")
     with pytest.raises(UserError, match=r"street2street_test_pairs_top\.csv: no sample is listed there"):
@@ -115,7 +115,7 @@ def test_shop_pairs_have_viton_hds_garments(rendered, tmp_path):
         ("a.txt", "g.jpg p.jpg\nh.jpg\tq.jpg\n"),
     ],
 )
-def test_pair_files_with_and_without_header(name, content, tmp_path):
+def test_pair_files_with_and_without_a_header_are_read(name, content, tmp_path):
     (tmp_path / name).write_text(content)
     assert read_csv_pairs(tmp_path / name) == [("g.jpg", "p.jpg"), ("h.jpg", "q.jpg")]
 
@@ -180,7 +180,7 @@ def climb(root):
         (shutil.rmtree, r"validation_image_list\.txt is missing: data\.root must be"),
     ],
 )
-def test_a_damaged_street_tryon_is_told_in_one_line(spoil, words, copied):
+def test_a_damaged_street_tryon_is_a_one_line_error(spoil, words, copied):
     root = copied("street_tryon")
     spoil(root)
     with pytest.raises(UserError, match=words) as error:

@@ -60,7 +60,7 @@ def test_a_mask_that_marks_nothing_is_refused_not_taken_for_the_whole_image(layo
 
 @pytest.mark.parametrize("layout", READERS)
 @pytest.mark.parametrize("content", ["", "\n \n"])
-def test_an_empty_list_is_told_as_that(layout, content, copied):
+def test_an_empty_list_is_an_error(layout, content, copied):
     root = copied(layout)
     lists = {
         "viton_hd": "test_pairs.txt",

@@ -107,7 +107,7 @@ def test_any_batch_of_a_person_can_be_reframed(rendered, other_tasks):
 
 @pytest.mark.parametrize("layout", READERS)
 @pytest.mark.parametrize("quality", [False, True])
-def test_a_dataset_class_of_ones_own_is_used(layout, quality, rendered, tmp_path):
+def test_a_users_own_dataset_class_is_used(layout, quality, rendered, tmp_path):
     """VITON-HD built its own class whatever `dataset_class` said."""
 
     class Dark(READERS[layout].dataset_class):
@@ -141,7 +141,7 @@ def test_a_dataset_of_another_package_is_known_once_it_is_imported():
         Elsewhere.layout = ""  # it lives on as long as anything refers to it
 
 
-def test_the_least_that_a_dataset_says_of_itself():
+def test_a_minimal_dataset_works():
     class Numbers(FashionData):
         name, split, task, eval_batch_size = "numbers", "test", "vtoff", 1
 

@@ -138,7 +138,7 @@ def test_the_clean_split_leaves_out_what_the_file_names_and_says_so(rendered, tm
     assert data("viton_hd", root, duplicates=listed).fingerprint() != data("viton_hd", root).fingerprint()
 
 
-def test_a_clean_split_needs_not_the_files_that_tryoffdiffs_script_deletes(copied, tmp_path):
+def test_a_clean_split_does_not_need_the_files_that_tryoffdiffs_script_deletes(copied, tmp_path):
     root = copied("viton_hd")
     for folder in ("cloth", "image"):
         (root / "test" / folder / "00015_00.jpg").unlink()

@@ -23,7 +23,7 @@ from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.records import source_sha256
 
 
-def test_the_record_tells_what_was_measured_and_how(tmp_path, monkeypatch):
+def test_the_record_states_what_was_measured_and_how(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["fashiongen", "test", "--evaluate.out", "a b.json"])
     evaluate, method = judge(tmp_path)
     record = json.loads((tmp_path / "out.json").read_text())
@@ -64,7 +64,7 @@ def test_data_that_do_not_say_their_task_are_refused(tmp_path):
         judge(tmp_path, data=Nameless())
 
 
-def test_the_record_tells_the_embedded_world_from_the_data_set_of_its_name(tmp_path):
+def test_the_record_distinguishes_the_embedded_world_from_the_real_dataset(tmp_path):
     data = Gallery()
     data.embedded = True
     judge(tmp_path, data=data)
@@ -96,7 +96,7 @@ UNWRITABLE = {
 
 
 @pytest.mark.parametrize("case", UNWRITABLE)
-def test_a_record_that_cannot_be_written_is_told_before_any_sampling(tmp_path, case):
+def test_an_unwritable_record_is_an_error_before_any_sampling(tmp_path, case):
     out, place, make, words = UNWRITABLE[case]
     make(tmp_path / place)
     method = Copier()
@@ -106,7 +106,7 @@ def test_a_record_that_cannot_be_written_is_told_before_any_sampling(tmp_path, c
     assert [path.name for path in tmp_path.iterdir()] == [place]
 
 
-def test_a_folder_without_the_right_to_write_is_told_before_any_sampling(tmp_path, monkeypatch):
+def test_a_read_only_folder_is_an_error_before_any_sampling(tmp_path, monkeypatch):
     def denied(*args, **options):  # the superuser, who may run the tests, is denied nothing
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -148,7 +148,7 @@ def test_two_processes_give_the_numbers_and_files_of_one(tmp_path):
     assert len(list((tmp_path / "all").iterdir())) == N
 
 
-def test_a_second_test_starts_anew_and_replaces_the_record(tmp_path):
+def test_a_second_test_starts_fresh_and_replaces_the_record(tmp_path):
     fresh, _ = judge(tmp_path, data=Gallery(count=3))
     evaluate = Evaluate(metrics=metrics(), out=str(tmp_path / "out.json"))
     for count in (N, 3):
@@ -159,7 +159,7 @@ def test_a_second_test_starts_anew_and_replaces_the_record(tmp_path):
     assert record["metrics"] == fresh.results
 
 
-def test_metrics_are_no_part_of_the_method(tmp_path):
+def test_metrics_are_not_part_of_the_method(tmp_path):
     evaluate = Evaluate(metrics=metrics())
     keeper = ModelCheckpoint(tmp_path, filename="kept")
     method = Copier()
@@ -227,7 +227,7 @@ def test_predictions_that_are_not_finite_are_counted_and_never_averaged_away(tmp
     assert math.isnan(evaluate.results["gap"]["value"])
 
 
-def test_samples_that_were_judged_twice_are_told(tmp_path):
+def test_duplicate_samples_are_reported(tmp_path):
     data = Gallery()
     data.samples.append(data.samples[0])
     judge(tmp_path, data=data)
@@ -244,7 +244,7 @@ def test_samples_without_a_value_are_left_out_of_the_interval(tmp_path):
     assert [row["id"] for row in rows if row["inside[tiny]"] is None] == data.samples[2].ids
 
 
-def test_a_image_of_another_size_is_refused(tmp_path):
+def test_an_image_of_another_size_is_refused(tmp_path):
     class Small(Copier):
         def take_off(self, batch):
             return super().take_off(batch)[..., 1:, :]

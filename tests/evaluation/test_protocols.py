@@ -76,7 +76,7 @@ def test_a_protocol_without_its_weights_ends_in_one_line_before_any_sampling(rec
     assert error[-1].startswith("fashiongen: alex: its weights are not at") and "alexnet-owt-7be5be79.pth" in error[-1]
 
 
-def test_the_street_protocol_runs_on_street_photos_against_another_data_set_s_garments(tmp_path, monkeypatch, cache):
+def test_the_street_protocol_runs_on_street_photos_against_the_garments_of_another_dataset(tmp_path, monkeypatch, cache):
     """The file as it stands, but for the size and the published networks, which are replaced by tiny ones."""
     monkeypatch.chdir(tmp_path)
     _, protocol = read("vtoff-igr-street")

@@ -87,7 +87,7 @@ def mean_colour(images, field):
     return torch.cat([getattr(images[index], field) for index in range(len(images))]).double().mean(dim=(0, 2, 3)) / 255
 
 
-def test_predictions_are_held_against_the_other_set(tmp_path):
+def test_predictions_are_compared_with_the_other_set(tmp_path):
     street, shop = Street(5), Shop(9)
     _, record = judge(tmp_path, street, reference=Reference(data=shop))
     expected = (mean_colour(street.images, "person") - mean_colour(shop.images, "garment")).norm().item()
@@ -218,7 +218,7 @@ def test_the_images_are_those_of_the_samples(workers, folders):
             assert torch.equal(given(VITONHD(**settings), split, field), expected)
 
 
-def test_a_reference_that_cannot_be_read_is_told(folders, tmp_path):
+def test_an_unreadable_reference_is_an_error(folders, tmp_path):
     settings = {"size": SIZE, "num_workers": 2, "validation": 0, "eval_batch_size": 2}
     root = shutil.copytree(folders / "garments", tmp_path / "garments")
     data = VITONHD(root=str(root), **settings)
@@ -237,7 +237,7 @@ def test_a_reference_that_cannot_be_read_is_told(folders, tmp_path):
         given(data, "val")
 
 
-def test_every_layout_s_garments_or_people_serve(tmp_path):
+def test_the_garments_or_people_of_every_layout_can_be_the_reference(tmp_path):
     settings = {"size": SIZE, "num_workers": 0, "validation": 0}
     shops = write_dress_code(tmp_path / "dress_code", people=12, size=SIZE, seed=0, test_fraction=0.5, workers=1)
     whole = DressCode(root=str(shops), **settings)

@@ -77,7 +77,7 @@ def test_the_targets_are_hidden(build):
 
 
 @pytest.mark.parametrize("build", [cigm, geco], ids=["cigm", "geco"])
-def test_images_of_another_size_are_resized_and_absent_ones_told(build):
+def test_images_of_another_size_are_resized_and_missing_ones_are_an_error(build):
     method, batch = build().eval(), pairs(size=24)
     assert method.draw_template(queries(batch)).shape == (6, 3, 16, 16)
     assert method.embed_candidate(candidates(batch)).shape[0] == 6
@@ -180,7 +180,7 @@ def test_the_generator_is_frozen_and_stays_as_in_inference(parent):
 
 
 @pytest.mark.parametrize(("variant", "classifier"), [("paper", False), ("code", True)])
-def test_exactly_the_network_is_trained(variant, classifier):
+def test_only_the_network_is_trained(variant, classifier):
     method = geco(variant=variant).train()
     method.log_dict = lambda *_, **__: None
     method.training_step(pairs(), 0).backward()

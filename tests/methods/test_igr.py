@@ -90,7 +90,7 @@ def paper_noise(igr, batch, latents, timestep, null):
 
 
 @torch.no_grad()
-def test_kept_references_give_the_images_of_the_paper_written_out(igr, people):
+def test_cached_references_give_the_images_of_the_papers_equations(igr, people):
     """Keys and values kept over the steps, half the queries, both halves of guidance in one pass: against none of that."""
     key = noise.keys(people.ids, 0, "sample", 0, 0)
     latents = noise.normal(key, (4, 16, 12))
@@ -154,7 +154,7 @@ def test_min_snr_weighs_each_sample_by_its_noise(igr, people, monkeypatch):
 
 
 @torch.no_grad()
-def test_every_sample_draws_a_noise_and_a_timestep_of_its_own(igr, people, monkeypatch):
+def test_every_sample_draws_its_own_noise_and_timestep(igr, people, monkeypatch):
     drawn, add_noise = [], igr.schedule.add_noise
     monkeypatch.setattr(igr.schedule, "add_noise", lambda *args: (drawn.append(args[1:]), add_noise(*args))[1])
     for batch in (people, people.select([4, 2])):
@@ -366,7 +366,7 @@ def test_workers_and_batch_size_change_no_image(igr, world):
     assert (to_uint8(one_by_one).int() - to_uint8(by_workers).int()).abs().max() <= 1
 
 
-def test_kept_encodings_change_nothing_but_the_work(people, monkeypatch):
+def test_cached_encodings_change_only_the_speed(people, monkeypatch):
     losses, calls = [], []
     for keep in (False, True):
         torch.manual_seed(0)

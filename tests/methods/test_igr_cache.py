@@ -36,7 +36,7 @@ def batches(igr, world, folder, dtype=torch.float32):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-3)])
-def test_a_step_on_kept_encodings_has_the_same_loss_and_runs_no_frozen_encoder(igr, world, tmp_path, dtype, tolerance):
+def test_a_step_on_cached_encodings_has_the_same_loss_and_runs_no_frozen_encoder(igr, world, tmp_path, dtype, tolerance):
     plain, kept = batches(igr, world, tmp_path, dtype)
     igr.train()
     expected = igr.denoising_loss(plain, ("train", 3), 0.5)
@@ -52,7 +52,7 @@ def test_a_step_on_kept_encodings_has_the_same_loss_and_runs_no_frozen_encoder(i
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=0)
 
 
-def test_a_step_in_mixed_precision_sees_what_was_kept(igr, world, tmp_path):
+def test_a_step_in_mixed_precision_gets_the_cached_values(igr, world, tmp_path):
     plain, kept = batches(igr, world, tmp_path)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for kind in ("garment", "person", "image"):
@@ -62,14 +62,14 @@ def test_a_step_in_mixed_precision_sees_what_was_kept(igr, world, tmp_path):
 
 
 @torch.no_grad()
-def test_what_is_judged_takes_nothing_from_the_cache(igr, world, tmp_path):
+def test_evaluation_does_not_use_the_cache(igr, world, tmp_path):
     plain, kept = batches(igr, world, tmp_path)
     igr.eval()
     poisoned = replace(kept, encoded={kind: torch.full_like(value, torch.nan) for kind, value in kept.encoded.items()})
     assert torch.equal(tasks.run(igr, poisoned), tasks.run(igr, plain))
 
 
-def test_kept_encodings_serve_a_model_in_bfloat16(igr, world, tmp_path):
+def test_cached_encodings_work_for_a_model_in_bfloat16(igr, world, tmp_path):
     plain, kept = batches(igr, world, tmp_path)
     torch.manual_seed(0)
     low = IGR().bfloat16()  # as DeepSpeed does it

@@ -296,7 +296,7 @@ def test_absent_weights_give_one_line_that_says_which_and_where(metric, words, e
     assert "\n" not in str(error.value)
 
 
-def test_the_record_hears_which_file_it_was_and_that_it_is_not_the_published_one(torch_home, tmp_path, monkeypatch):
+def test_the_record_names_the_file_and_that_it_is_not_the_published_one(torch_home, tmp_path, monkeypatch):
     import hashlib
 
     metric = LPIPS("alex")

@@ -51,7 +51,7 @@ def test_frozen_parts_may_be_bfloat16():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_loading_tells_nothing(dtype):
+def test_loading_prints_nothing(dtype):
     """Of diffusers' warning against a cast by `to`, above all."""
     told = []
     handler = logging.Handler()

@@ -53,7 +53,7 @@ def test_a_key_is_the_content_with_the_name_and_an_untouched_file_is_not_read_ag
             assert store.key(moved) == key
 
 
-def test_a_killed_writer_leaves_no_row_without_a_image(tmp_path, images):
+def test_a_killed_writer_leaves_no_row_without_an_image(tmp_path, images):
     folder = tmp_path / "store"
     with Store(folder) as store:
         keys = [store.key(path) for path in images]
@@ -66,7 +66,7 @@ def test_a_killed_writer_leaves_no_row_without_a_image(tmp_path, images):
     assert block[:, 0].tolist() == [1.0, 2.0, 2.0]
 
 
-def test_what_is_damaged_is_told(tmp_path, images):
+def test_damage_is_reported(tmp_path, images):
     folder = tmp_path / "store"
     with Store(folder) as store:
         with pytest.raises(UserError, match="numbers that are not finite"):

@@ -134,7 +134,7 @@ def test_equal_candidates_have_equal_scores_however_many_queries_there_are(count
     assert (scores == scores[:, :1]).all()
 
 
-def test_what_a_method_does_wrong_is_never_hidden(root):
+def test_errors_of_a_method_are_never_hidden(root):
     values, _ = judged(Broken(), root)
     assert all(math.isnan(value) for value in values.values())
     with pytest.raises(TypeError, match=r"score must return \(B, C\)"):
@@ -146,6 +146,6 @@ class NoRanker(Method):
         return batch.person
 
 
-def test_a_method_that_cannot_rank_is_told_what_it_can_do(root):
+def test_a_method_that_cannot_rank_is_refused_with_the_tasks_it_supports(root):
     with pytest.raises(UserError, match=r"NoRanker cannot do it; it can do: vtoff"):
         judged(NoRanker(), root)

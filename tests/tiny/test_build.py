@@ -38,7 +38,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.slow
-def test_a_killed_build_goes_on_and_its_weights_load(tmp_path, monkeypatch):
+def test_a_killed_build_resumes_and_its_weights_load(tmp_path, monkeypatch):
     out = tmp_path / "weights"
 
     def killed(self):
@@ -69,7 +69,7 @@ def test_a_killed_build_goes_on_and_its_weights_load(tmp_path, monkeypatch):
         build(out, seed=0, plan=SMALL)
 
 
-def test_training_goes_on_where_it_was_killed(tmp_path):
+def test_training_resumes_where_it_was_killed(tmp_path):
     """The weights of a run that is killed and resumed are those of an unbroken one."""
 
     def run(folder, killed_at=None):
