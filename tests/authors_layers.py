@@ -1,4 +1,4 @@
-"""State dicts in the layouts of GeCo's authors' code, and their layers by hand: what the published loaders are held to."""
+"""State dicts in the layouts of GeCo's authors' code, and their layers written by hand: references for the published loaders."""
 
 import torch
 from torch.nn.functional import batch_norm, conv2d, conv_transpose2d

@@ -1,4 +1,4 @@
-"""A folder as `fashiongen bench run` leaves it, written by the tests of the leaderboard: values of a real run's size, small images."""
+"""Writes a folder like `fashiongen bench run`, for the tests of the leaderboard: realistic values, small images."""
 
 import json
 from pathlib import Path

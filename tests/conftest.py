@@ -1,4 +1,4 @@
-"""What all tests share: no network, one thread, a cache of their own, fixed seeds; and which test files start first."""
+"""Set-up of all tests: no network, one thread, a separate cache, fixed seeds; and the order of the test files."""
 
 import os
 import random
@@ -16,7 +16,7 @@ MOST_WORKERS = 4
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # before anything imports these libraries
 
-# With -n the workers run the tests; the process that hands them out needs no torch, and they start the sooner.
+# With -n the workers run the tests; the main process needs no torch, and so they start sooner.
 if "PYTEST_XDIST_WORKER" in os.environ or not any(argument.startswith(("-n", "--numprocesses")) for argument in sys.argv):
     import lightning.pytorch  # noqa: F401  here, since its log handler keeps the stderr of the moment of its import: a test's would be closed
     import torch

@@ -1,4 +1,4 @@
-"""What every method must keep, whatever its task: it never sees its target, and a sample's result does not depend on its neighbours."""
+"""The contract of every method, for any task: it never sees its target, and a sample's result does not depend on its batch."""
 
 import inspect
 from contextlib import suppress
@@ -71,7 +71,7 @@ def equal(first: object, second: object) -> bool:
 
 @torch.no_grad()
 def check_contract(recipe: Path, data: FashionData) -> None:
-    """Hold the method of a recipe to the contract on the first test samples of `data`."""
+    """Check the contract for a recipe's method on the first test samples of `data`."""
     task = tasks.find(data.task)()
     method = trained(recipe, data)
     assert task.name in tasks.supported(method)

@@ -1,4 +1,4 @@
-"""What every DataModule promises. A test class inherits `DataContract` and gives the fixture `make`; nothing else is needed."""
+"""The contract of every DataModule. A test class inherits `DataContract` and provides the fixture `make`."""
 
 import json
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""A toy dataset, method and metrics, for tests of what judges and writes."""
+"""A toy dataset, method and metrics, for tests of evaluation and prediction."""
 
 import lightning.pytorch as L
 import torch

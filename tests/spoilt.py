@@ -1,4 +1,4 @@
-"""A rendered folder in VITON-HD's layout that tests spoil in one place, and what must then happen, through the command line."""
+"""A rendered folder in VITON-HD's layout that tests damage in one place, and the expected result of the command line."""
 
 import builtins
 import errno

@@ -46,7 +46,7 @@ def named(entry) -> str:
 
 
 def test_there_are_commands():
-    """Else the tests below would pass for want of anything to test."""
+    """Otherwise the tests below would pass with nothing to test."""
     assert {arguments[0] for _, arguments in COMMANDS} >= {
         *TRAINER_COMMANDS,
         "recipes",

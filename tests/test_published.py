@@ -1,4 +1,4 @@
-"""The papers' numbers under benchmarks/published: their schema, and, where the papers' texts are present, every digit in its place."""
+"""The papers' numbers under benchmarks/published: their schema and, where the papers' texts are present, every digit."""
 
 import functools
 import re

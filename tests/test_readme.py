@@ -1,4 +1,4 @@
-"""README.md, .ci/run and what both speak of stay together."""
+"""README.md, .ci/run and the files they mention are consistent."""
 
 import re
 import subprocess

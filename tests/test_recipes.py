@@ -1,4 +1,4 @@
-"""Every recipe and overlay parses, and every tiny recipe runs, by the true command line."""
+"""Every recipe and overlay parses, and every tiny recipe runs, with the real command line."""
 
 import importlib
 import io
@@ -51,7 +51,7 @@ def parsed():
 
 
 def test_there_are_recipes():
-    """Else the tests below would pass for want of anything to test."""
+    """Otherwise the tests below would pass with nothing to test."""
     assert len(FULL) >= 1 and len(TINY) >= 1 and len(TASKS) >= 1
     assert {path.name for path in OVERLAYS} >= {"zero2.yaml", "zero2-offload.yaml", "ddp.yaml", "bf16.yaml", "smoke.yaml"}
     assert {path.parent for path in RECIPES.rglob("*.yaml")} == {RECIPES, RECIPES / "tiny", RECIPES / "overlays", RECIPES / "tasks"}

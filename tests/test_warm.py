@@ -1,4 +1,4 @@
-"""What the other tests stand on: warm processes end as true ones do, and the files that start first are there."""
+"""The helpers of the other tests: warm processes end like real ones, and the files that start first exist."""
 
 import os
 import signal

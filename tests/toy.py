@@ -1,4 +1,4 @@
-"""A method and a dataset as small as they can be, for tests of what surrounds methods."""
+"""A minimal method and dataset, for tests of the code around methods."""
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable

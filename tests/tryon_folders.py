@@ -1,4 +1,4 @@
-"""Rendered folders of the try-on layouts: reading them, and changing them into the variants that are met in the wild."""
+"""Rendered folders of the try-on layouts: reading them, and changing them into the variants found in practice."""
 
 import shutil
 

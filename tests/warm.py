@@ -1,4 +1,4 @@
-"""The command line in processes of their own that import nothing: each is forked from one that has imported torch and Lightning once.
+"""The command line in separate processes without import time: each is forked from a server that has imported torch and Lightning once.
 
     command = Command(["fit", "--config", recipe], cwd=folder)
     assert command.wait() == 0, command.output()

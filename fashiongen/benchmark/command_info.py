@@ -74,7 +74,7 @@ def obstacle(info: CommandInfo, kind: str, available: int | None) -> str | None:
         available: how many GPUs a node may have; None where only a cluster's scheduler knows.
     """
     if kind == "test" and info.task not in info.tasks:
-        return f"{info.method} cannot do {info.task}; it can do: {', '.join(info.tasks) or 'no task'}"
+        return f"{info.method} does not support {info.task}; it supports: {', '.join(info.tasks) or 'no task'}"
     if info.deepspeed and info.n_optimizers > 1:
         return f"DeepSpeed takes one optimizer and {info.method} has {info.n_optimizers}"
     if info.deepspeed and (info.accelerator != "cuda" or available == 0):

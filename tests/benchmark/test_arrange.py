@@ -1,4 +1,4 @@
-"""What shares a column, what is a row, and what is best."""
+"""Arranging records: columns, rows, and the best values."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What stands beside a board's own numbers: the published ones, and the protocol in full."""
+"""What is shown next to a board's own numbers: the published ones, and the protocol in full."""
 
 import json
 from dataclasses import replace

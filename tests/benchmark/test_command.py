@@ -1,4 +1,4 @@
-"""`fashiongen bench run` as a user types it, on true trainings."""
+"""`fashiongen bench run` as a user types it, on real trainings."""
 
 import json
 import os

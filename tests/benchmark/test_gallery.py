@@ -1,4 +1,4 @@
-"""The gallery: the same samples by every row, beside what their records show of them."""
+"""The gallery: the same samples for every row, next to the records' inputs and ground truth."""
 
 import base64
 import io

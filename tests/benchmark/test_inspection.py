@@ -1,4 +1,4 @@
-"""What a plan is told of true recipes, methods and data."""
+"""Inspecting real recipes, methods and data for a plan."""
 
 import shutil
 from pathlib import Path
@@ -97,7 +97,7 @@ SUITES = sorted((ROOT / "benchmarks" / "suites").glob("*.yaml"))
     "suite", [pytest.param(path, id=path.stem, marks=[] if path.stem == "paper-igr" else pytest.mark.slow) for path in SUITES]
 )
 def test_every_suite_can_be_planned_where_there_are_no_data(suite, tmp_path, monkeypatch):
-    """What is not there is a reason to skip a node, never an end of the suite."""
+    """Missing data are a reason to skip a node, never an error of the suite."""
     monkeypatch.chdir(tmp_path)
 
     def describe(commands):
@@ -115,7 +115,7 @@ def test_the_reference_images_of_a_protocol_are_identified_too(cache, tmp_path, 
     street = ["--data.class_path", "fashiongen.data.StreetTryOn", "--data.init_args.root", "data/street_tryon"]
     command = ["test", "--config", ROOT / "recipes" / "igr.yaml", "--evaluate.protocol", "vtoff-igr-street", *street]
     (found,) = facts(command)
-    assert found.offers and "data/viton_hd: no such folder" in found.problem  # the data are there, what they are held against is not
+    assert found.offers and "data/viton_hd: no such folder" in found.problem  # the data exist, the reference does not
     write_viton_hd(tmp_path / "data" / "viton_hd", people=4, size=(64, 48), seed=0, test_fraction=0.5, workers=1)
     (found,) = facts(command)
     assert found.offers and found.problem is None

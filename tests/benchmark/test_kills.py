@@ -1,4 +1,4 @@
-"""Runners that are stopped or killed, and what goes on after them."""
+"""Runners that are stopped or killed, and how the next run resumes."""
 
 import random
 import signal

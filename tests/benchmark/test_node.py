@@ -1,4 +1,4 @@
-"""One node: its time, its reason, its lock."""
+"""Running one node: its time, its failure reason, its lock."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Each row compared with the best of its column over the same samples."""
+"""Paired comparisons of each row with the best of its column."""
 
 import json
 

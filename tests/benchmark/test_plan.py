@@ -1,4 +1,4 @@
-"""Suites become graphs, and what is wrong with a suite is told in one line."""
+"""Suites become graphs, and mistakes in a suite are one-line errors."""
 
 import json
 from pathlib import Path
@@ -149,7 +149,7 @@ def test_a_file_that_is_not_a_suite_is_named(tmp_path, content):
     ("facts", "kind", "available", "reason"),
     [
         ({}, "fit", 0, None),
-        ({"task": "vton"}, "test", 0, "M cannot do vton; it can do: vtoff"),
+        ({"task": "vton"}, "test", 0, "M does not support vton; it supports: vtoff"),
         ({"task": "vtoff"}, "test", 0, None),
         ({"deepspeed": True, "n_optimizers": 2, "accelerator": "cuda", "gpus": 1}, "fit", 1, "DeepSpeed takes one optimizer and M has 2"),
         ({"deepspeed": True}, "fit", 0, "DeepSpeed needs a CUDA GPU, and there is none"),
@@ -199,7 +199,7 @@ def test_the_suites_exist():
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
 def test_suites_name_only_what_exists(suite):
-    """Their recipes, overlays, parents and protocols; that their keys are known is told by the command line's parser (test_facts)."""
+    """Their recipes, overlays, parents and protocols; the command line's parser checks that their keys are known (test_inspection)."""
     commands = []
 
     def describe(asked):

@@ -1,4 +1,4 @@
-"""Methods, datasets and tasks in a package of the user's own: what of their code counts, and how the benchmark runs them."""
+"""Methods, datasets and tasks in the user's own package: which code is hashed, and how the benchmark runs them."""
 
 import importlib
 import json

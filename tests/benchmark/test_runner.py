@@ -1,4 +1,4 @@
-"""The runner on toy commands: what it repeats, what it leaves, and what it says of what went wrong."""
+"""The runner on toy commands: what it repeats, what it skips, and what it reports about failures."""
 
 import io
 import json
@@ -186,7 +186,7 @@ def test_a_lost_checkpoint_is_trained_again_when_a_child_needs_it(tmp_path, trac
 
 
 def test_a_half_trained_checkpoint_is_not_tested(tmp_path, trace):
-    """The printed command is pasted and stopped halfway: what lies there is no longer what the record tells of."""
+    """The printed command is pasted and stopped halfway: the checkpoint is no longer the one in the record."""
     suite = toys.write_suite(tmp_path, {"base": LEARNT})
     toys.run(suite, tmp_path / "out")
     before = what_counts(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""A checkpoint is written whole or not at all, whatever the disk does and whoever was killed before."""
+"""Checkpoints are written atomically, on a full disk and after killed processes."""
 
 import os
 import resource
@@ -31,7 +31,7 @@ def test_a_disk_that_fills_up_at_any_moment_ends_in_one_line_and_loses_nothing(t
     before = {"state_dict": {"weight": torch.arange(3.0)}}
     WholeCheckpoints().save_checkpoint(before, place)
     checkpoint = {"state_dict": {f"weight{index}": torch.rand(100_000) for index in range(6)}}
-    with small_disk(size), pytest.raises(UserError, match=rf"cannot write {place}: File too large; what was there before is kept"):
+    with small_disk(size), pytest.raises(UserError, match=rf"cannot write {place}: File too large; any previous file is kept"):
         WholeCheckpoints().save_checkpoint(checkpoint, place)
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert torch.equal(torch.load(place, weights_only=True)["state_dict"]["weight"], torch.arange(3.0))

@@ -1,4 +1,4 @@
-"""The command line, run for true on a toy method; mistakes are in test_errors.py."""
+"""The real command line on a toy method; mistakes are in test_messages.py."""
 
 import json
 import resource
@@ -53,7 +53,7 @@ def test_help_and_version_are_fast():
 
 
 def _least_seconds(program):
-    """Return what a program takes of the processor, which a busy machine changes less than the time on the wall."""
+    """Return a program's CPU time, which a busy machine changes less than the wall-clock time."""
     seconds = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,4 +1,4 @@
-"""A full disk or an interruption loses nothing that was written before."""
+"""A full disk or an interruption does not lose earlier results."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from fashiongen.methods.baselines import MaskedCrop
 
 
 def full_disk(path):
-    """Have the very next write of `path` meet a full disk: its temporary file is the kernel's own full device."""
+    """Make the next write of `path` fail with a full disk: its temporary file is the kernel's full device."""
     path.with_name(f".{path.name}.{os.getpid()}.part").symlink_to("/dev/full")
 
 

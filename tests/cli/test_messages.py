@@ -1,4 +1,4 @@
-"""A user's mistake ends with one line that names the thing, the place and the remedy, without a traceback, and exit status 2."""
+"""A user's mistake gives one line that names the problem, the place and the fix, without a traceback, and exit status 2."""
 
 import os
 import pickle

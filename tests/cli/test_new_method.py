@@ -1,4 +1,4 @@
-"""`fashiongen new method` writes a method whose test passes, and which the benchmark runs from a package of the user's own."""
+"""`fashiongen new method` writes a method whose test passes and which the benchmark runs from the user's own package."""
 
 import os
 import subprocess
@@ -45,7 +45,7 @@ def test_its_own_test_passes(mine):
 
 @pytest.mark.slow  # four processes; tests/benchmark/test_plugins.py runs the like with toys
 def test_the_benchmark_runs_it_by_its_class_path(mine):
-    """A suite beside the user's own recipes: its nodes run in folders of their own, and still find the package."""
+    """A suite next to the user's own recipes: its nodes run in separate folders and still find the package."""
     suite = {
         "suite": "mine",
         "recipes": "recipes/tiny",

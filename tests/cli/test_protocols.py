@@ -1,4 +1,4 @@
-"""A recipe, an overlay or a key names the protocol that judges; the protocol states its task, and a recipe of another one is refused."""
+"""A recipe, an overlay or a key names the protocol; the protocol states its task, and a recipe of another task is refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What Lightning warns of that means nothing here is not shown to a newcomer; `--debug` shows everything."""
+"""Lightning's warnings that do not apply here are hidden; `--debug` shows everything."""
 
 import logging
 import warnings

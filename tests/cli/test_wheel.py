@@ -1,4 +1,4 @@
-"""The wheel, installed without its dependencies into a folder of its own and used from an empty one: names, recipes and types are in it."""
+"""The wheel, installed without its dependencies into a separate folder and used from an empty one: names, recipes and types."""
 
 import os
 import subprocess

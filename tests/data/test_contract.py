@@ -1,4 +1,4 @@
-"""The contract, on every dataset that is found, rendered small."""
+"""The contract of DataModules, on every registered dataset, rendered small."""
 
 import importlib
 import shutil
@@ -129,7 +129,7 @@ class TestLayouts(FolderContract):
 
 
 class TestPhotos(DataContract):
-    """A folder of photos, which serves prediction alone."""
+    """A folder of photos, for prediction only."""
 
     @pytest.fixture
     def make(self, tmp_path):

@@ -1,4 +1,4 @@
-"""Every variant of Dress Code that is met in the wild, and damaged copies of it."""
+"""The variants of Dress Code found in practice, and damaged copies of it."""
 
 import json
 import shutil
@@ -226,14 +226,14 @@ def spoil_third_column(root):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (spoil_points, r"000014_2\.json: no Dress Code file with 18 keypoints"),
+        (spoil_points, r"000014_2\.json: not a Dress Code file with 18 keypoints"),
         (spoil_category, r"category '3' of 0000\d\d_0\.jpg must be 0 \(upper_body\), 1"),
-        (spoil_line, r"test_pairs_paired\.txt, line \d: has 2 columns where 3 are wanted"),
+        (spoil_line, r"test_pairs_paired\.txt, line \d: has 2 columns instead of 3"),
         (spoil_masks, "has neither agnostic_masks nor both label_maps and keypoints"),
         (spoil_file, r"1 of 6 samples of .* lack their parse, first .*000015_4\.png; restore"),
         (spoil_lists, r"has no test_pairs_paired\.txt and test_pairs_unpaired\.txt: data\.root must be"),
         (spoil_repeat, "is listed more than once"),
-        (spoil_third_column, "has the category 0 where 2 \\(dresses\\) is wanted"),
+        (spoil_third_column, "has the category 0 instead of 2 \\(dresses\\)"),
     ],
 )
 def test_a_damaged_dress_code_is_a_one_line_error(spoil, words, copied):

@@ -1,4 +1,4 @@
-"""The cache of what frozen encoders make: right values, stale ones refused, whole under kills and two writers."""
+"""The cache of frozen encoders' outputs: correct values, stale ones refused, intact under kills and two writers."""
 
 import errno
 import itertools
@@ -171,9 +171,9 @@ def changed_image():
 
 
 REFUSED = {
-    "no folder": (lambda folder: (folder / "absent", People(), encodings()), "absent is not there"),
-    "other weights": (lambda folder: (folder, People(), encodings(seed=1)), "whole is of another encoder"),
-    "other preprocessing": (lambda folder: (folder, People(), encodings(preprocessing="squared")), "whole is of another encoder"),
+    "no folder": (lambda folder: (folder / "absent", People(), encodings()), "absent does not exist"),
+    "other weights": (lambda folder: (folder, People(), encodings(seed=1)), "whole comes from another encoder"),
+    "other preprocessing": (lambda folder: (folder, People(), encodings(preprocessing="squared")), "whole comes from another encoder"),
     "other size": (
         lambda folder: (folder, People(size=(24, 12)), encodings()),
         "whole: sample person-0 is 16x12 in the cache .*, but 24x12 in",
@@ -181,7 +181,7 @@ REFUSED = {
     "more samples": (lambda folder: (folder, People(count=13), encodings()), "lacks the whole of 3 of 13 samples, first person-10"),
     "a changed image": (
         lambda folder: (folder, changed_image(), encodings()),
-        "does not fit sample person-0: its images are not those",
+        "does not fit sample person-0: its images differ from those",
     ),
 }
 
@@ -257,7 +257,7 @@ def test_a_full_disk_ends_in_one_line_and_keeps_what_was_written(tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        with pytest.raises(UserError, match=rf"cannot write to the cache .*{os.strerror(number)}.*what is written stays"):
+        with pytest.raises(UserError, match=rf"cannot write to the cache .*{os.strerror(number)}.*what is written is kept"):
             fill(tmp_path, people, made)
     assert not list(tmp_path.glob("*/.*")), "half a part was left"
     assert sum(fill(tmp_path, people, made).values()) == 20 - 2 * 4

@@ -1,4 +1,4 @@
-"""Reading images, masks and labels, the hostile ones included."""
+"""Reading images, masks and labels, including hostile ones."""
 
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def test_a_file_that_is_cut_off_is_named_in_one_line(tmp_path, ending, share):
 @pytest.mark.parametrize("content", [b"no image", b"\x89PNG\r\n\x1a\n garbage", b"\xff\xd8\xff\xe0 garbage"])
 def test_a_file_that_is_no_image_is_named(tmp_path, content):
     (tmp_path / "text.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"text\.png is cut off, damaged or no image"):
+    with pytest.raises(UserError, match=r"text\.png is truncated, damaged or not an image"):
         read_image(tmp_path / "text.png", (8, 8))
     with pytest.raises(UserError, match=r"none\.png is missing"):
         read_image(tmp_path / "none.png", (8, 8))

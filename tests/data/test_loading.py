@@ -1,4 +1,4 @@
-"""Order, sharding and resuming, the latter under Lightning's own Trainer."""
+"""Order, sharding and resuming, the last with Lightning's Trainer."""
 
 import warnings
 
@@ -28,7 +28,7 @@ class Numbers(Dataset):
 
     def __getitem__(self, index):
         if index == self.broken:
-            raise UserError(f"sample {index} is broken: mend it")
+            raise UserError(f"sample {index} is broken: fix it")
         self.read.append(index)
         person = torch.full((1, 3, 2, 2), index, dtype=torch.uint8)
         return TryOffBatch(ids=[str(index)], person=person, mask=person[:, :1] > 0, category=["upper"])
@@ -252,4 +252,4 @@ def test_a_workers_user_error_stays_one_line(workers):
     dataset = Numbers(broken=7)
     with pytest.raises(UserError) as error:
         list(Loader(dataset, sampler=ShardSampler(dataset), batch_size=3, num_workers=workers))
-    assert str(error.value) == "sample 7 is broken: mend it"
+    assert str(error.value) == "sample 7 is broken: fix it"

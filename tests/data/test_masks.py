@@ -1,4 +1,4 @@
-"""Masks that are made: on drawn bodies, and against the world's truth."""
+"""Generated masks: on drawn bodies, and compared with the world's ground truth."""
 
 import numpy as np
 import pytest

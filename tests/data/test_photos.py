@@ -1,4 +1,4 @@
-"""One's own photos: boxes and masks, framing, and the five real ones through `predict`."""
+"""The user's own photos: boxes and masks, framing, and five real ones through `predict`."""
 
 import shutil
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_a_masks_name_may_end_in_capitals(tmp_path):
     (sample,) = samples(tmp_path)
     assert sample.ids == ["A"] and torch.equal(sample.mask[0, 0], red(sample))
     mask.save(tmp_path / "A_mask.png")
-    with pytest.raises(UserError, match=r"A_MASK\.PNG and A_mask\.png are masks of one photo"):
+    with pytest.raises(UserError, match=r"A_MASK\.PNG and A_mask\.png are masks of the same photo"):
         samples(tmp_path)
 
 
@@ -98,7 +98,7 @@ def test_a_mask_without_its_photo_is_not_passed_over(tmp_path):
     boxes(tmp_path, "a.png,1,2,30,40,")
     for name in ("b", "c"):
         Image.new("L", (48, 64), 255).save(tmp_path / f"{name}_mask.png")
-    with pytest.raises(UserError, match=r"b_mask\.png and 1 more: there is no photo b that it could be the mask of"):
+    with pytest.raises(UserError, match=r"b_mask\.png and 1 more: there is no photo b for this mask"):
         samples(tmp_path)
 
 
@@ -194,7 +194,7 @@ def test_files_that_are_not_a_table_of_boxes(tmp_path):
     with pytest.raises(UserError, match=r"boxes\.csv: has no column name, left"):
         samples(tmp_path)
     (tmp_path / "boxes.csv").write_bytes(b"name,left,top,right,bottom\n\xff.png,1,2,3,4\n")
-    with pytest.raises(UserError, match=r"boxes\.csv: not a table of commas in UTF-8"):
+    with pytest.raises(UserError, match=r"boxes\.csv: not a comma-separated table in UTF-8"):
         samples(tmp_path)
     (tmp_path / "boxes.csv").write_bytes(b"\xef\xbb\xbfname,left,top,right,bottom\r\na.png,1,2,3,4\r\n")
     assert samples(tmp_path)[0].mask.sum() == 4
@@ -203,14 +203,14 @@ def test_files_that_are_not_a_table_of_boxes(tmp_path):
 def test_impossible_folders_and_settings_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         samples(tmp_path / "absent")
-    with pytest.raises(UserError, match="holds no photo"):
+    with pytest.raises(UserError, match="contains no photo"):
         samples(tmp_path)
     photo(tmp_path / "a.png")
     Image.new("L", (64, 48)).save(tmp_path / "a_mask.png")
-    with pytest.raises(UserError, match=r"a_mask\.png is 64x48, of another proportion than a\.png \(48x64\)"):
+    with pytest.raises(UserError, match=r"a_mask\.png is 64x48, with another aspect ratio than a\.png \(48x64\)"):
         samples(tmp_path)
     Image.new("L", (48, 64)).save(tmp_path / "a_mask.png")
-    with pytest.raises(UserError, match=r"a_mask\.png is black all over"):
+    with pytest.raises(UserError, match=r"a_mask\.png is completely black"):
         samples(tmp_path)
     photo(tmp_path / "a.jpg")
     with pytest.raises(UserError, match=r"a\.jpg, a\.png would share a name in the output"):
@@ -257,4 +257,4 @@ def test_photos_of_any_kind_and_without_truth_go_through_the_command_line(tmp_pa
         with pytest.raises(SystemExit) as stop:
             main([command, *recipe])
         assert stop.value.code == 2
-        assert f"photos: {root} holds no truth to train on or to judge by" in capsys.readouterr().err
+        assert f"photos: {root} has no ground truth to train on or to test against" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The filter of bad pairs: its measures on drawn parses, its file, its padding, and its precision where the truth is known."""
+"""The filter of bad pairs: its measures on drawn parses, its file, its padding, and its precision against the ground truth."""
 
 import csv
 import json
@@ -115,7 +115,7 @@ def test_the_file_is_written_once_and_a_persons_edits_are_obeyed(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda text: text.replace("\n000,", "\nzzz,"), "is not of this training set .2 ids differ, such as 000"),
+        (lambda text: text.replace("\n000,", "\nzzz,"), "does not belong to this training set .2 ids differ, such as 000"),
         (lambda text: text + text.splitlines()[1] + "\n", "an id is listed twice"),
         (lambda text: text.replace(",1,", ",yes,", 1), "line 2: kept must be 1 or 0"),
         (lambda text: text.replace("kept", "take", 1), "has no column kept"),

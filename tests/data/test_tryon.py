@@ -1,4 +1,4 @@
-"""One Dataset of the try-on data for several tasks, and datasets of one's own."""
+"""One Dataset of the try-on data for several tasks, and the user's own datasets."""
 
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
@@ -81,7 +81,7 @@ def test_only_what_the_task_has_fields_for_is_read(copied, other_tasks):
     for path in root.glob("test/agnostic-mask/*"):
         path.write_text("no image")
     assert sum(map(len, data("viton_hd", root, task="bare").test_dataloader())) == 6
-    with pytest.raises(UserError, match="cut off, damaged or no image"):
+    with pytest.raises(UserError, match="truncated, damaged or not an image"):
         list(data("viton_hd", root, task="dress").test_dataloader())
 
 
@@ -147,14 +147,14 @@ def test_a_minimal_dataset_works():
 
     data = Numbers()
     assert data.describe() == {"name": "numbers", "root": None, "size": None, "offers": []}
-    with pytest.raises(UserError, match="numbers holds no true images"):
+    with pytest.raises(UserError, match="numbers has no true images"):
         data.images_of("test", "garment")
     with pytest.raises(UserError, match="has no check"):
         Numbers.check(".")
 
 
 def test_the_fields_of_try_off_are_all_read():
-    """A field that no reader fills would be None for ever, and nobody would know."""
+    """A field that no reader fills would always be None, unnoticed."""
     from fashiongen.data.tryon_dataset import PARTS
 
     assert {field.name for field in fields(TryOffBatch)} - {"ids", "encoded", "skipped"} == PARTS.keys()

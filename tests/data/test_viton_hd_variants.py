@@ -1,4 +1,4 @@
-"""Every variant of VITON-HD that is met in the wild, made of a rendered folder by renaming, rewriting and removing files."""
+"""The variants of VITON-HD found in practice, made from a rendered folder by renaming, rewriting and removing files."""
 
 import json
 import shutil
@@ -151,11 +151,11 @@ def test_a_clean_split_does_not_need_the_files_that_tryoffdiffs_script_deletes(c
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[]", "no list of duplicates"),
-        ('{"test": ["a.jpg"]}', "no list of duplicates"),
-        ('{"test": {"duplicates": "a.jpg"}}', "no list of duplicates"),
-        ('{"test": {"duplicates": [1]}}', "no list of duplicates"),
-        ("[" * 9999, "no list of duplicates"),
+        ("[]", "not a list of duplicates"),
+        ('{"test": ["a.jpg"]}', "not a list of duplicates"),
+        ('{"test": {"duplicates": "a.jpg"}}', "not a list of duplicates"),
+        ('{"test": {"duplicates": [1]}}', "not a list of duplicates"),
+        ("[" * 9999, "not a list of duplicates"),
         ('{"test": {"duplicates": ["a.jpg"]}}', "none of its test names is in"),
     ],
 )

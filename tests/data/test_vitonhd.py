@@ -232,7 +232,7 @@ def test_settings_that_leave_no_sample_are_an_error(drawn):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_image_is_a_one_line_error_from_a_worker_too(root, workers):
     (root / "test" / "cloth" / "00102_00.jpg").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(UserError, match=r"cloth/00102_00\.jpg is cut off, damaged or no image") as error:
+    with pytest.raises(UserError, match=r"cloth/00102_00\.jpg is truncated, damaged or not an image") as error:
         list(data(root, "test", num_workers=workers).test_dataloader())
     assert "\n" not in str(error.value)
 

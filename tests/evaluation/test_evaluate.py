@@ -1,4 +1,4 @@
-"""Evaluate around a toy method: what is judged, what the record says, what is refused."""
+"""Evaluate with a toy method: what is evaluated, what the record contains, what is refused."""
 
 import errno
 import json
@@ -91,7 +91,7 @@ UNWRITABLE = {
     "in a file": ("file/out.json", "file", Path.touch, "File exists|Not a directory"),
     "a folder in the place of the values": ("out.json", "out.per_sample.jsonl", make_folder, "out.per_sample.jsonl is a folder"),
     "a folder in the place of the grid": ("out.json", "out.grid.png", make_folder, "out.grid.png is a folder"),
-    "a file in the place of the images": ("out.json", "out.images", Path.touch, "out.images is no folder"),
+    "a file in the place of the images": ("out.json", "out.images", Path.touch, "out.images is not a folder"),
 }
 
 
@@ -193,9 +193,9 @@ def test_the_checkpoint_is_named_with_its_hash(tmp_path):
     ("options", "method", "data", "words"),
     [
         ({"task": "vtof"}, Copier, {}, "evaluate.task=vtof: unknown task; choose one of retrieval, vtoff"),
-        ({}, Restless, {}, "Restless cannot do it; it can do: no task"),
+        ({}, Restless, {}, "Restless does not support this task; it supports: no task"),
         ({}, Copier, {"offers": ("garment", "parse")}, "Copier needs mask, which gallery does not offer here .it offers garment, parse"),
-        ({}, Copier, {"offers": ("mask",)}, "vtoff is judged by the true garment, which gallery does not offer here"),
+        ({}, Copier, {"offers": ("mask",)}, "vtoff is evaluated against the true garment, which gallery does not offer here"),
     ],
 )
 def test_what_cannot_end_well_is_refused_before_any_work(tmp_path, options, method, data, words):

@@ -1,4 +1,4 @@
-"""`test` on two processes gives the numbers of one, by the public command line; the pieces are in test_loading.py and test_sync.py."""
+"""`test` on two processes gives the same numbers as on one, with the public command line; see also test_loading.py and test_sync.py."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The protocol files: what they report under which name, and what happens through the true command line."""
+"""The protocol files: the names of their metrics, and their use with the real command line."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Sets judged against the true images of another dataset, the size of a protocol, and what the record says of both."""
+"""Set metrics against the true images of another dataset, the size of a protocol, and what the record says about both."""
 
 import json
 import shutil
@@ -135,14 +135,14 @@ class Unwilling(Copier):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (lambda: {"metrics": {"ssim": SSIM(), "gap": MeanGap()}}, "evaluate.metrics: ssim: judge each image by its own truth"),
-        (lambda: {"metrics": {"chance": AgreementByChance()}}, "evaluate.metrics: chance: judge each image by its own truth"),
+        (lambda: {"metrics": {"ssim": SSIM(), "gap": MeanGap()}}, "evaluate.metrics: ssim: compare each image with its own ground truth"),
+        (lambda: {"metrics": {"chance": AgreementByChance()}}, "evaluate.metrics: chance: compare each image with its own ground truth"),
         (lambda: {"reference": Reference(data=Street(3))}, "evaluate.reference: street has no garment"),
-        (lambda: {"reference": Reference(data=Photos(root="."))}, "evaluate.reference: photos holds no true images; name a dataset"),
+        (lambda: {"reference": Reference(data=Photos(root="."))}, "evaluate.reference: photos has no true images; choose a dataset"),
         (lambda: {"reference": None}, "which street does not offer here; use `predict` instead, or a protocol whose evaluate.reference"),
         (
             lambda: {"size": (512, 384)},
-            r"protocol toy judges at \[512, 384\], data.init_args.size is \[64, 48\]: set --data.init_args.size",
+            r"protocol toy uses size \[512, 384\], but data.init_args.size is \[64, 48\]: set --data.init_args.size",
         ),
     ],
 )
@@ -225,7 +225,7 @@ def test_an_unreadable_reference_is_an_error(folders, tmp_path):
     names = [line.split()[0] for line in (root / "test_pairs.txt").read_text().splitlines()]
     first, last = (root / "test" / "cloth" / name for name in (names[0], names[-1]))
     last.write_text("no image")
-    with pytest.raises(UserError, match=rf"^{last} is cut off, damaged or no image"):
+    with pytest.raises(UserError, match=rf"^{last} is truncated, damaged or not an image"):
         given(data)
     first.unlink()
     with pytest.raises(UserError, match=rf"^evaluate.reference: viton_hd: 1 of 6 samples of .* lack their garment, first {first}"):
@@ -254,5 +254,5 @@ def test_the_garments_or_people_of_every_layout_can_be_the_reference(tmp_path):
     assert given(street, field="person").shape == (6, 3, *SIZE)
     with pytest.raises(UserError, match=r"evaluate\.reference: street_tryon: the dataset has no shop images"):
         given(street)
-    with pytest.raises(UserError, match="'mask' is no image of a sample; choose garment or person"):
+    with pytest.raises(UserError, match="'mask' is not an image of a sample; choose garment or person"):
         given(street, field="mask")

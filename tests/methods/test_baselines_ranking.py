@@ -178,7 +178,7 @@ def test_histograms_equal_a_plain_loop_over_pixels():
 
 
 def test_colours_need_images():
-    with pytest.raises(UserError, match="ColourNeighbour looks at images"):
+    with pytest.raises(UserError, match="ColourNeighbour needs images"):
         ColourNeighbour().embed_query(tops("a"))
     with pytest.raises(UserError, match="bins: 0"):
         ColourNeighbour(bins=0)

@@ -258,5 +258,5 @@ def test_the_smallest_image_works_and_foreign_weights_are_refused(narrow, tmp_pa
     save_file({"conv.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"other.safetensors: no weights of an AlexNet"):
         BPRDAE(weights=str(tmp_path / "other.safetensors"))
-    with pytest.raises(UserError, match="BPRDAE looks at images, but the data reads the lists alone"):
+    with pytest.raises(UserError, match="BPRDAE needs images, but the data reads only the lists"):
         build(narrow).embed_candidate(candidates(pairs(["a"], images=False)))

@@ -1,4 +1,4 @@
-"""Every method keeps the contract. Methods are found by their recipes, not by a list."""
+"""Every method fulfils the contract. Methods are found by their recipes, not by a list."""
 
 from pathlib import Path
 

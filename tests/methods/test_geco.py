@@ -1,4 +1,4 @@
-"""GECo, and what it shares with CIGM: templates by top, scores, losses, and that a broken run goes on exactly."""
+"""GECo, and what it shares with CIGM: templates per top, scores, losses, and exact resuming."""
 
 from dataclasses import replace
 
@@ -83,7 +83,7 @@ def test_images_of_another_size_are_resized_and_missing_ones_are_an_error(build)
     assert method.embed_candidate(candidates(batch)).shape[0] == 6
     small = replace(batch, bottom=interpolate(to_float(batch.bottom), size=(16, 16), mode="bilinear", antialias=True))
     torch.testing.assert_close(method.embed_candidate(candidates(small)), method.embed_candidate(candidates(batch)))
-    with pytest.raises(UserError, match="looks at images"):
+    with pytest.raises(UserError, match="needs images"):
         method.embed_query(replace(queries(batch), top=None))
 
 

@@ -1,4 +1,4 @@
-"""IGR on samples that were encoded ahead: equal results, no frozen encoder in the step; through the true command line too."""
+"""IGR on samples that were encoded in advance: equal results, no frozen encoder in the step; also with the real command line."""
 
 import os
 from dataclasses import replace
@@ -83,11 +83,11 @@ def test_the_command_line_encodes_ahead_and_trains_from_it(tmp_path, cache, monk
     first = capsys.readouterr().out
     assert main(["data", "encode", *recipe, "--out", "kept"]) is None
     second = capsys.readouterr().out
-    trained = int(first.partition("garment: ")[2].partition(" encoded, 0 were there")[0])
+    trained = int(first.partition("garment: ")[2].partition(" encoded, 0 already cached")[0])
     assert trained > 8
     for kind in ("garment", "person", "image"):
-        assert f"{kind}: {trained} encoded, 0 were there" in first
-        assert f"{kind}: 4 encoded, {trained} were there" in second
+        assert f"{kind}: {trained} encoded, 0 already cached" in first
+        assert f"{kind}: 4 encoded, {trained} already cached" in second
 
     common = [*recipe, "--trainer.max_steps", "3", "--trainer.val_check_interval", "3", "--trainer.logger", "false"]
     common += ["--model.init_args.cache_encodings", "false", "--trainer.enable_model_summary", "false"]
@@ -119,7 +119,7 @@ def test_the_command_line_encodes_ahead_and_trains_from_it(tmp_path, cache, monk
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["fit", "--config", "igr.yaml", "--cache", "absent"], "the cache absent is not there; run `fashiongen data encode"),
+        (["fit", "--config", "igr.yaml", "--cache", "absent"], "the cache absent does not exist; run `fashiongen data encode"),
         (["data", "encode", "--config", "white.yaml", "--out", "kept"], "White has no frozen encoder"),
         (["data", "encode", "--out", "kept"], "--config"),
         (["data", "encode", "--config", "igr.yaml", "--out", "kept", "--data.init_args.peple", "3"], "unknown key 'peple'"),

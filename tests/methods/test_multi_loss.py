@@ -1,4 +1,4 @@
-"""The loop of methods with several losses: against plain loops, with clipping and accumulation, and how it counts steps."""
+"""The training loop for several losses: compared with plain loops, with clipping and accumulation, and how it counts steps."""
 
 import copy
 import re
@@ -267,7 +267,7 @@ def test_a_training_that_counted_optimizer_steps_is_not_resumed(tmp_path):
     checkpoint = torch.load(tmp_path / "old.ckpt", weights_only=True)
     assert checkpoint.pop("steps_are_batches")
     torch.save(checkpoint, tmp_path / "old.ckpt")
-    with pytest.raises(UserError, match="Gan cannot go on from a checkpoint of an earlier version") as error:
+    with pytest.raises(UserError, match="Gan cannot resume from a checkpoint of an earlier version") as error:
         fit(Gan(), ckpt_path=tmp_path / "old.ckpt")
     assert "\n" not in str(error.value)
     Gan().load_state_dict(checkpoint["state_dict"])

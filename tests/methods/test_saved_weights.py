@@ -1,4 +1,4 @@
-"""What a method's checkpoint holds: what is trained, what came from a parent, and nothing that `pretrained` brings."""
+"""The content of a method's checkpoint: trained weights, weights from a parent, and nothing from `pretrained`."""
 
 from pathlib import Path
 from typing import ClassVar

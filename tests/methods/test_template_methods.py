@@ -125,7 +125,7 @@ def test_larger_images_and_larger_sizes(kind):
 
 def test_lists_without_images_and_strategies_for_one_optimizer_are_refused(kind):
     method = build(kind)
-    with pytest.raises(UserError, match=f"{kind.__name__} looks at images, but the data reads the lists alone"):
+    with pytest.raises(UserError, match=f"{kind.__name__} needs images, but the data reads only the lists"):
         method.embed_query(queries(pairs(["a"], images=False)))
     method._trainer = SimpleNamespace(strategy=object.__new__(DeepSpeedStrategy))
     with pytest.raises(UserError, match=f"{kind.__name__} has 3 optimizers and DeepSpeed takes one: leave out the zero2 overlay"):

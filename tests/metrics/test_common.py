@@ -1,4 +1,4 @@
-"""What holds for every metric: batch splits, hostile input, copies, checkpoints, YAML."""
+"""Tests for all metrics: batch splits, hostile input, copies, checkpoints, YAML."""
 
 import copy
 import math

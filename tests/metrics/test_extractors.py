@@ -1,4 +1,4 @@
-"""The published networks on random weights: equal to the libraries' own numbers, read safely, told when absent."""
+"""The published networks on random weights: equal to the libraries' own numbers, read safely, with an error if missing."""
 
 import math
 import shutil

@@ -123,13 +123,13 @@ def test_the_page_contains_query_template_and_hits(place, capsys):
 
 
 def test_mistakes_are_user_errors_in_one_line(place, tmp_path):
-    with pytest.raises(UserError, match=r"no image there"):
+    with pytest.raises(UserError, match=r"no image in this folder"):
         run(Colours(), Data(), place / "<top>.jpg", tmp_path / "nothing", 10, place / "page.html")
     with pytest.raises(UserError, match="cannot rank bottoms"):
         run(Method(), Data(), place / "<top>.jpg", place / "catalogue", 10, place / "page.html")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.jpg").write_text("no image")
-    with pytest.warns(UserWarning), pytest.raises(UserError, match="none of its 1 images"):
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="cannot read any of its 1 images"):
         run(Colours(), Data(), place / "<top>.jpg", tmp_path / "bad", 10, place / "page.html")
     assert not (place / "page.html").exists()
     assert page([], [], None, "a < b").count("a &lt; b") == 2

@@ -1,4 +1,4 @@
-"""A task, a dataset and a method of a package outside the tree: nothing of fashiongen is touched, and everything runs on them."""
+"""A task, a dataset and a method from an external package: everything runs on them without changes to fashiongen."""
 
 import json
 import re

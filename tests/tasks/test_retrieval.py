@@ -147,5 +147,5 @@ class NoRanker(Method):
 
 
 def test_a_method_that_cannot_rank_is_refused_with_the_tasks_it_supports(root):
-    with pytest.raises(UserError, match=r"NoRanker cannot do it; it can do: vtoff"):
+    with pytest.raises(UserError, match=r"NoRanker does not support this task; it supports: vtoff"):
         judged(NoRanker(), root)
