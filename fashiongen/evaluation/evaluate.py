@@ -225,7 +225,7 @@ class Evaluate(Callback):
     ) -> None:
         data = data_of(trainer)
         not_finite, repeated = sum(part["not_finite"] for part in parts), len(ids) - len(set(ids))
-        counted = ((not_finite, "predictions are not finite"), (repeated, "samples were judged more than once"))
+        counted = ((not_finite, "predictions are not finite"), (repeated, "samples were evaluated more than once"))
         doubts = [f"{count} of {len(ids)} {what}" for count, what in counted if count]
         doubts += [doubt for metric in self.metrics.values() if (doubt := metric_info(metric, "doubt"))]
         extractors = {_reported(name, metric): metric_info(metric, "provenance") for name, metric in self.metrics.items()}

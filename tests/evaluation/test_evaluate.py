@@ -231,7 +231,7 @@ def test_duplicate_samples_are_reported(tmp_path):
     data = Gallery()
     data.samples.append(data.samples[0])
     judge(tmp_path, data=data)
-    assert json.loads((tmp_path / "out.json").read_text())["reason"] == "1 of 8 samples were judged more than once"
+    assert json.loads((tmp_path / "out.json").read_text())["reason"] == "1 of 8 samples were evaluated more than once"
 
 
 def test_samples_without_a_value_are_left_out_of_the_interval(tmp_path):
