@@ -37,7 +37,7 @@ class State(dict):
         return batch_norm(features, mean, variance, weight, bias)
 
     def save(self, path):
-        """As their training does: beside the epoch and an optimizer's state."""
+        """Written like their training does: with the epoch and an optimizer's state."""
         torch.save(
             {"epoch": 58, "model_state_dict": dict(self), "optimizer_state_dict": {"state": {}, "param_groups": [{"lr": 2e-4}]}}, path
         )

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "benchmarks" / "published"
 PAPERS = {path.stem: path for path in sorted(PUBLISHED.glob("*.yaml"))}
 
-# The papers' texts, which are no part of the project.
+# The papers' texts, which are not part of the project.
 TEXTS = ROOT.parent / "shared" / "papers"
 TEXT = {
     "dualfashion": "000_359f041e42907578.txt",
@@ -316,7 +316,7 @@ def test_every_number_is_the_papers(paper, text):
 
 
 def test_each_table_is_found_at_its_caption(paper, text):
-    """Tables are told apart by their order: the caption of that number is within four lines of it, and no caption is left over."""
+    """Tables are identified by their order: the caption with that number is within four lines, and no caption is left over."""
     lines = text.split("\n")
     captions = {
         found[1]: (at, " ".join(line[found.end() :].split()))
@@ -362,7 +362,7 @@ def test_quotes_are_the_papers_words(paper, text):
 
 
 def test_numbers_in_notes_are_cells_of_the_paper_or_words_of_its_text(paper, text):
-    """A number with a point or comma that a note tells is printed in the paper; one of another paper is in that paper's file."""
+    """A number with a point or comma in a note is printed in the paper; one of another paper is in that paper's file."""
     others = {value for path in PAPERS.values() for *_, value in cells(load(path))}
     for note in paper["notes"]:
         for number in re.findall(r"\d+(?:,\d{3})+|\d+\.\d+", note["note"]):
@@ -371,7 +371,7 @@ def test_numbers_in_notes_are_cells_of_the_paper_or_words_of_its_text(paper, tex
 
 
 def test_the_names_of_datasets_are_those_of_our_records():
-    """Else a paper's numbers would never stand beside ours."""
+    """Otherwise a paper's numbers would never be shown next to ours."""
     from fashiongen.data import VITONHD, DressCode, ExpReduced, FashionTaobaoTB, FashionVC, StreetTryOn
 
     ours = {data.layout for data in (VITONHD, DressCode, StreetTryOn, FashionVC, ExpReduced, FashionTaobaoTB)}

@@ -159,7 +159,7 @@ def test_tiny_recipe_runs(recipe, smoke):
 
 
 def learns(recipe: Path) -> bool:
-    """Tell whether a recipe's method has a training step; the baselines without learning have none."""
+    """Return whether a recipe's method has a training step; the baselines without training have none."""
     class_path = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["class_path"]
     module, _, method = class_path.rpartition(".")
     return is_overridden("training_step", getattr(importlib.import_module(module), method), Method)

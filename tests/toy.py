@@ -72,7 +72,7 @@ class TwoPainters(Painter):
 
 
 class Images(Dataset):
-    """Images of noise, the same ones each time."""
+    """Deterministic random images."""
 
     def __init__(self, count: int, broken: int | None) -> None:
         self.count, self.broken = count, broken

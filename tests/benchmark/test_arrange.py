@@ -29,7 +29,7 @@ def ranks(values, higher):
         ([0.1, 0.3, 0.2], False, ["best", None, "second"]),
         ([0.3, 0.3, 0.2], True, ["best", "best", None]),  # two best leave no second
         ([0.3, 0.2, 0.2], True, ["best", "second", "second"]),
-        ([0.3, 0.1 + 0.2, 0.2], True, ["best", "best", None]),  # they differ by rounding alone
+        ([0.3, 0.1 + 0.2, 0.2], True, ["best", "best", None]),  # they differ only by rounding
         ([None, -5.0, None], True, [None, "best", None]),
         ([-1.0, -2.0], False, ["second", "best"]),
         ([], True, []),
@@ -94,7 +94,7 @@ def test_changed_user_code_is_noted_and_changed_libraries_are_not(tmp_path):
 
 
 def test_the_conditions_that_a_record_states_decide_what_shares_a_board(tmp_path):
-    """Here a task whose results do not depend on the size; records that state nothing are compared at one size alone."""
+    """A task whose results do not depend on the size; records that state nothing are compared only at the same size."""
     stated = {"world": "wardrobe", "data": "7c687c687c68", "masks": "", "reference": "fashionvc test bottom"}
     for name, conditions, boards in (("stated", stated, 1), ("not", {}, 2)):
         for recipe, size in (("a.yaml", "64x48"), ("b.yaml", "128x128")):
@@ -111,7 +111,7 @@ def test_the_conditions_that_a_record_states_decide_what_shares_a_board(tmp_path
 
 
 def test_a_record_without_conditions_is_compared_with_one_that_states_the_same(tmp_path):
-    """As where a folder was begun before records stated them."""
+    """For folders that were started before records stated them."""
     old = {"data": {"fingerprint": "7c68" * 16, "size": "64x48", "masks": "file", "world": "wardrobe"}}
     old["reference"] = {"dataset": "viton_hd", "split": "test", "field": "garment", "size": "64x48", "fingerprint": "12" * 32}
     write_test(tmp_path, "a.yaml", {"ssim": 0.5}, **old)
@@ -152,7 +152,7 @@ def test_records_that_the_suite_does_not_plan_are_no_rows_and_stale_ones_say_so(
     assert [(node.id, node.status) for node in found.nodes if node.status != "ok"] == [("gone", "unplanned")]
     text = markdown(found)
     assert "| gone | unplanned | no longer in the suite; its record says ok |" in text and board.notes[0] in text
-    # A plan that has no keys, or no plan, tells nothing.
+    # Without keys in the plan, or without a plan, nothing is stale.
     plan(tmp_path, {"now": None})
     assert [row.notes for row in only(tmp_path)[1].values()] == [[], [], []]
 
@@ -205,7 +205,7 @@ def test_nan_is_never_best_and_missing_values_are_noted(tmp_path):
     assert rows["c"].cells["fid[x]"].note == "1 of 2 seeds have this metric"
     for seed, value in enumerate((1.0, None)):
         write_test(tmp_path, "d.yaml", {"fid[x]": value}, seed=seed)
-    assert only(tmp_path)[1]["d"].cells["fid[x]"].value is None  # no mean over the seeds that happened to work
+    assert only(tmp_path)[1]["d"].cells["fid[x]"].value is None  # no mean over only the seeds that worked
     text = markdown(read(tmp_path))
     assert "| - † |" in text and "† c, fid\\[x\\]: 1 of 2 seeds have this metric" in text
     lines = csv.DictReader(io.StringIO(csv_text(read(tmp_path))))
@@ -244,7 +244,7 @@ def test_nodes_without_a_readable_record_appear_where_the_suite_plans_them(tmp_p
 
 
 def test_a_metric_without_a_direction_has_no_best(tmp_path):
-    """Agreement by chance is better neither high nor low."""
+    """For agreement by chance, neither high nor low is better."""
     entry = {"higher_is_better": None, "ci95": None}
     for name, value in (("igr", 0.2), ("white", 0.1)):
         write_test(tmp_path, f"recipes/tiny/{name}.yaml", {}, metrics={"by_chance": {"value": value, **entry}}, per_sample=None)

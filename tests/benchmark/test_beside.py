@@ -77,7 +77,7 @@ def test_published_numbers_that_cannot_be_read_are_named(tmp_path):
 
 def test_the_protocol_is_shown_in_full(tmp_path, monkeypatch):
     write_test(tmp_path / "run", str(ROOT / IGR), {"ssim": 0.5})
-    # A name that leads out of recipes/tasks is not followed, even to a file that claims it.
+    # A name that points outside of recipes/tasks is not followed, even to a file that claims it.
     (tmp_path / "recipes" / "tasks").mkdir(parents=True)
     (tmp_path / "secret.yaml").write_text("evaluate: {protocol: ../../secret}")
     write_test(tmp_path / "run", str(tmp_path / "recipes" / "x.yaml"), {"ssim": 0.5}, protocol="../../secret", node="astray")

@@ -65,7 +65,7 @@ def test_a_node_may_have_what_one_machine_of_a_ray_cluster_has(monkeypatch):
 
 
 def test_lightning_starts_its_processes_itself_in_a_slurm_job(tmp_path, trace, monkeypatch):
-    """Else it would take the one task of the job for one of several that srun has started."""
+    """Otherwise it would take the job's single task for one of several started by srun."""
     pytest.importorskip("submitit", reason="the extra `cluster` is not installed")
     monkeypatch.setenv("PYTHONPATH", PATH)
     suite = toys.write_suite(tmp_path, {"white": RECIPES["white"]})

@@ -12,14 +12,14 @@ from fashiongen.benchmark.webpage import page
 
 
 def shown(folder):
-    """The gallery of the one board of a folder, by what the page shows."""
+    """The gallery of a folder's only board, as the page shows it."""
     text = page(read(folder), folder / "board.html")
     content = json.loads(text.partition('<script type="application/json" id="data">')[2].partition("</script>")[0])
     return content["boards"][0]["gallery"]
 
 
 def colour(address):
-    """The colour in the middle of an image of the size that `bench_folder.image` draws."""
+    """The colour in the centre of an image of the size drawn by `bench_folder.image`."""
     with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as image:
         assert image.size == (48, 64)
         return image.convert("RGB").getpixel((24, 32))

@@ -43,7 +43,7 @@ def test_only_what_affects_a_result_changes_the_content_hash(recipe):
     plain, longer, thinner, named = (found.content for found in facts(*([*fit, *keys] for keys in changes)))
     assert plain == named and len({plain, longer, thinner}) == 3
     (judged,) = facts([*fit, "--evaluate.images", "3"])
-    assert judged.content == plain  # a training does not depend on how it will be judged
+    assert judged.content == plain  # a training does not depend on its evaluation
 
 
 def test_devices_that_the_recipe_leaves_open_are_left_to_the_executor(recipe):
@@ -62,7 +62,7 @@ def test_overlays_that_cannot_run_here_have_an_obstacle(cache):
     assert obstacle(cigm, "fit", 8) == "DeepSpeed takes one optimizer and CIGM has 2"
     assert obstacle(bpr, "fit", 0) == "DeepSpeed needs a CUDA GPU, and there is none"
     assert not white.learns and cigm.seeded_data
-    assert cigm.offers is None  # the world is not rendered, and nobody asked for it
+    assert cigm.offers is None  # the world is not rendered, as requested
     assert not list(cache.glob("wardrobe/fashionvc-*people2000*"))
 
 
@@ -221,7 +221,7 @@ def test_the_number_of_optimizers_is_the_true_one(method):
 
 
 def test_the_keys_of_all_suites_are_known():
-    """One command of each kind is parsed; two that differ in values alone are of one kind."""
+    """One command of each kind is parsed; commands that differ only in values are of the same kind."""
     asked: dict[tuple, list[str]] = {}
 
     def describe(commands):

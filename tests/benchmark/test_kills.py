@@ -48,7 +48,7 @@ def test_a_stopped_runner_ends_its_children_and_resumes_later(tmp_path, trace, n
 
 
 def test_ten_kills_leave_no_trace(tmp_path, trace):
-    """Must show 2: SIGKILL at ten random moments, and the records are those of a run that was left alone."""
+    """Must show 2: after SIGKILL at ten random moments, the records equal those of an uninterrupted run."""
     recipes = {
         "white": {"facts": {"learns": False}, "toy": {"test": {"pause": 0.3}}},
         "base": {"toy": {"fit": {"steps": 30, "pause": 0.03}, "test": {"pause": 0.3}}},
@@ -68,9 +68,9 @@ def test_ten_kills_leave_no_trace(tmp_path, trace):
         deadline = time.monotonic() + 10
         while workers(out) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert workers(out) == []  # what would write on dies with its runner
+        assert workers(out) == []  # processes that would keep writing die with their runner
         now = {name: len([start for start in starts(trace) if start == name]) for name in done(out)}
-        assert {name: now.get(name) for name in finished} == finished  # what was finished stays so, and never runs again
+        assert {name: now.get(name) for name in finished} == finished  # finished nodes stay finished and never run again
         finished = now
     assert 0 < len(finished) < 12 and any(line.endswith("resumed") for line in trace.read_text().splitlines())
     assert toys.run(suite, out)[0] == 1

@@ -133,7 +133,7 @@ def change(folder, do):
 
 
 def broken_png(file):
-    """Let the data end early, before a chunk without a name."""
+    """Truncate the data, before a chunk without a name."""
     content = file.read_bytes()
     first = b"IDAT" + content[41:51]
     file.write_bytes(content[:33] + struct.pack(">I", 10) + first + struct.pack(">I", zlib.crc32(first)) + bytes(40))

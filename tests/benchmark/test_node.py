@@ -12,7 +12,7 @@ from fashiongen.benchmark.node import Processes, finished, run_node, without_run
 
 
 def test_a_resumed_training_keeps_its_time_and_limit(tmp_path):
-    """Three starts, of which each saves after half a second and dies: what went into the checkpoint counts."""
+    """Three starts, each of which saves after half a second and dies: the time up to the checkpoint counts."""
     code = "import os, time; time.sleep(0.5); open('last.ckpt', 'w').close(); os.kill(os.getpid(), 9)"
     job = bare_job(tmp_path, code)
     job.resumable, job.limit = "last.ckpt", 600
@@ -64,7 +64,7 @@ def test_a_success_while_the_runner_is_stopped_counts(tmp_path):
 
 
 def test_processes_without_the_lock_are_ended_too(tmp_path):
-    """As further processes of one training, which the first started without handing the lock on; their leader is gone."""
+    """Like further processes of one training that did not inherit the lock from the first; their leader is gone."""
     worker = "import time; time.sleep(600)"
     leader = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {worker!r}]).pid)"
     job = bare_job(tmp_path, leader)
@@ -91,7 +91,7 @@ def alive(pid: int) -> bool:
 
 
 def test_processes_that_outlive_their_runner_are_ended_before_a_folder_is_reused(tmp_path):
-    """The lock alone, as where the kernel ends no orphans: a child that a command left behind holds it."""
+    """Only the lock, as on systems that do not kill orphans: a leftover child of a command holds it."""
     left = "import os, time\nif os.fork() == 0:\n    os.closerange(1, 3)\n    time.sleep(600)\nprint('left')"
     job = bare_job(tmp_path, left)
 

@@ -29,7 +29,7 @@ def browser():
 
 @pytest.fixture
 def show(browser, tmp_path):
-    """Open the page of a folder; at the end nothing may have gone wrong and nothing may have been asked of the network."""
+    """Open the page of a folder; at the end there must be no error and no network request."""
     complaints, requests, contexts = [], [], []
 
     def open_page(folder, width=1280, height=900, **options):
@@ -39,7 +39,7 @@ def show(browser, tmp_path):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         tab = context.new_page()
-        tab.set_default_timeout(60_000)  # a busy machine takes its time
+        tab.set_default_timeout(60_000)  # a busy machine is slow
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: requests.append(request.url))
@@ -207,7 +207,7 @@ def test_the_plots_say_in_words_what_they_show(show, folder):
     panel.locator("select").select_option("ssim")
     panel.get_by_text("The plot as text").first.click()
     assert panel.locator("figure").first.locator("li").all_inner_texts()[-1].startswith("white: 0.3")
-    # Better is further up where higher is better.
+    # Better values are further up if higher is better.
     heights = dict(
         panel.locator("figure")
         .first.locator("g")
@@ -273,10 +273,10 @@ def test_hostile_strings_stay_strings(show, tmp_path):
 
 
 def test_the_policy_refuses_what_is_not_the_page_s_own(browser, folder, tmp_path):
-    """What the other tests cannot see: markup that did get in would neither run nor reach out."""
+    """A second defence: even injected markup could neither run nor reach the network."""
     file = tmp_path / "board.html"
     text = page(read(folder), file)
-    assert "default-src &#x27;none&#x27;; style-src &#x27;sha256-" in text  # as for what no markup shows, such as fetch
+    assert "default-src &#x27;none&#x27;; style-src &#x27;sha256-" in text  # for requests without markup, such as fetch
     extra = "<script>window.hacked=1</script><img src='https://example.org/x.png' onerror='window.hacked=2'><b style='color:red'>x</b>"
     file.write_text(text.replace("<main", f"{extra}<main", 1), encoding="utf-8")
     context = browser.new_context()

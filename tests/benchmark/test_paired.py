@@ -37,7 +37,7 @@ def test_rows_are_tested_against_the_best_over_the_same_samples(tmp_path):
 
 
 def test_a_tie_for_the_best_does_not_differ_from_itself(tmp_path):
-    """Values that differ by rounding alone, all in one direction."""
+    """Values that differ only by rounding, all in one direction."""
     ids = [f"{index}" for index in range(N)]
     for recipe, value in (("a.yaml", 0.3), ("b.yaml", 0.1 + 0.2)):
         folder = write_test(tmp_path, recipe, {"ssim": value}, ids=ids)

@@ -172,7 +172,7 @@ def test_obstacles_are_named(facts, kind, available, reason):
     [
         ({"accelerator": "auto", "gpus": 1}, 0, 0, None),
         ({"accelerator": "auto", "gpus": 1}, 2, 1, None),
-        ({"accelerator": "auto", "gpus": 1}, None, 1, None),  # of a cluster nobody knows, but that one asks it for what is needed
+        ({"accelerator": "auto", "gpus": 1}, None, 1, None),  # a cluster's GPUs are unknown, so the needed ones are requested
         ({"accelerator": "auto", "gpus": 1, "deepspeed": True}, None, 1, None),
         ({"accelerator": "auto", "gpus": 1, "deepspeed": True}, 0, 0, "DeepSpeed needs a CUDA GPU, and there is none"),
         ({"accelerator": "cuda", "gpus": -1}, 4, 4, None),

@@ -18,7 +18,7 @@ from fashiongen.benchmark.plugins import own_sources
 from fashiongen.records import Record
 
 ROOT = Path(__file__).parents[2]
-# A package of a user's own: a task, a method and a dataset of it.
+# A user's own package with a task, a method and a dataset.
 TASK = """
 from dataclasses import dataclass
 from typing import Protocol
@@ -86,7 +86,7 @@ class Shop(Gallery):
 
 @pytest.fixture
 def importable(tmp_path, monkeypatch):
-    """A folder on this process's path; what is imported from it is forgotten at the end, and `refresh` has its code read anew."""
+    """A folder on this process's path; its imports are removed at the end, and `refresh` reloads its code."""
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
 
@@ -182,7 +182,7 @@ def test_an_edit_reruns_what_depends_on_it_and_is_in_the_record(tmp_path, trace)
 
 
 def test_a_user_s_package_runs_from_the_user_s_folder_and_an_edit_runs_it_again(tmp_path):
-    """Nobody installed the package, and nodes run in folders of their own. The data need what PYTHONPATH names relatively."""
+    """The package is not installed, and nodes run in their own folders. The data need a relative entry of PYTHONPATH."""
     (tmp_path / "user" / "mine").mkdir(parents=True)
     (tmp_path / "user" / "mine" / "__init__.py").touch()
     write(tmp_path / "user", mine__task=TASK, mine__method=METHOD, mine__data=DATA, shades="SHADE = 0.5")

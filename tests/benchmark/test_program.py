@@ -16,7 +16,7 @@ def test_nodes_find_the_entries_of_a_relative_pythonpath(tmp_path, monkeypatch):
 
 
 def test_nodes_import_from_the_current_folder_where_this_process_does(tmp_path, monkeypatch):
-    """As under `python -m fashiongen`: nodes run in other folders, where theirs would not be the user's."""
+    """As with `python -m fashiongen`: nodes run in other folders, where the current folder is not the user's."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     package, elsewhere = str(ROOT), [entry for entry in sys.path if entry not in ("", str(tmp_path))]

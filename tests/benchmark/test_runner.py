@@ -98,7 +98,7 @@ def test_changed_source_runs_again_unless_stale_results_are_accepted(tmp_path, t
     monkeypatch.setattr(runner, "source_sha256", lambda leave_out: "another")
     status, told = toys.run(suite, tmp_path / "out", accept_stale=True)
     assert status == 0 and "4 done" in told and len(starts(trace)) == 4
-    # What a stale parent's child is made of is told by its key: without the flag, both run again.
+    # The child's key includes its stale parent's: without the flag, both run again.
     (tmp_path / "out" / "nodes" / "test--second--seed0--toy--Toys" / "record.json").unlink()
     toys.run(suite, tmp_path / "out", accept_stale=True)
     assert starts(trace)[4:] == ["test--second--seed0--toy--Toys"]
@@ -153,7 +153,7 @@ def test_failed_killed_timed_out_and_skipped_nodes(tmp_path, trace):
         assert (child.task, child.protocol, child.dataset) == ("rank", "toy", "toys")
         assert child.reason in told
     assert found["test--fine--seed0--toy--Toys"].status == "ok"
-    # What failed is tried again, and what was skipped is judged again.
+    # Failed nodes are retried, and skipped nodes are checked again.
     toys.write_suite(tmp_path, {**recipes, "raises": LEARNT, "cannot": TRIVIAL}, slow)
     status, told = toys.run(suite, tmp_path / "out", jobs=4)
     found = records(tmp_path / "out")
@@ -207,7 +207,7 @@ def begun_training(folder: Path) -> str:
 
 
 def test_a_kept_parent_with_other_settings_starts_no_child(tmp_path, trace):
-    """As where it was trained on a GPU, its recipe was changed since, and there is no GPU now."""
+    """For example trained on a GPU, with a recipe changed since, and no GPU now."""
     recipes = {"base": LEARNT, "second": {**LEARNT, "parents": {"first": "base"}}}
     suite = toys.write_suite(tmp_path, recipes)
     toys.run(suite, tmp_path / "out")
@@ -241,7 +241,7 @@ def test_an_unusable_folder_fails_only_its_node(tmp_path, trace):
 
 
 def test_a_folder_moved_aside_never_overwrites_another(tmp_path, trace):
-    """Also where an older one was taken away, and where a name looks like a pattern."""
+    """Also if an older one was removed, and if a name looks like a pattern."""
     toys.write_suite(tmp_path, {"a[1]": TRIVIAL})
     suite = toys.write_suite(tmp_path, {}, [{"methods": ["a*"]}])
     for data in ("first", "second", "third", "fourth"):
@@ -253,7 +253,7 @@ def test_a_folder_moved_aside_never_overwrites_another(tmp_path, trace):
 
 
 def test_a_task_that_starts_late_repeats_nothing(tmp_path, trace):
-    """A cluster may start what a killed runner left in its queue after the next runner has finished it."""
+    """A cluster may start a killed runner's queued task after the next runner has finished it."""
     jobs = []
 
     class Queue(OnMachine):
@@ -283,7 +283,7 @@ def test_a_stale_test_is_not_accepted_for_a_new_training(tmp_path, trace, monkey
     shutil.copytree(test, tmp_path / "old")
     toys.run(suite, tmp_path / "out", lambda gpus: OnlyFits(1, 0))
     shutil.rmtree(test)
-    shutil.copytree(tmp_path / "old", test)  # as a kill after the training would have left it
+    shutil.copytree(tmp_path / "old", test)  # as after a kill at the end of the training
     begun = len(starts(trace))
     _, told = toys.run(suite, tmp_path / "out", accept_stale=True)
     assert starts(trace)[begun:] == ["test--base--seed0--toy--Toys"] and "1 done, 1 ok" in told

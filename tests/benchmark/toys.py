@@ -104,7 +104,7 @@ def bare_job(out: Path, code: str) -> Job:
 
 
 def other_runner(suite: Path, out: Path) -> subprocess.Popen:
-    """Start a runner in a process of its own, to be killed; Ctrl-C reaches it though a shell in the background has it ignored."""
+    """Start a runner in its own process, to be killed; Ctrl-C reaches it although background shells ignore it."""
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     told = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     told["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -15,7 +15,7 @@ from fashiongen.errors import UserError
 
 @contextmanager
 def small_disk(size):
-    """Let no file grow beyond a limit, as on a full disk: the kernel refuses to write on. Over before pytest writes its own output."""
+    """Limit the file size, like a full disk: the kernel refuses further writes. Ends before pytest writes its own output."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -24,7 +24,7 @@ def small_disk(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-# Where torch's writer is when the disk is full decides what it raises: OSError, or RuntimeError.
+# torch's writer raises OSError or RuntimeError, depending on where it is when the disk is full.
 @pytest.mark.parametrize("size", [10, 50_000, 500_000, 1_700_000, 2_400_000])
 def test_a_disk_that_fills_up_at_any_moment_ends_in_one_line_and_loses_nothing(tmp_path, size):
     place = tmp_path / "last.ckpt"

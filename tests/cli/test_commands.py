@@ -21,7 +21,7 @@ COMMANDS = "fit validate test predict recipes wardrobe data retrieve bench leade
 
 
 def parsed(capsys, *args):
-    """Return the settings that a command would run with."""
+    """Return the settings with which a command would run."""
     with pytest.raises(SystemExit) as stop:
         main([*map(str, args), "--print_config"])
     assert stop.value.code == 0
@@ -31,7 +31,7 @@ def parsed(capsys, *args):
 @pytest.fixture
 def trained(recipe):
     """A run of one epoch in the current folder: its recipe and its checkpoint."""
-    assert main(["fit", "--config", recipe]) is None  # else the script would exit with status 1
+    assert main(["fit", "--config", recipe]) is None  # otherwise the script would exit with status 1
     return recipe, "logs/toy/last.ckpt"
 
 
@@ -120,7 +120,7 @@ def test_a_suite_is_named_and_has_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def test_classes_in_the_current_folder_are_found(recipe):
-    """As a user's own code is, whichever script is called; afterwards the process imports what it did before."""
+    """Like a user's own code, for either script; afterwards the process imports what it did before."""
     Path("own_shop.py").write_text("from toy import Gallery, Painter\n\nclass Shop(Gallery):\n    pass\n\nclass Own(Painter):\n    pass\n")
     Path("own.yaml").write_text("model: {class_path: own_shop.Own}\ndata: {class_path: own_shop.Shop}\n")
     before = list(sys.path)
@@ -203,7 +203,7 @@ def test_predict_writes_images(trained):
 def test_the_record_says_what_was_run(trained, tmp_path):
     recipe, checkpoint = trained
     Path("more.yaml").write_text("trainer: {limit_test_batches: 2}\n")
-    shutil.copy(checkpoint, "copy.ckpt")  # where a checkpoint lies is no setting
+    shutil.copy(checkpoint, "copy.ckpt")  # the path of a checkpoint is not a setting
     hashes, protocols = [], set()
     common = ["test", "--config", recipe, "--config", "more.yaml", "--ckpt_path"]
     for out, path in (("one.json", checkpoint), ("two.json", "copy.ckpt")):
@@ -239,7 +239,7 @@ def test_parents_are_passed_on_unless_a_run_resumes(trained, monkeypatch):
 
 
 def test_a_restartable_run_starts_from_its_parents_and_then_resumes(trained, monkeypatch, capsys):
-    """`--ckpt_path last`, of which Lightning says that it may be set before the first run."""
+    """`--ckpt_path last`, which Lightning allows before the first run."""
     import toy
 
     recipe, checkpoint = trained
@@ -265,7 +265,7 @@ def test_wardrobe_render_writes_a_layout(tmp_path):
 
 @pytest.mark.parametrize("overlay", ["zero2.yaml", "zero2-offload.yaml"])
 def test_deepspeed_accepts_the_overlays(overlay, recipe, capsys):
-    """DeepSpeed's own check of the configuration that Lightning makes of an overlay; it needs no GPU."""
+    """DeepSpeed's own check of the configuration that Lightning builds from an overlay; it needs no GPU."""
     from deepspeed.runtime.config import DeepSpeedConfig
     from lightning.pytorch.strategies import DeepSpeedStrategy
 
@@ -278,6 +278,6 @@ def test_deepspeed_accepts_the_overlays(overlay, recipe, capsys):
     if overlay == "zero2.yaml":
         assert config.zero_config.offload_optimizer is None
         assert optimizer["class_path"] == "torch.optim.AdamW"
-    else:  # DeepSpeed refuses to offload any optimizer but its own
+    else:  # DeepSpeed offloads only its own optimizer
         assert config.zero_config.offload_optimizer.device == "cpu"
         assert optimizer["class_path"] == "deepspeed.ops.adam.DeepSpeedCPUAdam"

@@ -19,7 +19,7 @@ def full_disk(path):
 
 
 def test_a_full_disk_loses_no_image(world, capsys):
-    """One that was there before stays as it was."""
+    """An existing one stays unchanged."""
     image = Path("out") / f"{world.stem}.png"
     image.parent.mkdir()
     image.write_text("of an earlier run")

@@ -24,7 +24,7 @@ def complaint(capsys, *args):
 
 
 def run(folder, *args):
-    """Run a module in a folder, as a user does who has fashiongen installed."""
+    """Run a module in a folder, like a user who has fashiongen installed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, "-m", *args], cwd=folder, env=environment, capture_output=True, text=True)
 

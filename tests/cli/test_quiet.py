@@ -18,7 +18,7 @@ ADVERTISEMENT = "💡 Tip: For seamless cloud logging and experiment tracking, t
 
 
 class Log(logging.Handler):
-    """Keeps what is logged."""
+    """Stores what is logged."""
 
     def __init__(self):
         super().__init__()
@@ -29,7 +29,7 @@ class Log(logging.Handler):
 
 
 def shown(debug):
-    """Return what reaches the user of these, and of what matters."""
+    """Return which of these messages, and of the important ones, reach the user."""
     logger, log = logging.getLogger("lightning.pytorch.utilities.rank_zero"), Log()
     logger.addHandler(log)
     with warnings.catch_warnings(record=True) as seen:

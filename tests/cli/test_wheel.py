@@ -74,7 +74,7 @@ def test_it_knows_its_recipes_and_suites_by_name_in_any_folder(run, site):
 
 
 def test_it_trains_by_name_and_its_record_names_the_recipe(run, tmp_path):
-    """The method without learning that is the quickest to test."""
+    """The method without training that is fastest to test."""
     run("-m", "fashiongen", "test", "--config", "tiny/white", "--data.init_args.people", "24", "--evaluate.out", "test.json")
     text = (tmp_path / "test.json").read_text()
     assert '"recipe": "recipes/tiny/white.yaml"' in text and '"protocol": "vtoff-tiny"' in text
@@ -87,7 +87,7 @@ def test_it_lists_a_suite_by_name(run, site):
 
 
 def test_its_types_are_exported(run, site, tmp_path):
-    """Without py.typed mypy would say that the module has no stubs, and find nothing wrong."""
+    """Without py.typed, mypy would report missing stubs and find no errors."""
     pytest.importorskip("mypy", reason="mypy is of the extra `dev`")
     (tmp_path / "script.py").write_text(SCRIPT)
     told = run("-m", "mypy", "--cache-dir", str(tmp_path / "cache"), "script.py", status=1)

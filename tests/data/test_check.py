@@ -49,7 +49,7 @@ def test_a_whole_folder_has_no_findings(layout, rendered, capsys, tmp_path):
             "unpaired": unpaired,
             "masked": count,
             "masks": masks,
-            # No one can train on people without shop images, which is no fault of the folder.
+            # People without shop images cannot be used for training, which is not a fault of the folder.
             "refused": "" if shops or half == "test" else report["halves"]["train"]["refused"],
         }
         assert report["halves"][half] == expected
@@ -151,7 +151,7 @@ def remove(root, *patterns):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-# What is done to a folder, and the kinds of what is found of the half that is concerned.
+# How a folder is damaged, and the kinds of findings in the affected half.
 FOLDERS = {
     "whole": ("viton_hd", lambda root: None, set()),
     "nothing to make masks from": ("viton_hd", lambda root: remove(root, "test/agnostic*", "test/image-parse-v3"), {"absent"}),

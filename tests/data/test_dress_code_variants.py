@@ -52,7 +52,7 @@ def no_unpaired_list(root):
 
 
 def catvton_masks(root):
-    """CatVTON's script makes masks for the test people alone."""
+    """CatVTON's script creates masks only for the test people."""
     for line in (root / "test_pairs_paired.txt").read_text().splitlines():
         name, _, number = line.split()
         folder = root / list(DRESS_CODE_CATEGORIES)[int(number)]

@@ -69,7 +69,7 @@ def fill(folder: Path, people: torch.utils.data.Dataset, made: dict[str, Encodin
 
 
 def counting(made: dict[str, Encoding], calls: list[int]) -> dict[str, Encoding]:
-    """Note how many samples each encoder is given."""
+    """Count the samples that each encoder gets."""
 
     def watched(encoding):
         return replace(encoding, compute=lambda *fields: (calls.append(len(fields[0])), encoding.compute(*fields))[1])
@@ -305,7 +305,7 @@ def endless(start: int):
 
 
 def right_entries(folder: Path, made: dict[str, Encoding]) -> int:
-    """Read everything that can be read, compare it with what the encoder makes, and return how much that is."""
+    """Read every readable entry, compare it with the encoder's output, and return how many there are."""
     count = 0
     reads = {kind: encoding.reads for kind, encoding in made.items()}
     for kind, identity in identities(made).items():
@@ -321,7 +321,7 @@ def right_entries(folder: Path, made: dict[str, Encoding]) -> int:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_writers_killed_at_ten_random_moments_leave_only_right_entries(tmp_path, monkeypatch):
     """Two writers at a time on the same samples, each killed while it writes; then the rest is encoded."""
-    monkeypatch.setattr(encoding_cache, "PART_BYTES", 200)  # a part of two or three samples: nearly all the time goes into writing
+    monkeypatch.setattr(encoding_cache, "PART_BYTES", 200)  # parts of two or three samples: nearly all the time is spent on writing
     made, moments, context = encodings(), random.Random(0), multiprocessing.get_context("fork")
     counts = [0]
     for _ in range(5):

@@ -173,7 +173,7 @@ def test_state_counts_what_was_handed_out_and_skipping_reads_nothing(workers):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("every", [STEPS + 2, 2 * STEPS, 1])
 def test_a_run_resumed_from_a_step_checkpoint_equals_the_unbroken_one(tmp_path, workers, every):
-    """Broken one step after the checkpoint, which lies in mid-epoch, at an epoch's very last step, or at the first step."""
+    """Interrupted one step after the checkpoint, which is in mid-epoch, at an epoch's last step, or at the first step."""
     if every == 1 and workers:
         pytest.skip("covered without workers")
     whole = whole_run(tmp_path, data=Data(workers))

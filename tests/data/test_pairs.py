@@ -153,7 +153,7 @@ def test_missing_files_are_named_with_a_remedy(tmp_path):
 
 
 class Counts(L.LightningModule):
-    """Sees what training hands out."""
+    """Records the training batches."""
 
     def __init__(self):
         super().__init__()

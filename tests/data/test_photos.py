@@ -228,7 +228,7 @@ def predict(root, out, *options):
 
 
 def test_real_photos_go_through_predict(shared_data, tmp_path):
-    """Untrained but for the shipped tiny weights: each photo gives one image of its own, named after it."""
+    """Untrained except for the shipped tiny weights: each photo gives one image, named after it."""
     root = tmp_path / "photos"
     shutil.copytree(shared_data / "viton_hd_sample" / "test" / "image", root)
     names = sorted(path.stem for path in root.iterdir())

@@ -42,7 +42,7 @@ class DepthBatch(Batch):
 
 @dataclass(kw_only=True)
 class BareBatch(Batch):
-    """Needs a person alone."""
+    """Needs only a person."""
 
     person: Tensor
 
@@ -65,7 +65,7 @@ def data(layout, root, stage="test", **options):
 def test_another_task_reads_the_same_samples_as_its_own_batches(layout, rendered, other_tasks):
     plain, other = data(layout, rendered(layout)), data(layout, rendered(layout), task="dress")
     assert (plain.task, other.task) == ("vtoff", "dress")
-    # The person, which the batch may lack, is what such a task is judged by.
+    # The person, which the batch may lack, is the target of such a task.
     assert other.offers == {"mask", "garment", "pose", "person"} and plain.offers == {"mask", "garment", "garment_mask", "parse", "pose"}
     for one, two in zip(plain.test_dataloader(), other.test_dataloader(), strict=True):
         assert type(one) is TryOffBatch and type(two) is DressBatch and one.ids == two.ids and two.depth is None
@@ -108,7 +108,7 @@ def test_any_batch_of_a_person_can_be_reframed(rendered, other_tasks):
 @pytest.mark.parametrize("layout", READERS)
 @pytest.mark.parametrize("quality", [False, True])
 def test_a_users_own_dataset_class_is_used(layout, quality, rendered, tmp_path):
-    """VITON-HD built its own class whatever `dataset_class` said."""
+    """VITON-HD ignored `dataset_class` and built its own class."""
 
     class Dark(READERS[layout].dataset_class):
         def read(self, row):
@@ -129,7 +129,7 @@ def test_a_users_own_dataset_class_is_used(layout, quality, rendered, tmp_path):
 
 def test_a_dataset_of_another_package_is_known_once_it_is_imported():
     class Elsewhere(TryOnData):
-        """A layout of one's own."""
+        """A user's own layout."""
 
         layout = "elsewhere"
 
@@ -138,7 +138,7 @@ def test_a_dataset_of_another_package_is_known_once_it_is_imported():
         with pytest.raises(UserError, match="wardrobe has no writer of layout 'elsewhere'; it has: dress_code, "):
             Elsewhere("wardrobe").prepare_data()
     finally:
-        Elsewhere.layout = ""  # it lives on as long as anything refers to it
+        Elsewhere.layout = ""  # it lives as long as anything refers to it
 
 
 def test_a_minimal_dataset_works():

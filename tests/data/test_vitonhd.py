@@ -264,7 +264,7 @@ def test_the_quality_filter_trains_on_the_selected_people(drawn, tmp_path):
 
 
 def slow_render(folder):
-    """Leave a trace of each rendering outside the cache."""
+    """Log each rendering outside of the cache."""
     with (folder.parents[2] / "renderings.txt").open("a") as file:
         file.write("x")
     folder.mkdir()

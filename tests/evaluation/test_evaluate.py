@@ -47,7 +47,7 @@ def test_the_record_states_what_was_measured_and_how(tmp_path, monkeypatch):
     assert record["command"] == "fashiongen test --evaluate.out 'a b.json'"
     assert 0 < record["seconds_per_sample"] < 1 and record["peak_memory_bytes"] > 1e6
     assert record["data"] == {"fingerprint": "f" * 64} and record["checkpoint"] is None
-    assert record["source_sha256"] == source_sha256(leave_out=("benchmark",))  # a new leaderboard gives no new numbers
+    assert record["source_sha256"] == source_sha256(leave_out=("benchmark",))  # a new leaderboard does not change the numbers
     assert set(record["versions"]) == {"fashiongen", "torch", "lightning", "diffusers"}
     assert not method.saw_target
     assert evaluate.results == record["metrics"]
@@ -107,7 +107,7 @@ def test_an_unwritable_record_is_an_error_before_any_sampling(tmp_path, case):
 
 
 def test_a_read_only_folder_is_an_error_before_any_sampling(tmp_path, monkeypatch):
-    def denied(*args, **options):  # the superuser, who may run the tests, is denied nothing
+    def denied(*args, **options):  # root, who may run the tests, is denied nothing
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr("tempfile.TemporaryFile", denied)

@@ -77,7 +77,7 @@ def test_a_protocol_without_its_weights_ends_in_one_line_before_any_sampling(rec
 
 
 def test_the_street_protocol_runs_on_street_photos_against_the_garments_of_another_dataset(tmp_path, monkeypatch, cache):
-    """The file as it stands, but for the size and the published networks, which are replaced by tiny ones."""
+    """The unchanged file, except for the size and the published networks, which are replaced by tiny ones."""
     monkeypatch.chdir(tmp_path)
     _, protocol = read("vtoff-igr-street")
     metrics = {

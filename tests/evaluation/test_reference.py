@@ -42,7 +42,7 @@ class Count(MeanGap):
 
 
 class Copier(Painter):
-    """Says that the person is the garment."""
+    """Returns the person as the garment."""
 
     def take_off(self, batch: TryOffBatch) -> Tensor:
         return to_float(batch.person)
@@ -162,7 +162,7 @@ def test_the_reference_has_the_protocol_s_size_too(tmp_path):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder of people whose test garments are absent, as in StreetTryOn, a whole one of other people, and the garments of that alone."""
+    """A folder of people without test garments, as in StreetTryOn, a complete one of other people, and only the garments of that one."""
     root = tmp_path_factory.mktemp("reference")
     for name, seed in (("street", 0), ("shop", 1)):
         write_viton_hd(root / name, people=12, size=SIZE, seed=seed, test_fraction=0.5, workers=1)

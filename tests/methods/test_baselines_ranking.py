@@ -164,7 +164,7 @@ def test_histograms_equal_a_plain_loop_over_pixels():
             ]
             for bins in itertools.product(range(-1, 6), repeat=3):
                 near = math.prod(max(0.0, 1 - abs(place - bin_)) for place, bin_ in zip(places, bins, strict=True))
-                kept = tuple(min(max(bin_, 0), 4) for bin_ in bins)  # what falls beyond the last bin's middle stays in it
+                kept = tuple(min(max(bin_, 0), 4) for bin_ in bins)  # values beyond the last bin's centre stay in it
                 counts[kept] = counts.get(kept, 0) + near
         return {place: count / sum(counts.values()) for place, count in counts.items()}
 

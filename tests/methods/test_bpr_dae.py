@@ -136,7 +136,7 @@ def test_sizes_follow_the_weights(narrow):
 
 
 def test_a_checkpoint_holds_a_random_backbone(monkeypatch):
-    """Drawn under another seed it would be another, under which the codes mean nothing."""
+    """Another seed would give another one, for which the codes are meaningless."""
     monkeypatch.setattr("fashiongen.methods.bpr_dae.network.AlexNet", partial(AlexNet, (4, 6, 8, 8, 6), 20))
     torch.manual_seed(0)
     first = BPRDAE(weights=None, optimizer=SGD, **SMALL)
@@ -208,7 +208,7 @@ def test_each_image_is_encoded_once_in_training_and_a_resumed_run_ends_alike(nar
 
 
 def test_training_lowers_the_cost_and_ranks_the_own_bottoms_first(narrow, tmp_path):
-    """On features that a cache brings, so that the images are not looked at."""
+    """With cached features, so that the images are not read."""
     torch.manual_seed(1)
     batch = pairs([f"b{index}" for index in range(8)], images=False)
     batch.encoded = {kind: torch.randn(8, 20).relu() for kind in ("top", "bottom")}

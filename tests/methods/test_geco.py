@@ -28,7 +28,7 @@ def parent(tmp_path_factory):
 
 @pytest.mark.parametrize("build", [cigm, diverse_cigm, geco], ids=["cigm", "diverse cigm", "geco"])
 def test_broken_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(build, parent, tmp_path):
-    """An epoch has 4 steps; the run goes on from the third, whatever random numbers others have drawn meanwhile."""
+    """An epoch has 4 steps; the run resumes from the third, regardless of random numbers drawn in between."""
 
     def run(method, **options):
         if isinstance(method, GECo):
@@ -108,7 +108,7 @@ def test_wrong_settings_are_named():
 
 @pytest.mark.parametrize("variant", ["paper", "code"])
 def test_scores_are_dot_products_of_composed_queries(variant):
-    """Query and bottoms computed anew, one by one, with each image normalised as the variant has it."""
+    """Query and bottoms computed again, one by one, with each image normalised as in the variant."""
     method, batch = geco(variant=variant).eval(), pairs()
     found = method.score(method.embed_query(queries(batch)), method.embed_candidate(candidates(batch)))
 
@@ -228,7 +228,7 @@ def test_a_training_template_belongs_to_row_and_step(monkeypatch):
 
 def test_cached_templates_are_k_per_top_and_generated_once(monkeypatch):
     method, batch, calls = geco(template_variants=3).train(), pairs(), []
-    method.generator.last[0].weight.mul_(100.0)  # at the start a template is grey, and another noise changes less than a grey level
+    method.generator.last[0].weight.mul_(100.0)  # at first, templates are grey, and another noise changes less than a grey level
     top = to_float(batch.top)
     generate = method.generate
     monkeypatch.setattr(method, "generate", lambda *inputs: (calls.append(len(inputs[0])), generate(*inputs))[1])
@@ -241,7 +241,7 @@ def test_cached_templates_are_k_per_top_and_generated_once(monkeypatch):
             calls.clear()
     assert [len(templates) for templates in seen] == [3] * 6
     assert calls == [], "after so many steps all of them are known"
-    broken = geco(template_variants=3).train()  # a resumed run knows none of them and takes the same
+    broken = geco(template_variants=3).train()  # a resumed run has none of them and generates the same
     broken.load_state_dict(method.state_dict())
     torch.testing.assert_close(broken.training_template(batch, top), method.training_template(batch, top))
 
@@ -311,7 +311,7 @@ def test_validation_logs_the_auc_against_true_negatives(parent):
 
 
 def test_a_resnet_without_weights_starts_as_torchvisions():
-    """timm's own start has residual branches of zero, whose convolutions get no gradient."""
+    """timm initialises residual branches with zero, so their convolutions get no gradient."""
     random = load_backbone("resnet18", None, False, {"channels": [8, 8, 8, 8]})
     assert (random.layer1[0].bn2.weight == 1).all()
     assert (load_backbone("resnet18", None, False, {"channels": [8, 8, 8, 8], "zero_init_last": True}).layer1[0].bn2.weight == 0).all()

@@ -26,7 +26,7 @@ def igr():
 
 
 def softmax_attention(query, key, value, heads):
-    """Attention written out, on (B, N, heads * d)."""
+    """Explicit attention on (B, N, heads * d)."""
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     weights = (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(dim=-1)
     return (weights @ value).transpose(1, 2).flatten(2)
@@ -58,7 +58,7 @@ class PaperCrossAttention:
 
 
 def paper_noise(igr, batch, latents, timestep, null):
-    """Predict the noise as the paper writes it, everything computed anew; the conditions are null or not."""
+    """Predict the noise as in the paper, without any caching; the conditions are null or not."""
     unet, garmnet = igr.network.denoiser, igr.network.garmnet
     person = to_float(batch.person)
     text = igr.text([igr.prompts[category] for category in batch.category])
@@ -91,7 +91,7 @@ def paper_noise(igr, batch, latents, timestep, null):
 
 @torch.no_grad()
 def test_cached_references_give_the_images_of_the_papers_equations(igr, people):
-    """Keys and values kept over the steps, half the queries, both halves of guidance in one pass: against none of that."""
+    """Cached keys and values, half the queries, and both halves of guidance in one pass, compared with the plain computation."""
     key = noise.keys(people.ids, 0, "sample", 0, 0)
     latents = noise.normal(key, (4, 16, 12))
     sampler = DDIMScheduler.from_config(igr.schedule.config, clip_sample=False, set_alpha_to_one=False)

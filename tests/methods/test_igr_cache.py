@@ -27,7 +27,7 @@ def igr():
 
 
 def batches(igr, world, folder, dtype=torch.float32):
-    """Return the same six samples as they are read, and with what was kept of them."""
+    """Return the same six samples as read, and with their cached encodings."""
     samples = torch.utils.data.Subset(world.datasets["test"], range(6))
     samples.rows = world.datasets["test"].rows[:6]
     encode(Loader(samples, batch_size=4), igr.encodings(), folder, dtype=dtype)
@@ -106,7 +106,7 @@ def test_the_command_line_encodes_ahead_and_trains_from_it(tmp_path, cache, monk
     for key, weight in weights[0].items():
         torch.testing.assert_close(weights[1][key], weight, rtol=0, atol=1e-5, msg=key)
 
-    # The fine stage trains on some of these samples, a few of them reframed: those alone are encoded anew. Its parent is not asked for.
+    # The fine stage trains on some of these samples, a few of them reframed: only those are encoded again. Its parent is not needed.
     fine = ["--config", str(RECIPES / "igr-hqft.yaml"), *WORLD, "--data.init_args.quality.init_args.keep", "0.9"]
     capsys.readouterr()
     assert main(["data", "encode", *fine, "--out", "kept"]) is None

@@ -49,7 +49,7 @@ def test_the_extractor_is_part_of_the_name(network):
     assert (LPIPS().extractor, DISTS().extractor) == ("tiny", "tiny")
     assert (FID().extractor, KID().extractor, AttributeAgreement().extractor) == ("tiny-classifier",) * 3
     assert SSIM().extractor is ColourError().extractor is None
-    # Another network never passes for a built-in one.
+    # Another network never passes as a built-in one.
     assert FID(network=network).extractor == "custom"
     assert FID("seed-2", network=network).extractor == "seed-2"
     assert AttributeAgreement(judge=network.read).extractor == "custom"

@@ -117,7 +117,7 @@ def test_discriminator_loss_equals_a_plain_loop(variant):
 
 
 class Painter(nn.Module):
-    """Paints with one colour that it learns; its template's code is that colour."""
+    """Paints with one learnt colour, which is also its template's code."""
 
     def __init__(self):
         super().__init__()

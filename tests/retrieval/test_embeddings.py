@@ -59,7 +59,7 @@ def test_a_killed_writer_leaves_no_row_without_an_image(tmp_path, images):
         keys = [store.key(path) for path in images]
         store.add(keys[:1], torch.ones(1, 4))
     with (folder / "rows.f32").open("ab") as file:
-        file.write(b"\0" * 22)  # a row and a bit, of which the index does not know
+        file.write(b"\0" * 22)  # more than a row that the index does not know
     with Store(folder) as store:
         store.add(keys[1:], torch.full((2, 4), 2.0))
         ((_, block),) = store.embeddings(store.rows(keys)).blocks()

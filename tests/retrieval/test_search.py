@@ -16,7 +16,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "dark 
 
 
 class Colours(Method):
-    """Likes what has the top's colour, and draws it as the template."""
+    """Prefers the top's colour, and draws it as the template."""
 
     name: ClassVar[str] = "colours"
     draws_templates: ClassVar[bool] = True

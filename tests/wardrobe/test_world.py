@@ -23,7 +23,7 @@ def test_same_seed_and_id_give_the_same_item_in_another_process():
 def test_streams_of_namespaces_seeds_and_numbers_differ():
     items = [make_item(seed, namespace, index) for seed in (0, 1) for namespace in NAMESPACES for index in range(100)]
     assert len({str(parameters(item)) for item in items}) == len(items)
-    assert len({item.id for item in items}) == len(items) / 2  # the seed is no part of the id
+    assert len({item.id for item in items}) == len(items) / 2  # the seed is not part of the id
 
 
 def test_held_out_combinations_occur_in_test_only():
