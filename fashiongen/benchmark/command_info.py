@@ -80,7 +80,7 @@ def obstacle(info: CommandInfo, kind: str, available: int | None) -> str | None:
     if info.deepspeed and (info.accelerator != "cuda" or available == 0):
         return "DeepSpeed needs a CUDA GPU" + (", and there is none" if available == 0 else ", and the recipe asks for the CPU")
     if info.gpus and available is not None and info.gpus > available:
-        return f"it asks for {info.gpus} GPU{'s' * (info.gpus > 1)} (trainer.accelerator, trainer.devices), and there are {available}"
+        return f"it needs {info.gpus} GPU{'s' * (info.gpus > 1)} (trainer.accelerator, trainer.devices), but there are {available}"
     if info.problem is not None:
         return info.problem
     if info.offers is not None and (lacking := sorted(set(info.needs) - set(info.offers))):

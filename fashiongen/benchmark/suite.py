@@ -53,7 +53,7 @@ def read_suite(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     suite = _checked(content, SUITE, str(path), required=("suite", "recipes", "runs"))
     if not SAFE.fullmatch(suite["suite"]):
-        raise UserError(f"{path}: suite: {suite['suite']!r} must be letters, digits, `.`, `_` and `-`")
+        raise UserError(f"{path}: suite: {suite['suite']!r} may only contain letters, digits, `.`, `_` and `-`")
     suite = _with_defaults(suite, {"seeds": [0], "tests": [{}]})
     runs = []
     for number, entry in enumerate(suite["runs"], start=1):
@@ -66,9 +66,9 @@ def read_suite(path: Path) -> dict[str, Any]:
         merged["tests"] = [_checked(test, TEST, f"{place}: tests") for test in merged["tests"]]
         for name in [name for test in merged["tests"] for name in (test.get("name"), test.get("data")) if name is not None]:
             if not SAFE.fullmatch(name):
-                raise UserError(f"{place}: tests: {name!r} must be letters, digits, `.`, `_` and `-`")
+                raise UserError(f"{place}: tests: {name!r} may only contain letters, digits, `.`, `_` and `-`")
         if not merged["seeds"] or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in merged["seeds"]):
-            raise UserError(f"{place}: seeds: {merged['seeds']} must be whole numbers from 0")
+            raise UserError(f"{place}: seeds: {merged['seeds']} must be non-negative integers")
         for key, value in merged["limits"].items():
             if key not in KINDS or isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
                 raise UserError(f"{place}: limits: {key}: {value}: must be fit or test with a number of seconds above 0")
@@ -83,7 +83,7 @@ def _ablation(entry: object, place: str) -> dict[str, Any]:
         return {"overlays": entry, "keys": {}}
     found = _checked(entry, ABLATION, f"{place}: ablations", required=("name",))
     if not SAFE.fullmatch(found["name"]):
-        raise UserError(f"{place}: ablations: name: {found['name']!r} must be letters, digits, `.`, `_` and `-`")
+        raise UserError(f"{place}: ablations: name: {found['name']!r} may only contain letters, digits, `.`, `_` and `-`")
     return {"name": found["name"], "overlays": found.get("overlays", []), "keys": found.get("keys", {})}
 
 
@@ -103,7 +103,7 @@ def _checked(content: object, known: dict[str, type], place: str, required: Iter
     return content
 
 
-_WORDS: dict[type, str] = {str: "text", list: "list", dict: "mapping"}
+_WORDS: dict[type, str] = {str: "string", list: "list", dict: "mapping"}
 
 
 def _with_defaults(content: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -335,5 +335,5 @@ def test_gpus_are_handed_out_and_cores_shared(tmp_path, trace, monkeypatch):
     assert {logs[f"r{number}"] for number in range(3)} == {"5", "7", "GPU-b"}
     assert len(set(logs["pair"].split(",")) & {"5", "7", "GPU-b"}) == 2
     assert logs["none"] == ""
-    assert "it asks for 4 GPUs" in records(tmp_path / "out")["test--many--seed0--toy--Toys"].reason
+    assert "it needs 4 GPUs" in records(tmp_path / "out")["test--many--seed0--toy--Toys"].reason
     assert told == [max(1, len(os.sched_getaffinity(0)) // 3)]
