@@ -127,7 +127,7 @@ def test_windows_lists_with_blank_lines_are_read(tmp_path):
         ("", "no column tshirt and no column positive_pant"),
         ("tshirt,pants\n1,2\n", "no column positive_pant"),
         ("tshirt,positive_pant\n", "contains no pairs"),
-        ("tshirt,positive_pant\n1\n", "line 2: has 1 columns where 2"),
+        ("tshirt,positive_pant\n1\n", "line 2: has 1 columns instead of 2"),
         ("tshirt,positive_pant\n1,../../2\n", "line 2: '../../2' is not an item id"),
         ("tshirt,positive_pant\n1,\n", "line 2: '' is not an item id"),
     ],

@@ -167,7 +167,7 @@ MISTAKES = {
     "blank box": (["a.png,,,,,upper"], "neither a box nor a mask"),
     "another photo": (["b.png,1,2,3,4,"], r"boxes\.csv, line 2: no photo 'b\.png'"),
     "outside": (["../a.png,1,2,3,4,"], r"line 2: no photo '\.\./a\.png'"),
-    "twice": (["a.png,1,2,3,4,", "a.png,1,2,3,4,"], r"line 3: a second line of a\.png"),
+    "twice": (["a.png,1,2,3,4,", "a.png,1,2,3,4,"], r"line 3: a second line for a\.png"),
     "category": (["a.png,1,2,3,4,hat"], r"line 2: category 'hat': unknown; choose among upper, lower, full"),
     "words": (["a.png,one,2,3,4,"], r"line 2: left, top, right, bottom must be numbers of pixels, not one, 2, 3, 4"),
     "three": (["a.png,1,2,3"], "must be numbers"),

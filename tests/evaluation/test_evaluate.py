@@ -118,7 +118,7 @@ def test_a_read_only_folder_is_an_error_before_any_sampling(tmp_path, monkeypatc
 
 def test_checking_the_place_of_the_record_leaves_nothing_behind(tmp_path):
     data = Gallery(offers=("mask",))
-    with pytest.raises(UserError, match="judged by the true garment"):
+    with pytest.raises(UserError, match="evaluated against the true garment"):
         judge(tmp_path, data=data, out=str(tmp_path / "new" / "out.json"))
     assert list((tmp_path / "new").iterdir()) == []
 
