@@ -9,7 +9,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from study import OVERLAYS, TINY, call, configs, in_parallel, interval, options, per_sample, row, spread
+from study import OVERLAYS, TINY, call, configs, in_parallel, options, tables
 
 TRIVIAL = ["random", "popularity", "colour_neighbour", "oracle"]
 COLUMNS = ["auc", "mrr", "recall_at_1", "recall_at_5", "recall_at_10", "recall_at_50", "ndcg"]
@@ -53,16 +53,9 @@ def run(out: Path, threads: int, name: str, recipe: str, further: list[str], see
 
 def table(out: Path, seeds: list[int]) -> str:
     """Return the table of all methods and the paired differences."""
-    rows = {name: [name] for name in TRIVIAL} | {name: [f"{name}-seed{seed}" for seed in seeds] for name in (CIGM, *GECO, *OTHERS)}
-    rows |= {name: [f"{name}-seed{seeds[0]}"] for name in SLOW}
-    lines = [row(["method", *COLUMNS]), row(["---", *["---:"] * len(COLUMNS)])]
-    lines += [row([name, *(spread(out, runs, column) for column in COLUMNS)]) for name, runs in rows.items()]
-    lines += ["", row(["geco less", *PAIRED]), row(["---", *["---:"] * len(PAIRED)])]
-    for name, runs in rows.items():
-        if name != "geco":
-            differences = [per_sample(out, rows["geco"], column) - per_sample(out, runs, column) for column in PAIRED]
-            lines.append(row([name, *map(interval, differences)]))
-    return "\n".join(lines)
+    runs = {name: [name] for name in TRIVIAL} | {name: [f"{name}-seed{seed}" for seed in seeds] for name in (CIGM, *GECO, *OTHERS)}
+    runs |= {name: [f"{name}-seed{seeds[0]}"] for name in SLOW}
+    return tables(out, runs, COLUMNS, "geco", PAIRED)
 
 
 def main() -> None:

@@ -75,3 +75,15 @@ def interval(values: np.ndarray) -> str:
 def row(cells: list[str]) -> str:
     """Return one line of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
+
+
+def tables(out: Path, runs: dict[str, list[str]], columns: list[str], first: str, paired: list[str]) -> str:
+    """Return two Markdown tables: each row's mean and deviation over its runs, and the paired differences of `first` to every other row."""
+    lines = [row(["method", *columns]), row(["---", *["---:"] * len(columns)])]
+    lines += [row([name, *(spread(out, names, column) for column in columns)]) for name, names in runs.items()]
+    lines += ["", row([f"{first} less", *paired]), row(["---", *["---:"] * len(paired)])]
+    for name, names in runs.items():
+        if name != first:
+            differences = [per_sample(out, runs[first], column) - per_sample(out, names, column) for column in paired]
+            lines.append(row([name, *map(interval, differences)]))
+    return "\n".join(lines)

@@ -9,7 +9,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from study import OVERLAYS, TINY, call, configs, in_parallel, interval, options, per_sample, row, spread
+from study import OVERLAYS, TINY, call, configs, in_parallel, options, tables
 
 TRIVIAL = ["white", "masked_crop", "mean_garment", "nearest_garment"]
 LEARNT = {"igr": [], "igr-no-garmnet": [OVERLAYS / "igr-no-garmnet.yaml"]}
@@ -35,14 +35,8 @@ def run(out: Path, threads: int, name: str, recipe: Path, overlays: list[Path], 
 
 def table(out: Path, seeds: list[int]) -> str:
     """Return the table of all methods and the paired differences."""
-    lines = [row(["method", *COLUMNS]), row(["---", *["---:"] * len(COLUMNS)])]
-    rows = {name: [name] for name in TRIVIAL} | {name: [f"{name}-seed{seed}" for seed in seeds] for name in LEARNT}
-    lines += [row([name, *(spread(out, runs, column) for column in COLUMNS)]) for name, runs in rows.items()]
-    lines += ["", row(["igr less", *PAIRED]), row(["---", *["---:"] * len(PAIRED)])]
-    for name in [*TRIVIAL, "igr-no-garmnet"]:
-        differences = [per_sample(out, rows["igr"], column) - per_sample(out, rows[name], column) for column in PAIRED]
-        lines.append(row([name, *map(interval, differences)]))
-    return "\n".join(lines)
+    runs = {name: [name] for name in TRIVIAL} | {name: [f"{name}-seed{seed}" for seed in seeds] for name in LEARNT}
+    return tables(out, runs, COLUMNS, "igr", PAIRED)
 
 
 def main() -> None:
