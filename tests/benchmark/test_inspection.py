@@ -242,6 +242,6 @@ def test_the_keys_of_all_suites_are_known():
 def test_data_of_another_task_are_a_problem(recipe):
     (found,) = facts(["test", "--config", recipe, "--evaluate.task", "retrieval"])
     assert found.task == "retrieval" and found.problem == "the task is retrieval, but the data gallery are for vtoff"
-    assert "cannot do retrieval" in obstacle(found, "test", 0)
+    assert "does not support retrieval" in obstacle(found, "test", 0)
     with pytest.raises(UserError, match=r"evaluate\.task=knitting: unknown task; choose one of"):
         facts(["test", "--config", recipe, "--evaluate.task", "knitting"])

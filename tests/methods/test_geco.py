@@ -190,7 +190,7 @@ def test_only_the_network_is_trained(variant, classifier):
 
 
 def test_a_parent_that_does_not_fit_is_named(parent):
-    with pytest.raises(UserError, match="parent `cigm` only"):
+    with pytest.raises(UserError, match="supports only the parent `cigm`"):
         geco().load_parents({"generator": parent})
     with pytest.raises(UserError, match=r"step=4\.ckpt does not fit GECo's generator: of another shape: first\.0\.weight"):
         GECo(**SMALL | {"features": 3}, **BACKBONE).load_parents({"cigm": parent})

@@ -285,7 +285,7 @@ def test_wrong_settings_are_named():
             IGR(**wrong)
     with pytest.raises(UserError, match="no such folder"):
         IGR(pretrained="/absent/folder")
-    with pytest.raises(UserError, match="parent `coarse` only"):
+    with pytest.raises(UserError, match="supports only the parent `coarse`"):
         IGR().load_parents({"fine": "x"})
 
 
