@@ -73,7 +73,7 @@ def locate_file(value: str, tiny: str) -> Path:
     try:
         return Path(hf_hub_download(f"{owner}/{name}", inside))
     except (OSError, ValueError) as error:  # huggingface_hub's errors if the file is missing or the hub cannot be reached
-        raise UserError(f"{value}: no such file here, and the hub gave none ({type(error).__name__})") from error
+        raise UserError(f"{value}: no such local file, and none on the hub ({type(error).__name__})") from error
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if isinstance(content, dict):
         state = _flat(next((content[name] for name in ("state_dict", "model_state_dict") if name in content), content))
     if state is None:
-        raise UserError(f"{path}: holds no state dict (a mapping of names to tensors)")
+        raise UserError(f"{path}: contains no state dict (a mapping of names to tensors)")
     return state
 
 

@@ -131,16 +131,18 @@ class Record:
             raise UserError(f"{path}: not a record, or a damaged one ({error}); run its test again") from error
         schema = content.get("schema") if isinstance(content, dict) else None
         if not isinstance(schema, int) or isinstance(schema, bool):
-            raise UserError(f"{path}: not a record: it is no JSON object with a number `schema`")
+            raise UserError(f"{path}: not a record: it is not a JSON object with a number `schema`")
         if schema > SCHEMA:
-            raise UserError(f"{path}: a record of schema {schema}, and this fashiongen reads up to {SCHEMA}: update it")
+            raise UserError(f"{path}: a record with schema {schema}, but this fashiongen reads only up to {SCHEMA}: update it")
         hints = _hints(cls)
         if "pictures" in content:  # written before version 0.1
             content.setdefault("images", content["pictures"])
         known = {entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
         for name, value in known.items():
             if not _is(value, hints[name]):
-                raise UserError(f"{path}: {name}: {_shortened(value)} is no {_named(hints[name])}: the record is damaged, make it again")
+                raise UserError(
+                    f"{path}: {name}: {_shortened(value)} is not of type {_named(hints[name])}: the record is damaged; run its test again"
+                )
         try:
             return cls(**known)
         except TypeError as error:  # a field without a default is missing

@@ -1,4 +1,4 @@
-"""State dicts in the layouts of GeCo's authors' code, and their layers by hand: what the published loaders are held to."""
+"""State dicts in the layouts of GeCo's authors' code, and their layers written by hand: references for the published loaders."""
 
 import torch
 from torch.nn.functional import batch_norm, conv2d, conv_transpose2d
@@ -37,7 +37,7 @@ class State(dict):
         return batch_norm(features, mean, variance, weight, bias)
 
     def save(self, path):
-        """As their training does: beside the epoch and an optimizer's state."""
+        """Written like their training does: with the epoch and an optimizer's state."""
         torch.save(
             {"epoch": 58, "model_state_dict": dict(self), "optimizer_state_dict": {"state": {}, "param_groups": [{"lr": 2e-4}]}}, path
         )

@@ -1,4 +1,4 @@
-"""A folder as `fashiongen bench run` leaves it, written by the tests of the leaderboard: values of a real run's size, small images."""
+"""Writes a folder like `fashiongen bench run`, for the tests of the leaderboard: realistic values, small images."""
 
 import json
 from pathlib import Path
@@ -85,7 +85,7 @@ def write_fit(folder: Path, recipe: str, *, seed=0, overlays=(), **fields) -> No
 
 
 def image(shade: int, index: int) -> Image.Image:
-    """An image (64x48) known by its colour."""
+    """An image (64x48) that is identified by its colour."""
     return Image.new("RGB", (48, 64), (shade, 20 * index, 255 - shade))
 
 
@@ -95,7 +95,7 @@ def hash_of(text: str) -> int:
 
 
 def write_folder(folder: Path) -> Path:
-    """Two boards, three seeds of one method, one seed of two others, and every way in which a node may end."""
+    """Two boards, three seeds of one method, one seed of two others, and every way a node can end."""
     for seed, lpips in enumerate((2.05, 2.08, 2.02)):
         values = {"lpips[tiny]": lpips, "ssim": 0.52, "fid[tiny-classifier]": 160.0 + seed}
         write_test(folder, "recipes/tiny/igr.yaml", values, seed=seed, images=5, seconds_per_sample=0.5)

@@ -1,4 +1,4 @@
-"""What all tests share: no network, one thread, a cache of their own, fixed seeds; and which test files start first."""
+"""Set-up of all tests: no network, one thread, a separate cache, fixed seeds; and the order of the test files."""
 
 import os
 import random
@@ -16,25 +16,25 @@ MOST_WORKERS = 4
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # before anything imports these libraries
 
-# With -n the workers run the tests; the process that hands them out needs no torch, and they start the sooner.
+# With -n the workers run the tests; the main process needs no torch, and so they start sooner.
 if "PYTEST_XDIST_WORKER" in os.environ or not any(argument.startswith(("-n", "--numprocesses")) for argument in sys.argv):
     import lightning.pytorch  # noqa: F401  here, since its log handler keeps the stderr of the moment of its import: a test's would be closed
     import torch
 
     torch.set_num_threads(1)
     if not torch.cuda.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed says on stdout that it found nothing better
+        os.environ["DS_ACCELERATOR"] = "cpu"  # otherwise DeepSpeed prints on stdout that it found nothing better
 
 
 def pytest_xdist_auto_num_workers():
-    """Return what `-n auto` means: as many workers as this process may use cores, at most four."""
+    """Return the number of workers for `-n auto`: this process's number of cores, at most four."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_WORKERS)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """The folder of what is rendered, once a session, whatever worker asks first."""
+    """The folder of rendered data, once per session, whichever worker asks first."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     folder.mkdir(exist_ok=True)
@@ -45,7 +45,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def seeds():
-    """Start every test from the same seeds, and forget those that a command has set."""
+    """Start every test from the same seeds, and reset those that a command has set."""
     import numpy as np
     import torch
 
@@ -59,14 +59,14 @@ def seeds():
 
 @pytest.fixture
 def shared_data():
-    """The folder of public samples beside the checkout."""
+    """The folder of public samples next to the checkout."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"the public samples are not here: {SHARED_DATA}")
     return SHARED_DATA
 
 
 def pytest_collection_modifyitems(items):
-    """Put the files that take longest first, and skip tests marked `gpu` where there is none."""
+    """Run the slowest files first, and skip tests marked `gpu` without a GPU."""
     import torch
 
     ranks = {TESTS / name: rank for rank, name in enumerate(LONG)}

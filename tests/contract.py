@@ -1,4 +1,4 @@
-"""What every method must keep, whatever its task: it never sees its target, and a sample's result does not depend on its neighbours."""
+"""The contract of every method, for any task: it never sees its target, and a sample's result does not depend on its batch."""
 
 import inspect
 from contextlib import suppress
@@ -14,9 +14,9 @@ from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
 
-PEOPLE = (40, 240)  # of the embedded world: the first number that the layout can do with, those of other tests
+PEOPLE = (40, 240)  # of the embedded world: the first number that the layout supports, those of other tests
 SAMPLES = 6
-STEPS = 2  # of a sampler: a contract does not look at quality
+STEPS = 2  # of a sampler: the contract does not check quality
 
 
 def class_of(path: str) -> type:
@@ -28,7 +28,7 @@ def small_data(recipe: Path) -> FashionData:
     """Build the recipe's data on a small embedded world, set up for training and testing."""
     settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]
     cls = class_of(settings["class_path"])
-    # What chooses training samples, as HQFT does, has no say in a test; its settings are objects that the command line builds.
+    # Selection of training samples, as in HQFT, does not affect a test; its settings are objects built by the command line.
     wanted = {name: value for name, value in settings.get("init_args", {}).items() if name != "people" and not isinstance(value, dict)}
     small = {"validation": 4, "batch_size": 8, "eval_batch_size": SAMPLES, "num_workers": 0, "in_memory": True}
     known = {name for base in cls.__mro__ if "__init__" in vars(base) for name in inspect.signature(base).parameters}
@@ -44,7 +44,7 @@ def small_data(recipe: Path) -> FashionData:
 
 
 def trained(recipe: Path, data: FashionData) -> Method:
-    """Build the recipe's method as it stands after `fit`: what gathers its training samples gathers those of `data`."""
+    """Build the recipe's method as after `fit`: a method that stores training samples stores those of `data`."""
     model = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]
     cls = class_of(model["class_path"])
     settings = {name: value for name, value in model.get("init_args", {}).items() if name not in ("optimizer", "lr_scheduler")}
@@ -71,19 +71,19 @@ def equal(first: object, second: object) -> bool:
 
 @torch.no_grad()
 def check_contract(recipe: Path, data: FashionData) -> None:
-    """Hold the method of a recipe to the contract on the first test samples of `data`."""
+    """Check the contract for a recipe's method on the first test samples of `data`."""
     task = tasks.find(data.task)()
     method = trained(recipe, data)
     assert task.name in tasks.supported(method)
     batch = next(iter(data.test_dataloader()))
     assert type(batch) is task.batch and 2 <= len(batch) <= SAMPLES
-    # What is judged and written is what these two return, and Lightning hands them the whole batch.
+    # These two return what is evaluated and written, and Lightning passes them the whole batch.
     prediction = task.check_prediction(method, method.test_step(batch, 0), batch)
 
     assert any(getattr(batch, name) is not None for name in task.batch.TARGETS), "there is nothing to hide"
     spoiled = task.spoil_truth(batch)
     assert equal(task.check_prediction(method, method.test_step(spoiled, 0), batch), prediction), "it saw the truth"
-    # Even where a target is handed over by another way, such as a cache, what is judged does not get it.
+    # Even if a target is passed in another way, such as a cache, evaluation does not get it.
     assert equal(getattr(method, task.method)(spoiled.without_target()), getattr(method, task.method)(batch.without_target()))
 
     last = batch.select([len(batch) - 1])

@@ -1,4 +1,4 @@
-"""Tops and bottoms of noise, the same ones each time, for tests of methods that rank."""
+"""Deterministic random tops and bottoms, for tests of methods that rank."""
 
 import torch
 from torch import Tensor

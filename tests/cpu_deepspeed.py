@@ -1,6 +1,6 @@
-"""DeepSpeed on CPU processes, which Lightning refuses: for tests alone, on private methods of Lightning 2.6.
+"""DeepSpeed on CPU processes, which Lightning does not support: only for tests, using private methods of Lightning 2.6.
 
-Trains by the true command line, each rank in a warm process of its own:
+Trains with the real command line, each rank in its own warm process:
 
     checkpoint = fit(tmp_path, "zero2", "--config", recipe)       # a folder
     checkpoint = fit(tmp_path, "ddp", "--config", recipe)         # a file

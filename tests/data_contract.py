@@ -1,4 +1,4 @@
-"""What every DataModule promises. A test class inherits `DataContract` and gives the fixture `make`; nothing else is needed."""
+"""The contract of every DataModule. A test class inherits `DataContract` and provides the fixture `make`."""
 
 import json
 from dataclasses import fields
@@ -17,7 +17,7 @@ TRAINED = ("train", "val")
 
 
 def same(one, other):
-    """Tell whether two values of a batch's field are equal."""
+    """Return whether two values of a batch's field are equal."""
     if isinstance(one, Tensor):
         return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, Ragged):
@@ -28,7 +28,7 @@ def same(one, other):
 
 
 def equal(batches, others):
-    """Tell whether two passes gave the same batches in the same order."""
+    """Return whether two passes gave the same batches in the same order."""
     return len(batches) == len(others) and all(
         type(one) is type(other) and all(same(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
         for one, other in zip(batches, others, strict=True)
@@ -47,7 +47,7 @@ class DataContract:
     """Inherit it, and give the fixture `make`: a function that builds the DataModule, small, with further options of its constructor."""
 
     def stages(self, make):
-        """By stage, a DataModule that is set up for it; a stage that the dataset cannot serve is refused in one line."""
+        """For each stage, a DataModule that is set up for it; a stage that the dataset does not support is a one-line error."""
         ready = {}
         for stage in STAGES:
             data = make()
@@ -169,7 +169,7 @@ class FolderContract(DataContract):
         """A dataset of several tasks gives the batches of the one that is asked for, or refuses it in one line."""
         try:
             data = make(task=task)
-        except TypeError:  # it serves one task, and has no such option
+        except TypeError:  # it supports one task, and has no such option
             assert make().task in tasks.known()
             return
         except UserError as error:

@@ -1,4 +1,4 @@
-"""A toy dataset, method and metrics, for tests of what judges and writes."""
+"""A toy dataset, method and metrics, for tests of evaluation and prediction."""
 
 import lightning.pytorch as L
 import torch
@@ -21,7 +21,7 @@ def sample(index):
     person, garment = (torch.randint(0, 256, (1, 3, *SIZE), generator=generator, dtype=torch.uint8) for _ in range(2))
     mask = torch.zeros(1, 1, *SIZE, dtype=torch.bool)
     mask[..., 3:9, 2:6] = True
-    # Ids in another order than the samples: what is reported must not hang on the order of loading.
+    # Ids in another order than the samples: reports must not depend on the order of loading.
     return TryOffBatch(ids=[f"id{(index * 3) % N}"], person=person, mask=mask, category=["upper"], garment=garment, garment_mask=mask)
 
 
@@ -45,7 +45,7 @@ class Gallery(FashionData):
 
 
 class Copier(Method):
-    """Says that the person is the garment, a little darker; remembers whether it was shown a target."""
+    """Returns the person, a little darker, as the garment; remembers whether it saw a target."""
 
     needs = frozenset({"mask"})
 
@@ -77,7 +77,7 @@ class Restless(L.LightningModule):
 
 
 class Broken(Copier):
-    """Its second image of each batch is not a number."""
+    """Returns NaN for the second image of each batch."""
 
     def take_off(self, batch):
         images = super().take_off(batch).clone()

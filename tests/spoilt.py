@@ -1,4 +1,4 @@
-"""A rendered folder in VITON-HD's layout that tests spoil in one place, and what must then happen, through the command line."""
+"""A rendered folder in VITON-HD's layout that tests damage in one place, and the expected result of the command line."""
 
 import builtins
 import errno
@@ -30,7 +30,7 @@ TRAIN = ["fit", "--config", "mean.yaml"]
 
 
 class World:
-    """The folder `viton` in the current folder, two people in training and two in the test, and how to spoil it."""
+    """The folder `viton` in the current folder, with two training and two test people, and methods to damage it."""
 
     def __init__(self, monkeypatch, baseline):
         self.monkeypatch, self.baseline = monkeypatch, baseline
@@ -46,7 +46,7 @@ class World:
         self.pose = test / "openpose_json" / f"{self.stem}_keypoints.json"
 
     def resave(self, change=lambda image: image, path=None, **options):
-        """Replace an image, the person's unless told, without loss and under its old name."""
+        """Replace an image, the person's by default, losslessly and under its old name."""
         path = path or self.person
         with Image.open(path) as image:
             changed = change(image.copy())
@@ -59,13 +59,13 @@ class World:
         return [f"{name} {name}" for name in self.names]
 
     def rename(self, name):
-        """Call the first person otherwise, in all its files."""
+        """Rename the first person, in all its files."""
         for path in [path for path in (self.root / "test").rglob(f"{self.stem}*") if path.is_file()]:
             path.rename(path.with_name(path.name.replace(self.stem, name)))
         self.write_pairs(f"{name}.jpg {name}.jpg", *self.lines()[1:])
 
     def weights(self, part="sd"):
-        """A copy of the shipped tiny weights, to spoil."""
+        """A copy of the shipped tiny weights, to damage."""
         shutil.copytree(tiny_weights() / part, "weights")
         return Path("weights")
 
@@ -79,7 +79,7 @@ class World:
         file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
     def deny(self, folder):
-        """Refuse to open or list anything in a folder, also to the superuser."""
+        """Refuse to open or list anything in a folder, also for root."""
 
         def refusing(function):
             def refuse(path, *args, **kwargs):
@@ -97,7 +97,7 @@ class World:
 
 
 class Bomb:
-    """What an attacker puts in a pickle."""
+    """An attacker's payload in a pickle."""
 
     def __reduce__(self):
         return (Path.touch, (Path("exploded"),))
@@ -125,7 +125,7 @@ def overlay(**settings):
 
 
 def same(most=0.0) -> Callable[[World], None]:
-    """The images are those of the folder before it was spoilt, up to a mean difference in grey levels."""
+    """The images equal those of the undamaged folder, up to a mean difference in grey levels."""
 
     def check(world):
         images = world.images()
@@ -137,7 +137,7 @@ def same(most=0.0) -> Callable[[World], None]:
 
 
 def others_same(what: Callable[[np.ndarray], bool]) -> Callable[[World], None]:
-    """The spoilt sample's image is as `what` says, the others are what they were."""
+    """The damaged sample's image is as `what` says, the others are unchanged."""
 
     def check(world):
         images = world.images()
@@ -149,7 +149,7 @@ def others_same(what: Callable[[np.ndarray], bool]) -> Callable[[World], None]:
 
 
 def whole_photo(world):
-    """The spoilt sample's crop is its whole photo, the others are what they were."""
+    """The damaged sample's crop is its whole photo, the others are unchanged."""
     photo = np.asarray(Image.open(world.person).convert("RGB")).astype(int)
     others_same(lambda image: np.abs(image - photo).max() <= 1)(world)
 
@@ -170,7 +170,7 @@ def made(count: int) -> Callable[[World], None]:
 
 
 class Kind(NamedTuple):
-    """A kind of bad input: its name, how the input is spoilt, the command, and what must happen.
+    """A kind of bad input: its name, how the input is damaged, the command, and what must happen.
 
     That is a regular expression that the one line on standard error matches, or, where the input is used rightly, a check of the result.
     """
@@ -194,7 +194,7 @@ def complaint(capsys, command):
 
 
 def check(kind, world, capsys):
-    """Spoil the input, run the command, and check what it did."""
+    """Damage the input, run the command, and check the result."""
     kind.spoil(world)
     if callable(kind.then):
         main(kind.command)

@@ -10,7 +10,7 @@ from fashiongen.errors import UserError
 
 
 class Opens:
-    """What an attacker puts in a pickle: it makes a file when it is read."""
+    """An attacker's payload in a pickle: it creates a file when it is read."""
 
     def __init__(self, path):
         self.path = path

@@ -46,7 +46,7 @@ def named(entry) -> str:
 
 
 def test_there_are_commands():
-    """Else the tests below would pass for want of anything to test."""
+    """Otherwise the tests below would pass with nothing to test."""
     assert {arguments[0] for _, arguments in COMMANDS} >= {
         *TRAINER_COMMANDS,
         "recipes",
@@ -67,7 +67,7 @@ def test_a_command_parses(entry, monkeypatch):
 
 
 def test_commands_of_the_trainer_parse(monkeypatch):
-    """With one parser, whose making takes long."""
+    """With one parser, since creating one is slow."""
     monkeypatch.chdir(ROOT)
     commands = [entry for entry in COMMANDS if entry[1][0] in TRAINER_COMMANDS and not any(word.endswith(".help") for word in entry[1])]
     assert len(commands) > 12
@@ -105,7 +105,7 @@ def test_short_commands_run(tmp_path, monkeypatch, capfd):
 
 
 def test_the_python_example_runs(cache):
-    """As it stands in the README, but on a small world, without a checkpoint and in two steps of sampling."""
+    """As in the README, but on a small world, without a checkpoint and with two sampling steps."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     small = {"data.init_args.people": 40, "data.init_args.validation": 4, "model.init_args.steps": 2}
     shorter = code.replace('checkpoint="logs/igr/last.ckpt"', f"keys={small}")

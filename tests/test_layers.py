@@ -50,7 +50,7 @@ def imported(tree: ast.AST, module: tuple[str, ...], package: Path) -> list[tupl
 
 
 def allowed(importer: tuple[str, ...], target: tuple[str, ...]) -> bool:
-    """Tell whether the file `importer` may import `target`; files directly in the package share a folder a floor."""
+    """Return whether the file `importer` may import `target`; files directly in the package share a folder per floor."""
     here, there = importer[0], target[0]
     if here != there:
         files = len(importer) == 1 and there in ("errors", "batches", "checkpoints", "records", "shipped")
@@ -104,7 +104,7 @@ def test_planted_imports_are_found(tmp_path):
     ]
 
 
-# What asks the handler of a task, and so must not know any task: neither its name nor its batch.
+# Code that uses task handlers, and so must not know any task's name or batch type.
 ABOVE_TASKS = ("evaluation", "benchmark", "cli")
 # `fashiongen retrieve` is a command of one task.
 OF_ONE_TASK = {"retrieve", "retrieval"}

@@ -1,4 +1,4 @@
-"""The papers' numbers under benchmarks/published: their schema, and, where the papers' texts are present, every digit in its place."""
+"""The papers' numbers under benchmarks/published: their schema and, where the papers' texts are present, every digit."""
 
 import functools
 import re
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "benchmarks" / "published"
 PAPERS = {path.stem: path for path in sorted(PUBLISHED.glob("*.yaml"))}
 
-# The papers' texts, which are no part of the project.
+# The papers' texts, which are not part of the project.
 TEXTS = ROOT.parent / "shared" / "papers"
 TEXT = {
     "dualfashion": "000_359f041e42907578.txt",
@@ -84,7 +84,7 @@ def keys(mapping: dict, required: set[str], optional: set[str] = frozenset()) ->
 # ---- the schema
 
 
-def test_one_file_a_paper():
+def test_one_file_per_paper():
     assert set(PAPERS) == set(TEXT)
     for name, path in PAPERS.items():
         paper = load(path)
@@ -146,7 +146,7 @@ def test_every_value_is_a_string_of_digits(paper):
         assert value is None or (isinstance(value, str) and re.fullmatch(NUMBER, value)), (table["table"], row["row"], value)
 
 
-def test_the_origin_of_every_row_is_told(paper):
+def test_the_origin_of_every_row_is_stated(paper):
     for table in paper["tables"]:
         for row in table["rows"]:
             own = table["kind"] == "data" or row["method"] == paper["method"]
@@ -315,8 +315,8 @@ def test_every_number_is_the_papers(paper, text):
     assert mismatches(paper, tables_in(text)) == []
 
 
-def test_each_table_stands_at_its_caption(paper, text):
-    """Tables are told apart by their order: the caption of that number is within four lines of it, and no caption is left over."""
+def test_each_table_is_found_at_its_caption(paper, text):
+    """Tables are identified by their order: the caption with that number is within four lines, and no caption is left over."""
     lines = text.split("\n")
     captions = {
         found[1]: (at, " ".join(line[found.end() :].split()))
@@ -330,7 +330,7 @@ def test_each_table_stands_at_its_caption(paper, text):
         assert min(abs(at - where[0]), abs(at - where[-1])) <= 4, f"table {table['table']} stands at line {where[0]}, its caption at {at}"
 
 
-def test_any_changed_digit_is_seen(paper, text):
+def test_any_changed_digit_is_detected(paper, text):
     """Change each number of each table in its last digit, one after the other: each change is a mismatch."""
     found = tables_in(text)
     for _, row, key, metric, value in list(cells(paper)):
@@ -340,7 +340,7 @@ def test_any_changed_digit_is_seen(paper, text):
             row["values"][key][metric] = value
 
 
-def test_two_numbers_of_a_row_that_change_places_are_seen(paper, text):
+def test_two_swapped_numbers_of_a_row_are_detected(paper, text):
     found = tables_in(text)
     for table in paper["tables"]:
         for row in table["rows"]:
@@ -362,7 +362,7 @@ def test_quotes_are_the_papers_words(paper, text):
 
 
 def test_numbers_in_notes_are_cells_of_the_paper_or_words_of_its_text(paper, text):
-    """A number with a point or comma that a note tells is printed in the paper; one of another paper is in that paper's file."""
+    """A number with a point or comma in a note is printed in the paper; one of another paper is in that paper's file."""
     others = {value for path in PAPERS.values() for *_, value in cells(load(path))}
     for note in paper["notes"]:
         for number in re.findall(r"\d+(?:,\d{3})+|\d+\.\d+", note["note"]):
@@ -370,8 +370,8 @@ def test_numbers_in_notes_are_cells_of_the_paper_or_words_of_its_text(paper, tex
             assert number in allowed or number in text, number
 
 
-def test_the_names_of_data_sets_are_those_of_our_records():
-    """Else a paper's numbers would never stand beside ours."""
+def test_the_names_of_datasets_are_those_of_our_records():
+    """Otherwise a paper's numbers would never be shown next to ours."""
     from fashiongen.data import VITONHD, DressCode, ExpReduced, FashionTaobaoTB, FashionVC, StreetTryOn
 
     ours = {data.layout for data in (VITONHD, DressCode, StreetTryOn, FashionVC, ExpReduced, FashionTaobaoTB)}

@@ -1,4 +1,4 @@
-"""README.md, .ci/run and what both speak of stay together."""
+"""README.md, .ci/run and the files they mention are consistent."""
 
 import re
 import subprocess
@@ -40,7 +40,7 @@ def test_extras_that_the_readme_names_exist(lines):
 
 
 def run_ci(checkout: Path, readme: str) -> tuple[subprocess.CompletedProcess[str], list[Path]]:
-    """Run the true .ci/run in a checkout whose README is `readme`; return how it ended and what it left in TMPDIR."""
+    """Run the real .ci/run in a checkout with the README `readme`; return its exit status and what it left in TMPDIR."""
     (checkout / ".ci").mkdir(parents=True)
     (checkout / ".ci" / "run").write_bytes((ROOT / ".ci" / "run").read_bytes())
     (checkout / "README.md").write_text(readme)

@@ -1,4 +1,4 @@
-"""Every recipe and overlay parses, and every tiny recipe runs, by the true command line."""
+"""Every recipe and overlay parses, and every tiny recipe runs, with the real command line."""
 
 import importlib
 import io
@@ -51,7 +51,7 @@ def parsed():
 
 
 def test_there_are_recipes():
-    """Else the tests below would pass for want of anything to test."""
+    """Otherwise the tests below would pass with nothing to test."""
     assert len(FULL) >= 1 and len(TINY) >= 1 and len(TASKS) >= 1
     assert {path.name for path in OVERLAYS} >= {"zero2.yaml", "zero2-offload.yaml", "ddp.yaml", "bf16.yaml", "smoke.yaml"}
     assert {path.parent for path in RECIPES.rglob("*.yaml")} == {RECIPES, RECIPES / "tiny", RECIPES / "overlays", RECIPES / "tasks"}
@@ -103,7 +103,7 @@ def test_overlay_parses_and_wins(folder, overlay, parsed):
 
 
 @pytest.mark.parametrize("given", ["--evaluate.protocol=geco-all", f"--config={RECIPES / 'tasks' / 'geco-all.yaml'}"], ids=["key", "file"])
-def test_of_two_protocols_the_metrics_are_not_mixed(given, capsys):
+def test_the_metrics_of_two_protocols_are_not_mixed(given, capsys):
     with pytest.raises(SystemExit):
         main(["test", "--config", str(RECIPES / "tiny" / "random.yaml"), given, "--print_config"])
     evaluate = yaml.safe_load(capsys.readouterr().out)["evaluate"]
@@ -159,7 +159,7 @@ def test_tiny_recipe_runs(recipe, smoke):
 
 
 def learns(recipe: Path) -> bool:
-    """Tell whether a recipe's method has a training step; the baselines without learning have none."""
+    """Return whether a recipe's method has a training step; the baselines without training have none."""
     class_path = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["class_path"]
     module, _, method = class_path.rpartition(".")
     return is_overridden("training_step", getattr(importlib.import_module(module), method), Method)

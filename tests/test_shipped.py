@@ -39,7 +39,7 @@ def test_a_path_that_exists_wins(tmp_path, monkeypatch):
     assert shipped.find_suite("tiny") == ROOT / "benchmarks" / "suites" / "tiny.yaml"
 
 
-def test_what_looks_like_a_path_is_left_to_whoever_reads_it():
+def test_a_name_that_looks_like_a_path_is_left_to_its_reader():
     for given in ("lost.yaml", "./igr", "/igr", "recipes/lost.yml"):
         assert shipped.find_config(given) == Path(given)
 
@@ -70,7 +70,7 @@ def test_everything_shipped_is_listed_and_described_in_a_sentence():
     assert [entry.name for entry in entries if not 15 < len(entry.description) < 250] == []
 
 
-def test_protocols_and_overlays_beside_a_users_own_recipe_come_first(tmp_path):
+def test_protocols_and_overlays_next_to_a_users_own_recipe_come_first(tmp_path):
     recipe = tmp_path / "mine" / "toy.yaml"
     for folder, find in (("tasks", shipped.find_protocol), ("overlays", shipped.find_overlay)):
         beside = recipe if find is shipped.find_protocol else recipe.parent

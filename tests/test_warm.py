@@ -1,4 +1,4 @@
-"""What the other tests stand on: warm processes end as true ones do, and the files that start first are there."""
+"""The helpers of the other tests: warm processes end like real ones, and the files that start first exist."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from warm import Command, run
 TESTS = Path(__file__).parent
 
 
-def test_a_warm_command_has_a_folder_an_environment_and_an_exit_status_of_its_own(tmp_path):
+def test_a_warm_command_has_its_own_folder_environment_and_exit_status(tmp_path):
     assert "usage: fashiongen" in run(["--help"], cwd=tmp_path)
     wrong = Command(["wardrobe", "render", "absent", "--root", "here"], cwd=tmp_path, env={"PATH": os.environ["PATH"]})
     assert wrong.wait(60) == 2

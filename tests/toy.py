@@ -1,4 +1,4 @@
-"""A method and a dataset as small as they can be, for tests of what surrounds methods."""
+"""A minimal method and dataset, for tests of the code around methods."""
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -72,7 +72,7 @@ class TwoPainters(Painter):
 
 
 class Images(Dataset):
-    """Images of noise, the same ones each time."""
+    """Deterministic random images."""
 
     def __init__(self, count: int, broken: int | None) -> None:
         self.count, self.broken = count, broken

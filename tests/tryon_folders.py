@@ -1,4 +1,4 @@
-"""Rendered folders of the try-on layouts: reading them, and changing them into the variants that are met in the wild."""
+"""Rendered folders of the try-on layouts: reading them, and changing them into the variants found in practice."""
 
 import shutil
 
@@ -27,7 +27,7 @@ def samples(module, split="test"):
 
 
 def worn(layout, sample_id, namespace="test"):
-    """The world's truth: where the worn garment is seen, (H, W) bool."""
+    """The world's ground truth: where the worn garment is visible, (H, W) bool."""
     if layout == "viton_hd":
         person = make_person(0, namespace, int(sample_id.split("_")[0]))
     elif layout == "dress_code":
@@ -52,7 +52,7 @@ def rewrite(root, pattern, change):
 
 
 def into_archive(root):
-    """As it comes out of an archive with a top folder of some name."""
+    """Like an extracted archive with a top folder of some name."""
     inner = root.parent / "unpacked" / "some name (1)"
     inner.parent.mkdir()
     root.rename(inner)

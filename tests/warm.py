@@ -1,4 +1,4 @@
-"""The command line in processes of their own that import nothing: each is forked from one that has imported torch and Lightning once.
+"""The command line in separate processes without import time: each is forked from a server that has imported torch and Lightning once.
 
     command = Command(["fit", "--config", recipe], cwd=folder)
     assert command.wait() == 0, command.output()
@@ -50,7 +50,7 @@ def run_command(arguments: list[str], cwd: str, environment: dict[str, str], out
 
     from fashiongen.cli import main
 
-    rank_zero_only.rank = int(environment.get("LOCAL_RANK", "0"))  # as Lightning finds it when it is imported
+    rank_zero_only.rank = int(environment.get("LOCAL_RANK", "0"))  # as Lightning expects when it is imported
     main(arguments)
 
 
@@ -65,7 +65,7 @@ class Command:
         env: dict[str, str] | None = None,
         output: Path | None = None,
     ) -> None:
-        """Start it; without `output` what it says goes to a file that `output()` reads."""
+        """Start it; without `output`, its output goes to a file that `output()` reads."""
         self.log = output or Path(tempfile.mkstemp(prefix="command-", suffix=".txt", dir=cwd)[1])
         given = (list(map(str, arguments)), str(cwd), dict(os.environ if env is None else env), str(self.log), output is not None)
         self._process = CONTEXT.Process(target=run_command, args=given)
@@ -85,7 +85,7 @@ class Command:
         return self.returncode
 
     def end(self) -> None:
-        """Kill it with all that it has started, if it still runs."""
+        """Kill it and everything it has started, if it still runs."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.join()
@@ -95,7 +95,7 @@ class Command:
 
 
 def run(arguments: list[object], *, cwd: Path, env: dict[str, str] | None = None, timeout: float = 300) -> str:
-    """Run a command to its end, which must be a good one, and return what it said."""
+    """Run a command, which must succeed, and return its output."""
     command = Command(arguments, cwd=cwd, env=env)
     try:
         status = command.wait(timeout)

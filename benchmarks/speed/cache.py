@@ -1,10 +1,9 @@
-"""How large the cache gets and how long it takes: measured on samples of noise at the tiny recipes' size, calculated for VITON-HD.
+"""Size and speed of the encoding cache: measured on random samples at the tiny recipes' size, calculated for VITON-HD.
 
     python benchmarks/speed/cache.py OUT.json [--items 20000] [--image 64x48] [--dtype float32|float16] [--folder DIR]
 
-The tiny encoders are timed on a few samples. For all the others a stand-in gives numbers of the same shapes at no cost, so that what is
-measured is the cache. Runs on one core of the CPU. Seconds are those of the processor, which a busy machine changes less, except where it
-says wall.
+The tiny encoders are timed on a few samples. For all others, a stand-in returns values of the same shapes at no cost, so that only the
+cache is measured. Runs on one CPU core. Times are CPU times, which a busy machine changes less, unless stated as wall time.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from igr import Noise, image  # the script beside this one
+from igr import Noise, image  # the script next to this one
 from torch import Tensor
 
 from fashiongen.data import encoding_cache
@@ -35,7 +34,7 @@ VITON_HD = {"train": 11647, "test": 2032}
 
 
 def stand_in(encoding: Encoding, value: Tensor) -> Encoding:
-    """Return an encoding that gives `value`, (1, ...), shifted by a pixel of the sample."""
+    """Return an encoding that returns `value`, (1, ...), shifted by a pixel of the sample."""
 
     def compute(first: Tensor, *others: Tensor) -> Tensor:
         return value + first[:, :1, 0, 0].view(-1, *[1] * (value.ndim - 1)) / 255
@@ -57,8 +56,8 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--image", type=image, default=(64, 48), metavar="HxW")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
-    parser.add_argument("--folder", type=Path, help="where to put the cache for a while (default: the temporary folder)")
-    parser.add_argument("--note", default="", help="put beside the conditions, such as what else the machine was doing")
+    parser.add_argument("--folder", type=Path, help="folder for the temporary cache (default: the temporary folder)")
+    parser.add_argument("--note", default="", help="stored with the conditions, such as what else the machine was doing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,11 +1,11 @@
-"""What IGR's short ways save: each beside the long way, in one run, on the same samples, with equal results asserted.
+"""The speed of IGR's optimisations, each compared with the plain computation in one run on the same samples; asserts equal results.
 
     python benchmarks/speed/igr.py OUT.json [--device cpu|cuda] [--size tiny|full] [--image HxW] [--batch B] [--steps N] [--repeats R]
 
-`tiny` are the shipped weights at 64x48. `full` are Stable Diffusion 1.5's shapes and CLIP ViT-H with random weights at 1024x768: it needs
-4 GB of disk for a while, 50 GB of memory at most, and on a CPU a small --image such as 64x64. Prints the table as Markdown and writes it,
-with the conditions, as JSON. Times are medians of the repeats after one warm-up, short and long way by turns: seconds on the wall with a
-GPU, seconds of the processor without one (which a busy machine changes less).
+`tiny` uses the shipped weights at 64x48. `full` uses Stable Diffusion 1.5's shapes and CLIP ViT-H with random weights at 1024x768: it needs
+4 GB of temporary disk space, at most 50 GB of memory, and on a CPU a small --image such as 64x64. Prints the table as Markdown and writes
+it, with the conditions, as JSON. Times are medians of the repeats after one warm-up, alternating between the two ways: wall time with a
+GPU, CPU time without one (which a busy machine changes less).
 """
 
 import argparse
@@ -47,13 +47,13 @@ IMAGES = {"tiny": (64, 48), "full": (1024, 768)}
 
 @dataclass
 class Row:
-    """All that a dataset must know of a sample."""
+    """What a dataset must know about a sample."""
 
     id: str
 
 
 class Noise(Dataset[TryOffBatch]):
-    """People and garments of noise, each with a box as mask."""
+    """Random people and garments, each with a box as mask."""
 
     def __init__(self, count: int, size: tuple[int, int]) -> None:
         """Draw `count` samples of (height, width)."""
@@ -75,7 +75,7 @@ class Noise(Dataset[TryOffBatch]):
 
 
 def write_full_size(folder: Path) -> None:
-    """Write a folder of Stable Diffusion 1.5's shapes, and beside it CLIP ViT-H, with random weights."""
+    """Write a folder with Stable Diffusion 1.5's shapes, and CLIP ViT-H next to it, with random weights."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(cross_attention_dim=768, sample_size=64)
     assert sum(parameter.numel() for parameter in unet.parameters()) == 859_520_964
@@ -136,7 +136,7 @@ class AllQueries:
 
 @contextmanager
 def all_queries(igr: IGR, features: dict[str, Tensor]) -> Iterator[None]:
-    """Have the denoiser compute all queries; `features` are of both halves of guidance, (2 B, N, C)."""
+    """Make the denoiser compute all queries; `features` hold both halves of guidance, (2 B, N, C)."""
     layers = attention_layers(igr.network.denoiser, "attn1")
     own = {name: attn.processor for name, attn in layers.items()}
     for name, attn in layers.items():
@@ -159,11 +159,11 @@ def half(memory: dict[str, Memory], which: int) -> dict[str, Memory]:
 
 @torch.no_grad()
 def sample(igr: IGR, batch: TryOffBatch, *, anew: bool = False, two_passes: bool = False) -> Tensor:
-    """Denoise as `IGR.take_off` does, and return latents.
+    """Denoise like `IGR.take_off`, and return latents.
 
     Args:
         igr: the method.
-        batch: whose frozen encodings are there already, so that only the networks that are compared run.
+        batch: a batch with frozen encodings, so that only the compared networks run.
         anew: run GarmNet and project keys and values at every step.
         two_passes: run the two halves of guidance one after the other.
     """
@@ -186,7 +186,7 @@ def sample(igr: IGR, batch: TryOffBatch, *, anew: bool = False, two_passes: bool
 
 
 def train(igr: IGR, batch: TryOffBatch) -> Tensor:
-    """Go forward and backward once; returns the loss and the norm of each trained parameter's gradient, without an optimizer's step."""
+    """Run one forward and backward pass without an optimizer step; return the loss and each trained parameter's gradient norm."""
     igr.zero_grad()
     loss = igr.denoising_loss(batch, ("train", 0), 0.1)
     loss.backward()
@@ -195,7 +195,7 @@ def train(igr: IGR, batch: TryOffBatch) -> Tensor:
 
 
 def compare(short: Callable[[], Tensor], long: Callable[[], Tensor], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Time both ways by turns, and return medians, their ratio, and how far the results differ in units of their root mean square."""
+    """Time both ways alternately; return the medians, their ratio, and the results' difference relative to their root mean square."""
 
     def timed(way: Callable[[], Tensor]) -> tuple[float, Tensor]:
         started = clock()
@@ -230,11 +230,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=25, help="of DDIM")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast, as the recipes train; else float32")
-    parser.add_argument("--note", default="", help="put beside the conditions, such as what else the machine was doing")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast, as the recipes train; otherwise float32")
+    parser.add_argument("--note", default="", help="stored with the conditions, such as what else the machine was doing")
     options = parser.parse_args()
     device = torch.device(options.device)
-    # Autocast leaves three digits, which 25 steps of guidance spread; float32 must agree to a thousandth.
+    # Autocast leaves three digits, and 25 steps of guidance amplify the error; float32 must agree to a thousandth.
     tolerance = 0.25 if options.bf16 else 1e-3
 
     def clock() -> float:
@@ -253,7 +253,7 @@ def main() -> None:
         cached = EncodedDataset(samples, Path(scratch) / "cache", igr.encodings())
 
         def from_cache() -> TryOffBatch:
-            """Read, check and move a batch: in training a worker reads and checks."""
+            """Read, check and move a batch; in training, a worker reads and checks."""
             batch = TryOffBatch.collate([cached[index] for index in range(options.batch)])
             encoded = {kind: value.to(device) for kind, value in batch.encoded.items()}
             return replace(batch, mask=batch.mask.to(device), garment=on_device.garment, encoded=encoded)
@@ -308,7 +308,7 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({"conditions": conditions, "rows": rows}, indent=2) + "\n")
     print(f"{', '.join(f'{key}: {value}' for key, value in conditions.items())}\n")
-    print("| | short way, s | long way, s | long / short | difference / rms |\n| --- | ---: | ---: | ---: | ---: |")
+    print("| | optimised, s | plain, s | plain / optimised | difference / rms |\n| --- | ---: | ---: | ---: | ---: |")
     for name, row in rows.items():
         print(
             f"| {name} | " + " | ".join(f"{row[key]:.3g}" if key in row else "" for key in ("short", "long", "ratio", "difference")) + " |"

@@ -1,16 +1,16 @@
-"""What retrieval's short ways save beside the plain loop, with equal results asserted, and how a search grows with its catalogue.
+"""The speed of retrieval compared with the plain loop, with equal results asserted, and of searches in growing catalogues.
 
     python benchmarks/speed/retrieval.py OUT.json [--size tiny|full] [--rows 5] [--queries 1000] [--items 1000 10000 100000 1000000]
         [--graph-up-to N] [--threads N] [--note TEXT]
 
-First, GECo at random weights on 1,000 rendered test rows of FashionVC: `tiny` are the tiny recipe's networks at 64x64, `full` the paper's
-ResNet-18 at 128x128. The plain loop embeds the top for each row and the bottom for each row and candidate, and scores pair by pair; ours is
-the callback `Evaluate` as `fashiongen test` runs it. By protocol `mgcm` (10 candidates a row) the loop does all rows; by `strict` (the
-whole catalogue) it would take hours, so that it does the first --rows and its time is multiplied; results are compared on what it did.
-One thread; seconds are those of the processor, which a busy machine changes less.
+First, GECo with random weights on 1,000 rendered test rows of FashionVC: `tiny` uses the tiny recipe's networks at 64x64, `full` the
+paper's ResNet-18 at 128x128. The plain loop embeds the top for each row and the bottom for each row and candidate, and scores pair by pair;
+ours is the callback `Evaluate` as `fashiongen test` runs it. With protocol `mgcm` (10 candidates per row) the loop processes all rows. With
+`strict` (the whole catalogue) it would take hours, so it processes the first --rows and its time is extrapolated; results are compared on
+those rows. One thread; times are CPU times, which a busy machine changes less.
 
-Second, catalogues of random embeddings of 128 on the disk: each step in a process of its own, whose peak of resident memory is taken over
-what it held before; pages of mapped files count. Seconds on the wall, --threads threads.
+Second, catalogues of random embeddings of 128 numbers on disk. Each step runs in its own process; its memory is the peak of resident memory
+minus its use before, including pages of memory-mapped files. Wall times, --threads threads.
 """
 
 import argparse
@@ -46,7 +46,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 TASKS = Path(__file__).parents[2] / "recipes" / "tasks"
 WIDTH, TOP, EFFORTS = 128, 10, (16, 64, 256)
-GROUPED = 100_000  # items of the catalogue that has groups, as embeddings that were learnt have
+GROUPED = 100_000  # items of the catalogue with groups, like learnt embeddings
 GROUPS, SPREAD = 1000, 0.5
 
 
@@ -57,7 +57,7 @@ def protocol(name: str) -> dict[str, Any]:
 
 
 def ours(method: GECo, data: FashionVC, name: str, out: Path) -> list[dict[str, float]]:
-    """Test as the command line does, and return the values of each row."""
+    """Test like the command line, and return the values of each row."""
     evaluate = Evaluate("retrieval", name, protocol(name), out=str(out / f"{name}.json"))
     options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     L.Trainer(callbacks=[evaluate], **options).test(method, datamodule=data, verbose=False)
@@ -67,7 +67,7 @@ def ours(method: GECo, data: FashionVC, name: str, out: Path) -> list[dict[str, 
 
 @torch.no_grad()
 def plain_loop(method: GECo, data: FashionVC, name: str, rows: int) -> list[dict[str, float]]:
-    """Do the first rows one by one, and return AUC and MRR of each."""
+    """Process the first rows one by one, and return the AUC and MRR of each."""
     queries, catalogue = data.test_dataloader().dataset, data.catalogue()
     place = {id_: index for index, id_ in enumerate(catalogue.ids)}
     values = []
@@ -95,7 +95,7 @@ def plain_loop(method: GECo, data: FashionVC, name: str, rows: int) -> list[dict
 
 
 def compare(method: GECo, data: FashionVC, name: str, rows: int, scratch: Path) -> dict[str, Any]:
-    """Time a whole evaluation both ways; the loop over the first rows is multiplied."""
+    """Time a whole evaluation both ways; the time of the loop over the first rows is extrapolated."""
     started = time.process_time()
     found = ours(method, data, name, scratch)
     short = time.process_time() - started
@@ -143,7 +143,7 @@ def compare_scores(method: GECo, data: FashionVC) -> dict[str, dict[str, Any]]:
 
 
 def write_embeddings(file: Path, items: int, groups: int, seed: int) -> None:
-    """Write random embeddings, a block at a time; with `groups` each lies around one of so many centres."""
+    """Write random embeddings in blocks; with `groups`, each lies around one of that many centres."""
     draw = np.random.default_rng(seed)
     centres = np.random.default_rng(99).standard_normal((groups, WIDTH), dtype=np.float32) if groups else None
     with file.open("wb") as out:
@@ -155,7 +155,7 @@ def write_embeddings(file: Path, items: int, groups: int, seed: int) -> None:
 
 
 class Product:
-    """All that the exact search must know of a method whose score is an inner product."""
+    """What the exact search must know about a method whose score is an inner product."""
 
     @staticmethod
     def score(query: Tensor, candidate: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class Product:
 
 
 def peak_over(before: int) -> float:
-    """Return the peak of resident memory since the last reset over `before`, in MB."""
+    """Return the peak of resident memory since the last reset minus `before`, in MB."""
     return round(resident("VmHWM") - before) / 1024
 
 
@@ -174,14 +174,14 @@ def resident(what: str) -> int:
 
 
 def step(what: str, folder: Path, items: int, threads: int) -> dict[str, Any]:
-    """Do one step in this process: search a catalogue exactly, build an index, or search by one."""
+    """Run one step in this process: search a catalogue exactly, build an index, or search with one."""
     torch.set_num_threads(threads)
     catalogue = Embeddings(folder / "rows.f32", np.arange(items), WIDTH)
     queries = torch.from_numpy(np.fromfile(folder / "queries.f32", np.float32).reshape(-1, WIDTH))
     action, _, kind = what.partition(" ")
     if action == "search":
         exact = Found(*(torch.from_numpy(array) for array in np.load(folder / "exact.npz").values()))
-    import faiss  # noqa: F401  so that its libraries are there before memory is measured
+    import faiss  # noqa: F401  so that its libraries are loaded before memory is measured
 
     Path("/proc/self/clear_refs").write_text("5")
     before, started = resident("VmRSS"), time.perf_counter()
@@ -204,7 +204,7 @@ def step(what: str, folder: Path, items: int, threads: int) -> dict[str, Any]:
 
 
 def grow(sizes: list[int], queries: int, threads: int, graph_up_to: int) -> list[dict[str, Any]]:
-    """Search catalogues of all sizes in all ways, each step in a process of its own; `hnsw` up to so many items alone."""
+    """Search catalogues of all sizes in all ways, each step in its own process; `hnsw` only up to a number of items."""
     rows = []
     for items, groups in [*((items, 0) for items in sizes), (GROUPED, GROUPS)]:
         with tempfile.TemporaryDirectory() as scratch:
@@ -230,7 +230,7 @@ def number(value: object) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return rows of the same or fewer keys as Markdown."""
+    """Return rows with the same or fewer keys as a Markdown table."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     lines = [keys, ["---"] * len(keys), *([number(row.get(key, "")) for key in keys] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -241,12 +241,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="JSON file to write")
     parser.add_argument("--size", choices=list(IMAGES), default="tiny")
-    parser.add_argument("--rows", type=int, default=5, help="that the plain loop does by protocol strict")
-    parser.add_argument("--queries", type=int, default=1000, help="of the growing catalogues")
+    parser.add_argument("--rows", type=int, default=5, help="rows that the plain loop processes with protocol strict")
+    parser.add_argument("--queries", type=int, default=1000, help="queries for the growing catalogues")
     parser.add_argument("--items", type=int, nargs="*", default=[1000, 10_000, 100_000, 1_000_000], help="sizes of catalogues")
-    parser.add_argument("--graph-up-to", type=int, default=1_000_000, help="items that an hnsw is built of: a million take long")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for the growing catalogues (default: all cores)")
-    parser.add_argument("--note", default="", help="put beside the conditions, such as what else the machine was doing")
+    parser.add_argument("--graph-up-to", type=int, default=1_000_000, help="maximum number of items for hnsw: a million take long")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads for the growing catalogues (default: all cores)")
+    parser.add_argument("--note", default="", help="stored with the conditions, such as what else the machine was doing")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

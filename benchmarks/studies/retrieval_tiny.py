@@ -1,8 +1,8 @@
-"""Train and test every method that ranks bottoms on the embedded wardrobe, and print the table of `results/retrieval-tiny`.
+"""Train and test all methods that rank bottoms on the embedded wardrobe, and print the table of `results/retrieval-tiny`.
 
     python benchmarks/studies/retrieval_tiny.py OUT [--seeds 0 1 2] [--jobs 2] [--table-only]
 
-Every run is the public command line; a run whose record is there is not repeated. Prints the table as Markdown.
+All runs use the public command line; a run with a record is not repeated. Prints the table as Markdown.
 """
 
 import time
@@ -15,7 +15,7 @@ TRIVIAL = ["random", "popularity", "colour_neighbour", "oracle"]
 COLUMNS = ["auc", "mrr", "recall_at_1", "recall_at_5", "recall_at_10", "recall_at_50", "ndcg"]
 PAIRED = ["auc", "mrr"]
 CIGM = "geco-cigm"
-# What is trained for each seed: its recipe and further arguments.
+# What is trained for each seed: recipe and extra arguments.
 GECO = {
     "geco": [],
     "geco-untrained": [
@@ -31,11 +31,11 @@ GECO = {
     **{name: ["--config", str(OVERLAYS / f"{name}.yaml")] for name in ("geco-no-bpr", "geco-no-infonce", "geco-no-template")},
 }
 OTHERS = ["bpr_dae"]
-SLOW = ["mgcm", "pix2pix_cm"]  # of the first seed alone
+SLOW = ["mgcm", "pix2pix_cm"]  # of the first seed only
 
 
 def run(out: Path, threads: int, name: str, recipe: str, further: list[str], seed: int, learns: bool) -> None:
-    """Train and test once on `threads` cores, unless the record is there."""
+    """Train and test once on `threads` cores, unless the record exists."""
     record, folder = out / f"{name}.json", out / "checkpoints" / name
     if record.exists():
         return
@@ -59,7 +59,7 @@ def table(out: Path, seeds: list[int]) -> str:
 
 
 def main() -> None:
-    """Run what is missing and print the table."""
+    """Do the missing runs and print the table."""
     given = options(__doc__)
     if not given.table_only:
         once = partial(run, given.out, given.threads)

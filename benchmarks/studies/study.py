@@ -1,4 +1,4 @@
-"""What the studies share: the public command line, and the numbers of its records."""
+"""Shared code of the studies: running the public command line and reading its records."""
 
 import argparse
 import json
@@ -17,11 +17,11 @@ OVERLAYS = ROOT / "recipes" / "overlays"
 
 
 def options(description: str | None) -> argparse.Namespace:
-    """Parse the options that studies have in common: `out`, `seeds`, `jobs`, `table_only`, and `threads`, the cores of one job."""
+    """Parse the common options: `out`, `seeds`, `jobs`, `table_only`, and `threads`, the number of cores per job."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs; they share the cores")
     parser.add_argument("--table-only", action="store_true")
     given = parser.parse_args()
     given.out = given.out.resolve()
@@ -30,7 +30,7 @@ def options(description: str | None) -> argparse.Namespace:
 
 
 def in_parallel(jobs: int, runs: list[Callable[[], None]]) -> None:
-    """Do some runs, `jobs` at a time; the first that fails is raised."""
+    """Do some runs, `jobs` at a time; raise the first error."""
     with ThreadPoolExecutor(jobs) as pool:
         for finished in [pool.submit(run) for run in runs]:
             finished.result()
@@ -43,7 +43,7 @@ def call(threads: int, *args: str) -> None:
 
 
 def configs(recipe: Path, overlays: list[Path]) -> list[str]:
-    """Return the arguments that name a recipe and its overlays."""
+    """Return the arguments for a recipe and its overlays."""
     return [argument for path in (recipe, *overlays) for argument in ("--config", str(path))]
 
 
@@ -59,7 +59,7 @@ def spread(out: Path, names: list[str], column: str) -> str:
 
 
 def per_sample(out: Path, names: list[str], column: str) -> np.ndarray:
-    """Return a metric's value of each sample, mean over runs, in the order of ids."""
+    """Return a metric's value for each sample, averaged over runs, in the order of ids."""
     runs = [[json.loads(line)[column] for line in (out / f"{name}.per_sample.jsonl").read_text().splitlines()] for name in names]
     return np.array(runs, dtype=float).mean(axis=0)
 

@@ -1,13 +1,12 @@
-"""Draw templates of a trained tiny CIGM for held-out tops: a grid, how much they vary with the noise, and whose palette they have.
+"""Generate templates for held-out tops with a trained tiny CIGM: a grid, their variation with the noise, and their palette distances.
 
     python benchmarks/studies/templates_tiny.py GRID.png CKPT [CKPT ...] [--split test] [--set NAME=VALUE ...]
 
-A palette is the mean colour (Lab) of what is not paper; its distances are CIEDE2000, for templates the mean over 16 noises of a top.
-A permutation test tells whether images go with their own tops: it compares the mean distance of the pairs with that of 10,000 random
-pairings. The distance to the top is small where both have one colour; the distance by the wardrobe's rule is that to the nearest of the
-colours which the rule lets go with the top (tops in black, white or grey, with which every colour goes, are left out). A grey image
-is near to a colour that goes with any top, and a mean colour is greyer than the named one: only the difference from the shuffled pairs
-means something.
+A palette is the mean colour (Lab) of everything but the white background. Distances are CIEDE2000; for templates, the mean over 16 noises
+per top. A permutation test shows whether images match their own tops: it compares the mean distance of the pairs with that of 10,000 random
+pairings. The distance to the top is small if both have the same colour. The distance by the wardrobe's rule is the distance to the nearest
+colour that, by the rule, goes with the top (without black, white and grey tops, which go with every colour). A grey image is close to some
+colour that goes with any top, and a mean colour is greyer than the named one: only the difference from the shuffled pairs is meaningful.
 """
 
 import argparse
@@ -32,24 +31,24 @@ from fashiongen.wardrobe.outfits import NEUTRALS, harmonious
 from fashiongen.wardrobe.world import COLORS
 
 PAPER = 0.95  # in [0, 1]: a pixel whose three channels reach it is background
-DRAWS, DRAWN, SHOWN = 16, 4, 8  # noises a top: measured, and in the grid; tops in the grid
+DRAWS, DRAWN, SHOWN = 16, 4, 8  # noises per top: measured, and in the grid; tops in the grid
 
 
 def palette(images: Tensor) -> Tensor:
-    """Return the mean colour (N, 3, 1, 1) in Lab of what is not paper in images (N, 3, H, W) in [0, 1]; of all of it where nothing is."""
+    """Return the mean colour (N, 3, 1, 1) in Lab of the foreground of images (N, 3, H, W) in [0, 1]; of the whole image if it is empty."""
     drawn = (images.amin(dim=1, keepdim=True) < PAPER).float()
     drawn = torch.where(drawn.sum(dim=(2, 3), keepdim=True) > 0, drawn, torch.ones_like(drawn))
     return (srgb_to_lab(images) * drawn).sum(dim=(2, 3), keepdim=True) / drawn.sum(dim=(2, 3), keepdim=True)
 
 
 def distances(one: Tensor, other: Tensor) -> Tensor:
-    """Return the colour distance of each palette (N, 3, 1, 1) to each of others (M, 3, 1, 1), as (N, M)."""
+    """Return the colour distances between palettes (N, 3, 1, 1) and others (M, 3, 1, 1), as (N, M)."""
     pairs = one.repeat_interleave(len(other), dim=0), other.repeat(len(one), 1, 1, 1)
     return ciede2000(*pairs).view(len(one), len(other))
 
 
 def matched(name: str, every: NDArray[np.float32], permutations: int = 10_000) -> None:
-    """Print the mean of the diagonal of distances (N, N) of images to tops or bottoms, beside random pairings."""
+    """Print the mean of the diagonal of distances (N, N) of images to tops or bottoms, compared with random pairings."""
     generator, rows = np.random.default_rng(0), np.arange(len(every))
     chance = np.array([every[rows, generator.permutation(len(every))].mean() for _ in range(permutations)])
     own = every.diagonal().mean()
@@ -60,12 +59,14 @@ def matched(name: str, every: NDArray[np.float32], permutations: int = 10_000) -
 
 @torch.no_grad()
 def main() -> None:
-    """Draw, measure and print."""
+    """Generate, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grid", type=Path, help="of the first checkpoint: tops; four templates each, of four noises; the true bottoms")
-    parser.add_argument("checkpoints", type=Path, nargs="+", help="of one recipe, trained with the seeds 0, 1, ...")
-    parser.add_argument("--split", choices=["val", "test"], default="test", help="whose tops; choices are made on val")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="what differs from recipes/tiny/geco-cigm.yaml")
+    parser.add_argument(
+        "grid", type=Path, help="image of the first checkpoint: tops; four templates each, for four noises; the true bottoms"
+    )
+    parser.add_argument("checkpoints", type=Path, nargs="+", help="checkpoints of one recipe, trained with the seeds 0, 1, ...")
+    parser.add_argument("--split", choices=["val", "test"], default="test", help="split of the tops; settings are chosen on val")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="differences from recipes/tiny/geco-cigm.yaml")
     options = parser.parse_args()
 
     recipe = yaml.safe_load((TINY / "geco-cigm.yaml").read_text())
@@ -88,7 +89,7 @@ def main() -> None:
     named = srgb_to_lab(torch.tensor(list(COLORS.values())).div(255.0)[:, :, None, None])
 
     def to_every(palettes: Tensor) -> dict[str, NDArray[np.float32]]:
-        """Return the distances of palettes (N, 3, 1, 1) to each top, to each bottom, and to what goes with each bright top."""
+        """Return the distances of palettes (N, 3, 1, 1) to each top, to each bottom, and to the colours that go with each bright top."""
         to_named = distances(palettes[bright], named)
         by_rule = torch.stack([to_named[:, goes].amin(dim=1) for goes in allowed], dim=1)
         every = {"its top": distances(palettes, of_tops), "its bottom": distances(palettes, of_bottoms), "its top, by the rule": by_rule}

@@ -1,8 +1,8 @@
-"""Train and test every method of virtual try-off on the embedded wardrobe, and print the table of `results/vtoff-tiny`.
+"""Train and test all virtual try-off methods on the embedded wardrobe, and print the table of `results/vtoff-tiny`.
 
     python benchmarks/studies/vtoff_tiny.py OUT [--seeds 0 1 2] [--jobs 2] [--table-only]
 
-Every run is the public command line; a run whose record is there is not repeated. Prints the table as Markdown.
+All runs use the public command line; a run with a record is not repeated. Prints the table as Markdown.
 """
 
 import time
@@ -19,7 +19,7 @@ PAIRED = ["lpips[tiny]", "dists[tiny]", "ssim_foreground", "colour_error_foregro
 
 
 def run(out: Path, threads: int, name: str, recipe: Path, overlays: list[Path], seed: int, learns: bool) -> None:
-    """Train and test once on `threads` cores, unless the record is there."""
+    """Train and test once on `threads` cores, unless the record exists."""
     record = out / f"{name}.json"
     if record.exists():
         return
@@ -40,7 +40,7 @@ def table(out: Path, seeds: list[int]) -> str:
 
 
 def main() -> None:
-    """Run what is missing and print the table."""
+    """Do the missing runs and print the table."""
     given = options(__doc__)
     if not given.table_only:
         once = partial(run, given.out, given.threads)

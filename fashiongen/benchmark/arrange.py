@@ -1,4 +1,4 @@
-"""Arranges the records of a benchmark: which share a table, and which is best. Imports no torch, so that it starts fast."""
+"""Arranges the records of a benchmark into tables and marks the best. Does not import torch, to start fast."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def read(folder: Path, published: Sequence[Published] = ()) -> Leaderboard:
     suite = _suite(folder / "suite.json")
     nodes = _nodes(folder, suite)
     if not nodes:
-        raise UserError(f"{folder}: no records there (nodes/*/record.json); `fashiongen bench run SUITE --out {folder}` writes them")
+        raise UserError(
+            f"{folder}: no records (nodes/*/record.json) in this folder; `fashiongen bench run SUITE --out {folder}` writes them"
+        )
     tests = [node for node in nodes if node.kind == "test"]
     fits = _Fits([node.run for node in nodes if node.kind == "fit" and node.run is not None and node.status == "ok"])
     groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
@@ -61,7 +63,7 @@ def _suite(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged ({error}); `fashiongen bench run` writes it anew") from error
+        raise UserError(f"{path}: damaged ({error}); run `fashiongen bench run` to write it again") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -70,7 +72,7 @@ def _nodes(folder: Path, suite: dict[str, Any]) -> list[Node]:
     listed = suite.get("nodes")
     entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
     planned = {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
-    # A plan without keys cannot tell what is stale.
+    # Without keys in the plan, stale records cannot be detected.
     keyed = any(isinstance(entry.get("key"), str) for entry in planned.values())
     nodes = []
     for path in sorted((folder / "nodes").glob("*/record.json")):
@@ -85,7 +87,7 @@ def _nodes(folder: Path, suite: dict[str, Any]) -> list[Node]:
         status: str = record.status
         reason = record.reason
         if keyed and entry is None:
-            status, reason = "unplanned", f"not in the suite any more; its record says {status}" + (f": {reason}" if reason else "")
+            status, reason = "unplanned", f"no longer in the suite; its record says {status}" + (f": {reason}" if reason else "")
         stale = entry is not None and entry.get("key") not in (None, record.key)
         run, test = Run(record=record, folder=path.parent, stale=stale), (record.task, record.dataset, record.protocol)
         nodes.append(Node(id=name, kind=record.kind, status=status, reason=reason, run=run, test=test))
@@ -107,9 +109,9 @@ def _board_key(record: Record) -> tuple[str, ...]:
 
 
 def _conditions(record: Record) -> dict[str, str]:
-    """Return what comparable numbers must share, besides the protocol; empty values are omitted.
+    """Return the conditions that comparable numbers must share, besides the protocol; empty values are omitted.
 
-    The record holds it, as defined by the task. For older records without it, their data, size and reference images are used.
+    The record holds them, as defined by the task. For older records without them, they are built from data, size and reference images.
     """
     reference = record.reference or {}
     stated = record.conditions or {
@@ -126,7 +128,7 @@ def _conditions(record: Record) -> dict[str, str]:
 
 
 def _code(record: Record) -> tuple[str, ...]:
-    """Return what identifies the code behind a record: this package's, and the user's own."""
+    """Return the hashes of the code behind a record: this package's, and the user's own."""
     own = (f"{name} {version}" for name, version in sorted(record.versions.items()) if version.startswith(SOURCE))
     return record.source_sha256 or "", *own
 
@@ -193,7 +195,7 @@ def _board(runs: list[Run], fits: _Fits, tests: list[Node], published: Sequence[
         if len({_code(run.record) for run in mine}) > 1:
             row.notes.append("its seeds were run by different versions of the code")
         if seeds := ", ".join(str(run.record.seed) for run in mine if run.stale):
-            row.notes.append(f"of other settings, data or code than the suite plans: seed {seeds}")
+            row.notes.append(f"run with other settings, data or code than the suite plans: seed {seeds}")
         row.notes += list(dict.fromkeys(run.record.reason for run in mine if run.record.reason))
         rows.append(row)
     rows.sort(key=lambda row: row.name)
@@ -222,7 +224,7 @@ def _board(runs: list[Run], fits: _Fits, tests: list[Node], published: Sequence[
 
 
 def _empty_board(test: tuple[str, str, str], tests: list[Node], published: Sequence[Published]) -> Board:
-    """Return the board of a test without any result."""
+    """Return the board of a test that has no result."""
     task, dataset, protocol = test
     absent = _absent(tests, test)
     return Board(
@@ -237,7 +239,7 @@ def _empty_board(test: tuple[str, str, str], tests: list[Node], published: Seque
         rows=[],
         absent=absent,
         published=_beside(published, task, dataset),
-        notes=["No test of it has a result."],
+        notes=["No test has a result."],
     )
 
 
@@ -246,12 +248,12 @@ def _absent(tests: list[Node], test: tuple[str, str, str]) -> list[Node]:
 
 
 def _beside(published: Sequence[Published], task: str, dataset: str) -> list[Published]:
-    """Return the published numbers of a task and a dataset; a part after a dash in the dataset's name is ignored."""
+    """Return the published numbers for a task and dataset; a part after a dash in the dataset's name is ignored."""
     return [block for block in published if block.task == task and block.dataset.partition("-")[0] == dataset.partition("-")[0]]
 
 
 def _one_a_seed(runs: list[Run]) -> tuple[list[Run], list[str]]:
-    """Return one run per seed, the one that started last, and notes on the omitted ones: repeats of a seed are not independent."""
+    """Return the last started run of each seed, and notes on the omitted ones: repeats of a seed are not independent."""
     by_seed: dict[int | None, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: (run.record.started or "", run.folder.name)):
         by_seed[run.record.seed].append(run)
@@ -276,7 +278,7 @@ def _columns(runs: list[Run]) -> list[Column]:
 
 
 def _fill(column: Column, rows: list[Row]) -> None:
-    """Give each row that has the metric its cell, and mark the best and the second best."""
+    """Fill in the cell of each row that has the metric, and mark the best and the second best."""
     for row in rows:
         entries = [entry for run in row.runs if (entry := entry_of(run, column)) is not None]
         if not entries:
@@ -321,7 +323,7 @@ def protocol_text(protocol: str, recipes: Iterable[str | None]) -> str | None:
         try:
             text = file.read_text(encoding="utf-8")
             content = yaml.safe_load(text)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError):  # ValueError: a NUL in its name, no UTF-8
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):  # ValueError: a NUL in its name, or not UTF-8
             continue
         if isinstance(content, dict) and isinstance(content.get("evaluate"), dict) and content["evaluate"].get("protocol") == protocol:
             return text

@@ -1,7 +1,7 @@
-"""The data structures of a leaderboard; `arrange` builds them from records. Imports no torch, so that it starts fast.
+"""The data structures of a leaderboard; `arrange` builds them from records. Does not import torch, to start fast.
 
-A *board* is one table: one task, dataset, split and protocol, and the same conditions, such as the data files and the reference images.
-A *row* is a recipe with its overlays; its seeds are one row.
+A *board* is one table: one task, dataset, split and protocol, with the same conditions, such as the data files and the reference images.
+A *row* is a recipe with its overlays; all its seeds share one row.
 A *column* is a metric by its reported name, which includes its feature extractor.
 """
 
@@ -21,20 +21,20 @@ Rank = Literal["best", "second"]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A record and its folder; `stale`: the suite plans its node with other settings, data or code."""
+    """A record and its folder; `stale` if the suite now plans its node with other settings, data or code."""
 
     record: Record
     folder: Path
     stale: bool = False
 
     def file(self, name: str | None) -> Path | None:
-        """Return a file or folder that the record names, if it exists inside the record's folder."""
+        """Return the path of a file or folder that the record names, if it exists inside the record's folder."""
         if not name:
             return None
         try:
             path = (self.folder / name).resolve()
             return path if path.is_relative_to(self.folder.resolve()) and path.exists() else None
-        except (OSError, ValueError, RuntimeError):  # no name of a file: too long, with a NUL, or links in a circle
+        except (OSError, ValueError, RuntimeError):  # not a valid path: too long, with a NUL, or a cycle of links
             return None
 
     @property
@@ -47,8 +47,8 @@ class Run:
 class Node:
     """The outcome of one node; `run` is None without a readable record.
 
-    `status` is the record's, or damaged, waiting (planned and without a record), or unplanned (a record that is not in the suite).
-    `test` holds the task, the dataset and the protocol of a test, from the record or the plan; empty where neither has them.
+    `status` is that of the record, or damaged, waiting (planned, without a record), or unplanned (a record that is not in the suite).
+    `test` holds the task, dataset and protocol of a test, from the record or the plan; empty if neither has them.
     """
 
     id: str
@@ -61,16 +61,16 @@ class Node:
 
 @dataclass(kw_only=True)
 class Cell:
-    """A metric of a row.
+    """A metric's value for a row.
 
     Attributes:
         value: mean over the seeds; None if a seed has no finite value.
         interval: the 95 % interval, or None.
-        over: what the interval is over: `3 seeds` or `300 samples`; empty without one.
-        rank: whether it is the best or the second best in its column; a tie for best leaves no second.
+        over: what the interval is over, such as `3 seeds` or `300 samples`; empty without an interval.
+        rank: whether it is the best or the second best in its column; after a tie for best there is no second.
         difference: difference to the best, over paired samples.
         untested: why there is no difference.
-        note: a remark for below the table.
+        note: a note to show below the table.
     """
 
     value: float | None
@@ -84,7 +84,7 @@ class Cell:
 
 @dataclass(kw_only=True)
 class Column:
-    """A metric: `key` is `name` and, where records of one board differ in them, the extractor's weights and which way is better.
+    """A metric. `key` is `name`, plus the extractor's weights and the direction if the records of a board differ in them.
 
     `decimals` is the number of decimals to show. If `higher_is_better` is None, nothing is marked as best.
     """
@@ -98,7 +98,7 @@ class Column:
 
 @dataclass(kw_only=True)
 class Row:
-    """A recipe with its overlays on one board: its runs in the order of their seeds, their trainings, and the trainings' parents."""
+    """A recipe with its overlays on one board: its runs in the order of their seeds, their trainings, and the parents of these."""
 
     name: str
     runs: list[Run]
@@ -108,7 +108,7 @@ class Row:
     notes: list[str] = field(default_factory=list)
 
     def mean(self, field_name: Literal["seconds_per_sample", "peak_memory_bytes"]) -> float | None:
-        """Return the mean of a record's field over the seeds, None if one lacks it."""
+        """Return the mean of a record's field over the seeds, None if a seed lacks it."""
         values = [getattr(run.record, field_name) for run in self.runs]
         return None if None in values else math.fsum(values) / len(values)
 
@@ -132,7 +132,7 @@ class Row:
 
 @dataclass(kw_only=True)
 class Board:
-    """A table of comparable results. `absent` holds the nodes that would have been rows; `notes` apply to the whole board."""
+    """A table of comparable results. `absent` holds the nodes without a result; `notes` apply to the whole board."""
 
     task: str
     dataset: str
@@ -148,7 +148,7 @@ class Board:
     notes: list[str]
 
     def unlike(self, block: Published) -> list[str]:
-        """Return how the conditions of published numbers differ from this board's, as far as both are known; none: comparable."""
+        """Return how the conditions of published numbers differ from this board's, where both are known; empty if comparable."""
         differences = ["another protocol"] if block.protocol != self.protocol else []
         differences += ["another dataset"] if block.dataset != self.dataset else []
         differences += ["the data here are the embedded world's"] if "world" in self.conditions else []
@@ -171,7 +171,7 @@ class Leaderboard:
 
 
 def column_identity(record: Record, name: str) -> tuple[str, bool | None]:
-    """Return what the entries of one column share: the weights of the metric's extractor, and which way is better."""
+    """Return what the entries of one column share: the weights of the metric's extractor, and whether higher is better."""
     return record.extractors.get(name, {}).get("sha256", "unknown"), record.metrics[name]["higher_is_better"]
 
 
@@ -182,7 +182,7 @@ def entry_of(run: Run, column: Column) -> MetricEntry | None:
 
 
 def overlays(record: Record) -> list[str]:
-    """Return a record's overlays without the files of `recipes/tasks`, which name the protocol and not the method."""
+    """Return a record's overlays without the files of `recipes/tasks`, which belong to the protocol and not to the method."""
     return [overlay for overlay in record.overlays if PurePosixPath(overlay).parent.name != "tasks"]
 
 

@@ -74,13 +74,13 @@ def obstacle(info: CommandInfo, kind: str, available: int | None) -> str | None:
         available: how many GPUs a node may have; None where only a cluster's scheduler knows.
     """
     if kind == "test" and info.task not in info.tasks:
-        return f"{info.method} cannot do {info.task}; it can do: {', '.join(info.tasks) or 'no task'}"
+        return f"{info.method} does not support {info.task}; it supports: {', '.join(info.tasks) or 'no task'}"
     if info.deepspeed and info.n_optimizers > 1:
         return f"DeepSpeed takes one optimizer and {info.method} has {info.n_optimizers}"
     if info.deepspeed and (info.accelerator != "cuda" or available == 0):
         return "DeepSpeed needs a CUDA GPU" + (", and there is none" if available == 0 else ", and the recipe asks for the CPU")
     if info.gpus and available is not None and info.gpus > available:
-        return f"it asks for {info.gpus} GPU{'s' * (info.gpus > 1)} (trainer.accelerator, trainer.devices), and there are {available}"
+        return f"it needs {info.gpus} GPU{'s' * (info.gpus > 1)} (trainer.accelerator, trainer.devices), but there are {available}"
     if info.problem is not None:
         return info.problem
     if info.offers is not None and (lacking := sorted(set(info.needs) - set(info.offers))):

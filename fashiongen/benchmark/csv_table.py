@@ -17,7 +17,7 @@ CSV_COLUMNS = (
 
 
 def csv_text(board: Leaderboard) -> str:
-    """Return one line per cell, and one per node without a result. Published numbers are not among them."""
+    """Return one line per cell, and one per node without a result. Published numbers are not included."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -26,7 +26,7 @@ def csv_text(board: Leaderboard) -> str:
 
 
 def _no_formula(value: Any) -> Any:  # noqa: ANN401  text or a number
-    """Return text that no spreadsheet takes for a formula."""
+    """Escape text that a spreadsheet would read as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 

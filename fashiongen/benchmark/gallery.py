@@ -12,11 +12,11 @@ from PIL import Image
 
 from fashiongen.benchmark.boards import Row
 
-# The gallery holds this many samples a board, this high at most, and this many bytes for all boards together; the rest is counted.
+# Maximum samples per board, image height in pixels, and bytes for all boards together; samples beyond that are only counted.
 GALLERY_SAMPLES = 8
 IMAGE_HEIGHT = 256
 GALLERY_BYTES = 16 * 2**20
-# Raised by Pillow for a file that is truncated, damaged, huge, or not an image.
+# Raised by Pillow for a file that is truncated, damaged, too large, or not an image.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
@@ -37,15 +37,15 @@ class ByteBudget:
 
 
 def gallery(rows: Sequence[Row], budget: ByteBudget) -> dict[str, Any] | None:
-    """Return the same samples by the first seed of every row side by side, after what the records show beside them (their `gallery`).
+    """Return the same samples for the first seed of every row side by side, after the gallery images of the records (input and truth).
 
-    The first columns are the headings of the first record that has any. The first record that has the file of a heading and a sample
-    gives it: the input and the truth are the same for all rows of a board.
+    The first columns are the headings of the first record that has any. Each of their images comes from the first record that has the file:
+    the input and the truth are the same for all rows of a board.
     """
     firsts = [(row.name, row.runs[0]) for row in rows]
     folders = [run.file(run.record.images) for _, run in firsts]
     all_stems = [{file.stem for file in folder.glob("*.png")} if folder and folder.is_dir() else set() for folder in folders]
-    # A method without images must not remove them for all.
+    # A method without images must not empty the gallery of the others.
     shown = [
         (name, run, folder) for (name, run), folder, found in zip(firsts, folders, all_stems, strict=True) if folder is not None and found
     ]
@@ -61,7 +61,7 @@ def gallery(rows: Sequence[Row], budget: ByteBudget) -> dict[str, Any] | None:
             break
         lines.append({"id": id_, "images": line})
     names, seeds = [*headings, *(name for name, _, _ in shown)], [*(None for _ in headings), *(run.record.seed for _, run, _ in shown)]
-    # A heading without any image is no column.
+    # Leave out a heading without any image.
     columns = [index for index in range(len(names)) if index >= len(headings) or any(line["images"][index] for line in lines)]
     return {
         "columns": [names[index] for index in columns],
@@ -73,12 +73,12 @@ def gallery(rows: Sequence[Row], budget: ByteBudget) -> dict[str, Any] | None:
 
 
 def _first_image(folders: Sequence[Path | None], id_: str) -> str | None:
-    """Return a sample's image out of the first folder that has a readable one."""
+    """Return a sample's image from the first folder that has a readable one."""
     return next((found for folder in folders if folder is not None and (found := _image(folder / f"{id_}.png"))), None)
 
 
 def _image(path: Path) -> str | None:
-    """Return an image as a `data:` address, drawn anew and no higher than the gallery's, or None where it cannot be read."""
+    """Return an image as a `data:` URL, re-encoded and at most as high as the gallery's, or None if it cannot be read."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             return _address(image.convert("RGB"))

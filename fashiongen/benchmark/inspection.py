@@ -1,6 +1,6 @@
 """Inspects commands for a plan, by importing what their recipes name.
 
-It runs in its own process (`fashiongen bench describe`), so that the runner stays small and survives errors in it.
+It runs in its own process (`fashiongen bench describe`), so the runner stays small and survives its errors.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ DATA_TOLD_APART = "told apart by what it holds"
 
 @dataclass(frozen=True)
 class DataProbe:
-    """What setting up data reveals about them.
+    """What setting up the data shows.
 
     Attributes:
-        name: what records call them.
-        task: what they serve.
-        offers: what they offer; None where that is not known, or was not asked.
-        identity: a hash, or a folder's name, that differs for other data and not for another place.
-        problem: why they cannot be read, in one line; None if they can.
+        name: name of the dataset in records.
+        task: the task of the data.
+        offers: what the data offer; None if unknown or not requested.
+        identity: a hash, or a folder's name, that depends on the content of the data and not on their location.
+        problem: why the data cannot be read, in one line; None if they can.
     """
 
     name: str
@@ -46,15 +46,15 @@ class DataProbe:
 
 
 def inspect_commands(commands: list[list[str]], resolve: Resolve, *, render: bool) -> dict[str, Any]:
-    """Return, as plain values for JSON, a `CommandInfo` of each command, and how many GPUs this machine has: `{"commands", "gpus"}`.
+    """Return a `CommandInfo` for each command and this machine's number of GPUs, as plain values for JSON: `{"commands", "gpus"}`.
 
     Args:
         commands: `fit ...` or `test ...`, as typed, without the program.
         resolve: returns the settings of each (`fashiongen.cli.settings.resolve`).
-        render: whether to render embedded worlds that are not there yet; what they offer is not known without.
+        render: whether to render embedded worlds that are missing; otherwise what they offer is unknown.
 
     Raises:
-        UserError: if a command's settings are wrong. Data that cannot be read are no error but a `problem` of the command.
+        UserError: if a command's settings are wrong. Unreadable data are not an error but a `problem` of the command.
     """
     import torch
 
@@ -101,7 +101,7 @@ def _inspect(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, rende
     except UserError as error:
         raise UserError(f"evaluate.task={error}") from error
     if task != served:
-        problem = problem or f"the task is {task}, but {probe.name} serves {served}"
+        problem = problem or f"the task is {task}, but the data {probe.name} are for {served}"
     strategy = trainer["strategy"]
     return CommandInfo(
         method=method.__name__,
@@ -132,12 +132,12 @@ def _class(path: str) -> Any:  # noqa: ANN401  any class
 
 
 def _parameters(data: type) -> set[str]:
-    """Return the names of a data module's settings, including those that it passes on to its parents."""
+    """Return the names of a data module's settings, including those of its base classes."""
     return {name for ancestor in data.__mro__ if "__init__" in vars(ancestor) for name in inspect.signature(ancestor).parameters}
 
 
 def _devices(asked: object) -> int:
-    """Return how many GPUs `trainer.devices` means, -1 for all; `auto` is one per node, so that several nodes share a machine."""
+    """Return the number of GPUs in `trainer.devices`, -1 for all; `auto` is one per node, so several nodes can share a machine."""
     if isinstance(asked, list):
         return len(asked)
     if asked == "-1":
@@ -157,7 +157,7 @@ def _last_checkpoint(trainer: dict[str, Any]) -> str | None:
 
 
 def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the keys and paths of data, and of weights that are there; other weights are left to hubs."""
+    """Yield the keys and paths of data, and of weights that exist locally; other weights come from a hub."""
     evaluate = settings["evaluate"]
     parts = {
         "data": settings["data"],
@@ -176,7 +176,7 @@ def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _is_root(key: str) -> bool:
-    """Return whether a key names the folder of a dataset."""
+    """Return whether a key holds the folder of a dataset."""
     return key.endswith(".root") and not key.startswith("model.")
 
 
@@ -189,7 +189,7 @@ def _leaves(value: object, key: str) -> Iterator[tuple[str, object]]:
 
 
 def _what_counts(settings: dict[str, Any], kind: str, paths: dict[str, str]) -> dict[str, Any]:
-    """Return the settings that affect the result: not file locations nor, for a fit, the evaluation."""
+    """Return the settings that affect the result: without file locations and, for a fit, without the evaluation."""
     counting = json.loads(json.dumps(settings))
     counting["trainer"].pop("logger", None)
     counting["trainer"].pop("enable_progress_bar", None)
@@ -217,13 +217,13 @@ def _probe_once(settings: dict[str, Any], kind: str | None, absolute: dict[str, 
 
 
 def probe_data(settings: dict[str, Any], kind: str | None, absolute: dict[str, str], *, render: bool) -> DataProbe:
-    """Set up data and describe them.
+    """Set up the data and describe them.
 
     Args:
         settings: class path and arguments of the data module.
-        kind: fit or test; None: only whether they are there.
+        kind: fit or test; None: only check that the data exist.
         absolute: absolute paths by key, for those that are relative in the settings.
-        render: whether to render an embedded world that is not there yet.
+        render: whether to render an embedded world that is missing.
     """
     import jsonargparse
 
@@ -233,13 +233,13 @@ def probe_data(settings: dict[str, Any], kind: str | None, absolute: dict[str, s
         **settings.get("init_args", {}),
         **{key.rpartition(".")[2]: path for key, path in absolute.items() if key.endswith(".root")},
     }
-    if "quality" in arguments:  # choosing pairs is a part of the training, and takes long
+    if "quality" in arguments:  # choosing pairs is part of the training, and slow
         arguments["quality"] = None
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(FashionData, "data")
     try:
         data: FashionData = parser.instantiate(parser.parse_object({"data": {**settings, "init_args": arguments}})).data
-    except ValueError as error:  # jsonargparse's, around what the constructor raises
+    except ValueError as error:  # raised by jsonargparse around the constructor's own error
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise
@@ -263,7 +263,7 @@ def probe_data(settings: dict[str, Any], kind: str | None, absolute: dict[str, s
 
 
 def _identify_files(path: str, seen: dict[str, Any], *, contents: bool) -> tuple[str, str | None]:
-    """Return a hash of a file or folder, such as weights, and why it cannot be read."""
+    """Return a hash of a file or folder, such as weights, and the reason if it cannot be read."""
     if path not in seen:
         try:
             seen[path] = _listing(Path(path).expanduser(), contents=contents), None
@@ -274,9 +274,9 @@ def _identify_files(path: str, seen: dict[str, Any], *, contents: bool) -> tuple
 
 
 def _listing(root: Path, *, contents: bool = False) -> str:
-    """Return a sha256 over names and sizes of all files below a folder (or of one file), and the content of the lists or of all.
+    """Return a sha256 over names and sizes of all files below a folder (or of one file), and the content of the lists or of all files.
 
-    Links are followed, but to no folder that was counted before: they may lead in circles.
+    Links are followed, but no folder is visited twice, since links may form a cycle.
     """
     digest = hashlib.sha256()
     counted = {root.resolve()}

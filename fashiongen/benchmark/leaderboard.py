@@ -21,13 +21,13 @@ def run(
     csv_file: Path | None = None,
     published: Path | None = None,
 ) -> None:
-    """Write what is asked for, or print the Markdown where nothing is.
+    """Write the requested files, or print the Markdown if none is requested.
 
     Raises:
         UserError: if the folder holds no records, the published numbers cannot be read, or a file cannot be written.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; `fashiongen bench run SUITE --out {folder}` makes it")
+        raise UserError(f"{folder}: no such folder; `fashiongen bench run SUITE --out {folder}` creates it")
     place = published or default_folder()
     found = read(folder, read_published(place) if place else [])
     if html:
@@ -41,7 +41,7 @@ def run(
 
 
 def _encodable(text: str) -> str:
-    """Return text in which a lone surrogate, which JSON and names of files may hold and UTF-8 cannot, is a question mark."""
+    """Replace lone surrogates by question marks: JSON and file names may contain them, UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -11,7 +11,7 @@ from fashiongen.benchmark.published import Published
 
 
 def _md(text: str) -> str:
-    """Return text escaped for a cell of a Markdown table, on one line."""
+    """Escape text for a cell of a Markdown table, on one line."""
     plain = "".join(character if character.isprintable() else " " for character in text)
     plain = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{character}" if character in "\\`*_{}[]()#+!|~$" else character for character in plain)
@@ -45,7 +45,7 @@ def _markdown_board(board: Board, page: Path | None) -> list[str]:
         lines += [f"† {_md(row.name)}, {_md(key)}: {_md(cell.note)}\n" for key, cell in row.cells.items() if cell.note]
     lines += [f"Not here: {_md(node.id)}, {_md(node.status)}: {_md(node.reason or '')}\n" for node in board.absent]
     if board.published:
-        lines += ["<details><summary>Published numbers: nobody here measured them</summary>", ""]
+        lines += ["<details><summary>Published numbers: copied from the papers, not measured here</summary>", ""]
         for block in board.published:
             lines += _markdown_published(block, board)
         lines += ["</details>", ""]
@@ -53,9 +53,9 @@ def _markdown_board(board: Board, page: Path | None) -> list[str]:
 
 
 def _markdown_protocol(text: str | None) -> list[str]:
-    """Return the protocol's file as a code block that nothing in the file can end."""
+    """Return the protocol's file as a code block, with a fence that is longer than any in the file."""
     if text is None:
-        return ["Of the protocol only the name is known: its file in recipes/tasks was not at hand.", ""]
+        return ["Only the protocol's name is known: its file was not found in recipes/tasks.", ""]
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return ["<details><summary>The protocol in full</summary>", "", f"{fence}yaml", text.rstrip("\n"), fence, "", "</details>", ""]
 
@@ -63,7 +63,7 @@ def _markdown_protocol(text: str | None) -> list[str]:
 def _markdown_table(board: Board, page: Path | None) -> list[str]:
     columns, lines = board.columns, []
     heads = [f"{_md(column.key)} {ARROWS[column.higher_is_better]}".rstrip() for column in columns]
-    lines.append("| method | seeds | " + " | ".join([*heads, "time a sample", "peak memory"]) + " |")
+    lines.append("| method | seeds | " + " | ".join([*heads, "time per sample", "peak memory"]) + " |")
     lines.append("| --- | ---: |" + " ---: |" * (len(heads) + 2))
     for row in board.rows:
         records = " ".join(f"[{_md(str(run.record.seed))}]({link(run.folder / 'record.json', page)})" for run in row.runs)
@@ -73,9 +73,10 @@ def _markdown_table(board: Board, page: Path | None) -> list[str]:
     return [
         *lines,
         "",
-        "**Best**, *second best*. In brackets the 95 % interval: over seeds (Student's t) where a row has several, else over samples "
-        "(bootstrap). ≈: a paired bootstrap over samples does not tell it from the best, for one comparison alone. ?: that is untested, as "
-        "it is for a metric of a whole set, such as FID. Memory on a CPU is that of the whole process; times compare on one device only.",
+        "**Best**, *second best*. In brackets: the 95 % interval, over seeds (Student's t) if a row has several, otherwise over samples "
+        "(bootstrap). ≈: not significantly different from the best (paired bootstrap over samples, without a correction for multiple "
+        "comparisons). ?: not tested, for example a metric of a whole set such as FID. Memory on a CPU is that of the whole process; "
+        "compare times on the same device only.",
         "",
     ]
 
@@ -95,7 +96,7 @@ def _markdown_cell(cell: Cell | None, column: Column) -> str:
 
 def _markdown_published(block: Published, board: Board) -> list[str]:
     unlike = board.unlike(block)
-    comparison = f"not to be compared: {', '.join(unlike)}" if unlike else "the same protocol"
+    comparison = f"not comparable: {', '.join(unlike)}" if unlike else "the same protocol"
     heads = [_md(str(metric["printed"])) for metric in block.metrics.values()]
     lines = [
         f"{_md(block.title)}, Table {_md(block.table)} ({_md(block.dataset)}; protocol {_md(block.protocol)}: {_md(comparison)})",

@@ -1,12 +1,12 @@
-"""One node: runs its command line in its own process, and writes its record however it ends.
+"""One node: runs its command line in its own process, and writes a record however that process ends.
 
 How a node survives kills and crashes:
 
 - The process leads its own session, and the kernel kills it when its runner dies (PR_SET_PDEATHSIG, on Linux).
-- It inherits a locked file, which is free only when it and all that it forked are gone. A new runner takes that lock first; where a process
-  is left over it kills that (known by number and start time) and waits. So a folder never has two writers.
-- `node.json` says for which key a folder was begun. A folder of another key is moved aside, never mixed; one of the same key goes on.
-- A record counts as finished only with its key in it, which is written last, whole, by rename.
+- It inherits a locked file. The lock is free only when the process and all its forks are gone. A new runner takes the lock first; if a
+  process is left over, the runner kills it (identified by pid and start time) and waits. So a folder never has two writers.
+- `node.json` stores the key with which a folder was started. A folder with another key is moved aside; one with the same key is resumed.
+- A record counts as finished only if it contains the key, which is written last, atomically, by a rename.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from fashiongen.records import Record, Status, file_sha256, write_atomically
 GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL."""
 
-# Run by the same Python without its site packages, in some 10 ms: asks the kernel to be killed with its parent, then becomes the command.
+# Run by the same Python without site-packages, in about 10 ms: asks the kernel to kill it with its parent, then execs the command.
 LAUNCH = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -56,17 +56,17 @@ class Job:
     """Everything needed to run a node on any machine with the same folders.
 
     Attributes:
-        id: of the node.
+        id: the node's id.
         out: the benchmark's folder.
-        command: the command line, without what goes on from a checkpoint of its own.
-        environment: variables that are set for it.
+        command: the command line, without the arguments that resume from the node's own checkpoint.
+        environment: environment variables that are set for it.
         limit: time limit in seconds, including the time before the checkpoint it resumes from.
         key: hash of everything the node depends on.
         settings_key: the same without code and the libraries' versions.
-        sources: identifies the code outside this package that it runs, for its record.
-        parents: keys of the parents whose checkpoints it takes, by role.
-        resumable: where a fit's own last checkpoint lies, relative to the node's folder.
-        trust: whether checkpoints are DeepSpeed's folders.
+        sources: hashes of the code outside this package that it runs, for its record.
+        parents: keys of the parents whose checkpoints it loads, by role.
+        resumable: path of a fit's own last checkpoint, relative to the node's folder.
+        trust: whether its checkpoints are DeepSpeed folders.
         known: fields of its record that replace what the command wrote.
         assumed: fields of its record if the command wrote none.
         cpus: number of cores.
@@ -96,7 +96,7 @@ class Job:
 
 
 class Processes:
-    """The processes started by this one, to end them all when it is stopped."""
+    """The processes started by this one; all are ended when it is stopped."""
 
     def __init__(self) -> None:
         """Start with none."""
@@ -115,7 +115,7 @@ class Processes:
             return process
 
     def end(self, process: subprocess.Popen[bytes]) -> None:
-        """End a process and all of its session that does not go by itself."""
+        """End a process and whatever is left of its session."""
         _signal(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
@@ -123,13 +123,13 @@ class Processes:
         process.wait()
 
     def gone(self, process: subprocess.Popen[bytes]) -> None:
-        """Forget a process that has ended, and end what it left behind."""
+        """Forget a process that has ended, and end its leftover children."""
         _signal(process.pid, signal.SIGKILL)
         with self._lock:
             self._running.discard(process.pid)
 
     def stop(self) -> None:
-        """Ask all to end; whoever waits for one sees it end and, as `stopped` says, why."""
+        """Ask all processes to end; `stopped` tells the threads that wait for them why they ended."""
         with self._lock:
             self.stopped = True
             running = set(self._running)
@@ -143,17 +143,17 @@ class Processes:
 
 
 def run_node(job: Job, processes: Processes | None = None) -> Record:
-    """Run a node and return its record, which then lies in its folder; what went wrong with it is in there.
+    """Run a node, write its record into its folder and return it; errors of the node are stated in the record.
 
-    One that is done is not run: a cluster may have started a task of a runner that was killed before this one.
+    A node that is done does not run again: a cluster may still have run a task of an earlier runner that was killed.
 
     Args:
         job: the node.
-        processes: by which it can be told to stop.
+        processes: stops the node's process on request.
 
     Raises:
-        Interrupted: if it was told to stop meanwhile.
-        UserError: if the folder cannot be had.
+        Interrupted: if the node was stopped.
+        UserError: if the folder cannot be used.
     """
     processes = processes or Processes()
     with _locked(job) as lock:
@@ -184,7 +184,7 @@ def run_node(job: Job, processes: Processes | None = None) -> Record:
         record = _outcome(job, process.returncode, exceeded, _last_words(log, beginning))
         record.started = started.isoformat(timespec="seconds")
         record.seconds = spent + time.monotonic() - clock
-        record.command = pasteable(job, job.command)  # from the beginning, also where this process went on
+        record.command = pasteable(job, job.command)  # from the beginning, also if this process resumed
         record.log = log.name
         record.write(job.folder / "record.json")
         return record
@@ -199,7 +199,7 @@ def pasteable(job: Job, command: list[str]) -> str:
 def without_running(job: Job, status: Status, reason: str, *, keep: bool = False) -> Record:
     """Write and return the record of a node that did not run, or whose machine was lost.
 
-    With `keep` an earlier result, of any key, is left in place and returned. A training that was begun is left in place, too.
+    With `keep`, an earlier result with any key stays in place and is returned. A training that was started stays in place, too.
     """
     with _locked(job):
         path = job.folder / "record.json"
@@ -216,7 +216,7 @@ def without_running(job: Job, status: Status, reason: str, *, keep: bool = False
 
 
 def finished(job: Job, *, accept_stale: bool) -> Record | None:
-    """Return the record of a node that is done, None if it must run; `accept_stale` takes that of another version of the code, too."""
+    """Return the record of a node that is done, None if it must run; `accept_stale` also accepts another version of the code."""
     try:
         record = Record.read(job.folder / "record.json")
         begun = _read_state(job)
@@ -230,7 +230,7 @@ def finished(job: Job, *, accept_stale: bool) -> Record | None:
 
 
 def intact(job: Job, record: Record) -> bool:
-    """Return whether the checkpoint of a node is the one of its record: its command may have been run by hand, and stopped."""
+    """Return whether a node's checkpoint is the one in its record; it is not if someone ran its command by hand and stopped it."""
     if job.resumable is None:
         return True
     path = job.folder / job.resumable
@@ -238,7 +238,7 @@ def intact(job: Job, record: Record) -> bool:
 
 
 def _prepare(job: Job, spent: float = 0.0) -> bool:
-    """Make the folder ready for this key: go on in one of the same key, move one of another aside. Return whether it is a new one."""
+    """Prepare the folder for this key: resume one with the same key, move one with another key aside. Return whether it is new."""
     fresh = _read_state(job).get("key") != job.key
     if fresh and job.folder.exists():
         aside = Path(job.out, "replaced")
@@ -252,7 +252,7 @@ def _prepare(job: Job, spent: float = 0.0) -> bool:
 
 
 def _seconds_spent(job: Job) -> float:
-    """Return how many seconds went into the checkpoint that a training goes on from; what came after it is done again."""
+    """Return the training time in seconds up to the checkpoint from which a training resumes; later work is repeated."""
     begun, path = _read_state(job), job.folder / (job.resumable or "")
     if job.resumable is None or begun.get("key") != job.key or not path.exists():
         return 0.0
@@ -266,7 +266,7 @@ def _resumed(job: Job) -> list[str]:
 
 
 def _outcome(job: Job, status: int, exceeded: bool, last: str) -> Record:
-    """Return the record that the command wrote, or one that says how it ended."""
+    """Return the record that the command wrote, or one that states how it ended."""
     problem: tuple[Status, str]
     if exceeded:
         problem = "timeout", f"exceeded its limit of {job.limit:g} s"
@@ -274,15 +274,15 @@ def _outcome(job: Job, status: int, exceeded: bool, last: str) -> Record:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
         problem = "killed", f"killed by {name}" + (" (out of memory?)" if -status == signal.SIGKILL else "")
     elif status > 0:
-        problem = "failed", last or f"ended with exit status {status} and said nothing"
+        problem = "failed", last or f"ended with exit status {status} without a message"
     else:
         try:
             record = Record.read(job.folder / "record.json")
         except UserError as error:
-            problem = "failed", f"ended with exit status 0 and left no record: {error}"
+            problem = "failed", f"ended with exit status 0 but wrote no record: {error}"
         else:
             if job.resumable is not None and not (job.folder / job.resumable).exists():
-                reason = f"ended with exit status 0 and left no checkpoint {job.resumable}"
+                reason = f"ended with exit status 0 but wrote no checkpoint {job.resumable}"
                 return Record(**job.known, **job.assumed, status="failed", reason=reason, exit_status=status, key=job.key)
             for name, value in job.known.items():
                 setattr(record, name, value)
@@ -293,7 +293,7 @@ def _outcome(job: Job, status: int, exceeded: bool, last: str) -> Record:
 
 
 def _last_words(log: Path, beginning: int) -> str:
-    """Return the last line that names an error, since that may go on with advice, else the last line that the command wrote."""
+    """Return the last line that names an error (advice may follow it), or else the last line that the command wrote."""
     with log.open("rb") as file:
         file.seek(max(beginning, log.stat().st_size - 100_000))
         lines = [line.rstrip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
@@ -303,7 +303,7 @@ def _last_words(log: Path, beginning: int) -> str:
 
 @contextmanager
 def _locked(job: Job) -> Iterator[int]:
-    """Hold the node's lock, after ending what an earlier runner left running in its folder."""
+    """Hold the node's lock, after ending any process that an earlier runner left running in its folder."""
     folder = Path(job.out, "locks")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / job.id, "w") as file:
@@ -316,9 +316,11 @@ def _locked(job: Job) -> Iterator[int]:
                 _end_left_over(job)
             if time.monotonic() > deadline:
                 begun = _read_state(job)
-                raise UserError(f"{job.folder}: process {begun.get('pid')} on {begun.get('host')} still writes to it: end that first")
+                raise UserError(
+                    f"{job.folder}: process {begun.get('pid')} on {begun.get('host')} is still writing to it: end that process first"
+                )
             time.sleep(0.1)
-        _end_left_over(job)  # the processes of several GPUs do not inherit the lock from the first of them
+        _end_left_over(job)  # with several GPUs, the other processes do not inherit the lock from the first
         yield file.fileno()
 
 
@@ -326,11 +328,11 @@ def _end_left_over(job: Job) -> None:
     begun = _read_state(job)
     pid, host, start = begun.get("pid"), begun.get("host"), begun.get("start")
     if isinstance(pid, int) and host == os.uname().nodename and start is not None and _start_time(pid) in (start, None):
-        _signal(pid, signal.SIGKILL)  # the whole group: its leader may be gone, and its number is free only when all of the group are
+        _signal(pid, signal.SIGKILL)  # the whole group: its leader may be gone, but the pid is reused only when the whole group is
 
 
 def _write_state(job: Job, pid: int | None, spent: float = 0.0) -> None:
-    """Write for which key the folder was begun, and the process that works in it."""
+    """Write the key with which the folder was started, and the process that works in it."""
     worker = {"pid": pid, "host": os.uname().nodename, "start": None if pid is None else _start_time(pid)}
     keys = {"key": job.key, "settings_key": job.settings_key, "parents": job.parents}
     begun = {"id": job.id, **keys, "spent": spent, "began": time.time(), **worker}
@@ -346,7 +348,7 @@ def _read_state(job: Job) -> dict[str, Any]:
 
 
 def _start_time(pid: int) -> str | None:
-    """Return when a process started, in the kernel's own count, so that a number that is used again is known; None if it is gone."""
+    """Return the kernel's start time of a process, by which a reused pid is recognised; None if the process is gone."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

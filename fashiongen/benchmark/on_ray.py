@@ -67,7 +67,7 @@ class OnRay:
         return record
 
     def stop(self) -> None:
-        """Leave the cluster, which ends the tasks of this run; whoever waits for one goes first, since asking Ray would start it again."""
+        """Disconnect from the cluster, which ends this run's tasks; waiting threads stop first, since a call to Ray would restart it."""
         with self._stopping:
             self._stopped = True
             self._stopping.wait_for(lambda: not self._running)

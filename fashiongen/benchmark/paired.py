@@ -22,7 +22,7 @@ UNTESTED_OTHER = "untested: not the same samples as the best"
 
 @dataclass(frozen=True)
 class Samples:
-    """Values per sample: ids in order, and by metric an array that is NaN where there is no value."""
+    """Values per sample: the ids in order, and an array per metric, NaN where there is no value."""
 
     ids: tuple[str, ...]
     values: dict[str, NDArray[np.float64]]
@@ -48,7 +48,7 @@ def per_sample(run: Run) -> Samples | None:
 
 
 def _row_samples(row: Row, column: Column, samples: dict[int, Samples | None]) -> tuple[tuple[str, ...], NDArray[np.float64]] | str:
-    """Return the ids and the mean of each over the row's seeds, or why there are none."""
+    """Return the sample ids and each sample's mean over the row's seeds, or why there are none."""
     parts = []
     for run in row.runs:
         found, entry = samples[id(run)], entry_of(run, column)
@@ -63,7 +63,7 @@ def _row_samples(row: Row, column: Column, samples: dict[int, Samples | None]) -
 
 
 def compare(columns: list[Column], rows: list[Row], samples: dict[int, Samples | None]) -> None:
-    """Test each cell against the best of its column over the same samples, all of one set of ids with the same draws."""
+    """Test each cell against the best of its column over the same samples; cells with the same ids share the bootstrap draws."""
     waiting: dict[tuple[str, ...], list[tuple[Cell, NDArray[np.float64]]]] = defaultdict(list)
     for column in columns:
         with_cell = [row for row in rows if column.key in row.cells and row.cells[column.key].value is not None]

@@ -18,7 +18,7 @@ from fashiongen.benchmark.suite import read_suite
 from fashiongen.errors import UserError
 
 Describe = Callable[[list[list[str]]], tuple[list[CommandInfo], int]]
-"""Inspects commands: returns the info of each, and the number of GPUs."""
+"""Inspects commands: returns a `CommandInfo` for each, and the number of GPUs."""
 
 LONGEST = 200
 """Maximum bytes of a node's name: file systems allow 255, and suffixes are added."""
@@ -29,23 +29,23 @@ class Node:
     """One training or one test.
 
     Attributes:
-        id: names it, and its folder.
+        id: unique name, also of its folder.
         kind: fit or test.
         method: name of its recipe.
         overlays: names of its overlays and ablations.
-        seed: of everything that is drawn.
-        arguments: of the command line, without the program and what is known only when it runs: checkpoints.
-        parents: ids of the nodes whose checkpoints it takes, by role; `checkpoint` is what a test judges.
-        task: of a test.
-        protocol: of a test.
-        dataset: what records call its data.
+        seed: the random seed.
+        arguments: command-line arguments, without the program and the checkpoints, which are known only when it runs.
+        parents: ids of the nodes whose checkpoints it loads, by role; `checkpoint` is the one that a test evaluates.
+        task: the task of a test.
+        protocol: the protocol of a test.
+        dataset: name of its data in records.
         needs: what its data must offer.
         content: hash of its settings, data and seed, without its parents'.
-        sources: what identifies the code outside this package that it runs, by package or module.
-        limit: seconds that it may take; None: any.
-        gpus: how many it takes.
+        sources: hashes of the code outside this package that it runs, by package or module.
+        limit: time limit in seconds; None for no limit.
+        gpus: number of GPUs.
         checkpoint: where a fit writes its last checkpoint, relative to its folder.
-        trust: whether checkpoints are DeepSpeed's folders.
+        trust: whether its checkpoints are DeepSpeed folders.
         skipped: why it cannot run.
     """
 
@@ -81,7 +81,7 @@ class Plan:
 
 @dataclass(kw_only=True)
 class _Row:
-    """A method with its overlays: what is trained once a seed and tested by each of `tests`."""
+    """A method with its overlays: trained once per seed, and tested with each entry of `tests`."""
 
     method: str
     recipe: Path
@@ -98,7 +98,7 @@ class _Row:
         return "+".join([self.method, *self.overlays])
 
     def settings(self, kind: str, test: dict[str, Any] | None = None) -> tuple[list[Path], dict[str, Any]]:
-        """Return the files and further keys of its command line."""
+        """Return the config files and extra keys of its command line."""
         test = test or {}
         configs = [self.recipe, *self.files, *test.get("files", [])]
         keys = {**self.run["keys"], **self.run[f"{kind}_keys"], **self.keys, **test.get("keys", {})}
@@ -107,7 +107,7 @@ class _Row:
         return configs, keys
 
     def command(self, kind: str, test: dict[str, Any] | None = None) -> list[str]:
-        """Return what describes the row: its command line without seed, checkpoints and place."""
+        """Return the command line without seed, checkpoints and paths."""
         configs, keys = self.settings(kind, test)
         return [
             kind,
@@ -122,15 +122,15 @@ def make_plan(file: Path, describe: Describe, *, available: Callable[[int], int 
     Args:
         file: the suite.
         describe: inspects command lines.
-        available: how many GPUs a node may have, given how many this machine has; None: not known.
+        available: maximum number of GPUs per node, given this machine's number of GPUs; None if unknown.
 
     Raises:
-        UserError: if the suite is wrong, or names what is not there.
+        UserError: if the suite is wrong, or names something that does not exist.
     """
     suite = read_suite(file)
     folder = (file.parent / suite["recipes"]).resolve()
     if not folder.is_dir():
-        raise UserError(f"{file}: recipes: {folder}: no such folder; it is taken relative to the suite's own")
+        raise UserError(f"{file}: recipes: {folder}: no such folder; the path is relative to the suite's folder")
     rows: dict[str, _Row] = {}
     for run in suite["runs"]:
         base = _overlay_files(run["overlays"], folder, file)
@@ -142,7 +142,9 @@ def make_plan(file: Path, describe: Describe, *, available: Callable[[int], int 
                 row = _row(folder / f"{method}.yaml", run, [*run["overlays"], *names], [*base, *files], ablation["keys"])
                 row.tests = [{**test, "files": _overlay_files(test.get("overlays", []), folder, file)} for test in run["tests"]]
                 if row.name in rows:
-                    raise UserError(f"{run['place']}: {row.name}: the suite has this row twice: take one out, or name its overlays apart")
+                    raise UserError(
+                        f"{run['place']}: {row.name}: the suite has this row twice: remove one, or give its overlays another name"
+                    )
                 rows[row.name] = row
     for row in list(rows.values()):
         _add_parents(row, rows, _overlay_files(row.run["overlays"], folder, file))
@@ -158,11 +160,11 @@ def make_plan(file: Path, describe: Describe, *, available: Callable[[int], int 
             for number, test in enumerate(row.tests):
                 node = _test_node(row, seed, test, infos[f"test {row.name} {number}"], infos[f"fit {row.name}"], gpus)
                 if node.id in nodes:
-                    raise UserError(f"{row.run['place']}: two tests would be {node.id}: tell them apart by `name: NAME`")
+                    raise UserError(f"{row.run['place']}: two tests would have the id {node.id}: give one of them a name by `name: NAME`")
                 nodes[node.id] = node
     for name in nodes:
         if len(name.encode()) > LONGEST:
-            raise UserError(f"{file}: {name} is too long for the name of a folder: shorten the names of overlays, ablations, tests or data")
+            raise UserError(f"{file}: {name} is too long for a folder name: shorten the names of overlays, ablations, tests or data")
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     return Plan(suite=suite["suite"], file=str(file.resolve()), sha256=sha256, nodes=list(nodes.values()))
 
@@ -170,13 +172,14 @@ def make_plan(file: Path, describe: Describe, *, available: Callable[[int], int 
 def _add_parents(row: _Row, rows: dict[str, _Row], files: list[Path]) -> None:
     """Add the rows that a row starts from.
 
-    They have the overlays and keys of its run, but for the method's own keys, and neither its ablation nor tests unless they are listed.
+    They get the overlays and keys of its run, without keys of the model. They have neither its ablation nor tests, unless the suite lists
+    them as rows.
     """
     own = {name: {key: value for key, value in row.run[name].items() if not key.startswith("model.")} for name in ("keys", "fit_keys")}
     for parent in row.parents.values():
         path = row.recipe.with_name(f"{parent}.yaml")
         if not path.is_file():
-            raise UserError(f"{row.recipe}: parents: {parent}: there is no {path}")
+            raise UserError(f"{row.recipe}: parents: {parent}: {path} does not exist")
         found = _row(path, {**row.run, **own}, row.run["overlays"], files, {})
         known = rows.setdefault(found.name, found)
         if known is found:
@@ -184,12 +187,12 @@ def _add_parents(row: _Row, rows: dict[str, _Row], files: list[Path]) -> None:
         elif known.settings("fit") != found.settings("fit"):
             raise UserError(
                 f"{row.run['place']}: {row.name} starts from {found.name}, which the suite trains with other overlays or keys "
-                f"({known.run['place']}): give both the same, or one an overlay of another name"
+                f"({known.run['place']}): give both the same ones, or rename an overlay of one"
             )
 
 
 def _add_fit(row: _Row, seed: int, rows: dict[str, _Row], infos: dict[str, CommandInfo], nodes: dict[str, Node], gpus: int | None) -> None:
-    """Add the training of a row, its parents' first; a method that does not learn has none."""
+    """Add the training of a row, after those of its parents; a method that does not learn has none."""
     found, name = infos[f"fit {row.name}"], f"fit--{row.name}--seed{seed}"
     if name in nodes or not found.learns:
         return
@@ -199,9 +202,9 @@ def _add_fit(row: _Row, seed: int, rows: dict[str, _Row], infos: dict[str, Comma
         _add_fit(above, seed, rows, infos, nodes, gpus)
         parents[role] = f"fit--{above.name}--seed{seed}"
         if parents[role] not in nodes:
-            raise UserError(f"{row.recipe}: parents: {parent} does not learn, so that there is no checkpoint to start from")
+            raise UserError(f"{row.recipe}: parents: {parent} does not learn, so there is no checkpoint to start from")
     if found.checkpoint is None:
-        raise UserError(f"{row.recipe}: its ModelCheckpoint must have a dirpath and save_last: true, else no checkpoint is found")
+        raise UserError(f"{row.recipe}: its ModelCheckpoint must have a dirpath and save_last: true, otherwise no checkpoint is found")
     arguments = [*row.command("fit"), *_where(found), "--seed_everything", str(seed)]
     nodes[name] = Node(
         id=name,
@@ -250,7 +253,7 @@ def _where(found: CommandInfo) -> list[str]:
 
 def _row(recipe: Path, run: dict[str, Any], overlays: list[str], files: list[Path], keys: dict[str, Any]) -> _Row:
     parents: dict[str, str] = {}
-    for path in (recipe, *files):  # the last one that says so wins, as in the command line
+    for path in (recipe, *files):  # the last file wins, as on the command line
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -290,7 +293,7 @@ def _overlay_files(names: Iterable[str], folder: Path, suite: Path) -> list[Path
     for name in names:
         file = suite.parent / name if "/" in name else shipped.find_overlay(name, folder)
         if file is None or not file.is_file():
-            raise UserError(f"{suite}: overlays: {name}: there is no {file or folder.parent / 'overlays' / f'{name}.yaml'}")
+            raise UserError(f"{suite}: overlays: {name}: {file or folder.parent / 'overlays' / f'{name}.yaml'} does not exist")
         files.append(file.resolve())
     return files
 

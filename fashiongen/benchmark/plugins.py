@@ -1,8 +1,8 @@
-"""Code outside this package that decides a result: a user's own method, dataset, task or metric, named in a recipe by its class path.
+"""Code outside this package that affects a result: a user's own method, dataset, task or metric, named in a recipe by its class path.
 
-What such code is goes into a node's key, as this package's own source does, so that an edit runs again what depends on it. Hashed are the
-source files of the whole top-level package or module that a class path begins with, and of those of the user's own that it imports.
-Of an installed package its version and the list of its files count. Libraries whose versions count anyway are left out.
+Like this package's own source, this code is part of a node's key: after an edit, the nodes that depend on it run again. The hash covers
+the source files of the whole top-level package or module that a class path begins with, and of the user's own modules that it imports.
+For an installed package, the hash covers its version and its list of files. Libraries whose versions are in the key anyway are skipped.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Any
 from fashiongen.records import file_sha256
 
 LIBRARIES = ("torch", "torchvision", "lightning", "diffusers", "transformers", "torchmetrics", "numpy", "scipy", "pillow")
-"""Distributions whose versions are a part of every key and every record."""
+"""Distributions whose versions are part of every key and every record."""
 
 COUNTED = ("fashiongen", *(name for name in LIBRARIES if name != "pillow"), "PIL")
-"""Their import names, and this package, whose source is a part of every key."""
+"""Their import names, and this package, whose source is part of every key."""
 
 SOURCE = "source "
-"""Begins the entries of a record's `versions` for code outside this package."""
+"""Prefix of the entries in a record's `versions` for code outside this package."""
 
 SUFFIXES = (".py", ".pyd", ".so")
 INSTALLED = ("site-packages", "dist-packages")
@@ -36,10 +36,10 @@ DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 def own_sources(settings: object) -> dict[str, str]:
-    """Return, by name of its top-level package or module, what identifies the code outside this package that settings name.
+    """Return hashes of the code outside this package that settings name, by top-level package or module.
 
     Args:
-        settings: of a command, as plain values; the classes that they name are imported already.
+        settings: settings of a command, as plain values; the classes that they name are already imported.
     """
     found: dict[str, str] = {}
     waiting = sorted({name for path in _dotted(settings) if (name := path.partition(".")[0]) in sys.modules})
@@ -55,7 +55,7 @@ def own_sources(settings: object) -> dict[str, str]:
 
 
 def _dotted(value: object) -> Iterator[str]:
-    """Yield the strings that may be paths of classes or functions."""
+    """Yield the strings that may be import paths of classes or functions."""
     if isinstance(value, dict):
         for inner in value.values():
             yield from _dotted(inner)
@@ -68,7 +68,7 @@ def _dotted(value: object) -> Iterator[str]:
 
 @functools.cache
 def _identify(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """Return what identifies a top-level package or module, None where it has no files, and the user's own ones that it imports."""
+    """Return the hash of a top-level package or module (None if it has no files), and the user's own modules that it imports."""
     roots = _roots(name)
     if any(part in INSTALLED for root in roots for part in root.parts):
         return _installed(name), ()
@@ -82,10 +82,10 @@ def _identify(name: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _roots(name: str) -> list[Path]:
-    """Return the folders of a package, which may be several for one without `__init__.py`, or the file of a module."""
+    """Return the file of a module, or the folders of a package; a package without `__init__.py` may have several."""
     try:
         spec: Any = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # ValueError: a module that was made by hand, without a spec
+    except (ImportError, ValueError):  # ValueError: a module created by hand, without a spec
         return []
     if spec is None:
         return []
@@ -94,7 +94,7 @@ def _roots(name: str) -> list[Path]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Yield the source files of a package's folder, or the file of a module; virtual environments and hidden folders are left out."""
+    """Yield the source files of a package's folder, or the file of a module; skip virtual environments and hidden folders."""
     if root.is_file():
         yield root
         return
@@ -104,12 +104,12 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _place(file: Path, roots: list[Path]) -> str:
-    """Return where a file lies in its package, wherever the package itself lies."""
+    """Return the path of a file relative to its package."""
     return next((file.relative_to(root).as_posix() for root in roots if root != file and file.is_relative_to(root)), file.name)
 
 
 def _imports(file: Path) -> set[str]:
-    """Return the top-level names that a file imports, in functions too; none of a file that Python cannot read."""
+    """Return the top-level names that a file imports, also inside functions; empty if Python cannot parse the file."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, RecursionError):
@@ -131,7 +131,7 @@ def _installed_or_builtin(name: str) -> bool:
 
 
 def _installed(name: str) -> str:
-    """Return the version of an installed package, and a hash over the list of its files."""
+    """Return the version of an installed package and a hash of its list of files."""
     versions = []
     for distribution in sorted(set(importlib.metadata.packages_distributions().get(name, []))):
         files = importlib.metadata.distribution(distribution).read_text("RECORD") or ""

@@ -1,4 +1,4 @@
-"""How nodes run fashiongen: the command line, the PYTHONPATH that it needs, and the process that inspects commands."""
+"""How nodes run fashiongen: the command line, its PYTHONPATH, and the process that inspects commands."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fashiongen.benchmark.plan import Describe
 from fashiongen.benchmark.plugins import INSTALLED, LIBRARIES
 from fashiongen.errors import UserError
 
-STDERR = 2  # where the progress of rendering goes
+STDERR = 2  # shows the progress of rendering
 
 
 def python_path() -> str | None:
-    """Return the PYTHONPATH under which a process in any folder imports what this one can; None where it needs none.
+    """Return the PYTHONPATH with which a process in any folder can import what this one can; None if it needs none.
 
-    On it are this very package, unless it is installed as any other; the current folder, if this process imports from there, for the
-    methods, datasets and tasks of the user's own; and what PYTHONPATH names already, as absolute paths.
+    It contains this package, unless it is installed in site-packages; the current folder, if this process imports from there, for the
+    user's own methods, datasets and tasks; and the entries of the current PYTHONPATH, as absolute paths.
     """
     here, package = os.getcwd(), Path(__file__).parents[2]
     places = [] if package.name in INSTALLED else [str(package)]
@@ -34,19 +34,19 @@ def python_path() -> str | None:
 
 
 def command_line() -> list[str]:
-    """Return the public command line, run by this very Python."""
+    """Return the public command line, run by the current Python interpreter."""
     return [sys.executable, "-m", "fashiongen"]
 
 
 def describer(*, render: bool) -> Describe:
-    """Return what inspects commands in a process of its own; with `render` it renders embedded worlds that are not there yet."""
+    """Return a function that inspects commands in a separate process; with `render` it renders embedded worlds that are missing."""
 
     def describe(commands: list[list[str]]) -> tuple[list[CommandInfo], int]:
         with tempfile.TemporaryDirectory() as folder:
             answer = Path(folder, "commands.json")
             request = {"commands": commands, "render": render, "answer": str(answer)}
             path = python_path()
-            # It imports what nodes will be able to import, from PYTHONPATH, and nothing from the current folder besides.
+            # It can import what nodes can, from PYTHONPATH, and nothing else from the current folder.
             environment = {**os.environ, "PYTHONSAFEPATH": "1", **({"PYTHONPATH": path} if path else {})}
             result = subprocess.run(
                 [*command_line(), "bench", "describe"],
@@ -67,7 +67,7 @@ def describer(*, render: bool) -> Describe:
 
 
 def libraries() -> dict[str, str]:
-    """Return the versions of the libraries that decide results, without importing them."""
+    """Return the versions of the libraries that affect results, without importing them."""
     found = {}
     for name in LIBRARIES:
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""The progress of a benchmark: the state of each node, counted and shown."""
+"""The progress of a benchmark: the state of each node, counts, and a live table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN = 12
 
 @dataclass
 class State:
-    """How far a node is: waiting, running, done (by an earlier run), or the status of its record."""
+    """The state of a node: waiting, running, done (in an earlier run), or the status of its record."""
 
     node: Node
     job: Job
@@ -41,7 +41,7 @@ def counts(states: Collection[State]) -> str:
 
 @contextmanager
 def live_table(console: Console, suite: str, states: Collection[State]) -> Iterator[Callable[[], None]]:
-    """Show a live table if the console is a terminal; yields a function that brings it up to date."""
+    """Show a live table if the console is a terminal; yield a function that refreshes it."""
     if not console.is_terminal:
         yield lambda: None
         return
@@ -51,7 +51,7 @@ def live_table(console: Console, suite: str, states: Collection[State]) -> Itera
 
 
 def _table(suite: str, states: Collection[State]) -> Table:
-    """Return the nodes that run, and those that ended last."""
+    """Return a table of the running nodes and those that ended last."""
     table = Table(title=f"{suite}: {counts(states)}", expand=True)
     table.add_column("status")
     table.add_column("node", overflow="fold", ratio=2)

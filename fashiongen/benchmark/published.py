@@ -1,4 +1,4 @@
-"""The papers' numbers (`benchmarks/published`, whose README states the schema), as blocks next to ours."""
+"""The papers' numbers (`benchmarks/published`, its README states the schema), shown as blocks next to ours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRow:
-    """One printed row: its label, whose method it is, who ran it, and its values, exactly as printed (None for a dash)."""
+    """One printed row: its label, its method, who ran it, and its values exactly as printed (None for a dash)."""
 
     row: str
     method: str
@@ -32,19 +32,19 @@ class Published:
 
     Attributes:
         paper: short name of the paper.
-        title: in full.
-        table: its number.
-        caption: its first sentence.
-        dataset: as in our records, possibly with a part after a dash.
-        task: of the protocol.
-        protocol: its name; see `Board.unlike` for when it may be compared with ours at all.
-        split: of the judged samples, None where the paper does not say; so are the next two.
-        samples: how many were judged.
-        size: of the judged images, height x width.
-        protocol_note: what the paper leaves open about it.
-        metrics: column: the name over it, and whether higher is better.
-        rows: in printed order.
-        notes: of the whole table: contradictions and doubts.
+        title: full title of the paper.
+        table: number of the table.
+        caption: first sentence of the caption.
+        dataset: name as in our records, possibly with a part after a dash.
+        task: task of the protocol.
+        protocol: name of the protocol; `Board.unlike` decides whether it is comparable with ours.
+        split: split of the evaluated samples; None if the paper does not state it, also for the next two.
+        samples: number of evaluated samples.
+        size: size of the evaluated images, height x width.
+        protocol_note: what the paper does not say about the protocol.
+        metrics: for each column its printed name, and whether higher is better.
+        rows: rows in printed order.
+        notes: notes on the whole table: contradictions and doubts.
     """
 
     paper: str
@@ -64,7 +64,7 @@ class Published:
 
 
 def default_folder() -> Path | None:
-    """Return the folder of the papers' numbers that comes with the package; None where it is missing."""
+    """Return the package's folder of published numbers; None if it is missing."""
     folder = shipped.published_folder()
     return folder if folder.is_dir() else None
 
@@ -73,11 +73,11 @@ def read_published(folder: Path) -> list[Published]:
     """Read every result table of every paper.
 
     Raises:
-        UserError: if the folder holds no such file, or one that does not follow the schema.
+        UserError: if the folder has no such file, or a file does not follow the schema.
     """
     files = sorted(folder.glob("*.yaml"))
     if not files:
-        raise UserError(f"--published {folder}: no *.yaml there; benchmarks/published of a checkout holds them")
+        raise UserError(f"--published {folder}: no *.yaml in this folder; a checkout has them in benchmarks/published")
     return [block for file in files for block in _blocks(file)]
 
 
@@ -85,12 +85,12 @@ def _blocks(file: Path) -> list[Published]:
     try:
         paper = yaml.safe_load(file.read_text(encoding="utf-8"))
         if paper["schema"] != SCHEMA:
-            raise UserError(f"{file}: schema {paper['schema']}, and this fashiongen reads {SCHEMA}")
+            raise UserError(f"{file}: has schema {paper['schema']}, but this version of fashiongen reads {SCHEMA}")
         return [_block(paper, table, key) for table in paper["tables"] if table["kind"] != "data" for key in table["groups"]]
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = " ".join(str(error).split())
         raise UserError(
-            f"{file}: no file of published numbers ({type(error).__name__}: {message}); see the schema in its README"
+            f"{file}: not a valid file of published numbers ({type(error).__name__}: {message}); see the schema in its README"
         ) from error
 
 
@@ -139,7 +139,7 @@ def _block(paper: dict[str, Any], table: dict[str, Any], key: str) -> Published:
 
 
 def _names(place: dict[str, Any], table: dict[str, Any], key: str) -> bool:
-    """Tell whether a note's place is in these columns of this table."""
+    """Return whether a note refers to these columns of this table."""
     return bool(place.get("table") == table["table"] and place.get("group", key) == key)
 
 

@@ -1,4 +1,4 @@
-"""Runs the nodes of a plan, parents before children, each once: a node finished with the same key never runs again."""
+"""Runs the nodes of a plan, parents before children. A node that is finished with the same key does not run again."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Executor(Protocol):
     """Where nodes run.
 
     Attributes:
-        jobs: how many at a time.
-        cpus: cores that each may have.
-        available: how many GPUs one node may have; None: not known.
+        jobs: number of nodes that run at the same time.
+        cpus: number of cores per node.
+        available: maximum number of GPUs per node; None if unknown.
     """
 
     jobs: int
@@ -43,7 +43,7 @@ class Executor(Protocol):
         """Run a node and return its record."""
 
     def stop(self) -> None:
-        """End all running nodes."""
+        """Stop all running nodes."""
 
 
 MakeExecutor = Callable[[int], Executor]
@@ -63,14 +63,14 @@ class Runner:
         accept_stale: bool = False,
         console: Console | None = None,
     ) -> None:
-        """Prepare to run or list.
+        """Prepare to run or list the nodes.
 
         Args:
             plan: the nodes.
             out: folder of the results.
-            executor: runs nodes.
-            command: the program; by default fashiongen itself.
-            accept_stale: keeps what another version of the package, or of the libraries, has finished.
+            executor: runs the nodes.
+            command: the program; fashiongen itself by default.
+            accept_stale: keep results of another version of the package or of the libraries.
             console: where progress is printed.
         """
         self.plan, self.out, self.executor = plan, out.resolve(), executor
@@ -80,7 +80,7 @@ class Runner:
         self.states: dict[str, State] = {}
 
     def _find_done(self) -> None:
-        """Find out what is done and what is to do; a child that must run needs its parents' checkpoints as they were recorded."""
+        """Find out which nodes are done; a child that must run needs its parents' checkpoints unchanged since they were recorded."""
         version = _hash([source_sha256(leave_out=("benchmark",)), libraries()])
         lost: set[str] = set()
         whole: set[str] = set()
@@ -99,7 +99,7 @@ class Runner:
             whole |= needed.keys() - broken
 
     def _job(self, node: Node, version: str) -> Job:
-        """Return how to run a node. Its key holds for its parents as they are: run anew, or accepted though stale."""
+        """Return the job of a node. Its key includes the keys of its parents, also of stale ones that were accepted."""
         parents = {role: self.states[parent] for role, parent in node.parents.items()}
         keys = {role: (parent.record and parent.record.key) or parent.job.key for role, parent in parents.items()}
         arguments = [*node.arguments, "--evaluate.out", "record.json"]
@@ -140,7 +140,7 @@ class Runner:
         return parent.job.folder / (parent.node.checkpoint or "")
 
     def list(self) -> None:
-        """Print every node with what it needs, why it cannot run, and its command."""
+        """Print every node with its needs, its command, and why it cannot run."""
         self._find_done()
         for state in self.states.values():
             node = state.node
@@ -153,10 +153,10 @@ class Runner:
         self._say(f"{self.plan.suite}: {counts(self.states.values())}")
 
     def run(self) -> int:
-        """Run what is not done and return the exit status: 1 if a node failed, was killed or took too long.
+        """Run the nodes that are not done and return the exit status: 1 if a node failed, was killed or timed out.
 
         Raises:
-            UserError: if another runner is at work in the folder.
+            UserError: if another runner is using the folder.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         with _alone(self.out):
@@ -190,7 +190,7 @@ class Runner:
             refresh()
 
     def _ready(self, state: State) -> bool:
-        """Return whether a node can start; one that never can is recorded as skipped."""
+        """Return whether a node can start now; if it never can, record it as skipped."""
         if state.node.skipped is not None:
             self._finish(state, self._not_run(state.job, "skipped", state.node.skipped, keep=True))
             return False
@@ -202,8 +202,8 @@ class Runner:
                 return False
             earlier = parent.record if parent.status == "done" else None
             if earlier is not None and (earlier.key != state.job.parents[role] or not intact(parent.job, earlier)):
-                why = f"its parent {parent.node.id} cannot run here ({parent.node.skipped or 'nor can its own parent'})"
-                reason = f"{why}, and its earlier result is of other settings, or incomplete"
+                why = f"its parent {parent.node.id} cannot run here ({parent.node.skipped or 'its own parent cannot either'})"
+                reason = f"{why}, and its earlier result has other settings or is incomplete"
                 self._finish(state, self._not_run(state.job, "skipped", reason, keep=True))
                 return False
         return all(parent.record is not None for parent in parents.values())
@@ -258,20 +258,20 @@ def run_suite(
     describe: Describe | None = None,
     console: Console | None = None,
 ) -> int:
-    """Plan a suite and run it, or list its nodes, and return the exit status.
+    """Plan a suite, run it or list its nodes, and return the exit status.
 
     Args:
         file: the suite.
         out: folder of the results.
-        make_executor: makes what runs nodes, given how many GPUs this machine has.
-        dry_run: lists the nodes and runs none.
-        accept_stale: keeps what another version of the package has finished.
-        command: the program; by default fashiongen itself.
-        describe: inspects commands; by default a process of fashiongen.
+        make_executor: creates the executor, given this machine's number of GPUs.
+        dry_run: list the nodes and run none.
+        accept_stale: keep results of another version of the package or of the libraries.
+        command: the program; fashiongen itself by default.
+        describe: inspects commands; by default in a process of fashiongen.
         console: where progress is printed.
 
     Raises:
-        UserError: if the suite or a recipe is wrong, or another runner is at work in the folder.
+        UserError: if the suite or a recipe is wrong, or another runner is using the folder.
     """
     made: list[Executor] = []
 
@@ -299,18 +299,18 @@ def _hash(value: object) -> str:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder: one runner at a time."""
+    """Lock the folder: one runner at a time."""
     with open(out / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{out}: another `bench run` is at work there: wait for it, or choose another --out") from error
+            raise UserError(f"{out}: another `bench run` is using this folder: wait for it, or choose another --out") from error
         yield
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Have SIGTERM end this process as Ctrl-C does, its children first."""
+    """Make SIGTERM end this process as Ctrl-C does, after its children."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

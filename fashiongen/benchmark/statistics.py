@@ -13,14 +13,14 @@ RESAMPLES, RESAMPLES_AT_ONCE = 2000, 100
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How much higher a row is than the best one, with a 95 % interval over samples.
+    """The difference of a row to the best one (row minus best), with a 95 % interval over samples.
 
     Attributes:
-        mean: over the samples that have a value in both.
+        mean: mean over the samples that have a value in both.
         low: lower end of the percentile interval.
-        high: upper end.
-        p: two-sided: twice the share of resamples on the rarer side of 0, at most 1, at least 2 / (RESAMPLES + 1).
-        samples: how many have a value in both.
+        high: upper end of the percentile interval.
+        p: two-sided p-value: twice the share of resamples on the rarer side of 0, at most 1, at least 2 / (RESAMPLES + 1).
+        samples: number of samples that have a value in both.
     """
 
     mean: float
@@ -31,7 +31,7 @@ class Difference:
 
 
 def mean_over_seeds(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
-    """Return the mean and its 95 % interval by Student's t with n - 1 degrees of freedom; no interval below two values."""
+    """Return the mean and its 95 % interval by Student's t with n - 1 degrees of freedom; no interval for fewer than two values."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return mean, None
@@ -41,11 +41,11 @@ def mean_over_seeds(values: Sequence[float]) -> tuple[float, tuple[float, float]
 
 
 def paired_bootstrap(differences: NDArray[np.float64], seed: int = 0) -> list[Difference | None]:
-    """Resample samples, all columns alike, and return the interval of the mean of each column of differences (N, K).
+    """Bootstrap the mean of each column of differences (N, K) over samples, with the same draws for all columns.
 
-    A value that is not finite is a sample without a value in one of the two, and left out of its column. Columns with fewer than two
-    samples give None. Same input, same numbers. The samples are resampled and the trained weights are held fixed: the result says whether
-    these models differ on such samples, not whether another seed would.
+    A non-finite value marks a sample without a value in one of the two rows; it is excluded from its column. Columns with fewer than two
+    samples give None. The result is deterministic. Only samples are resampled, the trained weights are fixed: the result says whether these
+    models differ on such samples, not whether models trained with another seed would.
     """
     count, width = differences.shape
     valid = np.isfinite(differences)

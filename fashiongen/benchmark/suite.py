@@ -1,21 +1,21 @@
 """Suites: a YAML file that selects recipes, seeds, overlays, ablations and tests.
 
 suite: tiny                          # its name
-recipes: ../../recipes/tiny          # the folder of the recipes, relative to this file
+recipes: ../../recipes/tiny          # the folder of recipes, relative to this file
 seeds: [0]
-overlays: [bf16]                     # for every command; files of `overlays/` in that folder, beside it, or shipped
-limits: {fit: 3600, test: 600}       # seconds a node
-keys: {}                             # further keys of every command; fit_keys and test_keys for one kind
+overlays: [bf16]                     # added to every command; found in `overlays/` inside or next to that folder, or shipped
+limits: {fit: 3600, test: 600}       # seconds per node
+keys: {}                             # extra keys for every command; fit_keys and test_keys for one kind
 tests: [{}]                          # what every method is tested on; {} is the recipe's own protocol and data
-runs:                                # each may override all of the above but `recipes`; its keys are added to those above
+runs:                                # each may override all of the above except `recipes`; its keys are added to those above
   - methods: [igr, "geco*"]          # names of recipes, or patterns
-    ablations:                       # further rows: an overlay, several of them, or keys with a name
+    ablations:                       # extra rows: an overlay, a list of overlays, or named keys
       - igr-no-garmnet
       - {name: tau-0.1, keys: {model.init_args.tau: 0.1}}
     tests:
       - {protocol: strict}
       - {protocol: other, overlays: [street], data: StreetTryOn, keys: {}}
-      - {name: guidance-2.0, keys: {model.init_args.guidance_scale: 2.0}}   # a further row of the same training
+      - {name: guidance-2.0, keys: {model.init_args.guidance_scale: 2.0}}   # an extra row for the same trained model
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read_suite(path: Path) -> dict[str, Any]:
     """Read a suite and check its keys.
 
     Raises:
-        UserError: if it cannot be read, or a key is unknown, missing or of another type.
+        UserError: if the file cannot be read, or a key is unknown, missing or of the wrong type.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -53,7 +53,7 @@ def read_suite(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     suite = _checked(content, SUITE, str(path), required=("suite", "recipes", "runs"))
     if not SAFE.fullmatch(suite["suite"]):
-        raise UserError(f"{path}: suite: {suite['suite']!r} must be letters, digits, `.`, `_` and `-`")
+        raise UserError(f"{path}: suite: {suite['suite']!r} may only contain letters, digits, `.`, `_` and `-`")
     suite = _with_defaults(suite, {"seeds": [0], "tests": [{}]})
     runs = []
     for number, entry in enumerate(suite["runs"], start=1):
@@ -66,9 +66,9 @@ def read_suite(path: Path) -> dict[str, Any]:
         merged["tests"] = [_checked(test, TEST, f"{place}: tests") for test in merged["tests"]]
         for name in [name for test in merged["tests"] for name in (test.get("name"), test.get("data")) if name is not None]:
             if not SAFE.fullmatch(name):
-                raise UserError(f"{place}: tests: {name!r} must be letters, digits, `.`, `_` and `-`")
+                raise UserError(f"{place}: tests: {name!r} may only contain letters, digits, `.`, `_` and `-`")
         if not merged["seeds"] or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in merged["seeds"]):
-            raise UserError(f"{place}: seeds: {merged['seeds']} must be whole numbers from 0")
+            raise UserError(f"{place}: seeds: {merged['seeds']} must be non-negative integers")
         for key, value in merged["limits"].items():
             if key not in KINDS or isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
                 raise UserError(f"{place}: limits: {key}: {value}: must be fit or test with a number of seconds above 0")
@@ -83,13 +83,13 @@ def _ablation(entry: object, place: str) -> dict[str, Any]:
         return {"overlays": entry, "keys": {}}
     found = _checked(entry, ABLATION, f"{place}: ablations", required=("name",))
     if not SAFE.fullmatch(found["name"]):
-        raise UserError(f"{place}: ablations: name: {found['name']!r} must be letters, digits, `.`, `_` and `-`")
+        raise UserError(f"{place}: ablations: name: {found['name']!r} may only contain letters, digits, `.`, `_` and `-`")
     return {"name": found["name"], "overlays": found.get("overlays", []), "keys": found.get("keys", {})}
 
 
 def _checked(content: object, known: dict[str, type], place: str, required: Iterable[str] = ()) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise UserError(f"{place}: holds no keys; it may have: {', '.join(known)}")
+        raise UserError(f"{place}: has no keys; it may have: {', '.join(known)}")
     for key, value in content.items():
         if key not in known:
             raise UserError(f"{place}: unknown key {key!r}; it may have: {', '.join(known)}")
@@ -97,13 +97,13 @@ def _checked(content: object, known: dict[str, type], place: str, required: Iter
             raise UserError(f"{place}: {key}: {value!r} must be a {_WORDS[known[key]]}")
     for key in required:
         if not content.get(key):
-            raise UserError(f"{place}: lacks the key {key!r}")
+            raise UserError(f"{place}: the key {key!r} is missing")
     if not all(isinstance(name, str) for name in [*content.get("overlays", []), *content.get("methods", [])]):
         raise UserError(f"{place}: overlays and methods must be lists of names")
     return content
 
 
-_WORDS: dict[type, str] = {str: "text", list: "list", dict: "mapping"}
+_WORDS: dict[type, str] = {str: "string", list: "list", dict: "mapping"}
 
 
 def _with_defaults(content: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The leaderboard as a self-contained HTML page that makes no requests.
 
-The page is a template with its style and its script put in (`page/`); what it shows is one JSON block that the script reads and writes into
-the document as text, never as markup. Its content-security policy allows this very style and script, by their hashes, and images out of
-`data:` addresses; everything else, the network included, is refused by the browser.
+The page is a template into which its style and script are inserted (`page/`). Its content is one JSON block; the script writes it into the
+document as text, never as markup. The content-security policy allows only this style and script, by their hashes, and images from `data:`
+URLs; the browser blocks everything else, including the network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PARTS = Path(__file__).parent / "page"
 
 
 def page(board: Leaderboard, place: Path) -> str:
-    """Return the page; its links to records and logs are relative to the folder of `place`."""
+    """Return the page as HTML; its links to records and logs are relative to the folder of `place`."""
     style, script, template = ((PARTS / name).read_text(encoding="utf-8") for name in ("style.css", "page.js", "page.html"))
     policy = (
         f"default-src 'none'; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'; img-src data:; "
@@ -37,7 +37,7 @@ def page(board: Leaderboard, place: Path) -> str:
         "SCRIPT": script,
         "DATA": as_json_block(_content(board, place)),
     }
-    # Each place is filled once, by position, so that nothing put in can name another place.
+    # Each placeholder is filled once, in order, so inserted text cannot contain another placeholder.
     out, rest = [], template
     for name in ("POLICY", "TITLE", "STYLE", "DATA", "SCRIPT"):
         before, found, rest = rest.partition(f"{{{{{name}}}}}")
@@ -51,11 +51,11 @@ def _csp_hash(text: str) -> str:
 
 
 def as_json_block(content: object) -> str:
-    """Return JSON that can stand in a script element: nothing in it can end the element or begin a comment."""
+    """Return JSON that is safe inside a script element: it cannot end the element or start a comment."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    # A lone surrogate, which JSON may hold and UTF-8 cannot, becomes a question mark.
+    # A lone surrogate becomes a question mark: JSON may contain it, UTF-8 cannot.
     return text.encode("utf-8", "replace").decode()
 
 
@@ -144,7 +144,7 @@ def _run(run: Run, columns: Sequence[Column], place: Path) -> dict[str, Any]:
         "overlays": " ".join(record.overlays),
         "device": record.device,
         "samples": str(record.n_samples) if record.n_samples else "",
-        "time a sample": seconds(record.seconds_per_sample) if record.seconds_per_sample is not None else "",
+        "time per sample": seconds(record.seconds_per_sample) if record.seconds_per_sample is not None else "",
         "peak memory": gibibytes(record.peak_memory_bytes) if record.peak_memory_bytes is not None else "",
         "checkpoint": (record.checkpoint or {}).get("path", ""),
         "its weights": (record.checkpoint or {}).get("weights_sha256", (record.checkpoint or {}).get("sha256", ""))[:16],

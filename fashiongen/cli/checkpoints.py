@@ -49,7 +49,7 @@ class WholeCheckpoints(TorchCheckpointIO):
                 cause = cause.__context__
             if cause is None:
                 raise
-            raise UserError(f"cannot write {place}: {cause.strerror or cause}; what was there before is kept") from error
+            raise UserError(f"cannot write {place}: {cause.strerror or cause}; any previous file is kept") from error
         finally:
             temporary.unlink(missing_ok=True)
 

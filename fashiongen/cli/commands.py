@@ -80,7 +80,7 @@ def _message(error: UserError | OSError) -> str | None:
     if error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if error.errno in DISK_ERRORS:
-        return f"{error.strerror}: mend that and run again; what was written before is kept"
+        return f"{error.strerror}: fix this and run again; files written before are kept"
     return None
 
 

@@ -34,7 +34,7 @@ class EncodeCLI(FashionCLI):
         device = self.trainer.strategy.root_device
         added = encode(loader, encodings, self.out, device=device, dtype=DTYPES[self.dtype])
         for kind, count in added.items():
-            print(f"{kind}: {count} encoded, {len(samples) - count} were there")
+            print(f"{kind}: {count} encoded, {len(samples) - count} already cached")
         size = sum(part.stat().st_size for part in self.out.rglob("*.safetensors"))
         print(f"{self.out} holds {size / 1e6:.1f} MB; train with --cache {self.out}")
 

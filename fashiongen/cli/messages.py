@@ -28,7 +28,7 @@ KNOWN_ERRORS = (  # parts of Lightning's messages, and what to tell the user ins
     ),
     (
         "restore optimizer state",
-        "--ckpt_path holds weights alone, without the optimizer's state: it can be tested, but training cannot go on from it",
+        "--ckpt_path contains only weights, without the optimizer's state: it can be tested, but training cannot resume from it",
     ),
     (
         "pytorch-lightning_version",
@@ -41,7 +41,7 @@ HIDDEN_WARNINGS = {  # Lightning's warnings that do not apply here, and why
     r".*does not have many workers": "recipes choose `num_workers`; the tiny ones hold their data in memory, where workers cost time",
     r".*configure_optimizers` returned `None`": "methods that gather what they return, such as the mean garment, have nothing to optimize",
     r".*training_step` returned `None`": "the same methods have no loss",
-    r".*ModelCheckpoint with manual optimization": "it advises to save the weights of before the step; those of after it are wanted",
+    r".*ModelCheckpoint with manual optimization": "it suggests saving the weights from before the step; those after it are needed",
 }
 HIDDEN_LOGS = ("Tip:",)
 """Parts of Lightning's log messages that advertise other products."""

@@ -124,4 +124,4 @@ def _tell(name: str, place: Place, files: list[Path], *, in_checkout: bool) -> N
         print(f"  cd {shlex.quote(str(place.root))}")
     print(f"  python -m pytest {files[-1].relative_to(place.root).as_posix()}")
     print(f"  fashiongen fit --config {recipe}")
-    print(f"then replace the loss and the network by your own; {near(place.folder / 'README.md')} keeps the map from the paper to the code")
+    print(f"then replace the loss and the network with your own; {near(place.folder / 'README.md')} maps the paper to the code")

@@ -164,8 +164,8 @@ def _check_recipe(file: Path, label: str) -> None:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise UserError(f"{label}: not a text in UTF-8; save it as such") from error
+        raise UserError(f"{label}: not UTF-8 text; save it as UTF-8") from error
     except (OSError, yaml.YAMLError):
         return  # the parser reports what is wrong
     if not isinstance(content, dict):
-        raise UserError(f"{label}: holds no keys; a recipe is a YAML file with keys such as `model:` and `data:`")
+        raise UserError(f"{label}: has no keys; a recipe is a YAML file with keys such as `model:` and `data:`")

@@ -88,7 +88,7 @@ class FashionData(L.LightningDataModule):
         Raises:
             UserError: if the dataset has no such images.
         """
-        raise UserError(f"{self.name} holds no true images; name a dataset that does")
+        raise UserError(f"{self.name} has no true images; choose a dataset that has them")
 
     @classmethod
     def check(cls, root: str | Path) -> Report:

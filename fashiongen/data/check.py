@@ -121,7 +121,7 @@ def require_folder(layout: str, root: str | Path) -> Path:
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise UserError(f"{root} is no folder; name the folder of a dataset in the layout {layout}")
+        raise UserError(f"{root} is not a folder; give the folder of a dataset in the layout {layout}")
     return folder
 
 

@@ -179,7 +179,7 @@ def _look(dataset: TryOnDataset, wanted: tuple[str, Path]) -> _Look:
         elif reading == "garment_mask":
             read_mask(path, LOOKED_AT)
         elif reading == "mask" and not read_mask(path, dataset.size).any():
-            return _Look(size=(image.height, image.width), problem=f"{path} marks nothing", kind="empty")
+            return _Look(size=(image.height, image.width), problem=f"{path} marks no pixel", kind="empty")
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if reading == "image" else ""
         return _Look(size=(image.height, image.width), digest=digest)
     except (UserError, OSError) as error:
@@ -308,7 +308,7 @@ def _find_sizes(report: TryOnReport, module: TryOnData, listing: Listing, looks:
             if size and (other := wanted.get(part)) and size != other and path not in told:
                 told.add(path)
                 whose = f"the other {part}s have" if part in usual else "its image has"
-                words = f"{path} has {size[0]} x {size[1]} pixels (height x width) where {whose} {other[0]} x {other[1]}"
+                words = f"{path} has {size[0]} x {size[1]} pixels (height x width), but {whose} {other[0]} x {other[1]}"
                 report.find("mis-sized", listing.half, path, words)
 
 

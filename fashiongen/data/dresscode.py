@@ -176,7 +176,7 @@ class DressCode(TryOnData):
                 files.append(path)
                 for person, garment, *category in read_pairs(path, columns=(2, 3)):
                     if category and category != [str(number)]:
-                        raise UserError(f"{path}: {person} has the category {category[0]} where {number} ({folder}) is wanted")
+                        raise UserError(f"{path}: {person} has the category {category[0]} instead of {number} ({folder})")
                     pairs.append(_Pair(folder, person, garment))
         return files, pairs
 
@@ -219,7 +219,7 @@ def read_keypoints(path: Path, size: Size) -> Tensor:
         points = torch.tensor(json.loads(path.read_text(encoding="utf-8"))["keypoints"], dtype=torch.float32).reshape(KEYPOINTS, 4)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(
-            f"{path}: no Dress Code file with {KEYPOINTS} keypoints of x, y, confidence, number ({type(error).__name__})"
+            f"{path}: not a Dress Code file with {KEYPOINTS} keypoints of x, y, confidence, number ({type(error).__name__})"
         ) from error
     # As in the dataset's own code, undetected points are at or beyond the corner.
     seen = ((points[:, :2] > 1).all(dim=1) & points.isfinite().all(dim=1)).float()[:, None]

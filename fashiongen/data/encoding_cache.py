@@ -141,8 +141,8 @@ class Entries:
             _sync_folder(self.folder)
         except OSError as error:
             raise UserError(
-                f"cannot write to the cache {self.cache}: {error.strerror}; make room or choose another --out, and start again: "
-                "what is written stays"
+                f"cannot write to the cache {self.cache}: {error.strerror}; free some space or choose another --out, and run it again: "
+                "what is written is kept"
             ) from error
         finally:
             with suppress(OSError):  # already renamed, or never created
@@ -179,8 +179,8 @@ class Entries:
             sizes = f"sample {id_} is {there} in the cache {self.cache}, but {here} in this recipe"
             return f"{self.kind}: {sizes}; {refill(self.cache)}"
         return (
-            f"the cache {self.cache} does not fit sample {id_}: its images are not those that its {self.kind} was made of "
-            f"(changed, reframed or augmented); {refill(self.cache)}, or leave the cache out where each epoch changes the images"
+            f"the cache {self.cache} does not fit sample {id_}: its images differ from those that its {self.kind} was computed from "
+            f"(changed, reframed or augmented); {refill(self.cache)}, or train without the cache if images change in every epoch"
         )
 
 
@@ -242,11 +242,11 @@ class EncodedDataset(Dataset[AnyBatch]):
         self.reads = {kind: encoding.reads for kind, encoding in encodings.items()}
         self.entries = open_entries(cache, encodings) if entries is None else entries
         if not cache.is_dir():
-            raise UserError(f"the cache {cache} is not there; {refill(cache)}")
+            raise UserError(f"the cache {cache} does not exist; {refill(cache)}")
         for kind, known in self.entries.items():
             ids = known.ids()
             if not ids and any(cache.glob(f"{kind}-*/[!.]*.safetensors")):
-                why = f"its {kind} is of another encoder (weights, config or preprocessing differ)"
+                why = f"its {kind} comes from another encoder (weights, config or preprocessing differ)"
                 raise UserError(f"the cache {cache} is stale: {why}; {refill(cache)}")
             if missing := [row.id for row in self.rows if row.id not in ids]:
                 raise UserError(

@@ -110,7 +110,7 @@ def _in_bytes(image: Image.Image) -> Image.Image:
         ValueError: if the values are floats, whose range is unknown.
     """
     if image.mode == "F":
-        raise ValueError("its values are floats: save it with 8 bits a channel")
+        raise ValueError("its values are floats: save it with 8 bits per channel")
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
@@ -121,4 +121,4 @@ def unreadable(path: Path, error: BaseException) -> UserError:
     if isinstance(error, FileNotFoundError):
         return UserError(f"{path} is missing; restore the file or leave it out of the data")
     detail = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"{path} is cut off, damaged or no image ({detail}); replace the file or leave it out of the data")
+    return UserError(f"{path} is truncated, damaged or not an image ({detail}); replace the file or leave it out of the data")

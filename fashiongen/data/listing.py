@@ -84,7 +84,7 @@ class Listing:
 def lists_nobody(sources: Sequence[Path], what: str = "") -> UserError:
     """Return the error that `sources` list no sample, or none of `what`."""
     listed = f"no sample of {what}" if what else "no sample"
-    return UserError(f"{' and '.join(map(str, sources))}: {listed} is listed there; restore the file: one sample a line")
+    return UserError(f"{' and '.join(map(str, sources))}: {listed} is listed; restore the file, with one sample per line")
 
 
 def mask_origin(row: TryOnRow) -> str:
@@ -159,7 +159,7 @@ def read_pairs(path: Path, columns: Sequence[int] = (2,)) -> list[tuple[str, ...
         columns: the accepted numbers of columns, the same in all lines.
 
     Raises:
-        UserError: if the file is missing or not text, a line has another number of columns, or a name leads out of the dataset's root.
+        UserError: if the file is missing or not text, a line has another number of columns, or a name points outside of the dataset's root.
     """
     pairs: list[tuple[str, ...]] = []
     for number, line in enumerate(read_lines(path), start=1):
@@ -169,7 +169,7 @@ def read_pairs(path: Path, columns: Sequence[int] = (2,)) -> list[tuple[str, ...
         wanted = (len(pairs[0]),) if pairs else columns
         if len(names) not in wanted:
             some = " or ".join(str(count) for count in wanted)
-            raise UserError(f"{path}, line {number}: has {len(names)} columns where {some} are wanted: {line.strip()!r}")
+            raise UserError(f"{path}, line {number}: has {len(names)} columns instead of {some}: {line.strip()!r}")
         refuse_leaving(path, number, names)
         pairs.append(names)
     return pairs
@@ -190,17 +190,17 @@ def read_lines(path: Path) -> list[str]:
 
 
 def refuse_leaving(path: Path, number: int, names: Sequence[str]) -> None:
-    """Reject names in line `number` of `path` that lead out of the dataset's folder.
+    """Reject names in line `number` of `path` that point outside of the dataset's folder.
 
     Raises:
         UserError: if one does.
     """
     for name in names:
         if leaves_root(name):
-            raise UserError(f"{path}, line {number}: {name!r} leads out of the dataset's folder; take the line out")
+            raise UserError(f"{path}, line {number}: {name!r} points outside of the dataset's folder; remove the line")
 
 
 def leaves_root(name: str) -> bool:
-    """Return whether a file name from a data file is absolute or leads out of its folder."""
+    """Return whether a file name from a data file is absolute or points outside of its folder."""
     parts = PurePosixPath(name.replace("\\", "/"))
     return parts.is_absolute() or ".." in parts.parts or ":" in name or "\0" in name

@@ -29,5 +29,7 @@ def read_openpose(path: Path, count: int, source: Size, size: Size) -> Tensor:
         if not points.isfinite().all():
             raise ValueError("JSON as Python reads it may hold NaN")
     except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
-        raise UserError(f"{path}: no OpenPose file with people[0].pose_keypoints_2d of {count} points ({type(error).__name__})") from error
+        raise UserError(
+            f"{path}: not an OpenPose file with people[0].pose_keypoints_2d of {count} points ({type(error).__name__})"
+        ) from error
     return points * torch.tensor([size[1] / source[1], size[0] / source[0], 1.0])

@@ -128,5 +128,5 @@ def collate_readable(samples: Sequence[Batch | str]) -> Batch:
     reasons = [sample for sample in samples if isinstance(sample, str)]
     readable = [sample for sample in samples if not isinstance(sample, str)]
     if not readable:
-        raise UserError(f"none of the {len(samples)} samples of a batch can be read, first: {reasons[0]}")
+        raise UserError(f"cannot read any of the {len(samples)} samples of a batch; first error: {reasons[0]}")
     return replace(collate(readable), skipped=reasons) if reasons else collate(readable)

@@ -33,7 +33,7 @@ def read_rows(path: Path) -> list[PairRow]:
     """Read a list of tops and bottoms: CSV with a header, columns found by name; blank lines are skipped.
 
     Raises:
-        UserError: if the file is missing, not text or empty, a column is missing, a line is too short, or an id leads out of the folder.
+        UserError: if the file is missing, not text or empty, lacks a column, a line is too short, or an id points outside of the folder.
     """
     lines = csv.reader(read_lines(path))
     heading = [name.strip() for name in next(lines, [])]
@@ -48,16 +48,16 @@ def read_rows(path: Path) -> list[PairRow]:
         if not any(cells):
             continue
         if len(cells) < len(heading):
-            raise UserError(f"{path}, line {number}: has {len(cells)} columns where {len(heading)} are wanted: {','.join(cells)!r}")
+            raise UserError(f"{path}, line {number}: has {len(cells)} columns instead of {len(heading)}: {','.join(cells)!r}")
         named = (cells[top], cells[bottom], *(cells[index] for index in negatives))
         for name in named:
             if not name or leaves_root(name) or "/" in name or "\\" in name:
-                raise UserError(f"{path}, line {number}: {name!r} is no id of an item; take the line out")
+                raise UserError(f"{path}, line {number}: {name!r} is not an item id; remove the line")
         id_ = f"{named[0]}_{named[1]}"
         seen[id_] += 1
         rows.append(PairRow(id_ if seen[id_] == 1 else f"{id_}_{seen[id_]}", named[0], named[1], named[2:]))
     if not rows:
-        raise UserError(f"{path}: lists no pair")
+        raise UserError(f"{path}: contains no pairs")
     return rows
 
 

@@ -133,7 +133,7 @@ class TopBottomData(FolderData):
             place = self.root / IMAGES / f"{absent[0]}{ENDINGS[0]}"
             raise UserError(
                 f"{self.layout}: {len(absent)} of the {len(named)} images that {self._files[split]} names are missing, first {place}; "
-                "restore them, take their lines out, or set data.init_args.images=false for a method that needs none"
+                "restore them, remove their lines, or set data.init_args.images=false for a method that needs none"
             )
 
     def train_dataloader(self) -> ResumableLoader:

@@ -103,7 +103,7 @@ class PhotoDataset(Dataset[Batch]):
             mask = Image.fromarray(read_mask(photo.mask, (image.height, image.width))[0].numpy()).convert("L")
         garment = mask.getbbox()
         if garment is None:
-            raise UserError(f"{photo.mask} is black all over: paint white where the garment of {photo.path.name} may be")
+            raise UserError(f"{photo.mask} is completely black: paint white where the garment of {photo.path.name} may be")
         frame = framed(Box(*garment), (image.height, image.width), self.size, self.garment_share)
         person = _cut(image, frame, "white")
         placed = _cut(mask, frame, 0).resize((self.size[1], self.size[0]), Image.Resampling.NEAREST)
@@ -216,7 +216,7 @@ class Photos(FashionData):
             UserError: if the stage is not predict, there is no photo, or a photo's box or mask is missing or invalid.
         """
         if stage not in (None, "predict"):
-            raise UserError(f"photos: {self.root} holds no truth to train on or to judge by: `fashiongen predict` is what they are for")
+            raise UserError(f"photos: {self.root} has no ground truth to train on or to test against: use `fashiongen predict`")
         self.datasets["predict"] = PhotoDataset(find_photos(self.root, self.category), self.size, self.garment_share, self.batch_type)
 
     def predict_dataloader(self) -> Loader:
@@ -258,18 +258,20 @@ def find_photos(root: Path, category: str) -> list[Photo]:
     masks: dict[str, Path] = {}
     for path in images:
         if path.name.lower().endswith(MASK) and masks.setdefault(path.name[: -len(MASK)], path) != path:
-            raise UserError(f"photos: {root}: {masks[path.name[: -len(MASK)]].name} and {path.name} are masks of one photo: take one out")
+            raise UserError(
+                f"photos: {root}: {masks[path.name[: -len(MASK)]].name} and {path.name} are masks of the same photo: remove one"
+            )
     paths = [path for path in images if path not in masks.values()]
     if not paths:
-        raise UserError(f"photos: {root} holds no photo (a file that ends in {', '.join(sorted(ENDINGS))})")
+        raise UserError(f"photos: {root} contains no photo (a file that ends in {', '.join(sorted(ENDINGS))})")
     stems = [path.stem for path in paths]
     if repeated := [path.name for path in paths if stems.count(path.stem) > 1]:
         raise UserError(f"photos: {root}: {', '.join(repeated[:2])} would share a name in the output: rename one")
     if lone := [path.name for stem, path in masks.items() if stem not in stems]:
         more = f" and {len(lone) - 1} more" if len(lone) > 1 else ""
         raise UserError(
-            f"photos: {root}: {lone[0]}{more}: there is no photo {lone[0][: -len(MASK)]} that it could be the mask of; put it there, or "
-            "rename the file (if it is a photo itself) or take it out"
+            f"photos: {root}: {lone[0]}{more}: there is no photo {lone[0][: -len(MASK)]} for this mask; add the photo, "
+            "rename the file (if it is a photo itself) or remove it"
         )
     lines = read_boxes(root / BOXES, {path.name for path in paths})
     photos = []
@@ -307,14 +309,14 @@ def read_boxes(path: Path, names: set[str]) -> dict[str, tuple[Box | None, str |
                 raise UserError(f"{path}: has no column {', '.join(missing)}; its first line must be name,{','.join(BOX)},category")
             lines = [(reader.line_num, {key: value.strip() for key, value in line.items() if key and value}) for line in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a table of commas in UTF-8 ({error}); save it as such") from error
+        raise UserError(f"{path}: not a comma-separated table in UTF-8 ({error}); save it as one") from error
     found: dict[str, tuple[Box | None, str | None]] = {}
     for number, line in lines:
         name, category = line.get("name", ""), line.get("category") or None
         if leaves_root(name) or name not in names:
-            raise UserError(f"{path}, line {number}: no photo {name!r} in this folder; mend the name or take the line out")
+            raise UserError(f"{path}, line {number}: no photo {name!r} in this folder; fix the name or remove the line")
         if name in found:
-            raise UserError(f"{path}, line {number}: a second line of {name}; take one out")
+            raise UserError(f"{path}, line {number}: a second line for {name}; remove one")
         if category not in (None, *CATEGORIES):
             raise UserError(f"{path}, line {number}: category {category!r}: unknown; choose among {', '.join(CATEGORIES)}")
         found[name] = (_box([line.get(side, "") for side in BOX], f"{path}, line {number}"), category)
@@ -346,5 +348,5 @@ def _check_proportion(mask: Path, photo: Path) -> None:
     (height, width), (rows, columns) = image_size(photo), image_size(mask)
     if abs(height * columns - width * rows) > max(height, width, rows, columns):  # off by more than a rounded pixel
         raise UserError(
-            f"{mask} is {columns}x{rows}, of another proportion than {photo.name} ({width}x{height}): it belongs to another photo"
+            f"{mask} is {columns}x{rows}, with another aspect ratio than {photo.name} ({width}x{height}): it belongs to another photo"
         )

@@ -249,7 +249,7 @@ def read_decisions(path: Path, ids: Sequence[str]) -> list[Decision]:
     if len(decisions) != len(wanted) or found != wanted:
         odd = sorted(found ^ wanted)
         what = f"{len(odd)} ids differ, such as {odd[0]}" if odd else "an id is listed twice"
-        raise UserError(f"{path}: is not of this training set ({what}); name another file, or delete this one to regenerate it")
+        raise UserError(f"{path}: does not belong to this training set ({what}); name another file, or delete this one to regenerate it")
     return decisions
 
 

@@ -202,7 +202,7 @@ class StreetTryOn(TryOnData):
 
     def lacks_garments(self, half: str) -> str:
         """Say that there are no shop images."""
-        return "the dataset has no shop images; it serves `test` with unpaired metrics, and `predict`"
+        return "the dataset has no shop images; it supports `test` with unpaired metrics, and `predict`"
 
 
 def _category_of(source: Path) -> str | None:
@@ -216,7 +216,7 @@ def read_csv_pairs(path: Path) -> list[tuple[str, str]]:
     read as (garment, person) too, as in the dataset's own code.
 
     Raises:
-        UserError: if the file is missing or not text, a line has another format, or a name leads out of the dataset's root.
+        UserError: if the file is missing or not text, a line has another format, or a name points outside of the dataset's root.
     """
     pairs = []
     lines = read_lines(path)
@@ -229,7 +229,7 @@ def read_csv_pairs(path: Path) -> list[tuple[str, str]]:
         if not any(names) or (number == 1 and not any(name.lower().endswith(IMAGES) for name in names)):
             continue
         if len(cells) not in (2, 3):
-            raise UserError(f"{path}, line {number}: has {len(cells)} columns where number, garment and person are wanted")
+            raise UserError(f"{path}, line {number}: has {len(cells)} columns instead of number, garment and person")
         refuse_leaving(path, number, names)
         pairs.append((PurePosixPath(names[0]).name, PurePosixPath(names[1]).name))
     return pairs
@@ -244,7 +244,7 @@ def read_box(path: Path) -> tuple[int, int, int, int]:
     try:
         top, bottom, left, right = (int(value) for value in json.loads(path.read_text(encoding="utf-8"))["human_bbox"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path}: no file with human_bbox of four numbers ({type(error).__name__})") from error
+        raise UserError(f"{path}: not a file with human_bbox of four numbers ({type(error).__name__})") from error
     return top, bottom, left, right
 
 
@@ -262,7 +262,7 @@ def clip_box(path: Path, box: tuple[int, int, int, int], size: Size) -> tuple[in
     top, bottom, left, right = max(box[0], 0), min(box[1], size[0]), max(box[2], 0), min(box[3], size[1])
     if top >= bottom or left >= right:
         told = f"rows {box[0]} to {box[1]} and columns {box[2]} to {box[3]}"
-        raise UserError(f"{path}: {told} hold nothing of the photo, which has {size[0]} rows and {size[1]} columns; restore the file")
+        raise UserError(f"{path}: {told} contain no part of the photo, which has {size[0]} rows and {size[1]} columns; restore the file")
     return top, bottom, left, right
 
 
@@ -281,5 +281,7 @@ def read_densepose(path: Path, size: Size) -> NDArray[np.uint8]:
     except UNREADABLE as error:
         raise unreadable(path, error) from error
     if labels.max(initial=0) > 24:
-        raise UserError(f"{path}: holds {labels.max()} where DensePose's part numbers end at 24; is it a rendering instead of the map?")
+        raise UserError(
+            f"{path}: has the value {labels.max()}, but DensePose's part numbers end at 24; is it a rendering instead of the map?"
+        )
     return labels

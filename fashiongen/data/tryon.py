@@ -142,7 +142,7 @@ class TryOnData(FolderData):
             UserError: if another part is asked for, what lists the samples is missing or damaged, or an image is missing.
         """
         if part not in ("person", "garment"):
-            raise UserError(f"{self.layout}: {part!r} is no image of a sample; choose garment or person")
+            raise UserError(f"{self.layout}: {part!r} is not an image of a sample; choose garment or person")
         self.find_root()
         listing = self.listing(SPLIT_SOURCES[split], part)
         self._require(listing, part)
@@ -167,14 +167,14 @@ class TryOnData(FolderData):
         """
         if listing.repeated:
             raise UserError(
-                f"{listing.lists}: the person {listing.repeated[0]} is listed more than once; ids must be unique, take the repeats out"
+                f"{listing.lists}: the person {listing.repeated[0]} is listed more than once; ids must be unique, remove the duplicates"
             )
         for part, absent in listing.absent.items():
             if absent and part == only if only else absent and part != "other":
                 where = absent[0].parents[1]
                 raise UserError(
                     f"{self.layout}: {len(absent)} of {len(listing.rows)} samples of {where} lack their {part}, first {absent[0]}; "
-                    f"restore the files or take their lines out of {listing.lists}"
+                    f"restore the files or remove their lines from {listing.lists}"
                 )
 
     @abstractmethod

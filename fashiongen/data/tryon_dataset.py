@@ -189,8 +189,8 @@ class TryOnDataset(Dataset[Batch]):
         if not mask.any():
             what = row.mask or f"the mask that is made from its {mask_origin(row)} ({row.agnostic or row.parse})"
             raise EmptyMaskError(
-                f"sample {row.id}: {what} marks nothing at {self.size[0]}x{self.size[1]}: it must be white where the garment may be; "
-                "mend it or leave the sample out of the data"
+                f"sample {row.id}: {what} marks no pixel at {self.size[0]}x{self.size[1]}: it must be white where the garment may be; "
+                "fix it or remove the sample from the data"
             )
         return mask
 

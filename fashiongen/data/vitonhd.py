@@ -197,5 +197,5 @@ def read_duplicates(path: Path, half: str) -> set[str]:
         raise UserError(f"{path} is missing: data.duplicates names TryOffDiff's vitonhd_duplicate_filenames.json") from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         form = '{"test": {"duplicates": [NAME, ...], "leaked": [...]}, "train": {...}}'
-        raise UserError(f"{path}: is no list of duplicates of the form {form} ({type(error).__name__})") from error
+        raise UserError(f"{path}: not a list of duplicates of the form {form} ({type(error).__name__})") from error
     return set(names)

@@ -126,10 +126,12 @@ class Evaluate(Callback):
             raise UserError(f"evaluate.task={error}") from error
         able = tasks.supported(pl_module)
         if self.task.name not in able:
-            raise UserError(f"evaluate.task={self.task.name}: {method} cannot do it; it can do: {', '.join(able) or 'no task'}")
+            raise UserError(
+                f"evaluate.task={self.task.name}: {method} does not support this task; it supports: {', '.join(able) or 'no task'}"
+            )
         if tasks.find(data.task) is not type(self.task):
             raise UserError(
-                f"evaluate.task={self.task.name}, but the data serve {data.task}: set data.init_args.task to {self.task.name}, where "
+                f"evaluate.task={self.task.name}, but the data are for {data.task}: set data.init_args.task to {self.task.name}, where "
                 f"{data.name} has that setting, or use another dataset"
             )
         if lacking := sorted(set(getattr(pl_module, "needs", ())) - data.offers):
@@ -223,7 +225,7 @@ class Evaluate(Callback):
     ) -> None:
         data = data_of(trainer)
         not_finite, repeated = sum(part["not_finite"] for part in parts), len(ids) - len(set(ids))
-        counted = ((not_finite, "predictions are not finite"), (repeated, "samples were judged more than once"))
+        counted = ((not_finite, "predictions are not finite"), (repeated, "samples were evaluated more than once"))
         doubts = [f"{count} of {len(ids)} {what}" for count, what in counted if count]
         doubts += [doubt for metric in self.metrics.values() if (doubt := metric_info(metric, "doubt"))]
         extractors = {_reported(name, metric): metric_info(metric, "provenance") for name, metric in self.metrics.items()}
@@ -347,7 +349,7 @@ def data_of(trainer: L.Trainer) -> FashionData:
     data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
     if not isinstance(data, FashionData):
         found = "none" if data is None else f"a {type(data).__name__}"
-        raise UserError(f"evaluate: the Trainer must get a fashiongen.data.base.FashionData as datamodule=, and got {found}")
+        raise UserError(f"evaluate: the Trainer must get a fashiongen.data.base.FashionData as datamodule=, but got {found}")
     if lacking := [name for name in ("name", "split", "task") if getattr(data, name, None) is None]:
         raise UserError(f"{type(data).__name__} does not set {', '.join(lacking)}: see fashiongen.data.base.FashionData")
     return data

@@ -24,7 +24,7 @@ def file_name(id_: str) -> str:
         UserError: if the id would name a hidden file or one in another folder.
     """
     if not id_ or id_.startswith(".") or any(character in id_ for character in "/\\\0"):
-        raise UserError(f"the sample id {id_!r} cannot be a file name: ids must not start with a dot nor hold / or \\; rename the sample")
+        raise UserError(f"the sample id {id_!r} cannot be a file name: ids must not start with a dot or contain / or \\; rename the sample")
     return f"{id_}.png"
 
 

@@ -49,7 +49,7 @@ class Report:
                     raise IsADirectoryError(errno.EISDIR, f"{file} is a folder")
             for folder in (self.images, self.gallery):
                 if folder.exists() and not folder.is_dir():
-                    raise NotADirectoryError(errno.ENOTDIR, f"{folder} is no folder")
+                    raise NotADirectoryError(errno.ENOTDIR, f"{folder} is not a folder")
         except OSError as error:
             raise UserError(f"evaluate.out: cannot write {out}: {error.strerror}; choose another --evaluate.out") from error
 

@@ -102,7 +102,7 @@ class MultiLossMethod(Method):
         schedulers = [self.lr_scheduler(optimizer) for optimizer in optimizers]
         if any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):
             raise UserError(
-                f"{name}: lr_scheduler: ReduceLROnPlateau waits for one metric, and {self.n_optimizers} losses have none in common; "
+                f"{name}: lr_scheduler: ReduceLROnPlateau waits for one metric, and {self.n_optimizers} losses do not share one; "
                 "choose another scheduler"
             )
         return optimizers, schedulers
@@ -188,6 +188,6 @@ class MultiLossMethod(Method):
         # `load_from_checkpoint` has no trainer.
         if self._trainer is not None and self.trainer.training and "steps_are_batches" not in checkpoint:
             raise UserError(
-                f"--ckpt_path: {type(self).__name__} cannot go on from a checkpoint of an earlier version, which counts steps otherwise: "
-                "train anew (`test`, `predict` and --parents still take it)"
+                f"--ckpt_path: {type(self).__name__} cannot resume from a checkpoint of an earlier version, which counts steps "
+                "differently: train again (`test`, `predict` and --parents still accept it)"
             )

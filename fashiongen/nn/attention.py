@@ -110,7 +110,7 @@ class ImagePromptAttention(nn.Module):
     ) -> Tensor:
         """Attend from (B, N, C) tokens to the text and the image prompt in `memory`; returns (B, N, C)."""
         if memory is None:
-            raise ValueError(f"{self.name} attends to projected text and image tokens: hand them over as `memory`")
+            raise ValueError(f"{self.name} attends to projected text and image tokens: pass them as `memory`")
         text, image = memory[self.name]
         query = _heads(attn.to_q(hidden_states), attn.heads)
         attended = scaled_dot_product_attention(query, text.key, text.value)

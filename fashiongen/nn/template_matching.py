@@ -228,7 +228,7 @@ def prepare_images(images: Tensor | None, image_size: int, method: str) -> Tenso
         UserError: if the data provide none.
     """
     if images is None:
-        raise UserError(f"{method} looks at images, but the data reads the lists alone: set data.init_args.images=true")
+        raise UserError(f"{method} needs images, but the data reads only the lists: set data.init_args.images=true")
     floats = to_float(images)
     if floats.shape[-2:] == (image_size, image_size):
         return floats

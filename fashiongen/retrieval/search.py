@@ -55,7 +55,7 @@ def images_in(place: Path) -> list[Path]:
     """
     found = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
     if not found:
-        raise UserError(f"{place}: no image there ({', '.join(ENDINGS)})")
+        raise UserError(f"{place}: no image in this folder ({', '.join(ENDINGS)})")
     return found
 
 
@@ -194,7 +194,7 @@ def retrieve(
     with Store(cache) as store:
         readable, embeddings = embed_catalogue(method, paths, store, size=size, batch_size=batch_size)
     if not readable:
-        raise UserError(f"{catalogue}: none of its {len(paths)} images can be read")
+        raise UserError(f"{catalogue}: cannot read any of its {len(paths)} images")
     share, judged = None, 0
     if index == "exact":
         found = search_exactly(method, asked, embeddings, top)

@@ -162,7 +162,7 @@ class Task(ABC):
         Raises:
             UserError: if the task generates no images.
         """
-        raise UserError(f"predict writes images, and the task {self.name} makes none")
+        raise UserError(f"predict writes images, but the task {self.name} produces none")
 
     def captions(self, prediction: Any, batch: Batch) -> list[dict[str, Any]] | None:  # noqa: ANN401
         """Return the lines that `predict` writes to captions.jsonl; None for a task without captions."""

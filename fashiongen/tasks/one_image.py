@@ -51,18 +51,18 @@ class OneImage(Task):
         for key, source in (("data", data), ("evaluate.reference.data", reference and reference.source)):
             found = tuple(getattr(source, "size", None) or protocol.size or ())
             if protocol.size is not None and found != tuple(protocol.size):
-                sizes = f"judges at {list(protocol.size)}, {key}.init_args.size is {list(found)}"
+                sizes = f"uses size {list(protocol.size)}, but {key}.init_args.size is {list(found)}"
                 raise UserError(f"protocol {protocol.name} {sizes}: set --{key}.init_args.size")
         if reference is None:
             if self.truth not in data.offers:
                 raise UserError(
-                    f"{self.name} is judged by the true {self.truth}, which {data.name} does not offer here; use `predict` instead, "
-                    "or a protocol whose evaluate.reference is another dataset's"
+                    f"{self.name} is evaluated against the true {self.truth}, which {data.name} does not offer here; use `predict` "
+                    "instead, or a protocol whose evaluate.reference is another dataset's"
                 )
             return
         if paired := [key for key, metric in protocol.metrics.items() if getattr(metric, "pairs", True)]:
-            judged = f"evaluate.metrics: {', '.join(paired)}: judge each image by its own truth"
-            raise UserError(f"{judged}, and evaluate.reference is only a set of images: leave one or the other out")
+            judged = f"evaluate.metrics: {', '.join(paired)}: compare each image with its own ground truth"
+            raise UserError(f"{judged}, and evaluate.reference is only a set of images: remove one of them")
         reference.setup()
 
     def start(self, trainer: L.Trainer, module: L.LightningModule, protocol: Protocol) -> None:

@@ -73,7 +73,7 @@ def run(method: object, batch: Batch) -> Any:  # noqa: ANN401  what a method ret
     task = task_of(batch)
     call: Callable[[Batch], Any] | None = getattr(method, task.method, None)
     if call is None:
-        raise TypeError(f"{type(method).__name__} cannot do the task {task.name!r}: it has no {task.method}()")
+        raise TypeError(f"{type(method).__name__} does not support the task {task.name!r}: it has no {task.method}()")
     return call(batch.without_target())
 
 

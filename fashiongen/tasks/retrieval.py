@@ -85,7 +85,7 @@ class Retrieval(Task):
             UserError: if not.
         """
         if not isinstance(data, CatalogueData):
-            raise UserError(f"{self.name} needs a catalogue to rank, which {data.name} has not; use a dataset of tops and bottoms")
+            raise UserError(f"{self.name} needs a catalogue to rank, which {data.name} does not have; use a dataset of tops and bottoms")
 
     def start(self, trainer: L.Trainer, module: L.LightningModule, protocol: EvaluationProtocol) -> None:
         """Embed the catalogue."""
@@ -114,7 +114,7 @@ class Retrieval(Task):
         Raises:
             UserError: always, with what to use instead.
         """
-        raise UserError("predict writes images, and a ranking is none: `fashiongen retrieve` ranks a folder of bottoms for a top")
+        raise UserError("predict writes images, and a ranking is not an image: `fashiongen retrieve` ranks a folder of bottoms for a top")
 
     def reference_info(self, data: Data, protocol: EvaluationProtocol) -> dict[str, str]:
         """Return which catalogue was ranked."""
@@ -169,7 +169,7 @@ class Catalogue:
             TypeError: if the batch has no positives.
         """
         if not isinstance(batch, QueryBatch) or batch.positive is None or batch.negatives is None or batch.others is None:
-            raise TypeError(f"retrieval is judged by batches of queries with their positives, not by {type(batch).__name__}")
+            raise TypeError(f"retrieval is evaluated on batches of queries with their positives, not on {type(batch).__name__}")
         with torch.no_grad():
             scores = self.scores(method, queries)
         others = torch.zeros(scores.shape, dtype=torch.bool)

@@ -1,1 +1,1 @@
-"""The tiny checkpoints: real classes at a size that two CPU cores can train, shipped in `weights/`."""
+"""The tiny checkpoints: real classes, small enough to train on two CPU cores, shipped in `weights/`."""

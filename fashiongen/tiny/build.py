@@ -1,4 +1,4 @@
-"""`fashiongen tiny build`: the tiny checkpoints from nothing, resumable, with a file that says what they are."""
+"""`fashiongen tiny build`: trains the tiny checkpoints from scratch, resumable, and describes them in `BUILD.json`."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from fashiongen.nn.parts import load_codec, load_noise_schedule, load_part, load
 from fashiongen.tiny import image_prompt, stages
 from fashiongen.tiny.images import SIZE, SQUARE, RenderedImages, people_images, shop_images
 
-SHIPPED_LIMIT = 10 * 1000 * 1000  # bytes, of all but the stand-ins of backbones
+SHIPPED_LIMIT = 10 * 1000 * 1000  # bytes, of everything except the backbones' stand-ins
 BACKBONES: dict[str, Callable[[], torch.nn.Module]] = {"resnet18": stages.build_resnet18, "alexnet": stages.build_alexnet}
-BACKBONES_LIMIT = 3 * 1000 * 1000  # bytes, of these
-DRAWN = 100  # images that a denoiser draws to be judged
+BACKBONES_LIMIT = 3 * 1000 * 1000  # bytes, of the stand-ins
+DRAWN = 100  # images sampled from a denoiser for its evaluation
 TRAINED_ON, JUDGED_ON = "pretrain", "val"  # namespaces of the wardrobe; recipes train on `train` and are tested on `test`
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything; the defaults built what is shipped."""
+    """Sizes and step counts of a build; the shipped checkpoints were built with the defaults."""
 
     items: int = 20_000
     people: int = 6_000
@@ -52,18 +52,18 @@ class Plan:
 
 
 def build(out: str | Path, seed: int = 0, plan: Plan | None = None) -> Path:
-    """Build the tiny checkpoints into `out`; a second call goes on where the first was killed.
+    """Build the tiny checkpoints into `out`; a second call resumes a build that was killed.
 
-    Writes `sd/` (a Stable-Diffusion-style folder), `clip/`, `ip_adapter/`, `classifier/`, and stand-ins of ImageNet's `resnet18/` and
+    Writes `sd/` (a Stable-Diffusion-style folder), `clip/`, `ip_adapter/`, `classifier/`, and stand-ins for ImageNet's `resnet18/` and
     `alexnet/`, all safetensors in bfloat16, and `BUILD.json`: command, seed, fingerprints of the training images, times, and the quality
-    on held-out items and people. All training images come from the wardrobe's namespace `pretrain`, all judged ones from `val`.
+    on held-out items and people. All training images come from the wardrobe's namespace `pretrain`, all evaluation images from `val`.
 
     Raises:
-        UserError: if `out` already holds a finished build, or the result is too large to ship.
+        UserError: if `out` already contains a finished build, or the result is too large to ship.
     """
     out, plan = Path(out), plan or Plan()
     if (out / "BUILD.json").is_file():
-        raise UserError(f"{out} holds a finished build: remove it, or name another folder with --out")
+        raise UserError(f"{out} contains a finished build: remove it, or choose another folder with --out")
     work = out.with_name(f".{out.name}.build")
     _Build(work, seed, plan).run()
     weights = work / "weights"
@@ -78,14 +78,14 @@ def build(out: str | Path, seed: int = 0, plan: Plan | None = None) -> Path:
 
 
 def shipped_sizes(weights: Path) -> tuple[int, int]:
-    """Return how many bytes a build's stand-ins of backbones have, and all the rest."""
+    """Return the size in bytes of a build's backbone stand-ins, and of everything else."""
     sizes = {file.relative_to(weights): file.stat().st_size for file in weights.rglob("*") if file.is_file()}
     of_backbones = sum(size for file, size in sizes.items() if file.parts[0] in BACKBONES)
     return of_backbones, sum(sizes.values()) - of_backbones
 
 
 class _Build:
-    """One build: each stage reads the folders of those before it, and is skipped where its own folder exists."""
+    """One build: each stage reads the folders of the earlier stages, and is skipped if its own folder exists."""
 
     def __init__(self, work: Path, seed: int, plan: Plan) -> None:
         self.work, self.seed, self.plan = work, seed, plan
@@ -105,7 +105,9 @@ class _Build:
         for name, stage in all_stages.items():
             if name not in self.known():
                 started = time.monotonic()
-                torch.manual_seed(zlib.crc32(f"{self.seed}/{name}".encode()))  # the same start, whichever stages ran before in this process
+                torch.manual_seed(
+                    zlib.crc32(f"{self.seed}/{name}".encode())
+                )  # the same initial state, no matter which stages ran before in this process
                 facts = stage()
                 self.note(name, facts | {"seconds": round(time.monotonic() - started)})
         facts = {
@@ -121,7 +123,7 @@ class _Build:
         }
         for config in self.weights.rglob("config.json"):
             content = json.loads(config.read_text())
-            if content.pop("_name_or_path", None) is not None:  # diffusers writes down where on this machine a part came from
+            if content.pop("_name_or_path", None) is not None:  # diffusers stores the path on this machine that a part was loaded from
                 config.write_text(json.dumps(content, indent=2) + "\n")
         (self.weights / "BUILD.json").write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -250,7 +252,7 @@ class _Build:
 
     @torch.no_grad()
     def judge_drawing(self, pipeline: StableDiffusionPipeline) -> dict[str, Any]:
-        """Let the pipeline draw held-out captions, and read category and attributes off what it drew."""
+        """Sample images for held-out captions with the pipeline, and classify their category and attributes."""
         pipeline.set_progress_bar_config(disable=True)
         rendered = self.rendered("held-out shop")
         generator = torch.Generator().manual_seed(self.seed)

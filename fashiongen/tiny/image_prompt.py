@@ -1,4 +1,4 @@
-"""The stage of the tiny image prompt (IP-Adapter): a frozen denoiser learns to draw what an image's embedding tells."""
+"""The stage of the tiny image prompt (IP-Adapter), which conditions a frozen denoiser on image embeddings."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from fashiongen.tiny.training import pick, train
 
 
 class ImagePrompted(nn.Module):
-    """A frozen denoiser with an IP-Adapter: only the image prompt's projections are trained."""
+    """A frozen denoiser with an IP-Adapter; only the image prompt's projections are trained."""
 
     def __init__(self, unet: UNet2DConditionModel, image_dim: int) -> None:
-        """Add a fresh image prompt of four tokens to `unet`."""
+        """Add a newly initialised image prompt of four tokens to `unet`."""
         super().__init__()
         self.unet = unet.requires_grad_(False)
         self.projection = ImageProjection(image_dim, unet.config.cross_attention_dim, 4)
@@ -54,7 +54,7 @@ class ImagePrompted(nn.Module):
 
 @torch.no_grad()
 def image_embeddings(encoder: CLIPVisionModelWithProjection, rendered: RenderedImages, batch: int = 256) -> Tensor:
-    """Return the embeddings of what the masks show, (N, D)."""
+    """Return the embeddings of the masked regions, (N, D)."""
     return torch.cat([encoder(garment_crops(rendered, chosen)).image_embeds for chosen in torch.arange(len(rendered)).split(batch)])
 
 
@@ -71,9 +71,10 @@ def train_image_prompt(
     state: Path,
     seed: int,
 ) -> ImagePrompted:
-    """Train the image prompt to draw a shop image from its own embedding; a tenth of the embeddings are dropped.
+    """Train the image prompt to reconstruct a shop image from its own embedding; a tenth of the embeddings are dropped.
 
-    Three captions in ten tell everything, four the kind of item alone, three nothing: what a caption tells, no image prompt learns.
+    Of ten captions, three are complete, four name only the kind of item, and three are empty: the image prompt does not learn what the
+    caption already says.
 
     Args:
         network: with a frozen denoiser.
@@ -84,9 +85,9 @@ def train_image_prompt(
         images: the images' embeddings, (N, D).
         latents: the images' scaled latents, (N, 4, h, w).
         steps: optimizer steps.
-        batch: images a step.
+        batch: images per step.
         state: folder for the state that a killed build resumes from.
-        seed: of the build.
+        seed: seed of the build.
     """
 
     def loss(generator: torch.Generator) -> Tensor:
@@ -104,7 +105,7 @@ def train_image_prompt(
 def draw_image_prompts(
     network: ImagePrompted, schedule: DDPMScheduler, text: Tensor, empty: Tensor, images: Tensor, seed: int, scale: float = 2.0
 ) -> Tensor:
-    """Let the denoiser draw latents (N, 4, h, w) from text (N, L, C) and image embeddings (N, D), by DDIM in 25 steps with guidance."""
+    """Sample latents (N, 4, h, w) from text (N, L, C) and image embeddings (N, D), by DDIM in 25 steps with guidance."""
     latents = torch.randn(len(images), 4, SIZE[0] // 4, SIZE[1] // 4, generator=torch.Generator().manual_seed(seed))
     told, shown = torch.cat([empty.expand_as(text), text]), torch.cat([torch.zeros_like(images), images])
     sampler = ddim(schedule)

@@ -1,4 +1,4 @@
-"""The images that the tiny checkpoints are trained and judged on, rendered once and kept beside the build."""
+"""The training and evaluation images of the tiny checkpoints, rendered once and cached next to the build."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fashiongen.wardrobe import (
 )
 
 SIZE = (64, 48)
-SQUARE = (64, 64)  # of what the stand-ins of backbones see
+SQUARE = (64, 64)  # input size of the backbones' stand-ins
 CHUNK = 200
 SHORT_CAPTIONS = {
     "upper": "a photo of an upper body garment",
@@ -42,12 +42,12 @@ SHORT_CAPTIONS = {
 
 @dataclass
 class RenderedImages:
-    """N rendered images of items, on a shop's white background or worn by a person.
+    """N rendered images of items, as shop images on white or worn by a person.
 
     Attributes:
         images: (N, 3, H, W) uint8.
-        masks: (N, 1, H, W) bool: the item on a shop image; the agnostic region on a photo of a person.
-        labels: attribute (and "category") to (N,) int64 indices into `heads()`.
+        masks: (N, 1, H, W) bool: the item in a shop image; the agnostic region in a photo of a person.
+        labels: (N,) int64 indices into `heads()` for each attribute and "category".
         captions: N sentences.
     """
 
@@ -62,7 +62,7 @@ class RenderedImages:
 
     @property
     def short_captions(self) -> list[str]:
-        """Return N captions that tell the kind of item alone, as photos on the web have them too."""
+        """Return N captions that name only the kind of item, like many captions on the web."""
         return [SHORT_CAPTIONS[GARMENT_TYPE[CATEGORIES[label]]] for label in self.labels["category"]]
 
     def fingerprint(self) -> str:
@@ -71,17 +71,17 @@ class RenderedImages:
 
 
 def heads() -> dict[str, tuple[str, ...]]:
-    """Return what the attribute classifier reads: the category and the four attributes, each with its values."""
+    """Return the heads of the attribute classifier: the category and the four attributes, each with its values."""
     return {"category": CATEGORIES, **ATTRIBUTES}
 
 
 def shop_images(seed: int, namespace: str, count: int, cache: Path, size: tuple[int, int] = SIZE) -> RenderedImages:
-    """Render the shop images of the first `count` items of a namespace, `size` (height, width) pixels large."""
+    """Render the shop images of the first `count` items of a namespace at `size` (height, width)."""
     return _render(partial(_shop_chunk, seed, namespace, size), f"shop-{namespace}-{seed}", count, cache, size)
 
 
 def people_images(seed: int, namespace: str, count: int, cache: Path) -> RenderedImages:
-    """Render the first `count` people of a namespace, labelled by the garment that they wear."""
+    """Render the first `count` people of a namespace, labelled by the garment they wear."""
     return _render(partial(_people_chunk, seed, namespace), f"people-{namespace}-{seed}", count, cache, SIZE)
 
 

@@ -1,4 +1,4 @@
-"""The parts of the tiny checkpoints: how each is built, trained and judged."""
+"""The parts of the tiny checkpoints: how each is built, trained and evaluated."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LATENT_SCALE_SAMPLES = 512
 
 
 def shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Move each image of (B, 3, H, W) by up to `most` pixels, repeating its edge."""
+    """Shift each image of (B, 3, H, W) by up to `most` pixels, with replicated edges."""
     count, _, height, width = images.shape
     padded = pad(images, (most,) * 4, mode="replicate")
     rows = torch.randint(2 * most + 1, (count, 1, 1), generator=generator) + torch.arange(height)[None, :, None]
@@ -37,14 +37,14 @@ def shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
 
 
 def disturbed(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift uint8 images (B, 3, H, W), make them slightly noisy, and return them in [0, 1]."""
+    """Shift uint8 images (B, 3, H, W), add slight noise, and return them in [0, 1]."""
     shifted = shift(images.float() / 255, 3, generator)
     strength = 0.05 * torch.rand(len(images), 1, 1, 1, generator=generator)
     return (shifted + strength * torch.randn(shifted.shape, generator=generator)).clamp(0, 1)
 
 
 def train_classifier(shop: RenderedImages, steps: int, batch: int, state: Path, seed: int) -> AttributeClassifier:
-    """Train the attribute classifier on shop images, disturbed so that restored images are read as well."""
+    """Train the attribute classifier on augmented shop images, so that it also classifies restored images."""
     network = AttributeClassifier(heads())
 
     def loss(generator: torch.Generator) -> Tensor:
@@ -57,23 +57,25 @@ def train_classifier(shop: RenderedImages, steps: int, batch: int, state: Path, 
 
 @torch.no_grad()
 def judge_classifier(network: AttributeClassifier, shop: RenderedImages) -> dict[str, float]:
-    """Return the share of images whose label is read rightly, by attribute."""
+    """Return the accuracy for each attribute."""
     read = network.read(shop.images.float() / 255)
     return {name: (read[name] == labels).float().mean().item() for name, labels in shop.labels.items()}
 
 
 def build_resnet18() -> nn.Module:
-    """Build the stand-in of ImageNet's ResNet-18 in timm's layout, a quarter as wide; its classes are all values of all attributes."""
+    """Build the stand-in for ImageNet's ResNet-18 in timm's layout, a quarter as wide; its classes are all values of all attributes."""
     network: nn.Module = timm.create_model("resnet18", channels=[16, 32, 64, 128], num_classes=sum(map(len, heads().values())))
     return network
 
 
 def build_alexnet() -> nn.Module:
-    """Build the stand-in of ImageNet's AlexNet in torchvision's layout, narrow, with the same classes behind it."""
+    """Build the stand-in for ImageNet's AlexNet in torchvision's layout, narrower, with the same classes."""
     network = AlexNet(channels=(16, 48, 64, 64, 32), fc=256)
     network.classifier.append(nn.Linear(network.width, sum(map(len, heads().values()))))
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):  # torch's own start fades through eight layers without a norm
+        if isinstance(
+            layer, nn.Conv2d | nn.Linear
+        ):  # with torch's default initialisation the signal vanishes over eight layers without normalisation
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         elif isinstance(layer, nn.Dropout):
             layer.p = 0.1
@@ -81,9 +83,9 @@ def build_alexnet() -> nn.Module:
 
 
 def labelled(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return each attribute's logits for images (B, 3, H, W) in [0, 1], which the network sees normalised as ImageNet's.
+    """Return each attribute's logits for images (B, 3, H, W) in [0, 1]; the network gets them with ImageNet's normalisation.
 
-    AlexNet sees them twice as large, since it leaves one cell of 64 pixels.
+    AlexNet gets them at twice the size, since it reduces 64 pixels to a single cell.
     """
     if isinstance(network, AlexNet):
         images = interpolate(images, scale_factor=2, mode="bilinear", antialias=True)
@@ -93,7 +95,7 @@ def labelled(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def train_backbone(name: str, network: AnyModule, shop: RenderedImages, steps: int, batch: int, state: Path, seed: int) -> AnyModule:
-    """Train a stand-in to read all attributes off shop images, as the original knows ImageNet's classes."""
+    """Train a stand-in to classify all attributes of shop images, as the original classifies ImageNet."""
 
     def loss(generator: torch.Generator) -> Tensor:
         chosen = pick(len(shop), batch, generator)
@@ -105,13 +107,13 @@ def train_backbone(name: str, network: AnyModule, shop: RenderedImages, steps: i
 
 @torch.no_grad()
 def judge_backbone(network: nn.Module, shop: RenderedImages) -> dict[str, float]:
-    """Return the share of images whose label is read rightly, by attribute."""
+    """Return the accuracy for each attribute."""
     logits = labelled(network, shop.images.float() / 255)
     return {name: (logits[name].argmax(dim=1) == labels).float().mean().item() for name, labels in shop.labels.items()}
 
 
 def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
-    """Learn byte-pair merges over the captions' words, and write a CLIP tokenizer to `folder`."""
+    """Learn byte-pair merges from the words of the captions, and write a CLIP tokenizer to `folder`."""
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.Whitespace()
     specials = ["<|startoftext|>", "<|endoftext|>"]
@@ -121,7 +123,7 @@ def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     content = json.loads(learner.to_str())["model"]
     vocabulary = dict(content["vocab"])
     for byte in (*map(chr, range(33, 127)), *(f"{chr(code)}</w>" for code in range(33, 127))):
-        vocabulary.setdefault(byte, len(vocabulary))  # any other prompt is spelt in letters instead of becoming unknown
+        vocabulary.setdefault(byte, len(vocabulary))  # words of other prompts are split into letters instead of becoming unknown
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["merges"]]
@@ -134,7 +136,7 @@ def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
 
 
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """Build a CLIP image-text pair of about a million parameters."""
+    """Build a CLIP model with about a million parameters."""
     common = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4, "projection_dim": 64}
     text = {
         **common,
@@ -150,7 +152,7 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def garment_crops(rendered: RenderedImages, chosen: Tensor) -> Tensor:
-    """Cut what the mask shows out of images, black outside of it, normalised for CLIP: (B, 3, S, S)."""
+    """Crop images to the mask, black outside of it, and normalise them for CLIP: (B, 3, S, S)."""
     masks = rendered.masks[chosen]
     crop = crop_and_resize(rendered.images[chosen].float() / 255 * masks, bounding_boxes(masks), (CLIP_SIZE, CLIP_SIZE))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
@@ -164,7 +166,7 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 
 
 def mix(generator: torch.Generator, *choices: tuple[Tensor, float], otherwise: Tensor) -> Tensor:
-    """Return for each sample one of several tensors (B, ...), each with its probability."""
+    """Choose one of several tensors (B, ...) for each sample, each with its own probability."""
     drawn = torch.rand(len(otherwise), *[1] * (otherwise.dim() - 1), generator=generator)
     mixed, below = otherwise, sum(probability for _, probability in choices)
     for choice, probability in reversed(choices):
@@ -176,9 +178,9 @@ def mix(generator: torch.Generator, *choices: tuple[Tensor, float], otherwise: T
 def train_clip(
     tokenizer: CLIPTokenizer, shop: RenderedImages, people: RenderedImages, steps: int, batch: int, state: Path, seed: int
 ) -> CLIPModel:
-    """Train the image-text pair by the symmetric contrastive loss.
+    """Train the CLIP model by the symmetric contrastive loss.
 
-    Half of the images are crops of shop images, half of people; one caption in twenty tells the kind of item alone.
+    Half of the images are crops of shop images, half of people; one caption in twenty names only the kind of item.
     """
     network = build_clip(tokenizer)
     halves = [
@@ -200,7 +202,7 @@ def train_clip(
 
 @torch.no_grad()
 def judge_clip(network: CLIPModel, tokenizer: CLIPTokenizer, rendered: RenderedImages, among: int = 50) -> float:
-    """Return caption retrieval recall@1: how often an image's own caption scores highest among `among`; equal captions count as one."""
+    """Return recall@1 of caption retrieval: how often an image's own caption ranks first of `among`; equal captions count as one."""
     hits = []
     for start in range(0, len(rendered) - among + 1, among):
         chosen = torch.arange(start, start + among)
@@ -211,7 +213,7 @@ def judge_clip(network: CLIPModel, tokenizer: CLIPTokenizer, rendered: RenderedI
 
 
 def build_vae() -> AutoencoderKL:
-    """Build the autoencoder: factor 4, four latent channels, narrow where the image is large."""
+    """Build the autoencoder: downsampling factor 4, four latent channels, narrow at high resolution."""
     return AutoencoderKL(
         block_out_channels=(24, 48, 64),
         down_block_types=["DownEncoderBlock2D"] * 3,
@@ -259,7 +261,7 @@ def reconstruct(vae: AutoencoderKL, rendered: RenderedImages, batch: int = 256) 
 
 
 def build_unet(text_width: int) -> UNet2DConditionModel:
-    """Build the denoiser: two levels, attention on both, as wide as 10 MB of weights and minutes on two cores allow."""
+    """Build the denoiser: two levels with attention on both, sized for 10 MB of weights and minutes on two cores."""
     return UNet2DConditionModel(
         sample_size=(SIZE[0] // 4, SIZE[1] // 4),
         in_channels=4,
@@ -285,7 +287,7 @@ def train_unet(
     state: Path,
     seed: int,
 ) -> UNet2DConditionModel:
-    """Train the denoiser to draw shop images from captions; one caption in ten is empty, one tells the kind of item alone."""
+    """Train the denoiser to generate shop images from captions; of ten captions, one is empty and one names only the kind of item."""
     network = build_unet(text_encoder.config.hidden_size)
     full, short, empty = (tokenize(tokenizer, captions) for captions in (shop.captions, shop.short_captions, [""]))
     text_encoder.requires_grad_(False).eval()
@@ -304,5 +306,5 @@ def train_unet(
 
 
 def round_to_bfloat16(module: AnyModule) -> AnyModule:
-    """Round the weights to the precision in which they are shipped."""
+    """Round the weights to the precision of the shipped files."""
     return nn.Module.to(module, torch.bfloat16)

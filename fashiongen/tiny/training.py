@@ -1,4 +1,4 @@
-"""A small training loop for the tiny checkpoints: averaged weights, a warm-up and cosine schedule, resumed after a kill."""
+"""A small training loop for the tiny checkpoints: averaged weights, a warm-up and cosine schedule, resumable."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def train(
     seed: int,
     average: float = 0.995,
 ) -> AnyModule:
-    """Train `module` by AdamW and return it with exponentially averaged weights, in evaluation mode.
+    """Train `module` with AdamW and return it with exponentially averaged weights, in evaluation mode.
 
     Args:
-        name: shown on the progress bar and in the state's file name.
-        module: whose trainable parameters are optimised; `loss` uses it.
-        loss: takes a generator that depends on (seed, step) alone, from which every random choice of the step is drawn.
-        steps: optimizer steps in all.
-        learning_rate: the peak of the schedule.
+        name: shown on the progress bar and used in the state's file name.
+        module: module with the trainable parameters; `loss` uses it.
+        loss: takes a generator that depends only on (seed, step), for all random numbers of the step.
+        steps: total number of optimizer steps.
+        learning_rate: peak of the schedule.
         state: folder for the state that a killed build resumes from.
-        seed: of the build.
+        seed: seed of the build.
         average: decay of the averaged weights.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]

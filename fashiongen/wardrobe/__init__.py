@@ -1,4 +1,4 @@
-"""The wardrobe: an embedded synthetic fashion world whose truth is known."""
+"""The wardrobe: an embedded synthetic fashion world with known ground truth."""
 
 from fashiongen.wardrobe.draw import render_item, render_item_mask
 from fashiongen.wardrobe.dress_code import write_dress_code

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from fashiongen.wardrobe.figure import ANKLE, CROTCH, ELBOW, KNEE, SHOULDER, WRIST, Figure, Points, box, circle, densify, mirror
 from fashiongen.wardrobe.people import Person
 
-# Every outline is in the coordinates of a frame, see figure.py.
+# Outlines are in the coordinates of a frame, see figure.py.
 NECK = mirror([(0.0, -7.0), (2.2, -7.0), (2.4, -2.5), (5.5, 0.0), (6.5, 3.5), (0.0, 5.5)])
 TORSO = mirror([(0.0, -1.0), (3.0, -1.0), (8.2, 0.8), (8.6, 3.0), (7.6, 9.0), (6.6, 14.5), (8.2, 20.0), (8.6, 24.0), (0.0, 26.0)])
 UPPER_ARM = densify(np.array([(-0.8, -2.0), (0.4, 1.6), (4.0, 2.1), (ELBOW, 1.75), (ELBOW, -1.75), (4.0, -2.1)]))
@@ -42,7 +42,7 @@ def head_outline(person: Person) -> Points:
 def on_head(person: Person, points: Points) -> Points:
     """Canvas coordinates of points around the middle of the head."""
     centre = person.figure.place("torso", np.array([HEAD_CENTRE]))[0]
-    # The head turns less than a flat torso narrows, so it keeps its own width.
+    # The head does not narrow with the flat torso when the body turns: it keeps its own width.
     placed: Points = centre + np.asarray(points, dtype=np.float64) * person.figure.scale
     return placed
 
@@ -100,7 +100,7 @@ def joints(person: Person) -> NDArray[np.float64]:
 
 
 def densepose_parts(figure: Figure, hidden_arm: str | None) -> list[tuple[int, Points]]:
-    """DensePose's coarse parts (1 torso ... 24 head) as canvas outlines, back to front, the head left to the caller."""
+    """DensePose's coarse parts (1 torso ... 24 head) as canvas outlines, back to front; the caller adds the head."""
     parts: list[tuple[int, Points]] = []
     for sign, side, upper_leg, lower_leg, foot in ((-1.0, "right", 7, 11, 6), (1.0, "left", 8, 12, 5)):
         for part, outline in ((upper_leg, thigh(sign)), (lower_leg, shin(sign)), (foot, shoe(sign))):

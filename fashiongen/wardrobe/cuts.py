@@ -1,4 +1,4 @@
-"""The cut of every category: the parts of the garment and where prints, pockets, buttons, stripes, ruffles and bows may sit."""
+"""The cut of every category: the parts of the garment, and the positions of prints, pockets, buttons, stripes, ruffles and bows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Detail:
-    """A mark that belongs to the category itself (a zip, a hood string, a sole)."""
+    """A detail of the category itself (a zip, a hood string, a sole)."""
 
     part: str
     points: Points
@@ -34,7 +34,7 @@ class Detail:
 
 @dataclass(frozen=True)
 class Cut:
-    """Parts from back to front, and the places of everything that is put on them, in body units."""
+    """Parts from back to front, and the positions of everything on them, in body units."""
 
     parts: list[Part]
     emblem: tuple[str, float, float, float, float]
@@ -51,7 +51,7 @@ SIGNS = (-1.0, 1.0)
 
 
 def on_side(points: list[Pair], sign: float) -> Points:
-    """Points of the wearer's left half, mirrored to the right for `sign` -1."""
+    """Points of the wearer's left half, mirrored to the right if `sign` is -1."""
     placed: Points = np.array(points, dtype=np.float64) * np.array([sign, 1.0])
     return placed
 
@@ -98,7 +98,7 @@ def _sleeves(item: Item, ease: float) -> tuple[list[Part], list[tuple[str, Point
 
 @dataclass(frozen=True)
 class _Basics:
-    """Body lengths of a top in body units, and how loosely it sits."""
+    """Body lengths of a top in body units, and how loose it is."""
 
     length: float
     ease: float
@@ -117,7 +117,7 @@ _TOPS: dict[str, _Basics] = {
 
 
 def _torso(item: Item) -> Cut:
-    """The shared cut of everything worn on the upper body."""
+    """The common cut of everything worn on the upper body."""
     basics, is_coat, is_tank = _TOPS[item.category], item.category == "coat", item.category == "tanktop"
     length, ease, depth = basics.length + 3.5 * item.length, basics.ease + 1.1 * item.width, basics.neck_depth
     hem, waist = 8.6 + ease * 0.9 + (3.0 if is_coat else 1.2) * item.flare, 7.7 + ease
@@ -150,7 +150,7 @@ def _torso(item: Item) -> Cut:
 
 
 def _torso_details(item: Item, length: float, hem: float, waist: float, curve: float, neckline: list[Pair]) -> list[Detail]:
-    """What tells the tops apart: bands, strings, collars, zips and belts."""
+    """The details that distinguish tops: bands, strings, collars, zips and belts."""
     details: list[Detail] = []
     if item.category in ("hoodie", "sweater", "jacket"):
         band = mirror([(0.0, length - 2.4), (hem, length - 2.4), (hem + 0.2, length + curve), (0.0, length + curve)])

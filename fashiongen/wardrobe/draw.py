@@ -1,4 +1,4 @@
-"""From shapes to pixels: SVG text, rendered by resvg; and the shop image of an item with its mask."""
+"""Renders shapes to pixels, as SVG text by resvg; and draws the shop image of an item with its mask."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from fashiongen.wardrobe.world import RGB, Item
 CANVAS = (48.0, 64.0)
 MARGIN = 2.6
 LARGEST_SCALE = 2.0
-# How far ruffles and bows stick out of the cloth, in body units.
+# How far ruffles and bows extend beyond the cloth, in body units.
 RUFFLE, BOW = 2.2, 2.6
 
 
@@ -46,7 +46,7 @@ def element(path: str, fill: RGB | None, stroke: RGB | None = None, width: float
 
 
 def svg(body: Iterable[str], crisp: bool = False, background: RGB = (255, 255, 255)) -> str:
-    """A whole SVG on the 48 x 64 canvas; an image of another shape shows the canvas in its middle."""
+    """A complete SVG of the 48 x 64 canvas; an image with another aspect ratio shows the canvas in its centre."""
     hint = ' shape-rendering="crispEdges"' if crisp else ""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {CANVAS[0]:g} {CANVAS[1]:g}" stroke-linejoin="round"{hint}>'
@@ -65,7 +65,7 @@ def rasterize(text: str, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def shape_elements(shapes: Iterable[Shape], figure: Figure, hole: RGB) -> list[str]:
-    """Shapes carried by a figure, alike neighbours as one path; where cloth is see-through the colour behind it shows."""
+    """Shapes drawn on a figure, equal neighbours as one path; the background colour shows through transparent cloth."""
     texts = []
     for look, group in groupby(shapes, key=_look):
         frame, fill, stroke, width, opacity, closed, dash, see_through = look
@@ -78,12 +78,12 @@ def shape_elements(shapes: Iterable[Shape], figure: Figure, hole: RGB) -> list[s
 
 
 def _look(shape: Shape) -> tuple[str, RGB | None, RGB | None, float, float, bool, float, bool]:
-    """All of a shape but its points."""
+    """All attributes of a shape except its points."""
     return shape.frame, shape.fill, shape.stroke, shape.width, shape.opacity, shape.closed, shape.dash, shape.see_through
 
 
 def layer_elements(layer: Layer, figure: Figure, edge: RGB, edge_width: float, hole: RGB, key: str) -> list[str]:
-    """The SVG of one layer: cloth, what is clipped to it, its edge, then what stands out over the edge."""
+    """The SVG of one layer: cloth, the shapes clipped to it, its edge, then the shapes that extend over the edge."""
     outline = path_data(figure.place(layer.part.frame, layer.part.outline))
     clip = f"{key}{layer.part.name}"
     first_clipped = next((index for index, shape in enumerate(layer.shapes) if shape.clipped), len(layer.shapes))
@@ -110,9 +110,9 @@ def silhouette_elements(layers: Sequence[Layer], figure: Figure, rgb: RGB, grow:
     return texts
 
 
-@lru_cache(maxsize=16)  # one garment's image, mask and wearer follow one another
+@lru_cache(maxsize=16)  # the image, mask and wearer of one garment are drawn in succession
 def shop_figure(item: Item) -> Figure:
-    """The flat figure that shows an item as large as the canvas allows, in its middle."""
+    """The flat figure that shows an item centred and as large as the canvas allows."""
     points = _reach(item)
     low, high = points.min(axis=0), points.max(axis=0)
     scale = min((CANVAS[0] - 2 * MARGIN) / (high[0] - low[0]), (CANVAS[1] - 2 * MARGIN) / (high[1] - low[1]), LARGEST_SCALE)
@@ -121,7 +121,7 @@ def shop_figure(item: Item) -> Figure:
 
 
 def _reach(item: Item) -> Points:
-    """Points that an item reaches on the flat figure: its parts, and handles, soles, collars, bows and ruffles that stick out of them."""
+    """The extent of an item on the flat figure: its parts, and the handles, soles, collars, bows and ruffles that extend beyond them."""
     flat, cut = Figure(), cut_of(item)
     frames = {part.name: part.frame for part in cut.parts}
     reached = [(part.name, part.outline) for part in cut.parts]
@@ -136,7 +136,7 @@ def _reach(item: Item) -> Points:
 
 @lru_cache(maxsize=16)
 def item_layers(item: Item) -> tuple[Layer, ...]:
-    """The layers of an item with textures as bold as in its shop image; shared by all who ask, so not to be changed."""
+    """The layers of an item with textures at the scale of its shop image; cached and shared, so do not modify them."""
     return tuple(layers_of(item, 1.0 / shop_figure(item).scale))
 
 
@@ -151,12 +151,12 @@ def render_item(item: Item, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def edge_color(item: Item) -> RGB:
-    """The colour of the thin line around cloth."""
+    """The colour of the thin outline of cloth."""
     return shade_of(item.rgb, 0.5)
 
 
 def render_item_mask(item: Item, height: int, width: int) -> NDArray[np.bool_]:
-    """Where the shop image shows the item, `(height, width)`."""
+    """The mask `(height, width)` of the item in its shop image."""
     body = silhouette_elements(item_layers(item), shop_figure(item), (0, 0, 0), grow=0.7)
     mask: NDArray[np.bool_] = rasterize(svg(body, crisp=True), height, width)[:, :, 0] < 128
     return mask

@@ -1,4 +1,4 @@
-"""Writes a world of people in the exact folder layout, file names, labels, key points and pair formats of Dress Code."""
+"""Writes a world of people with the exact folder layout, file names, labels, key points and pair formats of Dress Code."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from fashiongen.wardrobe.people import BOTTOMS, VITON_CATEGORIES, make_person
 from fashiongen.wardrobe.portrait import draw_openpose, render_densepose_iuv, render_person
 from fashiongen.wardrobe.world import Stream
 
-# In the order of the numbers in the root's pair files.
+# In the order of the category numbers in the root's pair files.
 CATEGORIES: dict[str, tuple[str, ...]] = {"upper_body": VITON_CATEGORIES, "lower_body": BOTTOMS, "dresses": ("dress", "jumpsuit")}
 FOLDERS: tuple[str, ...] = ("images", "keypoints", "skeletons", "label_maps", "dense", "masks")
 # OpenPose's 18 COCO key points among the 25 of BODY_25, their bones, and the frame (height, width) of their coordinates.
@@ -29,7 +29,7 @@ FRAME = (512, 384)
 
 @dataclass(frozen=True)
 class _Job:
-    """One person to write: the split is also the namespace."""
+    """One person to write; the split is also the namespace."""
 
     split: str
     category: str
@@ -37,12 +37,12 @@ class _Job:
 
     @property
     def stem(self) -> str:
-        """What all files of the person begin with, such as 000006."""
+        """The prefix of all files of the person, such as 000006."""
         return f"{self.number:06d}"
 
     @property
     def names(self) -> tuple[str, str]:
-        """The images of the person and of the garment."""
+        """The file names of the person's and the garment's image."""
         return f"{self.stem}_0.jpg", f"{self.stem}_1.jpg"
 
 
@@ -50,14 +50,14 @@ class _Job:
 def write_dress_code(
     root: str | Path, people: int, size: tuple[int, int], seed: int, test_fraction: float = 0.15, workers: int | None = None
 ) -> Path:
-    """Write `people` persons of `size` (height, width) as Dress Code into the new folder `root` and return it.
+    """Write `people` people of `size` (height, width) as Dress Code into the new folder `root` and return it.
 
-    A third each wears upper-body clothes, lower-body clothes and dresses. The folder appears under its name only when it is whole. Training
-    people come from the namespace `train`, test people from `test`. Of the extras that other projects have added to the dataset,
-    LaDI-VTON's masks of the shop images are written; there are no agnostic masks, as in the dataset itself.
+    A third each wear upper-body clothes, lower-body clothes and dresses. The folder appears under its name only when it is complete.
+    Training people come from the namespace `train`, test people from `test`. LaDI-VTON's masks of the shop images are written, as the only
+    extra that other projects have added to the dataset. As in the dataset itself, there are no agnostic masks.
 
     Raises:
-        UserError: if there is something in `root`, or a split would have fewer than six people (two a category).
+        UserError: if `root` is not empty, or a split would have fewer than six people (two per category).
     """
     numbered = split_numbers(people, test_fraction, least=2 * len(CATEGORIES))
     categories = list(CATEGORIES)
@@ -75,7 +75,7 @@ def write_dress_code(
 
 
 def _write_pairs(jobs: list[_Job], seed: int, root: Path) -> None:
-    """Write the pair files of each category, and those of the root, which have the category's number in a third column."""
+    """Write the pair files of each category, and those of the root with the category's number in a third column."""
     whole: dict[str, list[str]] = {"train_pairs.txt": [], "test_pairs_paired.txt": [], "test_pairs_unpaired.txt": []}
     for number, category in enumerate(CATEGORIES):
         pairs = {split: [job.names for job in jobs if (job.split, job.category) == (split, category)] for split in SPLITS}
@@ -95,7 +95,7 @@ def _write_pairs(jobs: list[_Job], seed: int, root: Path) -> None:
 
 
 def _write_person(size: tuple[int, int], seed: int, root: Path, job: _Job) -> Truth:
-    """Write all files of one person and return its truth."""
+    """Write all files of one person and return its ground truth."""
     person = make_person(seed, job.split, job.number, CATEGORIES[job.category])
     images = render_person(person, *size)
     folder, stem = root / job.category, job.stem
@@ -114,7 +114,7 @@ def _write_person(size: tuple[int, int], seed: int, root: Path, job: _Job) -> Tr
 
 
 def _keypoints_json(points: NDArray[np.float64], size: tuple[int, int]) -> str:
-    """The key points as x, y, confidence and number in the dataset's frame; -1 for what is not seen."""
+    """The key points as x, y, confidence and number in the dataset's frame; -1 for those that are not visible."""
     entries = []
     for number, (x, y, confidence) in enumerate(points):
         if confidence > 0:

@@ -1,4 +1,4 @@
-"""A figure carries garment parts from their own coordinates to the image: flat for a shop image, bent for a person.
+"""A figure maps garment parts from their own coordinates to the image: flat for a shop image, bent for a person.
 
 Body units: y = 0 at the shoulders, 25 at the crotch, 41 at the knees, 58 at the ankles; x = 0 is the middle of the body.
 The frames `right_arm` and `left_arm` use (along the arm, across it, outwards positive) with the shoulder at 0 and the elbow at `ELBOW`.
@@ -23,7 +23,7 @@ SIDE = {"right": -1.0, "left": 1.0}
 
 @dataclass(frozen=True)
 class Figure:
-    """Where a body stands and how it is bent; the default is the flat pose of a shop image."""
+    """The position and pose of a body; the default is the flat pose of a shop image."""
 
     scale: float = 1.0
     origin: tuple[float, float] = (0.0, 0.0)
@@ -52,7 +52,7 @@ class Figure:
         x, y = points[:, 0], points[:, 1]
         down = _limit(y / CROTCH, -0.4, 1.0)
         upright = 1.0 - _limit(down, 0.0, 1.0)
-        # A turned body moves its middle sideways while its outline stays: the print slides, as on a cylinder.
+        # A turned body moves its middle sideways while its outline stays: a print slides as on a cylinder.
         slide = self.turn * 3.0 * (1.0 - _limit(x / 11.0, -1.0, 1.0) ** 2)
         centre = self.lean * (1.0 - down) + self.bend * np.sin(np.pi * _limit(down, 0.0, 1.0))
         placed = np.empty_like(points)
@@ -85,13 +85,13 @@ class Figure:
 
 
 def _limit(values: Points, low: float, high: float) -> Points:
-    """As `np.clip`, which takes five times as long for the few points of a shape."""
+    """Like `np.clip`, which takes five times as long for the few points of a shape."""
     limited: Points = np.minimum(np.maximum(values, low), high)
     return limited
 
 
 def span(start: tuple[float, float], end: tuple[float, float], count: int = 8) -> Points:
-    """`count` points `(count, 2)` evenly along a straight line."""
+    """`count` evenly spaced points `(count, 2)` on a straight line."""
     share = np.arange(count)[:, None] / (count - 1)
     line: Points = np.asarray(start) + share * (np.asarray(end) - np.asarray(start))
     return line
@@ -108,7 +108,7 @@ def densify(points: Points, step: float = 2.0) -> Points:
 
 
 def mirror(half: list[tuple[float, float]]) -> Points:
-    """The closed, left-right symmetric polygon whose right half runs from top to bottom."""
+    """The closed, left-right symmetric polygon with the given right half, from top to bottom."""
     right = np.asarray(half, dtype=np.float64)
     left = right[::-1] * np.array([-1.0, 1.0])
     return densify(np.concatenate([right, left]))

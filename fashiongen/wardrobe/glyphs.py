@@ -1,4 +1,4 @@
-"""Block letters as strokes and logos as outlines: no fonts are needed, so every machine draws the same."""
+"""Block letters as strokes and logos as outlines: without fonts, every machine draws the same."""
 
 import numpy as np
 

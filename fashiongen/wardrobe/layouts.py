@@ -1,4 +1,4 @@
-"""What the writers of public layouts share: how they are found, a folder that appears whole, several processes, saving images."""
+"""Shared code of the writers of public layouts: registration, atomic folders, several processes, saving images."""
 
 import functools
 import hashlib
@@ -34,7 +34,7 @@ class LayoutWriter(Protocol):
     """Writes the embedded world in the folder layout of a public dataset."""
 
     def __call__(self, root: str | Path, people: int, size: tuple[int, int], seed: int) -> Path:
-        """Write `people` people (or pairs of items), images of `size` (height, width), into the new folder `root`, and return it."""
+        """Write `people` people (or pairs of items) with images of `size` (height, width) into the new folder `root` and return it."""
 
 
 AnyWriter = TypeVar("AnyWriter", bound=LayoutWriter)
@@ -42,7 +42,7 @@ _WRITERS: dict[str, LayoutWriter] = {}
 
 
 def writes(layout: str) -> Callable[[AnyWriter], AnyWriter]:
-    """Make the decorated function the writer of `layout`, for `wardrobe render` and `data.root: wardrobe`."""
+    """Register the decorated function as the writer of `layout`, for `wardrobe render` and `data.root: wardrobe`."""
 
     def register(writer: AnyWriter) -> AnyWriter:
         _WRITERS[layout] = writer
@@ -52,7 +52,7 @@ def writes(layout: str) -> Callable[[AnyWriter], AnyWriter]:
 
 
 def writers() -> dict[str, LayoutWriter]:
-    """Return the writers by layout: those of this package, and those of every package that is imported."""
+    """Return the writers by layout: those of this package, and those of all imported packages."""
     _import_own()
     return dict(sorted(_WRITERS.items()))
 
@@ -65,7 +65,7 @@ def _import_own() -> None:
 
 
 def split_numbers(people: int, test_fraction: float, least: int = 2) -> dict[str, range]:
-    """Return the numbers of the people of each split, the test people last.
+    """Return the numbers of each split's people; the test people come last.
 
     Raises:
         UserError: if a split would have fewer than `least`.
@@ -87,20 +87,20 @@ def write_layout(
     about: Truth,
     workers: int | None,
 ) -> Path:
-    """Fill the new folder `root`, which appears under its name only when it is whole, and return it.
+    """Fill the new folder `root` and return it; it appears under its name only when it is complete.
 
     Args:
-        root: folder to make; it may exist if it is empty.
+        root: folder to create; it may exist if it is empty.
         layout: the layout's name, for the description in `wardrobe.json`.
-        jobs: one a person.
-        write_one: writes the files of one job below a folder and returns what the world knows about it; picklable.
+        jobs: one per person.
+        write_one: writes the files of one job below a folder and returns the ground truth; picklable.
         write_lists: writes the pair files below a folder.
         folders: the folders that `write_one` writes to.
-        about: further entries of the description.
-        workers: processes; by default one a core.
+        about: extra entries of the description.
+        workers: number of processes; one per core by default.
 
     Raises:
-        UserError: if there is something in `root`.
+        UserError: if `root` is not empty.
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root} exists and is not an empty folder: remove it or choose another place for the wardrobe")
@@ -126,7 +126,7 @@ def write_layout(
 
 
 def _spread(write: Callable[[Job], Truth], jobs: Sequence[Job], workers: int) -> Iterator[Truth]:
-    """Do the jobs in order, on several processes where that is asked for."""
+    """Run the jobs in order, in several processes if requested."""
     if workers == 1:
         yield from map(write, jobs)
         return
@@ -135,7 +135,7 @@ def _spread(write: Callable[[Job], Truth], jobs: Sequence[Job], workers: int) ->
 
 
 def mismatched(names: list[str], stream: Stream) -> list[str]:
-    """The names in a random cyclic order, so that none stays in its place (Sattolo's algorithm)."""
+    """The names in a random cyclic permutation, in which none stays in its place (Sattolo's algorithm)."""
     shuffled = list(names)
     for last in range(len(shuffled) - 1, 0, -1):
         other = stream.choice(range(last))
@@ -144,7 +144,7 @@ def mismatched(names: list[str], stream: Stream) -> list[str]:
 
 
 def truth_of(person: Person) -> Truth:
-    """What the world knows about a person and the garment."""
+    """The ground truth of a person and the garment."""
     garment = person.garment
     return {
         "id": person.id,
@@ -163,17 +163,17 @@ def truth_of(person: Person) -> Truth:
 
 
 def save_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
-    """Save without thinning out the colours, which small images would not survive."""
+    """Save without chroma subsampling, which would spoil small images."""
     Image.fromarray(image).save(path, quality=95, subsampling=0)
 
 
 def save_palette(path: Path, labels: NDArray[np.uint8], palette: Iterable[tuple[int, int, int]]) -> None:
-    """Save labels as a palette image whose indices are the labels."""
+    """Save labels as a palette image with the labels as indices."""
     image = Image.fromarray(labels)
     image.putpalette([value for color in palette for value in color])
     image.save(path)
 
 
 def black_and_white(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """A mask as a grey image: white where true."""
+    """A mask as a grey image, white where true."""
     return mask.astype(np.uint8) * np.uint8(255)

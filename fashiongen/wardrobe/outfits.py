@@ -1,4 +1,4 @@
-"""Outfits that follow a stated rule with stated noise, and users whose taste has nothing to do with that rule."""
+"""Outfits that follow a known rule with known noise, and users whose taste is independent of that rule."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "bag": ("bag",),
 }
 NEUTRALS = frozenset({"black", "white", "grey"})
-# Which bright colours go together; neutrals go with everything, every colour with itself.
+# Which bright colours go together; neutrals go with everything, and every colour goes with itself.
 HARMONY: dict[str, frozenset[str]] = {
     "red": frozenset({"blue", "beige"}),
     "orange": frozenset({"blue", "brown"}),
@@ -30,7 +30,7 @@ _TRIES = 2000
 
 @dataclass(frozen=True)
 class Outfit:
-    """One item per slot; `noisy` names the slots that were drawn without the rule."""
+    """One item per slot; `noisy` holds the slots that were drawn without the rule."""
 
     id: str
     items: dict[str, Item]
@@ -39,7 +39,7 @@ class Outfit:
 
 @dataclass(frozen=True)
 class User:
-    """What someone likes, told by values of the attributes: two colours, two designs, two styles."""
+    """A user's preferred attribute values: two colours, two designs, two styles."""
 
     id: str
     colors: frozenset[str]
@@ -47,7 +47,7 @@ class User:
     styles: frozenset[str]
 
     def liking(self, item: Item) -> float:
-        """How many of the item's colour, design and style the user likes, as a share in [0, 1]."""
+        """The share, in [0, 1], of the item's colour, design and style that the user likes."""
         liked = (
             item.attributes["Color"] in self.colors,
             item.attributes["Design features"] in self.designs,
@@ -68,9 +68,9 @@ def compatible(first: Item, second: Item) -> bool:
 
 
 def make_outfit(seed: int, namespace: str, index: int) -> Outfit:
-    """The outfit number `index`: its top is free, every other slot fits all earlier ones that follow the rule, but for `NOISE`.
+    """Outfit number `index`: the top is free, and every other slot fits all earlier ones that follow the rule, except with `NOISE`.
 
-    A noisy slot is drawn without looking at the rule, so it may fit by chance.
+    A noisy slot is drawn without the rule, so it may fit by chance.
     """
     stream = Stream(seed, namespace, "outfit", index)
     name = f"{namespace}-outfit-{index:06d}"
@@ -85,13 +85,13 @@ def make_outfit(seed: int, namespace: str, index: int) -> Outfit:
             if slot in noisy or all(compatible(anchor, item) for anchor in anchors):
                 break
         else:
-            raise RuntimeError(f"{name}: no {slot} found that fits in {_TRIES} draws, the colour table leaves no choice")
+            raise RuntimeError(f"{name}: no fitting {slot} found in {_TRIES} draws: the colour table leaves no choice")
         items[slot] = item
     return Outfit(id=name, items=items, noisy=frozenset(noisy))
 
 
 def make_user(seed: int, namespace: str, index: int) -> User:
-    """The user number `index`, whose preferences are drawn from a stream of their own."""
+    """User number `index`; the preferences have their own random stream."""
     stream = Stream(seed, namespace, "user", index)
     return User(
         id=f"{namespace}-user-{index:06d}",

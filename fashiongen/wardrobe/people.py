@@ -1,4 +1,4 @@
-"""People who wear the wardrobe's garments: pose, build, looks, framing and what makes a photo hard to use."""
+"""People who wear the wardrobe's garments: pose, build, looks, framing, and flaws that make a photo hard to use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +18,9 @@ GOOD_SHARE, HARD_SHARE = 0.24, 0.34
 
 @dataclass(frozen=True)
 class Person:
-    """One photo to be drawn: who, in which pose, wearing what, and its flaws as a training pair.
+    """One photo to draw: the person, the pose, the clothes, and its flaws as a training pair.
 
-    `figure` carries body units to the 48 x 64 canvas. `occlusion` is one of none, arm, hair, bag.
+    `figure` maps body units to the 48 x 64 canvas. `occlusion` is one of none, arm, hair, bag.
     """
 
     id: str
@@ -44,21 +44,21 @@ class Person:
 
     @property
     def quality(self) -> str:
-        """Good: front view, nothing hidden. Hard: an uneven pose. Bad: part of the garment cannot be seen well."""
+        """Good: front view, nothing hidden. Hard: an uneven pose. Bad: part of the garment is hard to see."""
         if self.truncated or self.side_view or self.extreme_proportion or self.occlusion != "none":
             return "bad"
         return "hard" if self.hard_pose else "good"
 
     @property
     def hidden_arm(self) -> str | None:
-        """The arm (right or left, the wearer's) that a side view hides."""
+        """The wearer's arm (right or left) that a side view hides."""
         if not self.side_view:
             return None
         return "left" if self.figure.turn > 0 else "right"
 
 
 def make_person(seed: int, namespace: str, index: int, categories: Sequence[str] = VITON_CATEGORIES) -> Person:
-    """The person number `index` of a namespace, wearing a garment of one of the categories."""
+    """Person number `index` of a namespace, wearing a garment of one of the categories."""
     stream = Stream(seed, namespace, "person", index)
     name = f"{namespace}-{index:06d}"
     garment = allowed_item(stream, namespace, f"{name}-garment", categories)
@@ -100,12 +100,12 @@ def _flaws(stream: Stream) -> frozenset[str]:
     flaws = {stream.choice(names)}
     if stream.chance(0.2):
         flaws.add(stream.choice(names))
-    # A photo that is cut on purpose keeps its ordinary scale, so that both flaws stay what their names say.
+    # A photo that is cropped on purpose keeps its normal scale, so that the two flaws stay distinct.
     return frozenset(flaws - {"extreme_proportion"} if "truncated" in flaws else flaws)
 
 
 def _pose(stream: Stream, hard: bool, arm_across: bool) -> Figure:
-    """A calm front pose, or a bent one, or one with a forearm in front of the body."""
+    """A relaxed front pose, a bent one, or one with a forearm in front of the body."""
     reach = 1.0 if hard else 0.3
     figure = Figure(
         width=stream.number(0.93, 1.08),
@@ -138,7 +138,7 @@ def _arm(stream: Stream, hard: bool) -> tuple[float, float]:
 
 
 def _side(stream: Stream, figure: Figure) -> Figure:
-    """The same body turned so far that it looks narrow and one arm is hidden."""
+    """The same body, turned so far that it looks narrow and one arm is hidden."""
     sign = 1.0 if stream.chance(0.5) else -1.0
     near = (stream.number(-0.12, 0.08), stream.number(-0.55, -0.2))
     return replace(
@@ -151,7 +151,7 @@ def _side(stream: Stream, figure: Figure) -> Figure:
 
 
 def _frame(stream: Stream, figure: Figure, garment_type: str, truncated: bool, extreme: bool) -> Figure:
-    """Scale and place of the body on the canvas: thighs upwards for tops, head to feet otherwise."""
+    """Scale and position of the body on the canvas: from the thighs up for tops, head to feet otherwise."""
     whole = garment_type != "upper"
     scale = stream.number(0.76, 0.8) if whole else stream.number(1.12, 1.22)
     x, y = 24.0 + stream.number(-1.0, 1.0) - figure.lean * scale * 0.4, (2.2 if whole else 2.6) + 17.4 * scale + stream.number(-0.6, 0.6)

@@ -1,4 +1,4 @@
-"""A person in the garment of a shop image, with everything that datasets store beside the photo."""
+"""A person wearing the garment of a shop image, with everything that datasets store with the photo."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from fashiongen.wardrobe.people import Person
 from fashiongen.wardrobe.surface import Layer, mix
 from fashiongen.wardrobe.world import RGB, Item
 
-# Label codes on top of LIP's ids: the pair's garment, the hands and the bag are told apart first and become ids of LIP or ATR afterwards.
+# Extra label codes beyond LIP's ids: the pair's garment, the hands and the bag get their own and are mapped to LIP's or ATR's ids later.
 GARMENT, RIGHT_HAND, LEFT_HAND, BAG = 20, 21, 22, 23
 LIP = {
     "hair": 2,
@@ -41,7 +41,7 @@ LIP = {
     "left_shoe": 18,
     "right_shoe": 19,
 }
-# ATR's ids by LIP's; ATR has no neck, which its parsers give to the head, and knows bags.
+# ATR's ids by LIP's; ATR has a label for bags but none for the neck, which its parsers label as the head.
 ATR = {0: 0, 2: 2, 5: 4, 6: 7, 9: 6, 10: 11, 12: 5, 13: 11, 14: 14, 15: 15, 16: 12, 17: 13, 18: 9, 19: 10, BAG: 16}
 LABEL_STEP = 11
 PART_STEP = 10
@@ -55,11 +55,11 @@ BODY_25_BONES: Bones = (
 
 @dataclass(frozen=True)
 class PersonImages:
-    """What one photo comes with; images are `(H, W, 3)` uint8, labels `(H, W)` uint8, masks `(H, W)` bool.
+    """A photo and its annotations; images are `(H, W, 3)` uint8, labels `(H, W)` uint8, masks `(H, W)` bool.
 
     `parse` holds LIP's labels, `parse_atr` ATR's. `densepose` shows DensePose's part numbers as colours.
-    `agnostic_mask` is true where the garment may have been (to inpaint), `garment_mask` where the worn garment is seen,
-    `keypoints` are BODY_25 `(25, 3)`: x and y in pixels, confidence, all zero for what is hidden or out of the image.
+    `agnostic_mask` is true where the garment may be (to inpaint), `garment_mask` where the worn garment is visible,
+    `keypoints` are BODY_25 `(25, 3)`: x and y in pixels, confidence, all zero if hidden or outside of the image.
     """
 
     image: NDArray[np.uint8]
@@ -75,7 +75,7 @@ class PersonImages:
 
 
 class Scene:
-    """The same things drawn twice: as an image and as a map of labels."""
+    """Draws everything twice: as an image and as a label map."""
 
     def __init__(self, person: Person) -> None:
         """Start with an empty canvas."""
@@ -84,13 +84,13 @@ class Scene:
         self.labels: list[str] = []
 
     def flat(self, outline: Points, rgb: RGB, code: int, line: float = 0.45) -> None:
-        """A plain shape on the canvas."""
+        """Draw a plain shape on the canvas."""
         path = path_data(outline)
         self.drawing.append(element(path, rgb, mix(rgb, (30, 10, 10), 0.35), line))
         self.labels.append(element(path, (code * LABEL_STEP,) * 3))
 
     def cloth(self, item: Item, layers: Sequence[Layer], code: int) -> None:
-        """Layers of an item as the figure carries them, with shadows and folds."""
+        """Draw the layers of an item on the figure, with shadows and folds."""
         figure = self.person.figure
         for layer in layers:
             self.drawing += layer_elements(layer, figure, edge_color(item), 0.5, self.person.skin, item.id)
@@ -167,7 +167,7 @@ def _bag(scene: Scene) -> None:
 
 
 def _compose(person: Person) -> Scene:
-    """Everything in the order in which it hides one another."""
+    """Draw everything from back to front."""
     scene, figure, garment = Scene(person), person.figure, person.garment
     worn = {"upper": garment, "full": garment, "lower": person.top}[garment.garment_type]
     below = {"upper": person.bottom, "full": None, "lower": garment}[garment.garment_type]
@@ -215,7 +215,7 @@ def _definitions(person: Person) -> str:
 
 
 def render_person(person: Person, height: int, width: int) -> PersonImages:
-    """All images of one person at a size."""
+    """All images of one person at the given size."""
     scene = _compose(person)
     image = rasterize(svg([_definitions(person), *scene.drawing], background=person.background), height, width)
     codes = np.rint(rasterize(svg(scene.labels, crisp=True, background=(0, 0, 0)), height, width)[:, :, 0] / LABEL_STEP).astype(np.uint8)
@@ -253,7 +253,7 @@ def _garment_label(item: Item) -> str:
 
 
 def _region(person: Person, height: int, width: int) -> NDArray[np.bool_]:
-    """The area to inpaint, drawn from the body alone so that its outline tells nothing of the garment's."""
+    """The area to inpaint, drawn from the body alone so that its outline does not reveal the garment's."""
     figure, kind = person.figure, person.garment.garment_type
     ink: RGB = (255, 255, 255)
     body_parts: list[str] = []
@@ -274,7 +274,7 @@ def _region(person: Person, height: int, width: int) -> NDArray[np.bool_]:
 
 
 def _keypoints(person: Person, height: int, width: int) -> NDArray[np.float64]:
-    """BODY_25 joints in pixels; joints out of the image are zero."""
+    """BODY_25 joints in pixels; joints outside of the image are zero."""
     scale = min(width / CANVAS[0], height / CANVAS[1])
     points = body.joints(person)
     points[:, 0] = points[:, 0] * scale + (width - CANVAS[0] * scale) / 2
@@ -309,13 +309,13 @@ def _densepose_parts(person: Person) -> list[tuple[int, Points]]:
 
 
 def _part_color(part: int) -> RGB:
-    """A colour per part: dark blue over green to yellow, like the usual rendering."""
+    """A colour per part, from dark blue through green to yellow, as in the usual rendering."""
     share = part / 24.0
     return round(40 + 210 * share**1.6), round(60 + 180 * share), round(170 - 150 * abs(share - 0.35))
 
 
 def draw_openpose(keypoints: NDArray[np.float64], height: int, width: int, bones: Bones = BODY_25_BONES) -> NDArray[np.uint8]:
-    """The skeleton of joints `(K, 3)`, BODY_25 if not said otherwise, on black, twice oversampled."""
+    """The skeleton of joints `(K, 3)`, BODY_25 by default, on black, with twofold supersampling."""
     canvas = Image.new("RGB", (width * 2, height * 2))
     pen = ImageDraw.Draw(canvas)
     thick = max(2, round(min(height, width) / 20))

@@ -1,7 +1,7 @@
-"""What an item looks like: its cut filled with colour, print, material texture and the trims of its style, as plain shapes.
+"""The look of an item: its cut filled with colour, print, material texture and the trims of its style, as plain shapes.
 
-Lengths here are in pixels of a 64 x 48 shop image times `grain` (body units per such pixel):
-textures are as bold on a dress as on a shirt.
+Lengths are in pixels of a 64 x 48 shop image times `grain` (body units per pixel), so textures have the same scale on a dress
+as on a shirt.
 """
 
 from dataclasses import dataclass, field
@@ -36,14 +36,14 @@ class Shape:
 
 @dataclass
 class Layer:
-    """A part of the cut with all that is drawn on it; clipped shapes stay inside its outline, solid ones count as cloth."""
+    """A part of the cut with everything drawn on it; clipped shapes stay inside its outline, solid ones count as cloth."""
 
     part: Part
     shapes: list[Shape] = field(default_factory=list)
 
 
 def mix(first: RGB, second: RGB, share: float) -> RGB:
-    """`first` with a share of `second` mixed in."""
+    """`first` blended with a share of `second`."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
@@ -54,7 +54,7 @@ def accent_of(rgb: RGB) -> RGB:
 
 
 def shade_of(rgb: RGB, share: float) -> RGB:
-    """A darker tone of a colour; of black a lighter one, so that it shows."""
+    """A darker shade of a colour; a lighter one for black, so that it is visible."""
     return mix(rgb, (0, 0, 0), share) if brightness(rgb) > 60 else mix(rgb, (255, 255, 255), share * 0.8)
 
 
@@ -78,7 +78,7 @@ def layers_of(item: Item, grain: float) -> list[Layer]:
 
 
 def _bounds(part: Part) -> tuple[float, float, float, float]:
-    """Smallest and largest x and y of a part; for arms x runs across and y along."""
+    """Minimum and maximum x and y of a part; for arms, x runs across and y along."""
     points = part.outline[:, ::-1] if part.frame.endswith("_arm") else part.outline
     return float(points[:, 0].min()), float(points[:, 0].max()), float(points[:, 1].min()), float(points[:, 1].max())
 
@@ -164,7 +164,7 @@ def _material(item: Item, part: Part, base: RGB, grain: float) -> list[Shape]:
 
 
 def _details(item: Item, cut: Cut, grain: float) -> list[tuple[str, Shape]]:
-    """Zips, hoods, bands and soles: what makes the category."""
+    """The details of the category: zips, hoods, bands and soles."""
     frames = {part.name: part.frame for part in cut.parts}
     shapes: list[tuple[str, Shape]] = []
     rgb = item.rgb
@@ -256,7 +256,7 @@ def _ruffles(item: Item, cut: Cut, grain: float) -> list[tuple[str, Shape]]:
 
 
 def _emblem(item: Item, cut: Cut, grain: float) -> list[tuple[str, Shape]]:
-    """Letters or a logo at the place the cut gives them."""
+    """Letters or a logo, at their position in the cut."""
     design = item.attributes["Design features"]
     name, x, y, width, height = cut.emblem
     frame = next(part.frame for part in cut.parts if part.name == name)

@@ -1,7 +1,7 @@
 """Writes tops and the bottoms worn with them in the folder layout and lists of FashionVC, ExpReduced and FashionTaobaoTB (GeCo's copies).
 
-Pairs follow the world's rule (`compatible`) with its noise, as the outfits do from which they come. As in the datasets some tops and some
-bottoms stand in several pairs. Each split has its own items, drawn from its own namespace; the real lists let a few cross over.
+Pairs come from outfits and follow the world's rule (`compatible`) with its noise. As in the datasets, some tops and some bottoms appear in
+several pairs. Each split has its own items, drawn from its own namespace; in the real lists, splits share a few items.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ NAMESPACES = {"train": "train", "val": "val", "test": "test"}
 NEGATIVES = 9
 # As in FashionVC, where 17,140 training pairs have 12,309 tops and 11,281 bottoms.
 REUSED_BOTTOM, REUSED_TOP = 0.3, 0.3
-# How many earlier pairs are looked at for an item that fits.
+# How many earlier pairs are searched for a fitting item.
 _TRIES = 30
 
 
@@ -42,7 +42,7 @@ FASHION_TAOBAO_TB = _Layout(
 
 @dataclass(frozen=True)
 class _Pair:
-    """A top and a bottom that are worn together, and the outfit that they come from."""
+    """A top and a bottom that are worn together, and the outfit they come from."""
 
     top: Item
     bottom: Item
@@ -51,26 +51,26 @@ class _Pair:
 
 @writes("fashionvc")
 def write_fashionvc(root: str | Path, people: int, size: tuple[int, int], seed: int, workers: int | None = None) -> Path:
-    """Write `people` pairs, images of `size` (height, width), as FashionVC into the new folder `root` and return it.
+    """Write `people` pairs with images of `size` (height, width) as FashionVC into the new folder `root` and return it.
 
-    Three in four pairs are for training, a tenth for validation, the rest for testing. The folder appears under its name only when it is
-    whole.
+    Three quarters of the pairs are for training, a tenth for validation, the rest for testing. The folder appears under its name only when
+    it is complete.
 
     Raises:
-        UserError: if there is something in `root`, or validation would have too few bottoms for nine negatives.
+        UserError: if `root` is not empty, or validation would have too few bottoms for nine negatives.
     """
     return _write(Path(root), "fashionvc", FASHION_VC, people, size, seed, workers)
 
 
 @writes("exp_reduced")
 def write_exp_reduced(root: str | Path, people: int, size: tuple[int, int], seed: int, workers: int | None = None) -> Path:
-    """Write pairs as ExpReduced; otherwise as `write_fashionvc`."""
+    """Write pairs as ExpReduced; otherwise like `write_fashionvc`."""
     return _write(Path(root), "exp_reduced", EXP_REDUCED, people, size, seed, workers)
 
 
 @writes("fashion_taobao_tb")
 def write_fashion_taobao_tb(root: str | Path, people: int, size: tuple[int, int], seed: int, workers: int | None = None) -> Path:
-    """Write pairs as FashionTaobaoTB, where a test top may have several bottoms; otherwise as `write_fashionvc`."""
+    """Write pairs as FashionTaobaoTB, where a test top may have several bottoms; otherwise like `write_fashionvc`."""
     return _write(Path(root), "fashion_taobao_tb", FASHION_TAOBAO_TB, people, size, seed, workers)
 
 
@@ -100,7 +100,7 @@ def _public_id(id_: str, number: int, md5: bool) -> str:
 
 
 def _pairs(split: str, count: int, seed: int, several: bool) -> list[_Pair]:
-    """Draw pairs of a split, no two of them the same; where a test top has one bottom alone, tops are not reused."""
+    """Draw the distinct pairs of a split; if a test top may have only one bottom, tops are not reused."""
     stream = Stream(seed, NAMESPACES[split], "top-bottom", 0)
     pairs: list[_Pair] = []
     known: set[tuple[str, str]] = set()
@@ -121,14 +121,14 @@ def _pairs(split: str, count: int, seed: int, several: bool) -> list[_Pair]:
 
 
 def _write_item(size: tuple[int, int], root: Path, job: tuple[str, Item]) -> Truth:
-    """Write an item's image and return what the world knows about it."""
+    """Write an item's image and return its ground truth."""
     id_, item = job
     save_jpeg(root / "img" / f"{id_}.jpg", render_item(item, *size))
     return {"id": id_, "item": item.id, "category": item.category, "attributes": item.attributes, "caption": item.caption()}
 
 
 def _write_lists(layout: _Layout, pairs: dict[str, list[_Pair]], ids: dict[str, str], seed: int, root: Path) -> None:
-    """Write the three lists; negatives are bottoms of the same split that its rows do not name as positives of the top."""
+    """Write the three lists; negatives are bottoms of the same split that are not positives of the top in any row."""
     for split, rows in pairs.items():
         bottoms = list(dict.fromkeys(ids[pair.bottom.id] for pair in rows))
         positives: dict[str, set[str]] = {}
@@ -146,7 +146,7 @@ def _write_lists(layout: _Layout, pairs: dict[str, list[_Pair]], ids: dict[str, 
 
 
 def _others(stream: Stream, bottoms: Sequence[str], positives: set[str]) -> list[str]:
-    """Draw different bottoms that are not among `positives`."""
+    """Draw distinct bottoms that are not in `positives`."""
     drawn: dict[str, None] = {}
     while len(drawn) < NEGATIVES:
         bottom = stream.choice(bottoms)

@@ -1,4 +1,4 @@
-"""Writes a world of people in the exact folder layout, file names, palette and pair format of VITON-HD."""
+"""Writes a world of people with the exact folder layout, file names, palette and pair format of VITON-HD."""
 
 import json
 from dataclasses import dataclass
@@ -38,14 +38,14 @@ LIP_PALETTE: tuple[tuple[int, int, int], ...] = (
 
 @dataclass(frozen=True)
 class _Job:
-    """One person to write: the split is also the namespace, the number also the stem."""
+    """One person to write; the split is also the namespace, and the number is part of the file names."""
 
     split: str
     number: int
 
     @property
     def stem(self) -> str:
-        """The file name without its ending, such as 00006_00."""
+        """The file name without its suffix, such as 00006_00."""
         return f"{self.number:05d}_00"
 
 
@@ -53,12 +53,12 @@ class _Job:
 def write_viton_hd(
     root: str | Path, people: int, size: tuple[int, int], seed: int, test_fraction: float = 0.15, workers: int | None = None
 ) -> Path:
-    """Write `people` persons of `size` (height, width) as VITON-HD into the new folder `root` and return it.
+    """Write `people` people of `size` (height, width) as VITON-HD into the new folder `root` and return it.
 
-    The folder appears under its name only when it is whole. Training people come from the namespace `train`, test people from `test`.
+    The folder appears under its name only when it is complete. Training people come from the namespace `train`, test people from `test`.
 
     Raises:
-        UserError: if there is something in `root`, or a split would have fewer than two people.
+        UserError: if `root` is not empty, or a split would have fewer than two people.
     """
     jobs = [_Job(split, number) for split, numbers in split_numbers(people, test_fraction).items() for number in numbers]
     return write_layout(
@@ -74,7 +74,7 @@ def write_viton_hd(
 
 
 def _write_pairs(jobs: list[_Job], seed: int, root: Path) -> None:
-    """Write both pair files: person and another's garment."""
+    """Write the pair files of both splits: each person with another person's garment."""
     for split in SPLITS:
         names = [f"{job.stem}.jpg" for job in jobs if job.split == split]
         pairs = zip(names, mismatched(names, Stream(seed, split, "pairs", 0)), strict=True)
@@ -83,7 +83,7 @@ def _write_pairs(jobs: list[_Job], seed: int, root: Path) -> None:
 
 
 def _write_person(size: tuple[int, int], seed: int, root: Path, job: _Job) -> Truth:
-    """Write all files of one person and return its truth."""
+    """Write all files of one person and return its ground truth."""
     person = make_person(seed, job.split, job.number)
     images = render_person(person, *size)
     folder, stem = root / job.split, job.stem

@@ -1,4 +1,4 @@
-"""Items of the wardrobe: a small fashion world whose truth is known, drawn from named random streams."""
+"""Items of the wardrobe: a small fashion world with known ground truth, drawn from named random streams."""
 
 import hashlib
 import random
@@ -61,16 +61,16 @@ class Stream:
     """A named random stream that gives the same numbers on every machine and Python version."""
 
     def __init__(self, seed: int, namespace: str, kind: str, index: int) -> None:
-        """Open the stream of one thing (`kind`, `index`) of one namespace."""
-        # Only `.random()` is used: its sequence for a string seed is promised to stay the same across Python versions.
+        """Open the stream of one object (`kind`, `index`) in one namespace."""
+        # Only `.random()` is used: Python guarantees its sequence for a string seed across versions.
         self._random = random.Random(f"{WORLD_VERSION}/{seed}/{namespace}/{kind}/{index}")
 
     def number(self, low: float = 0.0, high: float = 1.0) -> float:
-        """A number drawn evenly from [low, high)."""
+        """A number drawn uniformly from [low, high)."""
         return low + (high - low) * self._random.random()
 
     def choice(self, options: Sequence[T]) -> T:
-        """One of the options, each as likely as the other."""
+        """One of the options, drawn uniformly."""
         return options[int(self._random.random() * len(options))]
 
     def chance(self, probability: float) -> bool:
@@ -79,7 +79,7 @@ class Stream:
 
 
 def _held_out_pairs(first: Sequence[str], second: Sequence[str], share: float) -> frozenset[tuple[str, str]]:
-    """A fixed share of all pairs in the order of their hashes, no value of `first` twice."""
+    """A fixed share of all pairs, in the order of their hashes, without a repeated value of `first`."""
     pairs = sorted(((a, b) for a in first for b in second), key=lambda pair: hashlib.sha256("/".join(pair).encode()).hexdigest())
     chosen: dict[str, tuple[str, str]] = {}
     for pair in pairs:
@@ -94,7 +94,7 @@ HELD_OUT_CATEGORY_MATERIALS = _held_out_pairs(CATEGORIES, ATTRIBUTES["Material"]
 
 @dataclass(frozen=True)
 class Item:
-    """One garment or accessory. All geometry numbers lie in [0, 1]; a category uses those that fit it."""
+    """One garment or accessory. All geometry numbers lie in [0, 1]; a category uses those that apply to it."""
 
     id: str
     category: str
@@ -117,7 +117,7 @@ class Item:
 
     @property
     def rgb(self) -> RGB:
-        """The main colour: its name's colour with this item's small jitter."""
+        """The main colour: the named colour with this item's small jitter."""
         red, green, blue = (min(255, max(0, round(base + shift))) for base, shift in zip(COLORS[self.color], self.jitter, strict=True))
         return red, green, blue
 
@@ -128,7 +128,7 @@ class Item:
 
     @property
     def second_rgb(self) -> RGB:
-        """The colour of the print: one whose brightness is far from the main colour's."""
+        """The colour of the print, with a brightness far from the main colour's."""
         options = [rgb for rgb in COLORS.values() if abs(brightness(rgb) - brightness(COLORS[self.color])) > 90]
         return options[int(self.second * len(options))]
 
@@ -147,17 +147,17 @@ class Item:
 
     @property
     def unseen(self) -> bool:
-        """Whether the item has a combination that only the test namespace has."""
+        """Whether the item has a combination that occurs only in the test namespace."""
         return held_out(self)
 
     def caption(self) -> str:
-        """A sentence in a fixed grammar that holds every attribute's value literally."""
+        """A sentence in a fixed grammar that contains every attribute's value literally."""
         words = [self.attributes[name] for name in ("Color", "Material", "Design features", "Clothing Fashion Style")]
         article = "an" if words[0][0] in "aeiou" else "a"
         return f"{article} {' '.join(words)} {self.category} {self._cut_in_words()}"
 
     def _cut_in_words(self) -> str:
-        """The part of the caption that tells the cut."""
+        """The part of the caption that describes the cut."""
         if self.garment_type in ("upper", "full"):
             return f"with {self.sleeves} sleeves"
         shape = "long" if self.length > 0.5 else "short"
@@ -170,18 +170,18 @@ def brightness(rgb: RGB) -> float:
 
 
 def held_out(item: Item) -> bool:
-    """Whether (Color, Design features) or (category, Material) is a combination kept for the test namespace."""
+    """Whether (Color, Design features) or (category, Material) is a combination reserved for the test namespace."""
     color_design = (item.attributes["Color"], item.attributes["Design features"])
     return color_design in HELD_OUT_COLOR_DESIGNS or (item.category, item.attributes["Material"]) in HELD_OUT_CATEGORY_MATERIALS
 
 
 def make_item(seed: int, namespace: str, index: int, categories: Sequence[str] = CATEGORIES) -> Item:
-    """The item number `index` of a namespace; outside `test` it has no held-out combination."""
+    """Item number `index` of a namespace; outside of `test` it has no held-out combination."""
     return allowed_item(Stream(seed, namespace, "item", index), namespace, f"{namespace}-{index:06d}", categories)
 
 
 def allowed_item(stream: Stream, namespace: str, id: str, categories: Sequence[str]) -> Item:
-    """The next item of a stream that the namespace may have."""
+    """The next item of a stream that is allowed in the namespace."""
     if namespace not in NAMESPACES:
         raise UserError(f"unknown wardrobe namespace {namespace!r}: choose one of {', '.join(NAMESPACES)}")
     while True:
@@ -191,7 +191,7 @@ def allowed_item(stream: Stream, namespace: str, id: str, categories: Sequence[s
 
 
 def draw_item(stream: Stream, id: str, categories: Sequence[str]) -> Item:
-    """One item from a stream, every attribute and number drawn evenly and independently."""
+    """One item from a stream; every attribute and number is drawn uniformly and independently."""
     return Item(
         id=id,
         category=stream.choice(categories),

@@ -1,4 +1,4 @@
-"""What shares a column, what is a row, and what is best."""
+"""Arranging records: columns, rows, and the best values."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ def ranks(values, higher):
         ([0.1, 0.3, 0.2], False, ["best", None, "second"]),
         ([0.3, 0.3, 0.2], True, ["best", "best", None]),  # two best leave no second
         ([0.3, 0.2, 0.2], True, ["best", "second", "second"]),
-        ([0.3, 0.1 + 0.2, 0.2], True, ["best", "best", None]),  # they differ by rounding alone
+        ([0.3, 0.1 + 0.2, 0.2], True, ["best", "best", None]),  # they differ only by rounding
         ([None, -5.0, None], True, [None, "best", None]),
         ([-1.0, -2.0], False, ["second", "best"]),
         ([], True, []),
@@ -77,7 +77,7 @@ def test_rows_are_recipes_with_their_overlays(tmp_path):
     assert set(rows) == {"recipes/tiny/igr.yaml", "igr + igr-no-garmnet", "recipes/igr.yaml"}
 
 
-def test_a_seed_counts_once_and_code_that_changed_is_told(tmp_path):
+def test_a_seed_counts_once_and_changed_code_is_noted(tmp_path):
     write_test(tmp_path, IGR, {"fid[x]": 1.0}, node="a", started="2026-01-01T00:00:00+00:00")
     write_test(tmp_path, IGR, {"fid[x]": 2.0}, node="b", started="2026-01-02T00:00:00+00:00")
     write_test(tmp_path, IGR, {"fid[x]": 4.0}, seed=1, source_sha256="99" * 32)
@@ -86,7 +86,7 @@ def test_a_seed_counts_once_and_code_that_changed_is_told(tmp_path):
     assert rows["igr"].notes == ["2 records of seed 0: the last one counts", "its seeds were run by different versions of the code"]
 
 
-def test_a_user_s_own_code_that_changed_is_told_and_libraries_are_not(tmp_path):
+def test_changed_user_code_is_noted_and_changed_libraries_are_not(tmp_path):
     for recipe, seed, versions in (("mine", 0, "source 11"), ("mine", 1, "source 22"), ("igr", 0, "2.8"), ("igr", 1, "2.9")):
         write_test(tmp_path, f"{recipe}.yaml", {"fid[x]": 1.0}, seed=seed, versions={"package": versions})
     _, rows = only(tmp_path)
@@ -94,7 +94,7 @@ def test_a_user_s_own_code_that_changed_is_told_and_libraries_are_not(tmp_path):
 
 
 def test_the_conditions_that_a_record_states_decide_what_shares_a_board(tmp_path):
-    """Here a task whose results do not depend on the size; records that state nothing are compared at one size alone."""
+    """A task whose results do not depend on the size; records that state nothing are compared only at the same size."""
     stated = {"world": "wardrobe", "data": "7c687c687c68", "masks": "", "reference": "fashionvc test bottom"}
     for name, conditions, boards in (("stated", stated, 1), ("not", {}, 2)):
         for recipe, size in (("a.yaml", "64x48"), ("b.yaml", "128x128")):
@@ -111,7 +111,7 @@ def test_the_conditions_that_a_record_states_decide_what_shares_a_board(tmp_path
 
 
 def test_a_record_without_conditions_is_compared_with_one_that_states_the_same(tmp_path):
-    """As where a folder was begun before records stated them."""
+    """For folders that were started before records stated them."""
     old = {"data": {"fingerprint": "7c68" * 16, "size": "64x48", "masks": "file", "world": "wardrobe"}}
     old["reference"] = {"dataset": "viton_hd", "split": "test", "field": "garment", "size": "64x48", "fingerprint": "12" * 32}
     write_test(tmp_path, "a.yaml", {"ssim": 0.5}, **old)
@@ -144,15 +144,15 @@ def test_records_that_the_suite_does_not_plan_are_no_rows_and_stale_ones_say_so(
     plan(tmp_path, {"now": "k1", "before": "k2"})
     board, rows = only(tmp_path)
     assert {name: row.notes for name, row in rows.items()} == {
-        "now": [], "before": ["of other settings, data or code than the suite plans: seed 0"],
+        "now": [], "before": ["run with other settings, data or code than the suite plans: seed 0"],
     }  # fmt: skip
     assert rows["before"].cells["fid[x]"].rank == "best"
     assert board.notes == ["Its rows were run by different versions of the code."]
     found = read(tmp_path)
     assert [(node.id, node.status) for node in found.nodes if node.status != "ok"] == [("gone", "unplanned")]
     text = markdown(found)
-    assert "| gone | unplanned | not in the suite any more; its record says ok |" in text and board.notes[0] in text
-    # A plan that has no keys, or no plan, tells nothing.
+    assert "| gone | unplanned | no longer in the suite; its record says ok |" in text and board.notes[0] in text
+    # Without keys in the plan, or without a plan, nothing is stale.
     plan(tmp_path, {"now": None})
     assert [row.notes for row in only(tmp_path)[1].values()] == [[], [], []]
 
@@ -178,7 +178,7 @@ def test_a_metric_that_two_records_read_the_other_way_round_is_two_columns(tmp_p
     assert [list(rows[name].cells) for name in "ab"] == [["ssim (higher is better)"], ["ssim (lower is better)"]]
 
 
-def test_a_row_finds_its_training_by_the_checkpoint_and_tells_its_parents_apart(tmp_path):
+def test_a_row_finds_its_training_and_parents_by_their_checkpoints(tmp_path):
     def left(name):
         return {"path": f"/run/{name}/last.ckpt", "sha256": name * 64}
 
@@ -193,7 +193,7 @@ def test_a_row_finds_its_training_by_the_checkpoint_and_tells_its_parents_apart(
     assert (line["fit_seconds"], line["parents_fit_seconds"]) == ("20.0", "100.0")
 
 
-def test_what_is_not_a_number_is_never_best_and_what_is_missing_is_told(tmp_path):
+def test_nan_is_never_best_and_missing_values_are_noted(tmp_path):
     write_test(tmp_path, IGR, {"ssim": None}, reason="3 of 40 predictions are not finite")
     write_test(tmp_path, "b.yaml", {"ssim": -0.2})
     for seed, values in enumerate(({"fid[x]": 1.0, "ssim": -0.3}, {"ssim": -0.3})):
@@ -205,7 +205,7 @@ def test_what_is_not_a_number_is_never_best_and_what_is_missing_is_told(tmp_path
     assert rows["c"].cells["fid[x]"].note == "1 of 2 seeds have this metric"
     for seed, value in enumerate((1.0, None)):
         write_test(tmp_path, "d.yaml", {"fid[x]": value}, seed=seed)
-    assert only(tmp_path)[1]["d"].cells["fid[x]"].value is None  # no mean over the seeds that happened to work
+    assert only(tmp_path)[1]["d"].cells["fid[x]"].value is None  # no mean over only the seeds that worked
     text = markdown(read(tmp_path))
     assert "| - † |" in text and "† c, fid\\[x\\]: 1 of 2 seeds have this metric" in text
     lines = csv.DictReader(io.StringIO(csv_text(read(tmp_path))))
@@ -230,7 +230,7 @@ def test_nodes_without_a_result_keep_their_reasons(tmp_path):
     assert "| test--method1--seed0 | killed | killed by signal 9 \\(out of memory?\\) |" in text
 
 
-def test_what_has_no_record_to_read_stands_where_the_suite_plans_it(tmp_path):
+def test_nodes_without_a_readable_record_appear_where_the_suite_plans_them(tmp_path):
     ids = {"torn": "vtoff", "late": "vtoff", "alone": "retrieval"}
     where = {"dataset": "viton_hd", "protocol": "vtoff-tiny", "kind": "test"}
     (tmp_path / "suite.json").write_text(json.dumps({"nodes": [{"id": id_, "task": task, **where} for id_, task in ids.items()]}))
@@ -240,11 +240,11 @@ def test_what_has_no_record_to_read_stands_where_the_suite_plans_it(tmp_path):
     found = read(tmp_path)
     told = {(board.task, len(board.rows)): [(node.id, node.status) for node in board.absent] for board in found.boards}
     assert told == {("vtoff", 1): [("torn", "damaged"), ("late", "waiting")], ("retrieval", 0): [("alone", "waiting")]}
-    assert "No test of it has a result." in markdown(found) and "Not here: alone, waiting" in markdown(found)
+    assert "No test has a result." in markdown(found) and "Not here: alone, waiting" in markdown(found)
 
 
-def test_a_figure_that_others_are_held_against_has_no_best(tmp_path):
-    """Agreement by chance is better neither high nor low."""
+def test_a_metric_without_a_direction_has_no_best(tmp_path):
+    """For agreement by chance, neither high nor low is better."""
     entry = {"higher_is_better": None, "ci95": None}
     for name, value in (("igr", 0.2), ("white", 0.1)):
         write_test(tmp_path, f"recipes/tiny/{name}.yaml", {}, metrics={"by_chance": {"value": value, **entry}}, per_sample=None)

@@ -1,4 +1,4 @@
-"""What stands beside a board's own numbers: the published ones, and the protocol in full."""
+"""What is shown next to a board's own numbers: the published ones, and the protocol in full."""
 
 import json
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_published_rows_stand_apart(tmp_path):
     assert [row.name for row in board.rows] == ["igr"] and "0.7895" not in csv_text(read(tmp_path, published))
     text = markdown(read(tmp_path, published))
     assert text.index("<details><summary>Published") < text.index("0.7895") < text.rindex("</details>")
-    assert "protocol vtoff-igr: the same protocol)" in text and "protocol vtoff-twgtm: not to be compared: another protocol" in text
+    assert "protocol vtoff-igr: the same protocol)" in text and "protocol vtoff-twgtm: not comparable: another protocol" in text
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_published_rows_stand_apart(tmp_path):
         ({"n_samples": 7, "data": {"size": "64x48"}}, ["samples 2032 (here 7)", "size 1024x768 (here 64x48)"]),
     ],
 )
-def test_published_numbers_are_compared_only_with_the_like(tmp_path, fields, words):
+def test_published_numbers_are_compared_only_under_the_same_conditions(tmp_path, fields, words):
     given = {"protocol": "vtoff-igr", "n_samples": 2032, **fields}
     write_test(tmp_path, IGR, {"ssim": 0.5}, **{**given, "data": {"size": "1024x768", **given.get("data", {})}})
     published = read_published(default_folder())
@@ -61,23 +61,23 @@ def test_published_numbers_are_compared_only_with_the_like(tmp_path, fields, wor
 
 
 def test_published_numbers_that_cannot_be_read_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"no \*.yaml there"):
+    with pytest.raises(UserError, match=r"no \*.yaml in this folder"):
         read_published(tmp_path)
     igr = (ROOT / "benchmarks" / "published" / "igr.yaml").read_text(encoding="utf-8")
     paper = yaml.safe_load(igr)
     for values, words in (("abc", "ValueError"), ({"ssim": 0.5}, "TypeError: .*: values must be strings, in quotes")):
         paper["tables"][0]["rows"][0]["values"]["viton_hd"] = values
         (tmp_path / "paper.yaml").write_text(json.dumps(paper))
-        with pytest.raises(UserError, match=rf"paper.yaml: no file of published numbers \({words}"):
+        with pytest.raises(UserError, match=rf"paper.yaml: not a valid file of published numbers \({words}"):
             read_published(tmp_path)
     (tmp_path / "paper.yaml").write_text(json.dumps({"schema": 1, "tables": [{"kind": "results"}]}))
-    with pytest.raises(UserError, match=r"paper.yaml: no file of published numbers \(KeyError"):
+    with pytest.raises(UserError, match=r"paper.yaml: not a valid file of published numbers \(KeyError"):
         read_published(tmp_path)
 
 
-def test_the_protocol_is_told_in_full(tmp_path, monkeypatch):
+def test_the_protocol_is_shown_in_full(tmp_path, monkeypatch):
     write_test(tmp_path / "run", str(ROOT / IGR), {"ssim": 0.5})
-    # A name that leads out of recipes/tasks is not followed, even to a file that claims it.
+    # A name that points outside of recipes/tasks is not followed, even to a file that claims it.
     (tmp_path / "recipes" / "tasks").mkdir(parents=True)
     (tmp_path / "secret.yaml").write_text("evaluate: {protocol: ../../secret}")
     write_test(tmp_path / "run", str(tmp_path / "recipes" / "x.yaml"), {"ssim": 0.5}, protocol="../../secret", node="astray")
@@ -85,8 +85,8 @@ def test_the_protocol_is_told_in_full(tmp_path, monkeypatch):
     texts = {board.protocol: board.protocol_text for board in read(tmp_path / "run").boards}
     assert texts == {"vtoff-tiny": (ROOT / "recipes" / "tasks" / "vtoff-tiny.yaml").read_text(), "../../secret": None}
     text = markdown(read(tmp_path / "run"))
-    assert f"```yaml\n{texts['vtoff-tiny']}```\n" in text and text.count("only the name is known") == 1
-    assert "times compare on one device only" in text
+    assert f"```yaml\n{texts['vtoff-tiny']}```\n" in text and text.count("Only the protocol's name is known") == 1
+    assert "compare times on the same device only" in text
     # Nothing in the text ends the code.
     (tmp_path / "recipes" / "tasks" / "evil.yaml").write_text("# ````\n# <b>\nevaluate: {protocol: evil}\n")
     write_test(tmp_path / "evil", str(tmp_path / "recipes" / "x.yaml"), {"ssim": 0.5}, protocol="evil")

@@ -1,4 +1,4 @@
-"""`fashiongen bench run` as a user types it, on true trainings."""
+"""`fashiongen bench run` as a user types it, on real trainings."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def test_a_suite_is_trained_tested_and_kept(recipe, tmp_path, monkeypatch, capfd
     assert len((folder / test.per_sample).read_text().splitlines()) == 8 and len(list((folder / test.images).glob("*.png"))) == 8
     assert "colour" in (folder / test.log).read_text()
     assert "2 ok" in capfd.readouterr().out
-    # What a folder holds is enough to know that it is done: nothing runs again.
+    # The folder alone shows that everything is done: nothing runs again.
     nodes = {node["id"]: node["key"] for node in json.loads((out / "suite.json").read_text())["nodes"]}
     assert nodes == {fit.node: fit.key, test.node: test.key}
 
@@ -75,7 +75,7 @@ def test_a_mistake_ends_in_one_line(tmp_path, monkeypatch, capsys, arguments, wo
 
 
 @pytest.mark.parametrize(("executor", "words"), [("local", "to do; needs nothing; no limit\n"), ("slurm", "no limit, 1 GPU\n")])
-def test_a_dry_run_lists_what_a_cluster_would_be_asked(tmp_path, monkeypatch, capfd, executor, words):
+def test_a_dry_run_lists_what_a_cluster_would_run(tmp_path, monkeypatch, capfd, executor, words):
     monkeypatch.setattr(runner, "describer", lambda render: toys.describe)
     suite = toys.write_suite(tmp_path, {"white": {"facts": {"learns": False, "accelerator": "auto", "gpus": 1}}})
     assert bench(suite, "--out", tmp_path / "out", "--dry-run", "--executor", executor, "--cpus", 3) == 0
@@ -85,7 +85,7 @@ def test_a_dry_run_lists_what_a_cluster_would_be_asked(tmp_path, monkeypatch, ca
 
 @pytest.mark.slow
 def test_a_training_that_was_killed_ends_with_the_weights_of_one_that_was_not(tmp_path):
-    """Must show 2 with the true command line: SIGKILL to the runner in mid-training, and a second run."""
+    """Must show 2 with the real command line: SIGKILL to the runner in mid-training, and a second run."""
     keys = {"data.init_args.people": 400, "trainer.max_epochs": 4}
     fit_keys = {"trainer.callbacks.init_args.every_n_train_steps": 3}
     suite = {

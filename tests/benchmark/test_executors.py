@@ -65,7 +65,7 @@ def test_a_node_may_have_what_one_machine_of_a_ray_cluster_has(monkeypatch):
 
 
 def test_lightning_starts_its_processes_itself_in_a_slurm_job(tmp_path, trace, monkeypatch):
-    """Else it would take the one task of the job for one of several that srun has started."""
+    """Otherwise it would take the job's single task for one of several started by srun."""
     pytest.importorskip("submitit", reason="the extra `cluster` is not installed")
     monkeypatch.setenv("PYTHONPATH", PATH)
     suite = toys.write_suite(tmp_path, {"white": RECIPES["white"]})
@@ -84,13 +84,13 @@ def test_lightning_starts_its_processes_itself_in_a_slurm_job(tmp_path, trace, m
 
 
 @pytest.mark.parametrize("module", ["ray", "submitit"])
-def test_a_missing_extra_is_told_in_one_line(tmp_path, monkeypatch, module):
+def test_a_missing_extra_is_a_one_line_error(tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=r"install it with `pip install 'fashiongen\[cluster\]'`"):
         OnRay(1, None, 1, None) if module == "ray" else OnSlurm(1, tmp_path, 1, {})
 
 
-def test_no_slurm_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_missing_slurm_is_a_one_line_error(tmp_path, monkeypatch):
     pytest.importorskip("submitit", reason="the extra `cluster` is not installed")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"--executor slurm: .*run it where you can call srun"):

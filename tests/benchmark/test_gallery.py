@@ -1,4 +1,4 @@
-"""The gallery: the same samples by every row, beside what their records show of them."""
+"""The gallery: the same samples for every row, next to the records' inputs and ground truth."""
 
 import base64
 import io
@@ -12,14 +12,14 @@ from fashiongen.benchmark.webpage import page
 
 
 def shown(folder):
-    """The gallery of the one board of a folder, by what the page shows."""
+    """The gallery of a folder's only board, as the page shows it."""
     text = page(read(folder), folder / "board.html")
     content = json.loads(text.partition('<script type="application/json" id="data">')[2].partition("</script>")[0])
     return content["boards"][0]["gallery"]
 
 
 def colour(address):
-    """The colour in the middle of an image of the size that `bench_folder.image` draws."""
+    """The colour in the centre of an image of the size drawn by `bench_folder.image`."""
     with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as image:
         assert image.size == (48, 64)
         return image.convert("RGB").getpixel((24, 32))
@@ -58,7 +58,7 @@ def test_the_first_record_that_has_headings_names_the_columns(tmp_path):
     assert [colour(line["images"][0]) for line in gallery["lines"]] == [(160, 20 * row, 95) for row in range(3)]
 
 
-def test_records_of_before_show_their_images_alone(tmp_path):
+def test_older_records_show_only_their_images(tmp_path):
     for name in "ab":
         change(write_test(tmp_path, f"{name}.yaml", {"ssim": 0.5}, images=2), gallery={})
     gallery = shown(tmp_path)

@@ -1,4 +1,4 @@
-"""benchmarks/README.md names what is there, and the studies that it names start."""
+"""benchmarks/README.md names everything that exists, and the studies that it names start."""
 
 import re
 import subprocess

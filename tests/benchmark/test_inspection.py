@@ -1,4 +1,4 @@
-"""What a plan is told of true recipes, methods and data."""
+"""Inspecting real recipes, methods and data for a plan."""
 
 import shutil
 from pathlib import Path
@@ -37,22 +37,22 @@ def test_a_method_and_its_data_are_described(recipe):
     assert obstacle(fit, "fit", 0) is None and obstacle(test, "test", 0) is None
 
 
-def test_what_decides_about_a_result_changes_the_content_and_nothing_else(recipe):
+def test_only_what_affects_a_result_changes_the_content_hash(recipe):
     fit = ["fit", "--config", recipe]
     changes = [[], ["--trainer.max_epochs", "2"], ["--model.init_args.width", "4"], ["--trainer.logger.init_args.name", "other"]]
     plain, longer, thinner, named = (found.content for found in facts(*([*fit, *keys] for keys in changes)))
     assert plain == named and len({plain, longer, thinner}) == 3
     (judged,) = facts([*fit, "--evaluate.images", "3"])
-    assert judged.content == plain  # a training does not depend on how it will be judged
+    assert judged.content == plain  # a training does not depend on its evaluation
 
 
-def test_what_the_recipe_leaves_open_is_left_to_the_executor(recipe):
+def test_devices_that_the_recipe_leaves_open_are_left_to_the_executor(recipe):
     fit = ["fit", "--config", recipe, "--trainer.accelerator"]
     found = facts([*fit, "auto"], [*fit, "auto", "--trainer.devices", "-1"], [*fit, "cuda", "--trainer.devices", "2"], [*fit, "cpu"])
     assert [(one.accelerator, one.gpus) for one in found] == [("auto", 1), ("auto", -1), ("cuda", 2), ("cpu", 0)]
 
 
-def test_overlays_that_cannot_run_here_are_told(cache):
+def test_overlays_that_cannot_run_here_have_an_obstacle(cache):
     zero2 = ["--config", OVERLAYS / "zero2.yaml"]
     cigm, bpr, white = facts(
         ["fit", "--config", TINY / "geco-cigm.yaml", *zero2],
@@ -62,7 +62,7 @@ def test_overlays_that_cannot_run_here_are_told(cache):
     assert obstacle(cigm, "fit", 8) == "DeepSpeed takes one optimizer and CIGM has 2"
     assert obstacle(bpr, "fit", 0) == "DeepSpeed needs a CUDA GPU, and there is none"
     assert not white.learns and cigm.seeded_data
-    assert cigm.offers is None  # the world is not rendered, and nobody asked for it
+    assert cigm.offers is None  # the world is not rendered, as requested
     assert not list(cache.glob("wardrobe/fashionvc-*people2000*"))
 
 
@@ -73,7 +73,7 @@ def pairs(tmp_path_factory):
     return folder
 
 
-def test_data_are_told_apart_by_what_they_hold_and_not_by_their_place(pairs, tmp_path, monkeypatch):
+def test_data_are_identified_by_content_and_not_by_location(pairs, tmp_path, monkeypatch):
     shutil.copytree(pairs, tmp_path / "data" / "here")
     shutil.copytree(pairs, tmp_path / "there")
     monkeypatch.chdir(tmp_path)
@@ -97,7 +97,7 @@ SUITES = sorted((ROOT / "benchmarks" / "suites").glob("*.yaml"))
     "suite", [pytest.param(path, id=path.stem, marks=[] if path.stem == "paper-igr" else pytest.mark.slow) for path in SUITES]
 )
 def test_every_suite_can_be_planned_where_there_are_no_data(suite, tmp_path, monkeypatch):
-    """What is not there is a reason to skip a node, never an end of the suite."""
+    """Missing data are a reason to skip a node, never an error of the suite."""
     monkeypatch.chdir(tmp_path)
 
     def describe(commands):
@@ -109,19 +109,19 @@ def test_every_suite_can_be_planned_where_there_are_no_data(suite, tmp_path, mon
     assert len(lacking) == (0 if suite.stem.startswith("tiny") else len(nodes))
 
 
-def test_the_true_images_of_a_protocol_are_data_of_their_own(cache, tmp_path, monkeypatch):
+def test_the_reference_images_of_a_protocol_are_identified_too(cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_street_tryon(tmp_path / "data" / "street_tryon", people=12, size=(64, 48), seed=0, test_fraction=0.5, workers=1)
     street = ["--data.class_path", "fashiongen.data.StreetTryOn", "--data.init_args.root", "data/street_tryon"]
     command = ["test", "--config", ROOT / "recipes" / "igr.yaml", "--evaluate.protocol", "vtoff-igr-street", *street]
     (found,) = facts(command)
-    assert found.offers and "data/viton_hd: no such folder" in found.problem  # the data are there, what they are held against is not
+    assert found.offers and "data/viton_hd: no such folder" in found.problem  # the data exist, the reference does not
     write_viton_hd(tmp_path / "data" / "viton_hd", people=4, size=(64, 48), seed=0, test_fraction=0.5, workers=1)
     (found,) = facts(command)
     assert found.offers and found.problem is None
 
 
-def test_what_cannot_be_read_is_a_reason_and_no_end(pairs, tmp_path):
+def test_unreadable_data_are_a_reason_and_not_an_error(pairs, tmp_path):
     shutil.copytree(pairs, tmp_path / "data")
     (tmp_path / "data" / "lost.csv").symlink_to(tmp_path / "absent")
     (found,) = facts(["test", "--config", TINY / "colour_neighbour.yaml", "--data.init_args.root", tmp_path / "data"])
@@ -144,7 +144,7 @@ def test_a_listing_follows_links_once_and_reads_weights_whole(tmp_path):
     assert _listing(tmp_path / "elsewhere" / "a.bin") == _listing(tmp_path / "root" / "train" / "a.bin")
 
 
-def test_other_weights_of_the_same_size_are_another_content(recipe, tmp_path):
+def test_other_weights_of_the_same_size_change_the_content_hash(recipe, tmp_path):
     command = ["fit", "--config", TINY / "bpr_dae.yaml", "--model.init_args.weights", tmp_path / "alexnet.pth"]
     (tmp_path / "alexnet.pth").write_bytes(b"one")
     (one,) = facts(command)
@@ -175,7 +175,7 @@ def test_relative_paths_are_found_wherever_a_recipe_or_a_suite_names_them(tmp_pa
     assert absent.problem == "absent: No such file or directory"
 
 
-def test_the_shipped_weights_are_a_part_of_the_source(tmp_path, monkeypatch):
+def test_the_shipped_weights_are_part_of_the_source(tmp_path, monkeypatch):
     package = tmp_path / "package"
     (package / "tiny" / "__pycache__").mkdir(parents=True)
     (package / "records.py").touch()
@@ -198,7 +198,7 @@ def test_the_content_is_the_same_in_another_place(pairs, tmp_path):
     assert one.content == two.content
 
 
-def test_a_misspelt_key_is_told_in_one_line():
+def test_a_misspelt_key_is_a_one_line_error():
     with pytest.raises(UserError, match=r"unknown key 'peple'"):
         facts(["fit", "--config", TINY / "white.yaml", "--data.init_args.peple", "3"])
 
@@ -221,7 +221,7 @@ def test_the_number_of_optimizers_is_the_true_one(method):
 
 
 def test_the_keys_of_all_suites_are_known():
-    """One command of each kind is parsed; two that differ in values alone are of one kind."""
+    """One command of each kind is parsed; commands that differ only in values are of the same kind."""
     asked: dict[tuple, list[str]] = {}
 
     def describe(commands):
@@ -239,9 +239,9 @@ def test_the_keys_of_all_suites_are_known():
         assert yaml.safe_dump(settings)
 
 
-def test_data_that_serve_another_task_are_told(recipe):
+def test_data_of_another_task_are_a_problem(recipe):
     (found,) = facts(["test", "--config", recipe, "--evaluate.task", "retrieval"])
-    assert found.task == "retrieval" and found.problem == "the task is retrieval, but gallery serves vtoff"
-    assert "cannot do retrieval" in obstacle(found, "test", 0)
+    assert found.task == "retrieval" and found.problem == "the task is retrieval, but the data gallery are for vtoff"
+    assert "does not support retrieval" in obstacle(found, "test", 0)
     with pytest.raises(UserError, match=r"evaluate\.task=knitting: unknown task; choose one of"):
         facts(["test", "--config", recipe, "--evaluate.task", "knitting"])

@@ -1,4 +1,4 @@
-"""Runners that are stopped or killed, and what goes on after them."""
+"""Runners that are stopped or killed, and how the next run resumes."""
 
 import random
 import signal
@@ -12,7 +12,7 @@ from toys import other_runner, records, starts, wait_for, what_counts, workers
 from fashiongen.errors import UserError
 
 
-def test_a_begun_training_outlives_a_run_without_its_data(tmp_path, trace):
+def test_a_started_training_survives_a_run_without_its_data(tmp_path, trace):
     recipe = {"toy": {"fit": {"steps": 40, "pause": 0.05}}}
     suite = toys.write_suite(tmp_path, {"slow": recipe})
     with other_runner(suite, tmp_path / "out") as other:
@@ -29,13 +29,13 @@ def test_two_runners_never_share_a_folder(tmp_path, trace):
     suite = toys.write_suite(tmp_path, {"slow": {"toy": {"fit": {"steps": 100}}}})
     with other_runner(suite, tmp_path / "out") as other:
         wait_for(lambda: starts(trace), other)
-        with pytest.raises(UserError, match="another `bench run` is at work there"):
+        with pytest.raises(UserError, match="another `bench run` is using this folder"):
             toys.run(suite, tmp_path / "out")
         other.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_runner_that_is_told_to_stop_ends_its_children_and_goes_on_later(tmp_path, trace, number):
+def test_a_stopped_runner_ends_its_children_and_resumes_later(tmp_path, trace, number):
     suite = toys.write_suite(tmp_path, {"slow": {"toy": {"fit": {"steps": 40, "pause": 0.05}}}})
     with other_runner(suite, tmp_path / "out") as other:
         wait_for((tmp_path / "out" / "nodes" / "fit--slow--seed0" / "logs" / "toy" / "last.ckpt").exists, other)
@@ -48,7 +48,7 @@ def test_a_runner_that_is_told_to_stop_ends_its_children_and_goes_on_later(tmp_p
 
 
 def test_ten_kills_leave_no_trace(tmp_path, trace):
-    """Must show 2: SIGKILL at ten random moments, and the records are those of a run that was left alone."""
+    """Must show 2: after SIGKILL at ten random moments, the records equal those of an uninterrupted run."""
     recipes = {
         "white": {"facts": {"learns": False}, "toy": {"test": {"pause": 0.3}}},
         "base": {"toy": {"fit": {"steps": 30, "pause": 0.03}, "test": {"pause": 0.3}}},
@@ -68,9 +68,9 @@ def test_ten_kills_leave_no_trace(tmp_path, trace):
         deadline = time.monotonic() + 10
         while workers(out) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert workers(out) == []  # what would write on dies with its runner
+        assert workers(out) == []  # processes that would keep writing die with their runner
         now = {name: len([start for start in starts(trace) if start == name]) for name in done(out)}
-        assert {name: now.get(name) for name in finished} == finished  # what was finished stays so, and never runs again
+        assert {name: now.get(name) for name in finished} == finished  # finished nodes stay finished and never run again
         finished = now
     assert 0 < len(finished) < 12 and any(line.endswith("resumed") for line in trace.read_text().splitlines())
     assert toys.run(suite, out)[0] == 1

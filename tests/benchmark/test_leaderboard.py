@@ -40,7 +40,7 @@ def test_csv_gives_every_number_back(tmp_path):
     assert others["test--method2--seed0"] == ("timeout", "took longer than 60 s") and len(others) == 5
 
 
-def test_no_text_of_the_csv_is_a_formula(tmp_path):
+def test_no_text_in_the_csv_is_a_formula(tmp_path):
     write_test(tmp_path, "=cmd().yaml", {"@sum": -0.5}, reason="+1", dataset="-2", node="n")
     (line,) = csv.DictReader(io.StringIO(csv_text(read(tmp_path))))
     assert [line[name] for name in ("row", "recipe", "metric", "reason", "dataset")] == ["'=cmd()", "'=cmd().yaml", "'@sum", "'+1", "'-2"]
@@ -67,7 +67,7 @@ def test_the_same_records_give_the_same_bytes_in_any_order(tmp_path):
 @pytest.mark.parametrize(
     ("value", "text"), [(None, "-"), (2e-5, "20 µs"), (0.5, "500 ms"), (12.0, "12 s"), (600.0, "10 min"), (9000.0, "2.5 h")]
 )
-def test_times_are_told_in_the_unit_that_fits(value, text):
+def test_times_are_shown_in_the_unit_that_fits(value, text):
     assert seconds(value) == text
 
 
@@ -92,7 +92,7 @@ def test_the_script_needs_no_torch(tmp_path):
     ("prepare", "words"),
     [
         (lambda folder: None, "no such folder; `fashiongen bench run SUITE --out"),
-        (lambda folder: folder.mkdir(), r"no records there \(nodes/\*/record.json\)"),
+        (lambda folder: folder.mkdir(), r"no records \(nodes/\*/record.json\) in this folder"),
         (lambda folder: (folder.mkdir(), (folder / "suite.json").write_text("{")), "suite.json: damaged"),
     ],
 )
@@ -133,7 +133,7 @@ def change(folder, do):
 
 
 def broken_png(file):
-    """Let the data end early, before a chunk without a name."""
+    """Truncate the data, before a chunk without a name."""
     content = file.read_bytes()
     first = b"IDAT" + content[41:51]
     file.write_bytes(content[:33] + struct.pack(">I", 10) + first + struct.pack(">I", zlib.crc32(first)) + bytes(40))

@@ -1,4 +1,4 @@
-"""One node: its time, its reason, its lock."""
+"""Running one node: its time, its failure reason, its lock."""
 
 import json
 import sys
@@ -11,8 +11,8 @@ from toys import KNOWN, bare_job
 from fashiongen.benchmark.node import Processes, finished, run_node, without_running
 
 
-def test_a_limit_and_the_seconds_go_on_with_a_training(tmp_path):
-    """Three starts, of which each saves after half a second and dies: what went into the checkpoint counts."""
+def test_a_resumed_training_keeps_its_time_and_limit(tmp_path):
+    """Three starts, each of which saves after half a second and dies: the time up to the checkpoint counts."""
     code = "import os, time; time.sleep(0.5); open('last.ckpt', 'w').close(); os.kill(os.getpid(), 9)"
     job = bare_job(tmp_path, code)
     job.resumable, job.limit = "last.ckpt", 600
@@ -34,7 +34,7 @@ def test_a_limit_and_the_seconds_go_on_with_a_training(tmp_path):
         ("torch.OutOfMemoryError: too large\n[W1] warning: a process group", "torch.OutOfMemoryError: too large"),
         ("ValueError: first\nfashiongen: data/x: no such folder", "fashiongen: data/x: no such folder"),
         ("one\nlast words\n", "last words"),
-        ("", "ended with exit status 3 and said nothing"),
+        ("", "ended with exit status 3 without a message"),
     ],
 )
 def test_the_reason_is_the_error_and_not_the_advice_after_it(tmp_path, written, reason):
@@ -48,10 +48,10 @@ def test_a_training_without_a_checkpoint_has_failed(tmp_path):
     assert run_node(job).status == "ok"
     job.key, job.resumable = "other", "last.ckpt"
     found = run_node(job)
-    assert (found.status, found.reason) == ("failed", "ended with exit status 0 and left no checkpoint last.ckpt")
+    assert (found.status, found.reason) == ("failed", "ended with exit status 0 but wrote no checkpoint last.ckpt")
 
 
-def test_what_ended_well_as_the_runner_was_stopped_counts(tmp_path):
+def test_a_success_while_the_runner_is_stopped_counts(tmp_path):
     record = json.dumps({"schema": 1, **KNOWN})
     job = bare_job(tmp_path, f"import time; open('record.json', 'w').write({record!r}); open('x', 'w'); time.sleep(0.3)")
 
@@ -63,8 +63,8 @@ def test_what_ended_well_as_the_runner_was_stopped_counts(tmp_path):
     assert finished(job, accept_stale=False) is not None
 
 
-def test_what_does_not_hold_the_lock_is_ended_too(tmp_path):
-    """As further processes of one training, which the first started without handing the lock on; their leader is gone."""
+def test_processes_without_the_lock_are_ended_too(tmp_path):
+    """Like further processes of one training that did not inherit the lock from the first; their leader is gone."""
     worker = "import time; time.sleep(600)"
     leader = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {worker!r}]).pid)"
     job = bare_job(tmp_path, leader)
@@ -90,8 +90,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_whatever_outlives_its_runner_is_ended_before_a_folder_is_used_again(tmp_path):
-    """The lock alone, as where the kernel ends no orphans: a child that a command left behind holds it."""
+def test_processes_that_outlive_their_runner_are_ended_before_a_folder_is_reused(tmp_path):
+    """Only the lock, as on systems that do not kill orphans: a leftover child of a command holds it."""
     left = "import os, time\nif os.fork() == 0:\n    os.closerange(1, 3)\n    time.sleep(600)\nprint('left')"
     job = bare_job(tmp_path, left)
 
@@ -99,7 +99,7 @@ def test_whatever_outlives_its_runner_is_ended_before_a_folder_is_used_again(tmp
         def gone(self, process):
             pass
 
-    assert run_node(job, Forgetful()).reason.startswith("ended with exit status 0 and left no record")
+    assert run_node(job, Forgetful()).reason.startswith("ended with exit status 0 but wrote no record")
     job.command = [sys.executable, "-c", "print('second')"]
     started = time.monotonic()
     run_node(job)

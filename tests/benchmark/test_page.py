@@ -29,7 +29,7 @@ def browser():
 
 @pytest.fixture
 def show(browser, tmp_path):
-    """Open the page of a folder; at the end nothing may have gone wrong and nothing may have been asked of the network."""
+    """Open the page of a folder; at the end there must be no error and no network request."""
     complaints, requests, contexts = [], [], []
 
     def open_page(folder, width=1280, height=900, **options):
@@ -39,7 +39,7 @@ def show(browser, tmp_path):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         tab = context.new_page()
-        tab.set_default_timeout(60_000)  # a busy machine takes its time
+        tab.set_default_timeout(60_000)  # a busy machine is slow
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: requests.append(request.url))
@@ -84,7 +84,7 @@ def test_the_table_sorts_best_first_and_back(show, folder):
     lower.get_by_role("button").click()
     assert lower.get_attribute("aria-sort") == "ascending" and names(tab) == ["igr", "igr + igr-no-garmnet", "white"]
     assert head.get_attribute("aria-sort") == "none"
-    tab.get_by_role("columnheader", name="time a sample").get_by_role("button").click()
+    tab.get_by_role("columnheader", name="time per sample").get_by_role("button").click()
     assert names(tab) == ["white", "igr + igr-no-garmnet", "igr"]
 
 
@@ -123,7 +123,7 @@ def test_tabs_by_mouse_and_by_keyboard(show, folder):
     assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
-def test_published_rows_are_a_block_of_their_own_behind_a_switch(show, folder):
+def test_published_rows_are_a_separate_block_behind_a_switch(show, folder):
     tab = show(folder)
     open_tab(tab, "vtoff on viton_hd")
     switch, block = tab.get_by_role("switch"), tab.locator("[role=tabpanel]:visible section.published")
@@ -132,7 +132,7 @@ def test_published_rows_are_a_block_of_their_own_behind_a_switch(show, folder):
     assert switch.get_attribute("aria-checked") == "true" and block.is_visible()
     text = block.inner_text()
     assert "IGR: Improving Diffusion Model" in text and "Table 1" in text and "0.7895" in text
-    assert "not to be compared: another protocol" in text and "contradiction: The text names five scales" in text
+    assert "not comparable: another protocol" in text and "contradiction: The text names five scales" in text
     ours = tab.locator("[role=tabpanel]:visible table").first
     assert "0.7895" not in ours.inner_text() and names(tab) == ["igr", "igr + igr-no-garmnet", "white"]
     switch.click()
@@ -142,7 +142,7 @@ def test_published_rows_are_a_block_of_their_own_behind_a_switch(show, folder):
 def test_the_gallery_shows_the_same_samples_side_by_side(show, folder):
     tab = show(folder)
     open_tab(tab, "retrieval")
-    assert "hold none of a common sample" in tab.locator("[role=tabpanel]:visible").inner_text()
+    assert "have none of a common sample" in tab.locator("[role=tabpanel]:visible").inner_text()
     open_tab(tab, "vtoff on viton_hd")
     gallery = tab.locator("[role=tabpanel]:visible .gallery")
     heads = [text.split()[0] for text in gallery.locator("thead th").all_inner_texts()]
@@ -169,7 +169,8 @@ def test_a_number_leads_to_its_record_log_and_command(show, folder, tmp_path):
     tab.keyboard.press("Enter")
     dialog = tab.get_by_role("dialog")
     text = dialog.inner_text()
-    assert "95 % interval" in text and "over 40 samples" in text and "paired bootstrap over 40 samples. These trained models differ" in text
+    assert "95 % interval" in text and "over 40 samples" in text
+    assert "paired bootstrap over 40 samples. The two trained models differ" in text
     assert "fashiongen test --config recipes/tiny/white.yaml --seed_everything 0" in text and "cpu (x86_64)" in text
     for name, content in (("record", '"method": "white"'), ("log", "what it printed"), ("values per sample", '"id": "00000_00"')):
         address = dialog.get_by_role("link", name=name).get_attribute("href")
@@ -202,11 +203,11 @@ def test_the_plots_say_in_words_what_they_show(show, folder):
     open_tab(tab, "vtoff on viton_hd")
     panel = tab.locator("[role=tabpanel]:visible")
     assert panel.locator("circle").count() == 6
-    assert panel.locator("svg").first.get_attribute("aria-label").startswith("lpips[tiny] (lower is better) against time a sample")
+    assert panel.locator("svg").first.get_attribute("aria-label").startswith("lpips[tiny] (lower is better) against time per sample")
     panel.locator("select").select_option("ssim")
     panel.get_by_text("The plot as text").first.click()
     assert panel.locator("figure").first.locator("li").all_inner_texts()[-1].startswith("white: 0.3")
-    # Better is further up where higher is better.
+    # Better values are further up if higher is better.
     heights = dict(
         panel.locator("figure")
         .first.locator("g")
@@ -217,7 +218,7 @@ def test_the_plots_say_in_words_what_they_show(show, folder):
     assert heights["igr"] < heights["white"]
 
 
-def test_a_phone_and_a_dark_room(show, folder):
+def test_the_page_fits_a_phone_and_dark_mode(show, folder):
     tab = show(folder, width=360, height=740, color_scheme="dark", has_touch=True)
     for text in ("retrieval", "vtoff on viton_hd", "Nodes"):
         open_tab(tab, text)
@@ -272,10 +273,10 @@ def test_hostile_strings_stay_strings(show, tmp_path):
 
 
 def test_the_policy_refuses_what_is_not_the_page_s_own(browser, folder, tmp_path):
-    """What the other tests cannot see: markup that did get in would neither run nor reach out."""
+    """A second defence: even injected markup could neither run nor reach the network."""
     file = tmp_path / "board.html"
     text = page(read(folder), file)
-    assert "default-src &#x27;none&#x27;; style-src &#x27;sha256-" in text  # as for what no markup shows, such as fetch
+    assert "default-src &#x27;none&#x27;; style-src &#x27;sha256-" in text  # for requests without markup, such as fetch
     extra = "<script>window.hacked=1</script><img src='https://example.org/x.png' onerror='window.hacked=2'><b style='color:red'>x</b>"
     file.write_text(text.replace("<main", f"{extra}<main", 1), encoding="utf-8")
     context = browser.new_context()

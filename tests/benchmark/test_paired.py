@@ -1,4 +1,4 @@
-"""Each row compared with the best of its column over the same samples."""
+"""Paired comparisons of each row with the best of its column."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_rows_are_tested_against_the_best_over_the_same_samples(tmp_path):
 
 
 def test_a_tie_for_the_best_does_not_differ_from_itself(tmp_path):
-    """Values that differ by rounding alone, all in one direction."""
+    """Values that differ only by rounding, all in one direction."""
     ids = [f"{index}" for index in range(N)]
     for recipe, value in (("a.yaml", 0.3), ("b.yaml", 0.1 + 0.2)):
         folder = write_test(tmp_path, recipe, {"ssim": value}, ids=ids)
@@ -54,7 +54,7 @@ def test_what_is_untested_is_marked_and_a_bad_baseline_takes_no_digit(tmp_path):
     for recipe, value in (("a.yaml", 12.31), ("b.yaml", 12.34), ("white.yaml", 1212.0)):
         write_test(tmp_path, recipe, {"fid[x]": value})
     text = markdown(read(tmp_path))
-    assert "| **12.31** |" in text and "| *12.34* ? |" in text and "| 1212.00 ? |" in text and "?: that is untested" in text
+    assert "| **12.31** |" in text and "| *12.34* ? |" in text and "| 1212.00 ? |" in text and "?: not tested" in text
 
 
 def test_a_first_sample_without_a_value_leaves_the_metric_one_of_samples(tmp_path):

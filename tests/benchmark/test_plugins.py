@@ -1,4 +1,4 @@
-"""Methods, datasets and tasks in a package of the user's own: what of their code counts, and how the benchmark runs them."""
+"""Methods, datasets and tasks in the user's own package: which code is hashed, and how the benchmark runs them."""
 
 import importlib
 import json
@@ -18,7 +18,7 @@ from fashiongen.benchmark.plugins import own_sources
 from fashiongen.records import Record
 
 ROOT = Path(__file__).parents[2]
-# A package of a user's own: a task, a method and a dataset of it.
+# A user's own package with a task, a method and a dataset.
 TASK = """
 from dataclasses import dataclass
 from typing import Protocol
@@ -86,7 +86,7 @@ class Shop(Gallery):
 
 @pytest.fixture
 def importable(tmp_path, monkeypatch):
-    """A folder on this process's path; what is imported from it is forgotten at the end, and `refresh` has its code read anew."""
+    """A folder on this process's path; its imports are removed at the end, and `refresh` reloads its code."""
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
 
@@ -142,7 +142,7 @@ def test_a_module_that_is_one_file_counts_wherever_it_lies(tmp_path, importable,
     assert importable("single") == found
 
 
-def test_of_an_installed_package_its_version_and_files_count(tmp_path, monkeypatch, importable):
+def test_an_installed_package_counts_by_its_version_and_files(tmp_path, monkeypatch, importable):
     site = tmp_path / "site-packages"
     write(site, plugged="")
     info = site / "plugged_methods-1.2.dist-info"
@@ -155,7 +155,7 @@ def test_of_an_installed_package_its_version_and_files_count(tmp_path, monkeypat
     assert one.startswith("source 1.2 ") and importable("plugged")["plugged"] not in (one, "source unknown")
 
 
-def test_what_counts_anyway_and_what_is_no_code_is_left_out():
+def test_known_libraries_and_non_code_files_are_left_out():
     settings = {
         "model": {"class_path": "fashiongen.methods.igr.IGR", "init_args": {"optimizer": {"class_path": "torch.optim.AdamW"}, "lr": 0.1}},
         "trainer": {"callbacks": [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"}, {"class_path": "json.JSONDecoder"}]},
@@ -164,7 +164,7 @@ def test_what_counts_anyway_and_what_is_no_code_is_left_out():
     assert own_sources(settings) == {}
 
 
-def test_an_edit_runs_again_what_it_decides_and_is_in_the_record(tmp_path, trace):
+def test_an_edit_reruns_what_depends_on_it_and_is_in_the_record(tmp_path, trace):
     def recipes(source):
         return {"white": toys.TRIVIAL, "mine": {**toys.LEARNT, "facts": {"sources": {"mine": source}}}}
 
@@ -182,7 +182,7 @@ def test_an_edit_runs_again_what_it_decides_and_is_in_the_record(tmp_path, trace
 
 
 def test_a_user_s_package_runs_from_the_user_s_folder_and_an_edit_runs_it_again(tmp_path):
-    """Nobody installed the package, and nodes run in folders of their own. The data need what PYTHONPATH names relatively."""
+    """The package is not installed, and nodes run in their own folders. The data need a relative entry of PYTHONPATH."""
     (tmp_path / "user" / "mine").mkdir(parents=True)
     (tmp_path / "user" / "mine" / "__init__.py").touch()
     write(tmp_path / "user", mine__task=TASK, mine__method=METHOD, mine__data=DATA, shades="SHADE = 0.5")

@@ -1,4 +1,4 @@
-"""The runner on toy commands: what it repeats, what it leaves, and what it says of what went wrong."""
+"""The runner on toy commands: what it repeats, what it skips, and what it reports about failures."""
 
 import io
 import json
@@ -98,7 +98,7 @@ def test_changed_source_runs_again_unless_stale_results_are_accepted(tmp_path, t
     monkeypatch.setattr(runner, "source_sha256", lambda leave_out: "another")
     status, told = toys.run(suite, tmp_path / "out", accept_stale=True)
     assert status == 0 and "4 done" in told and len(starts(trace)) == 4
-    # What a stale parent's child is made of is told by its key: without the flag, both run again.
+    # The child's key includes its stale parent's: without the flag, both run again.
     (tmp_path / "out" / "nodes" / "test--second--seed0--toy--Toys" / "record.json").unlink()
     toys.run(suite, tmp_path / "out", accept_stale=True)
     assert starts(trace)[4:] == ["test--second--seed0--toy--Toys"]
@@ -107,7 +107,7 @@ def test_changed_source_runs_again_unless_stale_results_are_accepted(tmp_path, t
     assert len(starts(trace)) == 9
 
 
-def test_results_of_before_the_settings_key_had_its_name_are_accepted(tmp_path, trace, monkeypatch):
+def test_results_with_the_old_name_of_the_settings_key_are_accepted(tmp_path, trace, monkeypatch):
     """`node.json` called it `chain`."""
     suite = toys.write_suite(tmp_path, {"base": LEARNT})
     toys.run(suite, tmp_path / "out")
@@ -119,7 +119,7 @@ def test_results_of_before_the_settings_key_had_its_name_are_accepted(tmp_path, 
     assert "2 done" in toys.run(suite, tmp_path / "out", accept_stale=True)[1] and len(starts(trace)) == 2
 
 
-def test_four_ways_not_to_end_well(tmp_path, trace):
+def test_failed_killed_timed_out_and_skipped_nodes(tmp_path, trace):
     recipes = {
         "fine": LEARNT,
         "raises": {"toy": {"fit": {"raises": "the paint is dry"}}},
@@ -153,7 +153,7 @@ def test_four_ways_not_to_end_well(tmp_path, trace):
         assert (child.task, child.protocol, child.dataset) == ("rank", "toy", "toys")
         assert child.reason in told
     assert found["test--fine--seed0--toy--Toys"].status == "ok"
-    # What failed is tried again, and what was skipped is judged again.
+    # Failed nodes are retried, and skipped nodes are checked again.
     toys.write_suite(tmp_path, {**recipes, "raises": LEARNT, "cannot": TRIVIAL}, slow)
     status, told = toys.run(suite, tmp_path / "out", jobs=4)
     found = records(tmp_path / "out")
@@ -161,7 +161,7 @@ def test_four_ways_not_to_end_well(tmp_path, trace):
     assert starts(trace).count("fit--fine--seed0") == 1 and starts(trace).count("fit--dies--seed0") == 2
 
 
-def test_only_skips_are_no_failure_and_never_replace_a_result(tmp_path, trace):
+def test_skips_are_not_failures_and_never_replace_a_result(tmp_path, trace):
     suite = toys.write_suite(tmp_path, {"white": TRIVIAL})
     toys.run(suite, tmp_path / "out")
     old = records(tmp_path / "out")
@@ -186,7 +186,7 @@ def test_a_lost_checkpoint_is_trained_again_when_a_child_needs_it(tmp_path, trac
 
 
 def test_a_half_trained_checkpoint_is_not_tested(tmp_path, trace):
-    """The printed command is pasted and stopped halfway: what lies there is no longer what the record tells of."""
+    """The printed command is pasted and stopped halfway: the checkpoint is no longer the one in the record."""
     suite = toys.write_suite(tmp_path, {"base": LEARNT})
     toys.run(suite, tmp_path / "out")
     before = what_counts(tmp_path / "out")
@@ -206,8 +206,8 @@ def begun_training(folder: Path) -> str:
     return (folder / "one" / "out" / "nodes" / "fit--base--seed0" / "logs" / "toy" / "last.ckpt").read_text()
 
 
-def test_a_parent_that_is_kept_of_other_settings_feeds_no_child(tmp_path, trace):
-    """As where it was trained on a GPU, its recipe was changed since, and there is no GPU now."""
+def test_a_kept_parent_with_other_settings_starts_no_child(tmp_path, trace):
+    """For example trained on a GPU, with a recipe changed since, and no GPU now."""
     recipes = {"base": LEARNT, "second": {**LEARNT, "parents": {"first": "base"}}}
     suite = toys.write_suite(tmp_path, recipes)
     toys.run(suite, tmp_path / "out")
@@ -228,10 +228,10 @@ def test_a_parent_that_is_kept_of_other_settings_feeds_no_child(tmp_path, trace)
     toys.run(suite, tmp_path / "out", describe=without_gpu)
     child = records(tmp_path / "out")["test--base--seed0--toy--Toys"]
     assert child.status == "skipped" and len(starts(trace)) == begun
-    assert child.reason.startswith("its parent fit--base--seed0 cannot run here (no GPU), and its earlier result is of other settings")
+    assert child.reason.startswith("its parent fit--base--seed0 cannot run here (no GPU), and its earlier result has other settings")
 
 
-def test_a_folder_that_cannot_be_had_fails_one_node(tmp_path, trace):
+def test_an_unusable_folder_fails_only_its_node(tmp_path, trace):
     suite = toys.write_suite(tmp_path, {"base": LEARNT, "white": TRIVIAL})
     (tmp_path / "out" / "nodes").mkdir(parents=True)
     (tmp_path / "out" / "nodes" / "fit--base--seed0").write_text("no folder")
@@ -240,8 +240,8 @@ def test_a_folder_that_cannot_be_had_fails_one_node(tmp_path, trace):
     assert status == 1 and "1 ok, 1 failed, 1 skipped" in told and "replaced" in told
 
 
-def test_what_is_moved_aside_never_lands_on_another(tmp_path, trace):
-    """Also where an older one was taken away, and where a name looks like a pattern."""
+def test_a_folder_moved_aside_never_overwrites_another(tmp_path, trace):
+    """Also if an older one was removed, and if a name looks like a pattern."""
     toys.write_suite(tmp_path, {"a[1]": TRIVIAL})
     suite = toys.write_suite(tmp_path, {}, [{"methods": ["a*"]}])
     for data in ("first", "second", "third", "fourth"):
@@ -253,7 +253,7 @@ def test_what_is_moved_aside_never_lands_on_another(tmp_path, trace):
 
 
 def test_a_task_that_starts_late_repeats_nothing(tmp_path, trace):
-    """A cluster may start what a killed runner left in its queue after the next runner has finished it."""
+    """A cluster may start a killed runner's queued task after the next runner has finished it."""
     jobs = []
 
     class Queue(OnMachine):
@@ -283,7 +283,7 @@ def test_a_stale_test_is_not_accepted_for_a_new_training(tmp_path, trace, monkey
     shutil.copytree(test, tmp_path / "old")
     toys.run(suite, tmp_path / "out", lambda gpus: OnlyFits(1, 0))
     shutil.rmtree(test)
-    shutil.copytree(tmp_path / "old", test)  # as a kill after the training would have left it
+    shutil.copytree(tmp_path / "old", test)  # as after a kill at the end of the training
     begun = len(starts(trace))
     _, told = toys.run(suite, tmp_path / "out", accept_stale=True)
     assert starts(trace)[begun:] == ["test--base--seed0--toy--Toys"] and "1 done, 1 ok" in told
@@ -335,5 +335,5 @@ def test_gpus_are_handed_out_and_cores_shared(tmp_path, trace, monkeypatch):
     assert {logs[f"r{number}"] for number in range(3)} == {"5", "7", "GPU-b"}
     assert len(set(logs["pair"].split(",")) & {"5", "7", "GPU-b"}) == 2
     assert logs["none"] == ""
-    assert "it asks for 4 GPUs" in records(tmp_path / "out")["test--many--seed0--toy--Toys"].reason
+    assert "it needs 4 GPUs" in records(tmp_path / "out")["test--many--seed0--toy--Toys"].reason
     assert told == [max(1, len(os.sched_getaffinity(0)) // 3)]

@@ -20,7 +20,7 @@ def test_one_seed_has_no_interval_over_seeds():
     assert mean_over_seeds([0.25]) == (0.25, None)
 
 
-def test_the_paired_bootstrap_tells_a_difference_from_none():
+def test_the_paired_bootstrap_detects_a_difference():
     generator = np.random.default_rng(1)
     noise = generator.normal(0, 1, 200)
     columns = np.stack([noise - noise.mean(), 0.4 + noise * 0.5, np.zeros(200)], axis=1)

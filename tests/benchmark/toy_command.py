@@ -1,7 +1,7 @@
-"""Acts like `fashiongen fit` and `fashiongen test`, in a tenth of a second: what a recipe says of itself under `toy` is what happens.
+"""Acts like `fashiongen fit` and `fashiongen test`, in a tenth of a second: a recipe's key `toy` says what happens.
 
-A fit adds steps to a chain of hashes and saves after each; a resumed one must end where an unbroken one does. A test reads the chain.
-Whatever starts says so in the file of TOY_TRACE. Also writes toy recipes and describes them, without anything heavy.
+A fit adds steps to a chain of hashes and saves after each; a resumed one must end like an uninterrupted one. A test reads the chain.
+Each start is logged in the file of TOY_TRACE. Also writes and describes toy recipes, without heavy imports.
 """
 
 import hashlib

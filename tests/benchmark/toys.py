@@ -1,4 +1,4 @@
-"""Toy suites: recipes that say what happens, what tells their facts, and a runner of its own to be killed."""
+"""Toy suites: recipes that say what happens, a function that describes them, and a runner process to kill."""
 
 import hashlib
 import io
@@ -56,7 +56,7 @@ def describe(commands: list[list[str]]) -> tuple[list[CommandInfo], int]:
 
 
 def run(suite: Path, out: Path, make_executor: Callable | None = None, jobs: int = 2, **options) -> tuple[int, str]:
-    """Run a toy suite and return the exit status and what was said."""
+    """Run a toy suite and return the exit status and the output."""
     told = io.StringIO()
     console = Console(file=told, width=200)
     options = {"describe": describe, "command": COMMAND, "console": console, **options}
@@ -73,7 +73,7 @@ def starts(trace: Path) -> list[str]:
 
 
 def what_counts(out: Path) -> dict[str, object]:
-    """Return of each record what a broken and an unbroken run must have in common."""
+    """Return the parts of each record that an interrupted and an uninterrupted run must share."""
     return {
         name: (record.status, record.reason, record.metrics, record.n_samples, record.checkpoint, record.key, samples(out, record))
         for name, record in records(out).items()
@@ -104,7 +104,7 @@ def bare_job(out: Path, code: str) -> Job:
 
 
 def other_runner(suite: Path, out: Path) -> subprocess.Popen:
-    """Start a runner in a process of its own, to be killed; Ctrl-C reaches it though a shell in the background has it ignored."""
+    """Start a runner in its own process, to be killed; Ctrl-C reaches it although background shells ignore it."""
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     told = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     told["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)

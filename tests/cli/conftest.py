@@ -1,4 +1,4 @@
-"""A small folder of people, rendered once, and a copy of it to spoil."""
+"""A small folder of people, rendered once, and a copy of it to damage."""
 
 import shutil
 
@@ -13,7 +13,7 @@ from fashiongen.wardrobe import write_viton_hd
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory):
-    """The folder, and what the commands make of it before it is spoilt."""
+    """The folder, and the commands' outputs for it before it is damaged."""
     folder = tmp_path_factory.mktemp("rendered")
     write_viton_hd(folder / "viton", people=4, size=(64, 48), seed=0, test_fraction=0.5, workers=1)
     data = {"class_path": "fashiongen.data.VITONHD"}

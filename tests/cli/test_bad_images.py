@@ -1,4 +1,4 @@
-"""Images and key points of every kind end in one line and exit status 2, or are used rightly."""
+"""Bad images and key points of every kind give a one-line error and exit status 2, or are used correctly."""
 
 import json
 import re
@@ -11,9 +11,11 @@ from spoilt import PREDICT, TEST, Kind, check, cut, on_its_side, others_same, pn
 
 KINDS = [
     # Images
-    Kind("a truncated JPEG", lambda w: cut(w.person), PREDICT, r"image/\w+\.jpg is cut off, damaged or no image"),
-    Kind("a text file named .jpg", lambda w: w.person.write_text("hello"), PREDICT, r"image/\w+\.jpg is cut off, damaged or no image"),
-    Kind("an image of zero bytes", lambda w: w.person.write_bytes(b""), PREDICT, r"image/\w+\.jpg is cut off, damaged or no image"),
+    Kind("a truncated JPEG", lambda w: cut(w.person), PREDICT, r"image/\w+\.jpg is truncated, damaged or not an image"),
+    Kind(
+        "a text file named .jpg", lambda w: w.person.write_text("hello"), PREDICT, r"image/\w+\.jpg is truncated, damaged or not an image"
+    ),
+    Kind("an image of zero bytes", lambda w: w.person.write_bytes(b""), PREDICT, r"image/\w+\.jpg is truncated, damaged or not an image"),
     Kind("a folder in an image's place", lambda w: (w.person.unlink(), w.person.mkdir()), PREDICT, r"image/\w+\.jpg is .*[Dd]irectory"),
     Kind(
         "a decompression bomb", lambda w: w.person.write_bytes(png_that_claims(60000, 60000)), PREDICT, r"image/\w+\.jpg .*3600000000 pix"
@@ -43,8 +45,8 @@ KINDS = [
     Kind("an animated PNG", lambda w: w.resave(save_all=True, append_images=[Image.new("RGB", (48, 64), "red")]), PREDICT, same()),
     Kind("a photo that EXIF turns", on_its_side, PREDICT, same()),
     Kind("a person of another size than its mask", lambda w: w.resave(lambda p: p.resize((144, 192), 0)), PREDICT, same(10)),
-    Kind("a truncated mask", lambda w: cut(w.mask), PREDICT, r"agnostic-mask/\w+_mask\.png is cut off"),
-    Kind("a mask all black", lambda w: w.resave(lambda m: m.point(lambda _: 0), w.mask), PREDICT, r"sample \w+: \S+ marks nothing"),
+    Kind("a truncated mask", lambda w: cut(w.mask), PREDICT, r"agnostic-mask/\w+_mask\.png is truncated"),
+    Kind("a mask all black", lambda w: w.resave(lambda m: m.point(lambda _: 0), w.mask), PREDICT, r"sample \w+: \S+ marks no pixel"),
     Kind("a mask all white", lambda w: w.resave(lambda m: m.point(lambda _: 255), w.mask), PREDICT, whole_photo),
     Kind("a mask with grey levels", lambda w: w.resave(lambda m: m.point(lambda v: 140 if v else 90), w.mask), PREDICT, same()),
     Kind(
@@ -67,22 +69,25 @@ KINDS = [
     Kind("a missing parse", lambda w: w.parse.unlink(), PREDICT, r"lack their parse, first \S*image-parse-v3/\w+\.png"),
     Kind("missing key points", lambda w: w.pose.unlink(), PREDICT, r"lack their pose, first \S*openpose_json/\w+_keypoints\.json"),
     Kind(
-        "no garments to judge by", lambda w: shutil.rmtree(w.garment.parent), TEST, r"vtoff is judged by the true garment.* use `predict`"
+        "no garments to judge by",
+        lambda w: shutil.rmtree(w.garment.parent),
+        TEST,
+        r"vtoff is evaluated against the true garment.* use `predict`",
     ),
     # Key points
     Kind("key points of nobody", lambda w: w.pose.write_text('{"people": []}'), PREDICT, same()),
-    Kind("key points that are no JSON", lambda w: cut(w.pose), PREDICT, r"_keypoints\.json: no OpenPose file"),
+    Kind("key points that are no JSON", lambda w: cut(w.pose), PREDICT, r"_keypoints\.json: not an OpenPose file"),
     Kind(
         "key points that are no numbers",
         lambda w: w.pose.write_text(re.sub(r"\[[\d.]+,", "[NaN,", w.pose.read_text())),
         PREDICT,
-        r"_keypoints\.json: no OpenPose file",
+        r"_keypoints\.json: not an OpenPose file",
     ),
     Kind(
         "key points of another skeleton",
         lambda w: w.pose.write_text(json.dumps({"people": [{"pose_keypoints_2d": [0.0] * 54}]})),
         PREDICT,
-        r"_keypoints\.json: no OpenPose file .* 25 points",
+        r"_keypoints\.json: not an OpenPose file .* 25 points",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""Pair files and folders of every kind end in one line and exit status 2, or are used rightly."""
+"""Bad pair files and folders of every kind give a one-line error and exit status 2, or are used correctly."""
 
 import shutil
 
@@ -14,9 +14,16 @@ KINDS = [
     Kind("no line end at the end", lambda w: w.pairs.write_text(w.pairs.read_text().strip()), PREDICT, same()),
     Kind("one column", lambda w: w.write_pairs(*w.names), PREDICT, r"test_pairs\.txt, line 1: has 1 columns"),
     Kind("a trailing comment", lambda w: w.write_pairs(*w.lines(), "# the end of it"), PREDICT, r"test_pairs\.txt, line 3: has 5 columns"),
-    Kind("a path that climbs", lambda w: w.write_pairs("../../a.jpg b.jpg"), PREDICT, r"test_pairs\.txt, line 1: '../../a\.jpg' leads out"),
-    Kind("an absolute path", lambda w: w.write_pairs("/etc/passwd b.jpg"), PREDICT, r"test_pairs\.txt, line 1: '/etc/passwd' leads out"),
-    Kind("a path of Windows", lambda w: w.write_pairs("..\\a.jpg b.jpg"), PREDICT, r"test_pairs\.txt, line 1: .* leads out"),
+    Kind(
+        "a path that climbs",
+        lambda w: w.write_pairs("../../a.jpg b.jpg"),
+        PREDICT,
+        r"test_pairs\.txt, line 1: '../../a\.jpg' points outside",
+    ),
+    Kind(
+        "an absolute path", lambda w: w.write_pairs("/etc/passwd b.jpg"), PREDICT, r"test_pairs\.txt, line 1: '/etc/passwd' points outside"
+    ),
+    Kind("a path of Windows", lambda w: w.write_pairs("..\\a.jpg b.jpg"), PREDICT, r"test_pairs\.txt, line 1: .* points outside"),
     Kind(
         "a backslash in a name", lambda w: w.write_pairs("sub\\a.jpg b.jpg", *w.lines()), PREDICT, r"lack their person, first .*sub\\a\.jpg"
     ),
@@ -34,7 +41,7 @@ KINDS = [
         r"test_pairs\.txt cannot be",
     ),
     Kind("a pair file in UTF-16", lambda w: w.write_pairs(*w.lines(), encoding="utf-16"), PREDICT, r"test_pairs\.txt cannot be read"),
-    Kind("an empty split", lambda w: w.pairs.write_text(""), PREDICT, r"test_pairs\.txt: no sample is listed there"),
+    Kind("an empty split", lambda w: w.pairs.write_text(""), PREDICT, r"test_pairs\.txt: no sample is listed"),
     Kind("a missing pair file", lambda w: w.pairs.unlink(), PREDICT, r"test_pairs\.txt is missing"),
     # Folders
     Kind(

@@ -1,4 +1,4 @@
-"""Recipes and places of results of every kind end in one line and exit status 2."""
+"""Bad recipes and output paths of every kind give a one-line error and exit status 2."""
 
 from pathlib import Path
 
@@ -39,22 +39,22 @@ KINDS = [
         "a recipe that is a list",
         lambda w: Path("bad.yaml").write_text("- a\n- b\n"),
         ["fit", "--config", "bad.yaml"],
-        r"bad\.yaml: holds no keys",
+        r"bad\.yaml: has no keys",
     ),
     Kind(
         "a recipe that is not UTF-8",
         lambda w: Path("bad.yaml").write_bytes(b"a: \xff\n"),
         ["test", "--config", "bad.yaml"],
-        r"bad\.yaml: not a text in UTF-8",
+        r"bad\.yaml: not UTF-8 text",
     ),
-    Kind("an empty recipe", lambda w: Path("bad.yaml").write_text(""), ["fit", "--config", "bad.yaml"], r"bad\.yaml: holds no keys"),
+    Kind("an empty recipe", lambda w: Path("bad.yaml").write_text(""), ["fit", "--config", "bad.yaml"], r"bad\.yaml: has no keys"),
     Kind("no recipe at all", lambda w: None, ["fit"], r"fit needs a recipe: `fashiongen fit --config NAME`"),
     Kind("an unknown task", lambda w: None, [*TEST, "--evaluate.task=vtof"], r"evaluate\.task=vtof: unknown task; choose one of .*vtoff"),
     Kind(
         "a task that the method cannot do",
         lambda w: w.monkeypatch.setattr(MaskedCrop, "take_off", None),
         TEST,
-        r"evaluate\.task=vtoff: MaskedCrop cannot do it; it can do: no task",
+        r"evaluate\.task=vtoff: MaskedCrop does not support this task; it supports: no task",
     ),
     Kind(
         "an unknown protocol",

@@ -1,4 +1,4 @@
-"""Weights and checkpoints of every kind end in one line and exit status 2, or are used rightly; none can run code."""
+"""Bad weights and checkpoints of every kind give a one-line error and exit status 2, or are used correctly; none can run code."""
 
 import pickle
 import shutil
@@ -28,7 +28,7 @@ KINDS = [
         "weights with a key too many",
         lambda w: w.change_weights(w.weights() / "text_encoder", lambda s: s.update({"surplus": torch.zeros(1)})),
         [*IGR, "--model.init_args.pretrained=./weights"],
-        r"weights/text_encoder: has weights that are none of a CLIPTextModel: surplus",
+        r"weights/text_encoder: has keys that are not weights of a CLIPTextModel: surplus",
     ),
     Kind(
         "weights that are cut off",
@@ -88,7 +88,7 @@ KINDS = [
         "a model that predicts something else",
         lambda w: w.change_config(w.weights() / "scheduler" / "scheduler_config.json", prediction_type="v_prediction"),
         [*IGR, "--model.init_args.pretrained=./weights"],
-        r"predicts v_prediction, but IGR's eq\. 1 wants epsilon",
+        r"predicts v_prediction, but IGR's eq\. 1 needs epsilon",
     ),
     Kind(
         "a folder of weights that is not there",

@@ -1,4 +1,4 @@
-"""A checkpoint is written whole or not at all, whatever the disk does and whoever was killed before."""
+"""Checkpoints are written atomically, on a full disk and after killed processes."""
 
 import os
 import resource
@@ -15,7 +15,7 @@ from fashiongen.errors import UserError
 
 @contextmanager
 def small_disk(size):
-    """Let no file grow beyond a limit, as on a full disk: the kernel refuses to write on. Over before pytest writes its own output."""
+    """Limit the file size, like a full disk: the kernel refuses further writes. Ends before pytest writes its own output."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -24,20 +24,20 @@ def small_disk(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-# Where torch's writer is when the disk is full decides what it raises: OSError, or RuntimeError.
+# torch's writer raises OSError or RuntimeError, depending on where it is when the disk is full.
 @pytest.mark.parametrize("size", [10, 50_000, 500_000, 1_700_000, 2_400_000])
 def test_a_disk_that_fills_up_at_any_moment_ends_in_one_line_and_loses_nothing(tmp_path, size):
     place = tmp_path / "last.ckpt"
     before = {"state_dict": {"weight": torch.arange(3.0)}}
     WholeCheckpoints().save_checkpoint(before, place)
     checkpoint = {"state_dict": {f"weight{index}": torch.rand(100_000) for index in range(6)}}
-    with small_disk(size), pytest.raises(UserError, match=rf"cannot write {place}: File too large; what was there before is kept"):
+    with small_disk(size), pytest.raises(UserError, match=rf"cannot write {place}: File too large; any previous file is kept"):
         WholeCheckpoints().save_checkpoint(checkpoint, place)
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert torch.equal(torch.load(place, weights_only=True)["state_dict"]["weight"], torch.arange(3.0))
 
 
-def test_what_is_not_the_disks_fault_is_not_told_as_such(tmp_path):
+def test_other_errors_are_not_blamed_on_the_disk(tmp_path):
     with pytest.raises(RuntimeError, match="mine"):
         WholeCheckpoints().save_checkpoint({"state": Unwilling()}, tmp_path / "last.ckpt")
     assert list(tmp_path.iterdir()) == []
@@ -48,7 +48,7 @@ class Unwilling:
         raise RuntimeError("mine")
 
 
-def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
+def test_only_leftovers_of_killed_processes_are_removed(tmp_path):
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as alive:

@@ -1,4 +1,4 @@
-"""The command line, run for true on a toy method; mistakes are in test_errors.py."""
+"""The real command line on a toy method; mistakes are in test_messages.py."""
 
 import json
 import resource
@@ -21,7 +21,7 @@ COMMANDS = "fit validate test predict recipes wardrobe data retrieve bench leade
 
 
 def parsed(capsys, *args):
-    """Return the settings that a command would run with."""
+    """Return the settings with which a command would run."""
     with pytest.raises(SystemExit) as stop:
         main([*map(str, args), "--print_config"])
     assert stop.value.code == 0
@@ -31,7 +31,7 @@ def parsed(capsys, *args):
 @pytest.fixture
 def trained(recipe):
     """A run of one epoch in the current folder: its recipe and its checkpoint."""
-    assert main(["fit", "--config", recipe]) is None  # else the script would exit with status 1
+    assert main(["fit", "--config", recipe]) is None  # otherwise the script would exit with status 1
     return recipe, "logs/toy/last.ckpt"
 
 
@@ -53,7 +53,7 @@ def test_help_and_version_are_fast():
 
 
 def _least_seconds(program):
-    """Return what a program takes of the processor, which a busy machine changes less than the time on the wall."""
+    """Return a program's CPU time, which a busy machine changes less than the wall-clock time."""
     seconds = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -96,7 +96,7 @@ def test_recipes_lists_what_there_is_by_name(capsys):
 
 
 @pytest.mark.parametrize("command", ["recipes", "leaderboard"])
-def test_a_reader_that_has_seen_enough_is_no_error(command, tmp_path):
+def test_a_closed_pipe_is_not_an_error(command, tmp_path):
     record = Record(node="a", method="a", task="vtoff", dataset="d", split="test", protocol="p")
     record.write(tmp_path / "nodes" / "a" / "record.json")
     args = [command, *([str(tmp_path)] if command == "leaderboard" else [])]
@@ -120,7 +120,7 @@ def test_a_suite_is_named_and_has_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def test_classes_in_the_current_folder_are_found(recipe):
-    """As a user's own code is, whichever script is called; afterwards the process imports what it did before."""
+    """Like a user's own code, for either script; afterwards the process imports what it did before."""
     Path("own_shop.py").write_text("from toy import Gallery, Painter\n\nclass Shop(Gallery):\n    pass\n\nclass Own(Painter):\n    pass\n")
     Path("own.yaml").write_text("model: {class_path: own_shop.Own}\ndata: {class_path: own_shop.Shop}\n")
     before = list(sys.path)
@@ -178,7 +178,7 @@ def test_fit_writes_its_recipe_and_a_test_leaves_it_alone(trained):
 
 
 @pytest.mark.parametrize("given", ["logs/toy/last.ckpt", "last"])
-def test_a_whole_checkpoint_is_read_safely_and_training_goes_on(given, trained):
+def test_a_full_checkpoint_is_read_safely_and_training_resumes(given, trained):
     recipe, checkpoint = trained
     before = torch.load(checkpoint, weights_only=True)
     assert before["optimizer_states"] and before["loops"] and before["callbacks"]
@@ -203,7 +203,7 @@ def test_predict_writes_images(trained):
 def test_the_record_says_what_was_run(trained, tmp_path):
     recipe, checkpoint = trained
     Path("more.yaml").write_text("trainer: {limit_test_batches: 2}\n")
-    shutil.copy(checkpoint, "copy.ckpt")  # where a checkpoint lies is no setting
+    shutil.copy(checkpoint, "copy.ckpt")  # the path of a checkpoint is not a setting
     hashes, protocols = [], set()
     common = ["test", "--config", recipe, "--config", "more.yaml", "--ckpt_path"]
     for out, path in (("one.json", checkpoint), ("two.json", "copy.ckpt")):
@@ -223,7 +223,7 @@ def test_the_record_says_what_was_run(trained, tmp_path):
     assert json.loads(Path("four.json").read_text())["protocol_sha256"] not in protocols
 
 
-def test_parents_are_handed_over_unless_a_run_goes_on(trained, monkeypatch):
+def test_parents_are_passed_on_unless_a_run_resumes(trained, monkeypatch):
     import toy
 
     recipe, checkpoint = trained
@@ -238,8 +238,8 @@ def test_parents_are_handed_over_unless_a_run_goes_on(trained, monkeypatch):
     assert len(seen) == 1
 
 
-def test_a_restartable_run_starts_from_its_parents_and_then_goes_on(trained, monkeypatch, capsys):
-    """`--ckpt_path last`, of which Lightning says that it may be set before the first run."""
+def test_a_restartable_run_starts_from_its_parents_and_then_resumes(trained, monkeypatch, capsys):
+    """`--ckpt_path last`, which Lightning allows before the first run."""
     import toy
 
     recipe, checkpoint = trained
@@ -265,7 +265,7 @@ def test_wardrobe_render_writes_a_layout(tmp_path):
 
 @pytest.mark.parametrize("overlay", ["zero2.yaml", "zero2-offload.yaml"])
 def test_deepspeed_accepts_the_overlays(overlay, recipe, capsys):
-    """DeepSpeed's own check of the configuration that Lightning makes of an overlay; it needs no GPU."""
+    """DeepSpeed's own check of the configuration that Lightning builds from an overlay; it needs no GPU."""
     from deepspeed.runtime.config import DeepSpeedConfig
     from lightning.pytorch.strategies import DeepSpeedStrategy
 
@@ -278,6 +278,6 @@ def test_deepspeed_accepts_the_overlays(overlay, recipe, capsys):
     if overlay == "zero2.yaml":
         assert config.zero_config.offload_optimizer is None
         assert optimizer["class_path"] == "torch.optim.AdamW"
-    else:  # DeepSpeed refuses to offload any optimizer but its own
+    else:  # DeepSpeed offloads only its own optimizer
         assert config.zero_config.offload_optimizer.device == "cpu"
         assert optimizer["class_path"] == "deepspeed.ops.adam.DeepSpeedCPUAdam"

@@ -1,4 +1,4 @@
-"""A full disk or an interruption loses nothing that was written before."""
+"""A full disk or an interruption does not lose earlier results."""
 
 import errno
 import os
@@ -14,12 +14,12 @@ from fashiongen.methods.baselines import MaskedCrop
 
 
 def full_disk(path):
-    """Have the very next write of `path` meet a full disk: its temporary file is the kernel's own full device."""
+    """Make the next write of `path` fail with a full disk: its temporary file is the kernel's full device."""
     path.with_name(f".{path.name}.{os.getpid()}.part").symlink_to("/dev/full")
 
 
 def test_a_full_disk_loses_no_image(world, capsys):
-    """One that was there before stays as it was."""
+    """An existing one stays unchanged."""
     image = Path("out") / f"{world.stem}.png"
     image.parent.mkdir()
     image.write_text("of an earlier run")
@@ -56,7 +56,7 @@ def test_a_full_disk_loses_no_checkpoint(world, capsys):
     assert torch.load(last, weights_only=True)["state_dict"].keys() == {"total", "count"}
 
 
-def test_an_interruption_is_told_apart(world, capsys):
+def test_an_interruption_is_distinguished(world, capsys):
     def interrupted(self, batch):
         raise KeyboardInterrupt
 

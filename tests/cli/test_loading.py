@@ -1,4 +1,4 @@
-"""`fashiongen.cli.load`: a recipe's method and data in a process of one's own."""
+"""`fashiongen.cli.load`: a recipe's method and data in the user's own process."""
 
 from pathlib import Path
 

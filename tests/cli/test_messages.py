@@ -1,4 +1,4 @@
-"""A user's mistake ends with one line that names the thing, the place and the remedy, without a traceback, and exit status 2."""
+"""A user's mistake gives one line that names the problem, the place and the fix, without a traceback, and exit status 2."""
 
 import os
 import pickle
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def complaint(capsys, *args) -> str:
-    """Run a command that must fail for the user's sake, and return the one line that it prints last on standard error."""
+    """Run a command that must fail with a user error, and return its last line on standard error."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         main([str(arg) for arg in args])
@@ -108,7 +108,7 @@ def test_checkpoints_that_are_missing_damaged_or_sharded(recipe, capsys):
 
 
 class Bomb:
-    """What an attacker puts in a pickle."""
+    """An attacker's payload in a pickle."""
 
     def __reduce__(self):
         return (Path.touch, (Path("exploded"),))
@@ -192,7 +192,7 @@ def test_interruption(recipe, capsys):
 
 @pytest.fixture
 def process_group():
-    """Take down what a failed distributed run leaves behind."""
+    """Clean up after a failed distributed run."""
     before = dict(os.environ)
     yield
     torch.distributed.destroy_process_group()
@@ -201,7 +201,7 @@ def process_group():
 
 
 def test_two_optimizers_cannot_use_zero2(recipe, capsys, process_group):
-    """On the CPU strategy, since the true one refuses a machine without GPU before it looks at the optimizers."""
+    """With the CPU strategy, since the real one refuses a machine without a GPU before it checks the optimizers."""
     strategy = {"class_path": "cpu_deepspeed.CPUDeepSpeedStrategy", "init_args": {"stage": 2, "process_group_backend": "gloo"}}
     settings = {"model": {"class_path": "toy.TwoPainters"}, "trainer": {"strategy": strategy, "devices": 1}}
     line = complaint(capsys, "fit", "--config", recipe, "--config", overlay(**settings))

@@ -1,4 +1,4 @@
-"""`fashiongen new method` writes a method whose test passes, and which the benchmark runs from a package of the user's own."""
+"""`fashiongen new method` writes a method whose test passes and which the benchmark runs from the user's own package."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def complaint(capsys, *args):
 
 
 def run(folder, *args):
-    """Run a module in a folder, as a user does who has fashiongen installed."""
+    """Run a module in a folder, like a user who has fashiongen installed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, "-m", *args], cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -45,7 +45,7 @@ def test_its_own_test_passes(mine):
 
 @pytest.mark.slow  # four processes; tests/benchmark/test_plugins.py runs the like with toys
 def test_the_benchmark_runs_it_by_its_class_path(mine):
-    """A suite beside the user's own recipes: its nodes run in folders of their own, and still find the package."""
+    """A suite next to the user's own recipes: its nodes run in separate folders and still find the package."""
     suite = {
         "suite": "mine",
         "recipes": "recipes/tiny",
@@ -67,7 +67,7 @@ def test_the_benchmark_runs_it_by_its_class_path(mine):
     ]
 
 
-def test_inside_a_package_it_becomes_a_part_of_it(tmp_path):
+def test_inside_a_package_it_becomes_part_of_it(tmp_path):
     package = tmp_path / "lab" / "methods"
     package.mkdir(parents=True)
     for folder in (package, package.parent):
@@ -79,7 +79,7 @@ def test_inside_a_package_it_becomes_a_part_of_it(tmp_path):
     assert (tmp_path / "tests" / "test_one.py").is_file()
 
 
-def test_in_a_checkout_it_stands_beside_the_others(tmp_path, monkeypatch, capsys):
+def test_in_a_checkout_it_is_written_next_to_the_others(tmp_path, monkeypatch, capsys):
     checkout = tmp_path / "checkout"
     for name in ("pyproject.toml", "recipes/igr.yaml"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def test_in_a_checkout_it_stands_beside_the_others(tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.parametrize("name", ["Painter", "two-words", "1st", "class", "a.b", "../up", ""])
-def test_names_that_cannot_be(name, tmp_path, capsys):
+def test_invalid_names_are_refused(name, tmp_path, capsys):
     assert "cannot be a method's name" in complaint(capsys, name, "--out", tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""A recipe, an overlay or a key names the protocol that judges; the protocol states its task, and a recipe of another one is refused."""
+"""A recipe, an overlay or a key names the protocol; the protocol states its task, and a recipe of another task is refused."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def complaint(capsys, *args):
     return text
 
 
-def test_the_file_of_the_protocol_comes_before_the_recipe_so_that_further_keys_win():
+def test_the_protocols_file_is_loaded_before_the_recipe_so_later_keys_win():
     tiny, street = (str(RECIPES / "tasks" / f"{name}.yaml") for name in ("vtoff-tiny", "vtoff-igr-street"))
     assert protocol_args("fit", "--config", IGR) == ["fit", "--config", IGR]
     args = protocol_args("test", "--config", IGR, "--evaluate.out", "x.json")
@@ -49,7 +49,7 @@ def test_the_key_wins_wherever_it_stands(given, first):
     assert protocol_args("test", *rest)[:3] == ["test", "--config", str(RECIPES / "tasks" / "vtoff-igr.yaml")]
 
 
-def test_a_protocol_beside_a_users_own_recipe_is_found_before_the_shipped_one(tmp_path):
+def test_a_protocol_next_to_a_users_own_recipe_is_found_before_the_shipped_one(tmp_path):
     own = tmp_path / "recipes" / "mine.yaml"
     own.parent.mkdir()
     own.write_text("evaluate: {protocol: vtoff-tiny}")
@@ -106,7 +106,7 @@ def test_no_record_bears_the_name_of_a_protocol_whose_metrics_were_not_read(args
 
 
 @pytest.mark.parametrize(("task", "reason"), [("nowhere.Task", "No module named 'nowhere'"), ("vtof", "unknown task; choose one of")])
-def test_a_task_that_is_not_there_is_named(task, reason, capsys):
+def test_a_missing_task_is_named(task, reason, capsys):
     line = complaint(capsys, "test", "--config", "tiny/igr", "--evaluate.task", task)
     assert "evaluate.task=" in line and task in line and reason in line
 

@@ -1,4 +1,4 @@
-"""What Lightning warns of that means nothing here is not shown to a newcomer; `--debug` shows everything."""
+"""Lightning's warnings that do not apply here are hidden; `--debug` shows everything."""
 
 import logging
 import warnings
@@ -18,7 +18,7 @@ ADVERTISEMENT = "💡 Tip: For seamless cloud logging and experiment tracking, t
 
 
 class Log(logging.Handler):
-    """Keeps what is logged."""
+    """Stores what is logged."""
 
     def __init__(self):
         super().__init__()
@@ -29,7 +29,7 @@ class Log(logging.Handler):
 
 
 def shown(debug):
-    """Return what reaches the user of these, and of what matters."""
+    """Return which of these messages, and of the important ones, reach the user."""
     logger, log = logging.getLogger("lightning.pytorch.utilities.rank_zero"), Log()
     logger.addHandler(log)
     with warnings.catch_warnings(record=True) as seen:
@@ -43,7 +43,7 @@ def shown(debug):
     return [str(warning.message) for warning in seen], log.messages
 
 
-def test_what_means_nothing_is_hidden():
+def test_meaningless_warnings_are_hidden():
     assert shown(False) == (["your data are empty"], ["GPU available: False"])
 
 

@@ -1,4 +1,4 @@
-"""The wheel, installed without its dependencies into a folder of its own and used from an empty one: names, recipes and types are in it."""
+"""The wheel, installed without its dependencies into a separate folder and used from an empty one: names, recipes and types."""
 
 import os
 import subprocess
@@ -54,7 +54,7 @@ def run(site, tmp_path, monkeypatch):
     return run
 
 
-def test_it_holds_all_that_commands_read(wheel):
+def test_it_contains_everything_that_commands_read(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("recipes", "benchmarks/suites", "benchmarks/published"):
         files = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
@@ -74,7 +74,7 @@ def test_it_knows_its_recipes_and_suites_by_name_in_any_folder(run, site):
 
 
 def test_it_trains_by_name_and_its_record_names_the_recipe(run, tmp_path):
-    """The method without learning that is the quickest to test."""
+    """The method without training that is fastest to test."""
     run("-m", "fashiongen", "test", "--config", "tiny/white", "--data.init_args.people", "24", "--evaluate.out", "test.json")
     text = (tmp_path / "test.json").read_text()
     assert '"recipe": "recipes/tiny/white.yaml"' in text and '"protocol": "vtoff-tiny"' in text
@@ -86,8 +86,8 @@ def test_it_lists_a_suite_by_name(run, site):
     assert "fit--igr+smoke--seed0" in listing and str(site / "fashiongen" / "share" / "recipes" / "tiny" / "igr.yaml") in listing
 
 
-def test_its_types_are_seen(run, site, tmp_path):
-    """Without py.typed mypy would say that the module has no stubs, and find nothing wrong."""
+def test_its_types_are_exported(run, site, tmp_path):
+    """Without py.typed, mypy would report missing stubs and find no errors."""
     pytest.importorskip("mypy", reason="mypy is of the extra `dev`")
     (tmp_path / "script.py").write_text(SCRIPT)
     told = run("-m", "mypy", "--cache-dir", str(tmp_path / "cache"), "script.py", status=1)

@@ -1,4 +1,4 @@
-"""One small rendered folder a layout for all tests of the readers; a test that changes one works on a copy."""
+"""One small rendered folder per layout for all tests of the readers; a test that changes one works on a copy."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""`data check`: every fault of a folder is named at once, and what can be used is counted."""
+"""`data check`: all faults of a folder are reported at once, and usable samples are counted."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def test_a_whole_folder_has_no_findings(layout, rendered, capsys, tmp_path):
             "unpaired": unpaired,
             "masked": count,
             "masks": masks,
-            # No one can train on people without shop images, which is no fault of the folder.
+            # People without shop images cannot be used for training, which is not a fault of the folder.
             "refused": "" if shops or half == "test" else report["halves"]["train"]["refused"],
         }
         assert report["halves"][half] == expected
@@ -85,13 +85,13 @@ def test_everything_that_is_wrong_is_named_at_once(copied, capsys):
         ]
     )
     assert message(report, "train/cloth/00001_00") == f"train: the garment of 00001_00: {train / 'cloth' / '00001_00.jpg'} is missing"
-    assert "the person of 00002_00" in message(report, "image/00002_00") and "cut off" in message(report, "image/00002_00")
+    assert "the person of 00002_00" in message(report, "image/00002_00") and "truncated" in message(report, "image/00002_00")
     assert "the mask of 00003_00" in message(report, "00003_00_mask")
-    assert "has 64 x 48 pixels (height x width) where its image has 128 x 96" in message(report, "00004_00.png")
-    assert "no OpenPose file" in message(report, "00005_00_keypoints")
+    assert "has 64 x 48 pixels (height x width), but its image has 128 x 96" in message(report, "00004_00.png")
+    assert "not an OpenPose file" in message(report, "00005_00_keypoints")
     assert f"is the same image as {train / 'image' / '00006_00.jpg'}" in message(report, "image/00007_00")
     assert "cloth/00008_00.jpg (a leak: it is trained on)" in message(report, "cloth/00014_00")
-    assert "where the other garments have 128 x 96" in message(report, "test/cloth/00015_00")
+    assert "but the other garments have 128 x 96" in message(report, "test/cloth/00015_00")
     assert "index per pixel" in message(report, "00017_00.png")
     assert "is listed more than once" in message(report, "test_pairs.txt")
     train_half, test_half = report.halves["train"], report.halves["test"]
@@ -151,7 +151,7 @@ def remove(root, *patterns):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-# What is done to a folder, and the kinds of what is found of the half that is concerned.
+# How a folder is damaged, and the kinds of findings in the affected half.
 FOLDERS = {
     "whole": ("viton_hd", lambda root: None, set()),
     "nothing to make masks from": ("viton_hd", lambda root: remove(root, "test/agnostic*", "test/image-parse-v3"), {"absent"}),
@@ -216,7 +216,7 @@ def test_nothing_usable_is_status_1_and_a_wrong_command_status_2(tmp_path, capsy
     assert "not usable" in capsys.readouterr().out
     assert status("vton", tmp_path) == 2 and status("viton_hd", tmp_path / "none") == 2
     errors = capsys.readouterr().err.splitlines()
-    assert f"no reader of layout 'vton'; there are: {', '.join(layouts())}" in errors[0] and "is no folder" in errors[1]
+    assert f"no reader of layout 'vton'; there are: {', '.join(layouts())}" in errors[0] and "is not a folder" in errors[1]
     with pytest.raises(UserError):
         check("vton", tmp_path)
 

@@ -1,4 +1,4 @@
-"""The contract, on every dataset that is found, rendered small."""
+"""The contract of DataModules, on every registered dataset, rendered small."""
 
 import importlib
 import shutil
@@ -16,7 +16,7 @@ from fashiongen.errors import UserError
 
 SIZE = (32, 24)
 SETTINGS = {"size": SIZE, "batch_size": 4, "eval_batch_size": 3, "num_workers": 0, "seed": 5}
-# Other tests import datasets of other packages.
+# Other tests import datasets from other packages.
 OWN = {layout: cls for layout, cls in data.layouts().items() if cls.__module__.startswith("fashiongen.")}
 
 ELSEWHERE = '''
@@ -102,7 +102,7 @@ class Shelf(FolderData):
 
 @pytest.fixture(scope="module", params=list(OWN))
 def world(request, tmp_path_factory):
-    """A dataset, and the smallest world in its layout that its writer agrees to."""
+    """A dataset, and the smallest world that its writer supports."""
     write = wardrobe.writers()[request.param]
     for people in (20, 40, 200):
         try:
@@ -119,7 +119,7 @@ class TestLayouts(FolderContract):
     @pytest.fixture
     def make(self, world):
         cls, root = world
-        # Where a share of the training samples is held out, a small one.
+        # A small share, if training samples are held out.
         small = {"validation": 3} if hasattr(cls(str(root), **SETTINGS), "validation") else {}
         return lambda **options: cls(**{"root": str(root), **SETTINGS, **small, **options})
 
@@ -129,7 +129,7 @@ class TestLayouts(FolderContract):
 
 
 class TestPhotos(DataContract):
-    """A folder of photos, which serves prediction alone."""
+    """A folder of photos, for prediction only."""
 
     @pytest.fixture
     def make(self, tmp_path):
@@ -141,7 +141,7 @@ class TestPhotos(DataContract):
 
 
 class TestElsewhere(FolderContract):
-    """A dataset in a package outside of the tree, for which nothing is touched."""
+    """A dataset in an external package, without changes to fashiongen."""
 
     @pytest.fixture(scope="class")
     def shelf(self, tmp_path_factory):

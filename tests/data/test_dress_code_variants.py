@@ -1,4 +1,4 @@
-"""Every variant of Dress Code that is met in the wild, and damaged copies of it."""
+"""The variants of Dress Code found in practice, and damaged copies of it."""
 
 import json
 import shutil
@@ -52,7 +52,7 @@ def no_unpaired_list(root):
 
 
 def catvton_masks(root):
-    """CatVTON's script makes masks for the test people alone."""
+    """CatVTON's script creates masks only for the test people."""
     for line in (root / "test_pairs_paired.txt").read_text().splitlines():
         name, _, number = line.split()
         folder = root / list(DRESS_CODE_CATEGORIES)[int(number)]
@@ -162,7 +162,7 @@ def test_each_category_makes_its_masks_from_what_it_has(rendered, copied):
         data("dress_code", root, "fit")
 
 
-def test_dress_code_serves_the_folders_that_are_asked_for(rendered, copied):
+def test_dress_code_reads_the_requested_folders(rendered, copied):
     root = copied("dress_code")
     shutil.rmtree(root / "dresses")
     module = data("dress_code", root, categories=("lower_body", "upper_body"))
@@ -177,7 +177,7 @@ def test_dress_code_serves_the_folders_that_are_asked_for(rendered, copied):
 @pytest.mark.parametrize(
     ("entry", "seen"), [([-1, -1, 0, -1], False), ([0, 0, 0, 0], False), ([200.0, 100.0, 0.5, 3], True), ([200.0, 100.0, 0, 3], True)]
 )
-def test_dress_codes_key_points_live_in_their_own_frame(entry, seen, copied):
+def test_dress_codes_key_points_have_their_own_frame(entry, seen, copied):
     root = copied("dress_code")
     module = data("dress_code", root)
     row = module.datasets["test"].rows[0]
@@ -226,17 +226,17 @@ def spoil_third_column(root):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (spoil_points, r"000014_2\.json: no Dress Code file with 18 keypoints"),
+        (spoil_points, r"000014_2\.json: not a Dress Code file with 18 keypoints"),
         (spoil_category, r"category '3' of 0000\d\d_0\.jpg must be 0 \(upper_body\), 1"),
-        (spoil_line, r"test_pairs_paired\.txt, line \d: has 2 columns where 3 are wanted"),
+        (spoil_line, r"test_pairs_paired\.txt, line \d: has 2 columns instead of 3"),
         (spoil_masks, "has neither agnostic_masks nor both label_maps and keypoints"),
         (spoil_file, r"1 of 6 samples of .* lack their parse, first .*000015_4\.png; restore"),
         (spoil_lists, r"has no test_pairs_paired\.txt and test_pairs_unpaired\.txt: data\.root must be"),
         (spoil_repeat, "is listed more than once"),
-        (spoil_third_column, "has the category 0 where 2 \\(dresses\\) is wanted"),
+        (spoil_third_column, "has the category 0 instead of 2 \\(dresses\\)"),
     ],
 )
-def test_a_damaged_dress_code_is_told_in_one_line(spoil, words, copied):
+def test_a_damaged_dress_code_is_a_one_line_error(spoil, words, copied):
     root = copied("dress_code")
     spoil(root)
     with pytest.raises(UserError, match=words) as error:

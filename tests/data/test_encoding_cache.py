@@ -1,4 +1,4 @@
-"""The cache of what frozen encoders make: right values, stale ones refused, whole under kills and two writers."""
+"""The cache of frozen encoders' outputs: correct values, stale ones refused, intact under kills and two writers."""
 
 import errno
 import itertools
@@ -69,7 +69,7 @@ def fill(folder: Path, people: torch.utils.data.Dataset, made: dict[str, Encodin
 
 
 def counting(made: dict[str, Encoding], calls: list[int]) -> dict[str, Encoding]:
-    """Note how many samples each encoder is given."""
+    """Count the samples that each encoder gets."""
 
     def watched(encoding):
         return replace(encoding, compute=lambda *fields: (calls.append(len(fields[0])), encoding.compute(*fields))[1])
@@ -78,7 +78,7 @@ def counting(made: dict[str, Encoding], calls: list[int]) -> dict[str, Encoding]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float16, 2**-11)])
-def test_what_is_read_is_what_the_encoder_makes(tmp_path, dtype, tolerance):
+def test_cached_values_are_the_encoders(tmp_path, dtype, tolerance):
     people, made = People(), encodings()
     assert fill(tmp_path / "cache", people, made, dtype=dtype) == {"whole": 10, "masked": 10}
     read = EncodedDataset(people, tmp_path / "cache", made)
@@ -115,7 +115,7 @@ def test_entries_of_another_type_are_refused(tmp_path, first, second):
     assert fill(tmp_path, People(count=12), made, dtype=encoding_cache.DTYPES[first]) == {"whole": 2, "masked": 2}
 
 
-def test_only_what_is_not_there_is_encoded(tmp_path):
+def test_only_missing_samples_are_encoded(tmp_path):
     people, made, calls = People(), encodings(), []
     fill(tmp_path, people, made)
     assert fill(tmp_path, people, counting(made, calls)) == {"whole": 0, "masked": 0}
@@ -171,9 +171,9 @@ def changed_image():
 
 
 REFUSED = {
-    "no folder": (lambda folder: (folder / "absent", People(), encodings()), "absent is not there"),
-    "other weights": (lambda folder: (folder, People(), encodings(seed=1)), "whole is of another encoder"),
-    "other preprocessing": (lambda folder: (folder, People(), encodings(preprocessing="squared")), "whole is of another encoder"),
+    "no folder": (lambda folder: (folder / "absent", People(), encodings()), "absent does not exist"),
+    "other weights": (lambda folder: (folder, People(), encodings(seed=1)), "whole comes from another encoder"),
+    "other preprocessing": (lambda folder: (folder, People(), encodings(preprocessing="squared")), "whole comes from another encoder"),
     "other size": (
         lambda folder: (folder, People(size=(24, 12)), encodings()),
         "whole: sample person-0 is 16x12 in the cache .*, but 24x12 in",
@@ -181,7 +181,7 @@ REFUSED = {
     "more samples": (lambda folder: (folder, People(count=13), encodings()), "lacks the whole of 3 of 13 samples, first person-10"),
     "a changed image": (
         lambda folder: (folder, changed_image(), encodings()),
-        "does not fit sample person-0: its images are not those",
+        "does not fit sample person-0: its images differ from those",
     ),
 }
 
@@ -197,7 +197,7 @@ def test_a_stale_cache_is_refused_with_the_remedy(tmp_path, case):
     EncodedDataset(people, folder, made)
 
 
-def test_a_image_that_changes_later_is_refused_when_it_is_read(tmp_path):
+def test_an_image_that_changes_later_is_refused_when_it_is_read(tmp_path):
     people, made = People(), encodings()
     fill(tmp_path, people, made)
     read = EncodedDataset(people, tmp_path, made)
@@ -257,13 +257,13 @@ def test_a_full_disk_ends_in_one_line_and_keeps_what_was_written(tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        with pytest.raises(UserError, match=rf"cannot write to the cache .*{os.strerror(number)}.*what is written stays"):
+        with pytest.raises(UserError, match=rf"cannot write to the cache .*{os.strerror(number)}.*what is written is kept"):
             fill(tmp_path, people, made)
     assert not list(tmp_path.glob("*/.*")), "half a part was left"
     assert sum(fill(tmp_path, people, made).values()) == 20 - 2 * 4
 
 
-def test_what_killed_writers_left_is_swept_when_it_is_old(tmp_path):
+def test_old_leftovers_of_killed_writers_are_removed(tmp_path):
     people, made = People(), encodings()
     fill(tmp_path, people, made)
     folder = next(tmp_path.glob("whole-*"))
@@ -305,7 +305,7 @@ def endless(start: int):
 
 
 def right_entries(folder: Path, made: dict[str, Encoding]) -> int:
-    """Read everything that can be read, compare it with what the encoder makes, and return how much that is."""
+    """Read every readable entry, compare it with the encoder's output, and return how many there are."""
     count = 0
     reads = {kind: encoding.reads for kind, encoding in made.items()}
     for kind, identity in identities(made).items():
@@ -319,9 +319,9 @@ def right_entries(folder: Path, made: dict[str, Encoding]) -> int:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_two_writers_killed_at_ten_random_moments_leave_right_entries_alone(tmp_path, monkeypatch):
+def test_two_writers_killed_at_ten_random_moments_leave_only_right_entries(tmp_path, monkeypatch):
     """Two writers at a time on the same samples, each killed while it writes; then the rest is encoded."""
-    monkeypatch.setattr(encoding_cache, "PART_BYTES", 200)  # a part of two or three samples: nearly all the time goes into writing
+    monkeypatch.setattr(encoding_cache, "PART_BYTES", 200)  # parts of two or three samples: nearly all the time is spent on writing
     made, moments, context = encodings(), random.Random(0), multiprocessing.get_context("fork")
     counts = [0]
     for _ in range(5):
@@ -351,7 +351,7 @@ def test_two_writers_killed_at_ten_random_moments_leave_right_entries_alone(tmp_
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_what_is_read_while_two_writers_are_at_work_is_whole(tmp_path, monkeypatch):
+def test_entries_read_while_two_writers_run_are_complete(tmp_path, monkeypatch):
     """Two processes fill the cache with the same samples in parts of some 200 kB, while this one reads whatever it finds."""
     monkeypatch.setattr(encoding_cache, "PART_BYTES", 200_000)
     eye = encodings()["whole"]

@@ -1,4 +1,4 @@
-"""Reading images, masks and labels, the hostile ones included."""
+"""Reading images, masks and labels, including hostile ones."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def gradient(height, width):
     return image
 
 
-def test_a_image_is_read_whole_and_in_rgb(tmp_path):
+def test_an_image_is_read_whole_and_in_rgb(tmp_path):
     Image.fromarray(gradient(12, 8)).save(tmp_path / "a.png")
     read = read_image(tmp_path / "a.png", (12, 8))
     assert read.dtype == torch.uint8 and read.is_contiguous()
@@ -81,13 +81,13 @@ def test_a_file_that_is_cut_off_is_named_in_one_line(tmp_path, ending, share):
 @pytest.mark.parametrize("content", [b"no image", b"\x89PNG\r\n\x1a\n garbage", b"\xff\xd8\xff\xe0 garbage"])
 def test_a_file_that_is_no_image_is_named(tmp_path, content):
     (tmp_path / "text.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"text\.png is cut off, damaged or no image"):
+    with pytest.raises(UserError, match=r"text\.png is truncated, damaged or not an image"):
         read_image(tmp_path / "text.png", (8, 8))
     with pytest.raises(UserError, match=r"none\.png is missing"):
         read_image(tmp_path / "none.png", (8, 8))
 
 
-def test_flipped_bytes_never_raise_anything_but_a_user_error(tmp_path):
+def test_flipped_bytes_raise_only_a_user_error(tmp_path):
     generator = np.random.default_rng(0)
     for ending in ("png", "jpg"):
         path = tmp_path / f"noise.{ending}"

@@ -1,4 +1,4 @@
-"""Reading pair files, the hostile ones included."""
+"""Reading pair files, including hostile ones."""
 
 import pytest
 
@@ -14,13 +14,13 @@ def test_pair_files_of_any_system_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"a.jpg b.jpg\n\na.jpg\n", r"pairs\.txt, line 3: has 1 columns where 2 are wanted: 'a\.jpg'"),
+        (b"a.jpg b.jpg\n\na.jpg\n", r"pairs\.txt, line 3: has 1 columns instead of 2: 'a\.jpg'"),
         (b"a b c\n", "line 1: has 3 columns"),
-        (b"../a.jpg b.jpg\n", "line 1: '../a.jpg' leads out"),
-        (b"a.jpg x/../../b.jpg\n", "leads out"),
-        (b"a.jpg /etc/passwd\n", "leads out"),
-        (b"a.jpg ..\\b.jpg\n", "leads out"),
-        (b"C:\\a.jpg b.jpg\n", "leads out"),
+        (b"../a.jpg b.jpg\n", "line 1: '../a.jpg' points outside"),
+        (b"a.jpg x/../../b.jpg\n", "points outside"),
+        (b"a.jpg /etc/passwd\n", "points outside"),
+        (b"a.jpg ..\\b.jpg\n", "points outside"),
+        (b"C:\\a.jpg b.jpg\n", "points outside"),
         (b"\xff\xfe\x00", "cannot be read as a pair file"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Order, sharding and resuming, the latter under Lightning's own Trainer."""
+"""Order, sharding and resuming, the last with Lightning's Trainer."""
 
 import warnings
 
@@ -28,7 +28,7 @@ class Numbers(Dataset):
 
     def __getitem__(self, index):
         if index == self.broken:
-            raise UserError(f"sample {index} is broken: mend it")
+            raise UserError(f"sample {index} is broken: fix it")
         self.read.append(index)
         person = torch.full((1, 3, 2, 2), index, dtype=torch.uint8)
         return TryOffBatch(ids=[str(index)], person=person, mask=person[:, :1] > 0, category=["upper"])
@@ -116,7 +116,7 @@ def test_processes_share_each_step_of_the_single_process_order(world):
 
 @pytest.mark.parametrize("block", [1, BATCH, N + 1])
 @pytest.mark.parametrize("world", [1, 2, 5, 30])
-def test_evaluation_serves_each_sample_exactly_once(world, block):
+def test_evaluation_yields_each_sample_exactly_once(world, block):
     dataset = Numbers()
     samplers = [ShardSampler(dataset, num_replicas=world, rank=rank, block=block) for rank in range(world)]
     assert sorted(index for sampler in samplers for index in sampler) == list(range(N))
@@ -133,7 +133,7 @@ def test_processes_run_the_batches_that_a_single_one_would():
     assert sorted(batches(1, 0)) == sorted(batch for rank in range(3) for batch in batches(3, rank))
 
 
-def test_a_share_of_nothing_has_a_length_but_no_batch():
+def test_a_share_of_an_empty_dataset_has_a_length_but_no_batch():
     dataset = Numbers(2)
     loader = Loader(dataset, sampler=ShardSampler(dataset, num_replicas=3, rank=2), batch_size=1)
     assert (len(loader), list(loader)) == (1, [])
@@ -173,7 +173,7 @@ def test_state_counts_what_was_handed_out_and_skipping_reads_nothing(workers):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("every", [STEPS + 2, 2 * STEPS, 1])
 def test_a_run_resumed_from_a_step_checkpoint_equals_the_unbroken_one(tmp_path, workers, every):
-    """Broken one step after the checkpoint, which lies in mid-epoch, at an epoch's very last step, or at the first step."""
+    """Interrupted one step after the checkpoint, which is in mid-epoch, at an epoch's last step, or at the first step."""
     if every == 1 and workers:
         pytest.skip("covered without workers")
     whole = whole_run(tmp_path, data=Data(workers))
@@ -223,7 +223,7 @@ def test_resuming_after_a_validation_in_mid_epoch(tmp_path):
     assert torch.equal(resumed.weight, whole.weight)
 
 
-def test_a_batch_that_broke_in_training_is_served_again(tmp_path):
+def test_a_batch_that_failed_in_training_is_repeated(tmp_path):
     whole = whole_run(tmp_path)
     keeper = ModelCheckpoint(tmp_path, filename="broke", save_on_exception=True, save_top_k=-1)
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -252,4 +252,4 @@ def test_a_workers_user_error_stays_one_line(workers):
     dataset = Numbers(broken=7)
     with pytest.raises(UserError) as error:
         list(Loader(dataset, sampler=ShardSampler(dataset), batch_size=3, num_workers=workers))
-    assert str(error.value) == "sample 7 is broken: mend it"
+    assert str(error.value) == "sample 7 is broken: fix it"

@@ -1,4 +1,4 @@
-"""Masks that are made: on drawn bodies, and against the world's truth."""
+"""Generated masks: on drawn bodies, and compared with the world's ground truth."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ SIZE = (256, 192)
 
 
 def noisy(image, seed=0):
-    """An image as JPEG may leave it."""
+    """An image with JPEG artefacts."""
     shift = np.random.default_rng(seed).integers(-4, 5, image.shape)
     return np.clip(image.astype(int) + shift, 0, 255).astype(np.uint8)
 
@@ -130,7 +130,7 @@ def test_skirts_are_lower_body_clothes_and_the_top_is_kept():
 
 
 def test_hulls_close_what_lies_between_arm_and_body():
-    """The outline of the garment must not show through, but for what is protected."""
+    """The garment's outline must not show through, except for protected parts."""
     parse = np.zeros((512, 384), np.uint8)
     parse[100:300, 100:150] = parse[100:300, 250:300] = parse[100:150, 100:300] = 4
     parts = np.zeros_like(parse)

@@ -19,5 +19,5 @@ def test_key_points_are_scaled_with_the_image(tmp_path):
 @pytest.mark.parametrize("content", ["", "{}", '{"people": [{}]}', '{"people": [{"pose_keypoints_2d": [1, 2]}]}', "[1]", '{"people": 3}'])
 def test_a_damaged_pose_is_named(tmp_path, content):
     (tmp_path / "pose.json").write_text(content)
-    with pytest.raises(UserError, match=r"pose\.json: no OpenPose file"):
+    with pytest.raises(UserError, match=r"pose\.json: not an OpenPose file"):
         read_openpose(tmp_path / "pose.json", 2, (4, 4), (4, 4))

@@ -65,7 +65,7 @@ def test_queries_and_catalogue_fit_each_other(world):
             assert positive not in others
 
 
-def test_the_worlds_pairs_follow_its_rule_but_for_the_noise(world):
+def test_the_worlds_pairs_follow_its_rule_except_for_the_noise(world):
     root = world[1]
     truth = {item["id"]: item["attributes"] for item in map(json.loads, (root / "wardrobe_truth.jsonl").read_text().splitlines())}
     data = read(world)
@@ -109,7 +109,7 @@ def folder(tmp_path, text="tshirt,positive_pant\n1,2\n3,4\n", images=("1", "2", 
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpeg", ".jpg"])
-def test_images_of_any_ending_are_found(tmp_path, ending):
+def test_images_with_any_suffix_are_found(tmp_path, ending):
     data = folder(tmp_path, ending=ending)
     data.setup("fit")
     assert len(list(data.train_dataloader())) == 2
@@ -126,13 +126,13 @@ def test_windows_lists_with_blank_lines_are_read(tmp_path):
     [
         ("", "no column tshirt and no column positive_pant"),
         ("tshirt,pants\n1,2\n", "no column positive_pant"),
-        ("tshirt,positive_pant\n", "lists no pair"),
-        ("tshirt,positive_pant\n1\n", "line 2: has 1 columns where 2"),
-        ("tshirt,positive_pant\n1,../../2\n", "line 2: '../../2' is no id"),
-        ("tshirt,positive_pant\n1,\n", "line 2: '' is no id"),
+        ("tshirt,positive_pant\n", "contains no pairs"),
+        ("tshirt,positive_pant\n1\n", "line 2: has 1 columns instead of 2"),
+        ("tshirt,positive_pant\n1,../../2\n", "line 2: '../../2' is not an item id"),
+        ("tshirt,positive_pant\n1,\n", "line 2: '' is not an item id"),
     ],
 )
-def test_damaged_lists_are_told_in_one_line(tmp_path, text, told):
+def test_damaged_lists_are_one_line_errors(tmp_path, text, told):
     data = folder(tmp_path, text)
     with pytest.raises(UserError, match=told) as error:
         data.setup("fit")
@@ -153,7 +153,7 @@ def test_missing_files_are_named_with_a_remedy(tmp_path):
 
 
 class Counts(L.LightningModule):
-    """Sees what training hands out."""
+    """Records the training batches."""
 
     def __init__(self):
         super().__init__()
@@ -189,7 +189,7 @@ def test_a_damaged_image_ends_training_or_is_left_out_and_counted(tmp_path, work
     assert sorted(seen) == ["1_2", "3_2"]
     assert len(data.skipped) == 2
     data.batch_size = 1
-    with pytest.raises(UserError, match="none of the 1 samples of a batch can be read"):
+    with pytest.raises(UserError, match="cannot read any of the 1 samples of a batch"):
         trained(data, workers, tmp_path)
 
 
@@ -203,7 +203,7 @@ def test_the_public_lists_have_their_published_counts(shared_data):
 
 
 def test_a_baseline_that_looks_at_no_image_is_tested_on_the_same_data(tmp_path):
-    """Else chance and the oracle would stand on another board than what they are held against; a folder of lists alone is other data."""
+    """Otherwise chance and the oracle would be on another board than the methods; a folder with only lists is other data."""
     root = write_fashionvc(tmp_path / "world", people=PAIRS, size=SIZE, seed=0, workers=1)
     prints = []
     for images in (True, False):

@@ -1,4 +1,4 @@
-"""One's own photos: boxes and masks, framing, and the five real ones through `predict`."""
+"""The user's own photos: boxes and masks, framing, and five real ones through `predict`."""
 
 import shutil
 from pathlib import Path
@@ -39,7 +39,7 @@ def red(sample):
     return (sample.person[0, 0].int() - sample.person[0, 1].int()) > 100
 
 
-def test_a_box_is_the_mask_and_its_line_tells_the_category(tmp_path):
+def test_a_box_is_the_mask_and_its_line_gives_the_category(tmp_path):
     photo(tmp_path / "a.png", garment=(10, 20, 30, 50))
     photo(tmp_path / "b.jpg")
     (tmp_path / ".hidden.jpg").write_text("")
@@ -55,7 +55,7 @@ def test_a_box_is_the_mask_and_its_line_tells_the_category(tmp_path):
     assert a.garment is None and a.parse is None
 
 
-def test_a_mask_beside_the_photo_serves_as_well(tmp_path):
+def test_a_mask_next_to_the_photo_works_as_well(tmp_path):
     photo(tmp_path / "a.png", garment=(12, 20, 30, 50))
     mask = Image.new("L", (48, 64))
     mask.paste(255, (12, 20, 30, 50))
@@ -77,7 +77,7 @@ def test_a_masks_name_may_end_in_capitals(tmp_path):
     (sample,) = samples(tmp_path)
     assert sample.ids == ["A"] and torch.equal(sample.mask[0, 0], red(sample))
     mask.save(tmp_path / "A_mask.png")
-    with pytest.raises(UserError, match=r"A_MASK\.PNG and A_mask\.png are masks of one photo"):
+    with pytest.raises(UserError, match=r"A_MASK\.PNG and A_mask\.png are masks of the same photo"):
         samples(tmp_path)
 
 
@@ -98,7 +98,7 @@ def test_a_mask_without_its_photo_is_not_passed_over(tmp_path):
     boxes(tmp_path, "a.png,1,2,30,40,")
     for name in ("b", "c"):
         Image.new("L", (48, 64), 255).save(tmp_path / f"{name}_mask.png")
-    with pytest.raises(UserError, match=r"b_mask\.png and 1 more: there is no photo b that it could be the mask of"):
+    with pytest.raises(UserError, match=r"b_mask\.png and 1 more: there is no photo b for this mask"):
         samples(tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_a_box_that_reaches_out_is_clipped(tmp_path):
     assert samples(tmp_path)[0].mask[0, 0].nonzero().amax(dim=0).tolist() == [9, 47]
 
 
-def test_a_box_too_small_to_be_seen_is_told(tmp_path):
+def test_a_too_small_box_is_an_error(tmp_path):
     photo(tmp_path / "a.png", 960, 1280)
     boxes(tmp_path, "a.png,9,9,10,10,")
     with pytest.raises(UserError, match=r"the box of \S*a\.png marks less than a pixel at 64x48: enlarge it"):
@@ -167,7 +167,7 @@ MISTAKES = {
     "blank box": (["a.png,,,,,upper"], "neither a box nor a mask"),
     "another photo": (["b.png,1,2,3,4,"], r"boxes\.csv, line 2: no photo 'b\.png'"),
     "outside": (["../a.png,1,2,3,4,"], r"line 2: no photo '\.\./a\.png'"),
-    "twice": (["a.png,1,2,3,4,", "a.png,1,2,3,4,"], r"line 3: a second line of a\.png"),
+    "twice": (["a.png,1,2,3,4,", "a.png,1,2,3,4,"], r"line 3: a second line for a\.png"),
     "category": (["a.png,1,2,3,4,hat"], r"line 2: category 'hat': unknown; choose among upper, lower, full"),
     "words": (["a.png,one,2,3,4,"], r"line 2: left, top, right, bottom must be numbers of pixels, not one, 2, 3, 4"),
     "three": (["a.png,1,2,3"], "must be numbers"),
@@ -179,7 +179,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_in_boxes_are_told_with_their_line(mistake, tmp_path):
+def test_mistakes_in_boxes_are_errors_with_their_line(mistake, tmp_path):
     lines, words = MISTAKES[mistake]
     photo(tmp_path / "a.png")
     boxes(tmp_path, *lines)
@@ -188,29 +188,29 @@ def test_mistakes_in_boxes_are_told_with_their_line(mistake, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_files_that_are_no_table_of_boxes(tmp_path):
+def test_files_that_are_not_a_table_of_boxes(tmp_path):
     photo(tmp_path / "a.png")
     boxes(tmp_path, "a.png;1;2;3;4", header="name;left;top;right;bottom")
     with pytest.raises(UserError, match=r"boxes\.csv: has no column name, left"):
         samples(tmp_path)
     (tmp_path / "boxes.csv").write_bytes(b"name,left,top,right,bottom\n\xff.png,1,2,3,4\n")
-    with pytest.raises(UserError, match=r"boxes\.csv: not a table of commas in UTF-8"):
+    with pytest.raises(UserError, match=r"boxes\.csv: not a comma-separated table in UTF-8"):
         samples(tmp_path)
     (tmp_path / "boxes.csv").write_bytes(b"\xef\xbb\xbfname,left,top,right,bottom\r\na.png,1,2,3,4\r\n")
     assert samples(tmp_path)[0].mask.sum() == 4
 
 
-def test_folders_and_settings_that_cannot_be(tmp_path):
+def test_impossible_folders_and_settings_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         samples(tmp_path / "absent")
-    with pytest.raises(UserError, match="holds no photo"):
+    with pytest.raises(UserError, match="contains no photo"):
         samples(tmp_path)
     photo(tmp_path / "a.png")
     Image.new("L", (64, 48)).save(tmp_path / "a_mask.png")
-    with pytest.raises(UserError, match=r"a_mask\.png is 64x48, of another proportion than a\.png \(48x64\)"):
+    with pytest.raises(UserError, match=r"a_mask\.png is 64x48, with another aspect ratio than a\.png \(48x64\)"):
         samples(tmp_path)
     Image.new("L", (48, 64)).save(tmp_path / "a_mask.png")
-    with pytest.raises(UserError, match=r"a_mask\.png is black all over"):
+    with pytest.raises(UserError, match=r"a_mask\.png is completely black"):
         samples(tmp_path)
     photo(tmp_path / "a.jpg")
     with pytest.raises(UserError, match=r"a\.jpg, a\.png would share a name in the output"):
@@ -228,7 +228,7 @@ def predict(root, out, *options):
 
 
 def test_real_photos_go_through_predict(shared_data, tmp_path):
-    """Untrained but for the shipped tiny weights: each photo gives one image of its own, named after it."""
+    """Untrained except for the shipped tiny weights: each photo gives one image, named after it."""
     root = tmp_path / "photos"
     shutil.copytree(shared_data / "viton_hd_sample" / "test" / "image", root)
     names = sorted(path.stem for path in root.iterdir())
@@ -257,4 +257,4 @@ def test_photos_of_any_kind_and_without_truth_go_through_the_command_line(tmp_pa
         with pytest.raises(SystemExit) as stop:
             main([command, *recipe])
         assert stop.value.code == 2
-        assert f"photos: {root} holds no truth to train on or to judge by" in capsys.readouterr().err
+        assert f"photos: {root} has no ground truth to train on or to test against" in capsys.readouterr().err

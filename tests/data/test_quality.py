@@ -1,4 +1,4 @@
-"""The filter of bad pairs: its measures on drawn parses, its file, its padding, and its precision where the truth is known."""
+"""The filter of bad pairs: its measures on drawn parses, its file, its padding, and its precision against the ground truth."""
 
 import csv
 import json
@@ -67,7 +67,7 @@ def test_an_unseen_shoulder_is_no_front_view_and_no_garment_is_the_worst():
     assert [decision.kept for decision in decisions] == [True, False, False]
 
 
-def test_extreme_proportions_are_mended_or_count_as_a_defect():
+def test_extreme_proportions_are_padded_or_count_as_a_defect():
     people = [measure(*one) for one in [GOOD] * 9 + [FAILED_STATUSES["proportion"]]]
     ids = [str(index) for index in range(10)]
     mended = {decision.id: decision for decision in decide(people, ids, 1.0, pad_extreme=True)}
@@ -115,7 +115,7 @@ def test_the_file_is_written_once_and_a_persons_edits_are_obeyed(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda text: text.replace("\n000,", "\nzzz,"), "is not of this training set .2 ids differ, such as 000"),
+        (lambda text: text.replace("\n000,", "\nzzz,"), "does not belong to this training set .2 ids differ, such as 000"),
         (lambda text: text + text.splitlines()[1] + "\n", "an id is listed twice"),
         (lambda text: text.replace(",1,", ",yes,", 1), "line 2: kept must be 1 or 0"),
         (lambda text: text.replace("kept", "take", 1), "has no column kept"),
@@ -133,7 +133,7 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, edit, words):
         read_decisions(path, ids)
 
 
-def test_what_the_filter_cannot_do_is_told(tmp_path):
+def test_unsupported_settings_of_the_filter_are_an_error(tmp_path):
     with pytest.raises(UserError, match=r"quality\.keep=0"):
         QualityFilter(keep=0)
     rows = rows_of(tmp_path, [GOOD])
@@ -198,7 +198,7 @@ def test_what_is_kept_is_good_by_the_worlds_truth(world, pad_extreme):
         assert np.mean([line["extreme_proportion"] for line in kept]) <= 0.05
 
 
-def test_the_worlds_people_of_extreme_proportions_are_brought_to_the_usual_one(world):
+def test_the_worlds_people_of_extreme_proportions_are_padded_to_the_usual_one(world):
     rows, truth = world
     zooms = QualityFilter(keep=1.0).select(rows)
     zoomed = {id_ for id_, zoom in zooms.items() if zoom != 1.0}

@@ -1,4 +1,4 @@
-"""Every variant of StreetTryOn that is met in the wild, and damaged copies of it."""
+"""The variants of StreetTryOn found in practice, and damaged copies of it."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ def test_street_tryon(variant, rendered, copied):
     assert len(module.fingerprint()) == 64
 
 
-def test_the_pair_files_tell_nothing_of_training_people_of_the_same_number(copied):
+def test_the_pair_files_do_not_match_training_people_with_the_same_number(copied):
     """DeepFashion2 numbers the photos of each half from 1; the pair files are of the test half."""
     root = copied("street_tryon")
     trained = (root / "annotations" / "train_image_list.txt").read_text().split()[0]
@@ -78,10 +78,10 @@ def test_the_pair_files_tell_nothing_of_training_people_of_the_same_number(copie
     assert {row.category for row in module.listing("test").rows} == {"upper", "full"}
 
 
-def test_a_pair_file_of_nobody_is_told_as_that(copied):
+def test_an_empty_pair_file_is_an_error(copied):
     root = copied("street_tryon")
     rewrite(root, "annotations/street2street_test_pairs_top.csv", lambda text: text.splitlines()[0] + "\n")
-    with pytest.raises(UserError, match=r"street2street_test_pairs_top\.csv: no sample is listed there"):
+    with pytest.raises(UserError, match=r"street2street_test_pairs_top\.csv: no sample is listed"):
         data("street_tryon", root, pairs="street2street_test_pairs_top.csv")
 
 
@@ -115,7 +115,7 @@ def test_shop_pairs_have_viton_hds_garments(rendered, tmp_path):
         ("a.txt", "g.jpg p.jpg\nh.jpg\tq.jpg\n"),
     ],
 )
-def test_pair_files_with_and_without_header(name, content, tmp_path):
+def test_pair_files_with_and_without_a_header_are_read(name, content, tmp_path):
     (tmp_path / name).write_text(content)
     assert read_csv_pairs(tmp_path / name) == [("g.jpg", "p.jpg"), ("h.jpg", "q.jpg")]
 
@@ -136,7 +136,7 @@ def test_boxes_count_rows_first(copied):
     assert dataset.open_person(row).size == (right, bottom)
     for nothing in ([bottom, top, left, right], [top + 400, bottom + 400, left, right], [top, bottom, -right, -left]):
         box.write_text(json.dumps({"human_bbox": nothing}))
-        with pytest.raises(UserError, match=r"000015\.jpg\.json: rows -?\d+ to -?\d+ and columns .* hold nothing of the photo"):
+        with pytest.raises(UserError, match=r"000015\.jpg\.json: rows -?\d+ to -?\d+ and columns .* contain no part of the photo"):
             dataset.open_person(row)
 
 
@@ -174,13 +174,13 @@ def climb(root):
         (drop_images, r"validation/image is missing .* make it with the dataset's script from DeepFashion2"),
         (drop_boxes, "raw_bbox is missing: the photos of .* are uncut"),
         (drop_densepose, "lacks segm_atr_labels or densepose, which masks are made from"),
-        (draw_densepose, "holds 200 where DensePose's part numbers end at 24"),
-        (spoil_box, r"000015\.jpg\.json: no file with human_bbox of four numbers"),
-        (climb, "line 7: '../../x.jpg' leads out"),
+        (draw_densepose, "has the value 200, but DensePose's part numbers end at 24"),
+        (spoil_box, r"000015\.jpg\.json: not a file with human_bbox of four numbers"),
+        (climb, "line 7: '../../x.jpg' points outside"),
         (shutil.rmtree, r"validation_image_list\.txt is missing: data\.root must be"),
     ],
 )
-def test_a_damaged_street_tryon_is_told_in_one_line(spoil, words, copied):
+def test_a_damaged_street_tryon_is_a_one_line_error(spoil, words, copied):
     root = copied("street_tryon")
     spoil(root)
     with pytest.raises(UserError, match=words) as error:
@@ -189,7 +189,7 @@ def test_a_damaged_street_tryon_is_told_in_one_line(spoil, words, copied):
 
 
 def test_street_tryon_trains_nothing_and_names_its_pair_files(rendered):
-    with pytest.raises(UserError, match="has no shop images; it serves `test`"):
+    with pytest.raises(UserError, match="has no shop images; it supports `test`"):
         data("street_tryon", rendered("street_tryon"), "fit")
     with pytest.raises(
         UserError, match=r"data\.pairs can be: shop2street_test_pairs_top\.csv, street2street_test_pairs_dress\.csv, street"

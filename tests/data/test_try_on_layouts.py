@@ -1,4 +1,4 @@
-"""What holds for the folders of every try-on layout: the embedded world, empty lists, empty masks."""
+"""Tests for all try-on layouts: the embedded world, empty lists, empty masks."""
 
 import shutil
 
@@ -39,12 +39,12 @@ def blank_labels(root):
 @pytest.mark.parametrize(
     ("layout", "spoil", "words"),
     [
-        ("viton_hd", blank_mask, r"sample 00015_00: \S+00015_00_mask\.png marks nothing at 128x96"),
-        ("viton_hd", blank_paint, r"sample 00015_00: the mask that is made from its painted image \(\S+00015_00\.jpg\) marks nothing"),
+        ("viton_hd", blank_mask, r"sample 00015_00: \S+00015_00_mask\.png marks no pixel at 128x96"),
+        ("viton_hd", blank_paint, r"sample 00015_00: the mask that is made from its painted image \(\S+00015_00\.jpg\) marks no pixel"),
         (
             "street_tryon",
             blank_labels,
-            r"sample 000015: the mask that is made from its parse and DensePose .* marks nothing",
+            r"sample 000015: the mask that is made from its parse and DensePose .* marks no pixel",
         ),
     ],
 )
@@ -60,7 +60,7 @@ def test_a_mask_that_marks_nothing_is_refused_not_taken_for_the_whole_image(layo
 
 @pytest.mark.parametrize("layout", READERS)
 @pytest.mark.parametrize("content", ["", "\n \n"])
-def test_an_empty_list_is_told_as_that(layout, content, copied):
+def test_an_empty_list_is_an_error(layout, content, copied):
     root = copied(layout)
     lists = {
         "viton_hd": "test_pairs.txt",
@@ -68,8 +68,6 @@ def test_an_empty_list_is_told_as_that(layout, content, copied):
         "street_tryon": "annotations/validation_image_list.txt",
     }
     rewrite(root, lists[layout], lambda text: content)
-    with pytest.raises(
-        UserError, match=r"(test_pairs|test_pairs_unpaired|validation_image_list)\.txt: no sample .*is listed there"
-    ) as error:
+    with pytest.raises(UserError, match=r"(test_pairs|test_pairs_unpaired|validation_image_list)\.txt: no sample .*is listed") as error:
         data(layout, root)
     assert "missing" not in str(error.value)

@@ -1,4 +1,4 @@
-"""One Dataset of the try-on data for several tasks, and datasets of one's own."""
+"""One Dataset of the try-on data for several tasks, and the user's own datasets."""
 
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
@@ -42,7 +42,7 @@ class DepthBatch(Batch):
 
 @dataclass(kw_only=True)
 class BareBatch(Batch):
-    """Needs a person alone."""
+    """Needs only a person."""
 
     person: Tensor
 
@@ -65,7 +65,7 @@ def data(layout, root, stage="test", **options):
 def test_another_task_reads_the_same_samples_as_its_own_batches(layout, rendered, other_tasks):
     plain, other = data(layout, rendered(layout)), data(layout, rendered(layout), task="dress")
     assert (plain.task, other.task) == ("vtoff", "dress")
-    # The person, which the batch may lack, is what such a task is judged by.
+    # The person, which the batch may lack, is the target of such a task.
     assert other.offers == {"mask", "garment", "pose", "person"} and plain.offers == {"mask", "garment", "garment_mask", "parse", "pose"}
     for one, two in zip(plain.test_dataloader(), other.test_dataloader(), strict=True):
         assert type(one) is TryOffBatch and type(two) is DressBatch and one.ids == two.ids and two.depth is None
@@ -81,7 +81,7 @@ def test_only_what_the_task_has_fields_for_is_read(copied, other_tasks):
     for path in root.glob("test/agnostic-mask/*"):
         path.write_text("no image")
     assert sum(map(len, data("viton_hd", root, task="bare").test_dataloader())) == 6
-    with pytest.raises(UserError, match="cut off, damaged or no image"):
+    with pytest.raises(UserError, match="truncated, damaged or not an image"):
         list(data("viton_hd", root, task="dress").test_dataloader())
 
 
@@ -107,8 +107,8 @@ def test_any_batch_of_a_person_can_be_reframed(rendered, other_tasks):
 
 @pytest.mark.parametrize("layout", READERS)
 @pytest.mark.parametrize("quality", [False, True])
-def test_a_dataset_class_of_ones_own_is_used(layout, quality, rendered, tmp_path):
-    """VITON-HD built its own class whatever `dataset_class` said."""
+def test_a_users_own_dataset_class_is_used(layout, quality, rendered, tmp_path):
+    """VITON-HD ignored `dataset_class` and built its own class."""
 
     class Dark(READERS[layout].dataset_class):
         def read(self, row):
@@ -129,7 +129,7 @@ def test_a_dataset_class_of_ones_own_is_used(layout, quality, rendered, tmp_path
 
 def test_a_dataset_of_another_package_is_known_once_it_is_imported():
     class Elsewhere(TryOnData):
-        """A layout of one's own."""
+        """A user's own layout."""
 
         layout = "elsewhere"
 
@@ -138,23 +138,23 @@ def test_a_dataset_of_another_package_is_known_once_it_is_imported():
         with pytest.raises(UserError, match="wardrobe has no writer of layout 'elsewhere'; it has: dress_code, "):
             Elsewhere("wardrobe").prepare_data()
     finally:
-        Elsewhere.layout = ""  # it lives on as long as anything refers to it
+        Elsewhere.layout = ""  # it lives as long as anything refers to it
 
 
-def test_the_least_that_a_dataset_says_of_itself():
+def test_a_minimal_dataset_works():
     class Numbers(FashionData):
         name, split, task, eval_batch_size = "numbers", "test", "vtoff", 1
 
     data = Numbers()
     assert data.describe() == {"name": "numbers", "root": None, "size": None, "offers": []}
-    with pytest.raises(UserError, match="numbers holds no true images"):
+    with pytest.raises(UserError, match="numbers has no true images"):
         data.images_of("test", "garment")
     with pytest.raises(UserError, match="has no check"):
         Numbers.check(".")
 
 
 def test_the_fields_of_try_off_are_all_read():
-    """A field that no reader fills would be None for ever, and nobody would know."""
+    """A field that no reader fills would always be None, unnoticed."""
     from fashiongen.data.tryon_dataset import PARTS
 
     assert {field.name for field in fields(TryOffBatch)} - {"ids", "encoded", "skipped"} == PARTS.keys()

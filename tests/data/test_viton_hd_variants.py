@@ -1,4 +1,4 @@
-"""Every variant of VITON-HD that is met in the wild, made of a rendered folder by renaming, rewriting and removing files."""
+"""The variants of VITON-HD found in practice, made from a rendered folder by renaming, rewriting and removing files."""
 
 import json
 import shutil
@@ -138,7 +138,7 @@ def test_the_clean_split_leaves_out_what_the_file_names_and_says_so(rendered, tm
     assert data("viton_hd", root, duplicates=listed).fingerprint() != data("viton_hd", root).fingerprint()
 
 
-def test_a_clean_split_needs_not_the_files_that_tryoffdiffs_script_deletes(copied, tmp_path):
+def test_a_clean_split_does_not_need_the_files_that_tryoffdiffs_script_deletes(copied, tmp_path):
     root = copied("viton_hd")
     for folder in ("cloth", "image"):
         (root / "test" / folder / "00015_00.jpg").unlink()
@@ -151,11 +151,11 @@ def test_a_clean_split_needs_not_the_files_that_tryoffdiffs_script_deletes(copie
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[]", "no list of duplicates"),
-        ('{"test": ["a.jpg"]}', "no list of duplicates"),
-        ('{"test": {"duplicates": "a.jpg"}}', "no list of duplicates"),
-        ('{"test": {"duplicates": [1]}}', "no list of duplicates"),
-        ("[" * 9999, "no list of duplicates"),
+        ("[]", "not a list of duplicates"),
+        ('{"test": ["a.jpg"]}', "not a list of duplicates"),
+        ('{"test": {"duplicates": "a.jpg"}}', "not a list of duplicates"),
+        ('{"test": {"duplicates": [1]}}', "not a list of duplicates"),
+        ("[" * 9999, "not a list of duplicates"),
         ('{"test": {"duplicates": ["a.jpg"]}}', "none of its test names is in"),
     ],
 )

@@ -71,7 +71,7 @@ def data(root, stage="fit", **options):
     return module
 
 
-def test_a_sample_is_the_person_and_the_very_garment_it_wears(drawn):
+def test_a_sample_is_the_person_and_the_garment_they_wear(drawn):
     module = data(drawn)
     for index, row in enumerate(module.datasets["train"].rows):
         sample = module.datasets["train"][index]
@@ -213,14 +213,14 @@ def damage_cloth(root):
         (damage_cloth, "has no folder cloth"),
     ],
 )
-def test_a_damaged_folder_is_told_in_one_line_at_setup(root, damage, words):
+def test_a_damaged_folder_is_a_one_line_error_at_setup(root, damage, words):
     damage(root)
     with pytest.raises(UserError, match=words) as error:
         data(root)
     assert "\n" not in str(error.value)
 
 
-def test_settings_that_leave_nothing_are_told(drawn):
+def test_settings_that_leave_no_sample_are_an_error(drawn):
     with pytest.raises(UserError, match=r"data\.validation=10 leaves nothing of the 10 pairs"):
         data(drawn, validation=10)
     with pytest.raises(UserError, match="8 training samples do not fill one step of 1 x 9"):
@@ -230,14 +230,14 @@ def test_settings_that_leave_nothing_are_told(drawn):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_is_told_in_one_line_from_a_worker_too(root, workers):
+def test_a_damaged_image_is_a_one_line_error_from_a_worker_too(root, workers):
     (root / "test" / "cloth" / "00102_00.jpg").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(UserError, match=r"cloth/00102_00\.jpg is cut off, damaged or no image") as error:
+    with pytest.raises(UserError, match=r"cloth/00102_00\.jpg is truncated, damaged or not an image") as error:
         list(data(root, "test", num_workers=workers).test_dataloader())
     assert "\n" not in str(error.value)
 
 
-def test_the_fingerprint_tells_the_data_and_nothing_else(drawn, root):
+def test_the_fingerprint_depends_only_on_the_data(drawn, root):
     whole = data(root, "test").fingerprint()
     assert whole == data(drawn, "test", batch_size=2, seed=3).fingerprint()
     assert whole != data(root, "fit").fingerprint()
@@ -252,7 +252,7 @@ def test_the_fingerprint_tells_the_data_and_nothing_else(drawn, root):
     assert data(root, "test").fingerprint() not in (whole, changed)
 
 
-def test_the_quality_filter_trains_on_what_was_decided(drawn, tmp_path):
+def test_the_quality_filter_trains_on_the_selected_people(drawn, tmp_path):
     decisions = tmp_path / "decisions.csv"
     module = data(drawn, quality=QualityFilter(keep=0.5, decisions=str(decisions)), batch_size=1)
     kept = [line.split(",")[0] for line in decisions.read_text().splitlines()[1:] if line.split(",")[1] == "1"]
@@ -264,7 +264,7 @@ def test_the_quality_filter_trains_on_what_was_decided(drawn, tmp_path):
 
 
 def slow_render(folder):
-    """Leave a trace of each rendering outside the cache."""
+    """Log each rendering outside of the cache."""
     with (folder.parents[2] / "renderings.txt").open("a") as file:
         file.write("x")
     folder.mkdir()
@@ -288,7 +288,7 @@ def test_processes_that_race_render_once(place):
     assert (place / "whole.txt").read_text() == "whole" and (place.parents[1] / "renderings.txt").read_text() == "x"
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path):
+def test_an_unwritable_cache_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to the folder .*file: .* FASHIONGEN_CACHE"):
         render_once(tmp_path / "file" / "world", slow_render)

@@ -1,4 +1,4 @@
-"""Evaluate around a toy method: what is judged, what the record says, what is refused."""
+"""Evaluate with a toy method: what is evaluated, what the record contains, what is refused."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.records import source_sha256
 
 
-def test_the_record_tells_what_was_measured_and_how(tmp_path, monkeypatch):
+def test_the_record_states_what_was_measured_and_how(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["fashiongen", "test", "--evaluate.out", "a b.json"])
     evaluate, method = judge(tmp_path)
     record = json.loads((tmp_path / "out.json").read_text())
@@ -47,7 +47,7 @@ def test_the_record_tells_what_was_measured_and_how(tmp_path, monkeypatch):
     assert record["command"] == "fashiongen test --evaluate.out 'a b.json'"
     assert 0 < record["seconds_per_sample"] < 1 and record["peak_memory_bytes"] > 1e6
     assert record["data"] == {"fingerprint": "f" * 64} and record["checkpoint"] is None
-    assert record["source_sha256"] == source_sha256(leave_out=("benchmark",))  # a new leaderboard gives no new numbers
+    assert record["source_sha256"] == source_sha256(leave_out=("benchmark",))  # a new leaderboard does not change the numbers
     assert set(record["versions"]) == {"fashiongen", "torch", "lightning", "diffusers"}
     assert not method.saw_target
     assert evaluate.results == record["metrics"]
@@ -64,7 +64,7 @@ def test_data_that_do_not_say_their_task_are_refused(tmp_path):
         judge(tmp_path, data=Nameless())
 
 
-def test_the_record_tells_the_embedded_world_from_the_data_set_of_its_name(tmp_path):
+def test_the_record_distinguishes_the_embedded_world_from_the_real_dataset(tmp_path):
     data = Gallery()
     data.embedded = True
     judge(tmp_path, data=data)
@@ -91,12 +91,12 @@ UNWRITABLE = {
     "in a file": ("file/out.json", "file", Path.touch, "File exists|Not a directory"),
     "a folder in the place of the values": ("out.json", "out.per_sample.jsonl", make_folder, "out.per_sample.jsonl is a folder"),
     "a folder in the place of the grid": ("out.json", "out.grid.png", make_folder, "out.grid.png is a folder"),
-    "a file in the place of the images": ("out.json", "out.images", Path.touch, "out.images is no folder"),
+    "a file in the place of the images": ("out.json", "out.images", Path.touch, "out.images is not a folder"),
 }
 
 
 @pytest.mark.parametrize("case", UNWRITABLE)
-def test_a_record_that_cannot_be_written_is_told_before_any_sampling(tmp_path, case):
+def test_an_unwritable_record_is_an_error_before_any_sampling(tmp_path, case):
     out, place, make, words = UNWRITABLE[case]
     make(tmp_path / place)
     method = Copier()
@@ -106,8 +106,8 @@ def test_a_record_that_cannot_be_written_is_told_before_any_sampling(tmp_path, c
     assert [path.name for path in tmp_path.iterdir()] == [place]
 
 
-def test_a_folder_without_the_right_to_write_is_told_before_any_sampling(tmp_path, monkeypatch):
-    def denied(*args, **options):  # the superuser, who may run the tests, is denied nothing
+def test_a_read_only_folder_is_an_error_before_any_sampling(tmp_path, monkeypatch):
+    def denied(*args, **options):  # root, who may run the tests, is denied nothing
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr("tempfile.TemporaryFile", denied)
@@ -118,7 +118,7 @@ def test_a_folder_without_the_right_to_write_is_told_before_any_sampling(tmp_pat
 
 def test_checking_the_place_of_the_record_leaves_nothing_behind(tmp_path):
     data = Gallery(offers=("mask",))
-    with pytest.raises(UserError, match="judged by the true garment"):
+    with pytest.raises(UserError, match="evaluated against the true garment"):
         judge(tmp_path, data=data, out=str(tmp_path / "new" / "out.json"))
     assert list((tmp_path / "new").iterdir()) == []
 
@@ -148,7 +148,7 @@ def test_two_processes_give_the_numbers_and_files_of_one(tmp_path):
     assert len(list((tmp_path / "all").iterdir())) == N
 
 
-def test_a_second_test_starts_anew_and_replaces_the_record(tmp_path):
+def test_a_second_test_starts_fresh_and_replaces_the_record(tmp_path):
     fresh, _ = judge(tmp_path, data=Gallery(count=3))
     evaluate = Evaluate(metrics=metrics(), out=str(tmp_path / "out.json"))
     for count in (N, 3):
@@ -159,7 +159,7 @@ def test_a_second_test_starts_anew_and_replaces_the_record(tmp_path):
     assert record["metrics"] == fresh.results
 
 
-def test_metrics_are_no_part_of_the_method(tmp_path):
+def test_metrics_are_not_part_of_the_method(tmp_path):
     evaluate = Evaluate(metrics=metrics())
     keeper = ModelCheckpoint(tmp_path, filename="kept")
     method = Copier()
@@ -193,9 +193,9 @@ def test_the_checkpoint_is_named_with_its_hash(tmp_path):
     ("options", "method", "data", "words"),
     [
         ({"task": "vtof"}, Copier, {}, "evaluate.task=vtof: unknown task; choose one of retrieval, vtoff"),
-        ({}, Restless, {}, "Restless cannot do it; it can do: no task"),
+        ({}, Restless, {}, "Restless does not support this task; it supports: no task"),
         ({}, Copier, {"offers": ("garment", "parse")}, "Copier needs mask, which gallery does not offer here .it offers garment, parse"),
-        ({}, Copier, {"offers": ("mask",)}, "vtoff is judged by the true garment, which gallery does not offer here"),
+        ({}, Copier, {"offers": ("mask",)}, "vtoff is evaluated against the true garment, which gallery does not offer here"),
     ],
 )
 def test_what_cannot_end_well_is_refused_before_any_work(tmp_path, options, method, data, words):
@@ -227,11 +227,11 @@ def test_predictions_that_are_not_finite_are_counted_and_never_averaged_away(tmp
     assert math.isnan(evaluate.results["gap"]["value"])
 
 
-def test_samples_that_were_judged_twice_are_told(tmp_path):
+def test_duplicate_samples_are_reported(tmp_path):
     data = Gallery()
     data.samples.append(data.samples[0])
     judge(tmp_path, data=data)
-    assert json.loads((tmp_path / "out.json").read_text())["reason"] == "1 of 8 samples were judged more than once"
+    assert json.loads((tmp_path / "out.json").read_text())["reason"] == "1 of 8 samples were evaluated more than once"
 
 
 def test_samples_without_a_value_are_left_out_of_the_interval(tmp_path):
@@ -244,7 +244,7 @@ def test_samples_without_a_value_are_left_out_of_the_interval(tmp_path):
     assert [row["id"] for row in rows if row["inside[tiny]"] is None] == data.samples[2].ids
 
 
-def test_a_image_of_another_size_is_refused(tmp_path):
+def test_an_image_of_another_size_is_refused(tmp_path):
     class Small(Copier):
         def take_off(self, batch):
             return super().take_off(batch)[..., 1:, :]

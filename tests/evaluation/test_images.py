@@ -77,7 +77,7 @@ def test_the_grid_shows_person_mask_prediction_and_truth_at_any_size():
 
 
 class Album(Logger):
-    """A logger that takes images as Weights & Biases' does."""
+    """A logger that accepts images like Weights & Biases'."""
 
     name, version = "album", 0
 
@@ -94,7 +94,7 @@ class Album(Logger):
 
 
 def test_images_go_to_every_logger_that_takes_them(tmp_path):
-    """CSVLogger takes none, and is left alone."""
+    """CSVLogger accepts no images and is skipped."""
     album, method = Album(), Copier()
     run = trainer(tmp_path, Evaluate(metrics=metrics(), validation_images=2), logger=[CSVLogger(tmp_path), album], max_epochs=1)
     run.fit(method, datamodule=Gallery())

@@ -1,4 +1,4 @@
-"""WritePredictions around a toy method: what is written, what is refused."""
+"""WritePredictions with a toy method: what is written, what is refused."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""`test` on two processes gives the numbers of one, by the public command line; the pieces are in test_loading.py and test_sync.py."""
+"""`test` on two processes gives the same numbers as on one, with the public command line; see also test_loading.py and test_sync.py."""
 
 import json
 import os
@@ -24,7 +24,7 @@ RUNS = {
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Sums by several threads round otherwise; one process and each of two have one."""
+    """Sums over several threads round differently; one process and each of two use one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -38,7 +38,7 @@ def command(recipe, out, *args):
 
 
 def launch(*args):
-    """Run the command line in a process of its own, which Lightning starts the other from; neither outlives this function."""
+    """Run the command line in a process from which Lightning starts the other; neither outlives this function."""
     line = [sys.executable, "-m", "fashiongen", *args]
     told = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     process = subprocess.Popen(line, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, **told)
@@ -82,7 +82,7 @@ def test_try_off_on_two_processes_gives_the_numbers_of_one(tmp_path):
     check("igr", tmp_path, lambda args: launch(*args, "--trainer.strategy", "ddp"))
 
 
-@pytest.mark.timeout(120)  # where one process leaves out its hooks the other one waits for ever
+@pytest.mark.timeout(120)  # if one process skips its hooks, the other waits for ever
 @pytest.mark.parametrize("batch", [8, 1000])  # with 1000 one process has no query and no candidate
 def test_retrieval_on_two_processes_gives_the_numbers_of_one(batch, tmp_path):
     check("bpr_dae", tmp_path, forked, "--data.init_args.eval_batch_size", str(batch))

@@ -1,4 +1,4 @@
-"""The protocol files: what they report under which name, and what happens through the true command line."""
+"""The protocol files: the names of their metrics, and their use with the real command line."""
 
 import json
 import math
@@ -76,8 +76,8 @@ def test_a_protocol_without_its_weights_ends_in_one_line_before_any_sampling(rec
     assert error[-1].startswith("fashiongen: alex: its weights are not at") and "alexnet-owt-7be5be79.pth" in error[-1]
 
 
-def test_the_street_protocol_runs_on_street_photos_against_another_data_set_s_garments(tmp_path, monkeypatch, cache):
-    """The file as it stands, but for the size and the published networks, which are replaced by tiny ones."""
+def test_the_street_protocol_runs_on_street_photos_against_the_garments_of_another_dataset(tmp_path, monkeypatch, cache):
+    """The unchanged file, except for the size and the published networks, which are replaced by tiny ones."""
     monkeypatch.chdir(tmp_path)
     _, protocol = read("vtoff-igr-street")
     metrics = {

@@ -1,4 +1,4 @@
-"""Sets judged against the true images of another dataset, the size of a protocol, and what the record says of both."""
+"""Set metrics against the true images of another dataset, the size of a protocol, and what the record says about both."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ class Count(MeanGap):
 
 
 class Copier(Painter):
-    """Says that the person is the garment."""
+    """Returns the person as the garment."""
 
     def take_off(self, batch: TryOffBatch) -> Tensor:
         return to_float(batch.person)
@@ -87,7 +87,7 @@ def mean_colour(images, field):
     return torch.cat([getattr(images[index], field) for index in range(len(images))]).double().mean(dim=(0, 2, 3)) / 255
 
 
-def test_predictions_are_held_against_the_other_set(tmp_path):
+def test_predictions_are_compared_with_the_other_set(tmp_path):
     street, shop = Street(5), Shop(9)
     _, record = judge(tmp_path, street, reference=Reference(data=shop))
     expected = (mean_colour(street.images, "person") - mean_colour(shop.images, "garment")).norm().item()
@@ -135,14 +135,14 @@ class Unwilling(Copier):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (lambda: {"metrics": {"ssim": SSIM(), "gap": MeanGap()}}, "evaluate.metrics: ssim: judge each image by its own truth"),
-        (lambda: {"metrics": {"chance": AgreementByChance()}}, "evaluate.metrics: chance: judge each image by its own truth"),
+        (lambda: {"metrics": {"ssim": SSIM(), "gap": MeanGap()}}, "evaluate.metrics: ssim: compare each image with its own ground truth"),
+        (lambda: {"metrics": {"chance": AgreementByChance()}}, "evaluate.metrics: chance: compare each image with its own ground truth"),
         (lambda: {"reference": Reference(data=Street(3))}, "evaluate.reference: street has no garment"),
-        (lambda: {"reference": Reference(data=Photos(root="."))}, "evaluate.reference: photos holds no true images; name a dataset"),
+        (lambda: {"reference": Reference(data=Photos(root="."))}, "evaluate.reference: photos has no true images; choose a dataset"),
         (lambda: {"reference": None}, "which street does not offer here; use `predict` instead, or a protocol whose evaluate.reference"),
         (
             lambda: {"size": (512, 384)},
-            r"protocol toy judges at \[512, 384\], data.init_args.size is \[64, 48\]: set --data.init_args.size",
+            r"protocol toy uses size \[512, 384\], but data.init_args.size is \[64, 48\]: set --data.init_args.size",
         ),
     ],
 )
@@ -162,7 +162,7 @@ def test_the_reference_has_the_protocol_s_size_too(tmp_path):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder of people whose test garments are absent, as in StreetTryOn, a whole one of other people, and the garments of that alone."""
+    """A folder of people without test garments, as in StreetTryOn, a complete one of other people, and only the garments of that one."""
     root = tmp_path_factory.mktemp("reference")
     for name, seed in (("street", 0), ("shop", 1)):
         write_viton_hd(root / name, people=12, size=SIZE, seed=seed, test_fraction=0.5, workers=1)
@@ -218,14 +218,14 @@ def test_the_images_are_those_of_the_samples(workers, folders):
             assert torch.equal(given(VITONHD(**settings), split, field), expected)
 
 
-def test_a_reference_that_cannot_be_read_is_told(folders, tmp_path):
+def test_an_unreadable_reference_is_an_error(folders, tmp_path):
     settings = {"size": SIZE, "num_workers": 2, "validation": 0, "eval_batch_size": 2}
     root = shutil.copytree(folders / "garments", tmp_path / "garments")
     data = VITONHD(root=str(root), **settings)
     names = [line.split()[0] for line in (root / "test_pairs.txt").read_text().splitlines()]
     first, last = (root / "test" / "cloth" / name for name in (names[0], names[-1]))
     last.write_text("no image")
-    with pytest.raises(UserError, match=rf"^{last} is cut off, damaged or no image"):
+    with pytest.raises(UserError, match=rf"^{last} is truncated, damaged or not an image"):
         given(data)
     first.unlink()
     with pytest.raises(UserError, match=rf"^evaluate.reference: viton_hd: 1 of 6 samples of .* lack their garment, first {first}"):
@@ -237,7 +237,7 @@ def test_a_reference_that_cannot_be_read_is_told(folders, tmp_path):
         given(data, "val")
 
 
-def test_every_layout_s_garments_or_people_serve(tmp_path):
+def test_the_garments_or_people_of_every_layout_can_be_the_reference(tmp_path):
     settings = {"size": SIZE, "num_workers": 0, "validation": 0}
     shops = write_dress_code(tmp_path / "dress_code", people=12, size=SIZE, seed=0, test_fraction=0.5, workers=1)
     whole = DressCode(root=str(shops), **settings)
@@ -254,5 +254,5 @@ def test_every_layout_s_garments_or_people_serve(tmp_path):
     assert given(street, field="person").shape == (6, 3, *SIZE)
     with pytest.raises(UserError, match=r"evaluate\.reference: street_tryon: the dataset has no shop images"):
         given(street)
-    with pytest.raises(UserError, match="'mask' is no image of a sample; choose garment or person"):
+    with pytest.raises(UserError, match="'mask' is not an image of a sample; choose garment or person"):
         given(street, field="mask")

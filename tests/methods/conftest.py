@@ -22,5 +22,5 @@ def people(world):
 
 @pytest.fixture
 def steady():
-    """Leave the number of threads alone and draw the same weights."""
+    """Keep the number of threads and draw the same weights."""
     torch.manual_seed(0)

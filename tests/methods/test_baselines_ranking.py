@@ -33,7 +33,7 @@ def bottoms(names):
     return CandidateBatch(ids=list(names))
 
 
-def test_random_scores_belong_to_seed_top_and_bottom_alone(monkeypatch):
+def test_random_scores_depend_only_on_seed_top_and_bottom(monkeypatch):
     method = RandomRanking()
     whole = scores(method, tops("abcd"), bottoms("uvwxyz"))
     assert whole.shape == (4, 6) and whole.dtype == torch.float32
@@ -59,7 +59,7 @@ def test_random_scores_equal_a_plain_loop_over_pairs():
     assert found.tolist() == [[plain(top, bottom) for bottom in "uvwxyz"] for top in "abcde"]
 
 
-def test_random_scores_are_even_and_independent():
+def test_random_scores_are_uniform_and_independent():
     names = [str(number) for number in range(400)]
     found = scores(RandomRanking(), tops(names), bottoms(names))
     assert abs(found.mean() - 0.5) < 5 * (1 / 12 / 160_000) ** 0.5
@@ -71,7 +71,7 @@ def test_random_scores_are_even_and_independent():
         assert torch.corrcoef(rows[:60]).fill_diagonal_(0).abs().max() < 5 / 400**0.5
 
 
-def test_random_keys_survive_their_way_through_floats():
+def test_random_keys_survive_a_float_round_trip():
     ids = [str(number) for number in range(500)]
     embedded = RandomRanking().embed_query(tops(ids))
     assert embedded.dtype == torch.float32 and embedded.shape == (500, 4)
@@ -135,7 +135,7 @@ def looks(images):
     return QueryBatch(ids=names, top_ids=names, top=images), CandidateBatch(ids=names, bottom=images)
 
 
-def test_the_likest_colours_rank_first_and_paper_does_not_count():
+def test_the_most_similar_colours_rank_first_and_the_background_does_not_count():
     query, _ = looks(painted([RED, WHITE, WHITE, WHITE], [BLUE, GREY]))
     _, candidate = looks(painted([BLUE], [RED], [DARK_RED, BLUE], [GREY, BLUE, WHITE, WHITE], [WHITE], [RED, RED, RED, WHITE]))
     found = scores(ColourNeighbour(), query, candidate)
@@ -164,7 +164,7 @@ def test_histograms_equal_a_plain_loop_over_pixels():
             ]
             for bins in itertools.product(range(-1, 6), repeat=3):
                 near = math.prod(max(0.0, 1 - abs(place - bin_)) for place, bin_ in zip(places, bins, strict=True))
-                kept = tuple(min(max(bin_, 0), 4) for bin_ in bins)  # what falls beyond the last bin's middle stays in it
+                kept = tuple(min(max(bin_, 0), 4) for bin_ in bins)  # values beyond the last bin's centre stay in it
                 counts[kept] = counts.get(kept, 0) + near
         return {place: count / sum(counts.values()) for place, count in counts.items()}
 
@@ -178,7 +178,7 @@ def test_histograms_equal_a_plain_loop_over_pixels():
 
 
 def test_colours_need_images():
-    with pytest.raises(UserError, match="ColourNeighbour looks at images"):
+    with pytest.raises(UserError, match="ColourNeighbour needs images"):
         ColourNeighbour().embed_query(tops("a"))
     with pytest.raises(UserError, match="bins: 0"):
         ColourNeighbour(bins=0)

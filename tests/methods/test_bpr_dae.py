@@ -102,7 +102,7 @@ def test_cost_equals_a_plain_loop(name, variant):
         assert ranking == 0
 
 
-def test_only_the_papers_ranking_has_a_gradient_where_the_order_is_badly_wrong():
+def test_only_the_papers_ranking_loss_has_a_gradient_for_badly_wrong_orders():
     found = {}
     for variant in ("paper", "code"):
         top, bottom = torch.ones(2, 9), torch.stack([torch.zeros(9), torch.ones(9)]).requires_grad_()
@@ -136,7 +136,7 @@ def test_sizes_follow_the_weights(narrow):
 
 
 def test_a_checkpoint_holds_a_random_backbone(monkeypatch):
-    """Drawn under another seed it would be another, under which the codes mean nothing."""
+    """Another seed would give another one, for which the codes are meaningless."""
     monkeypatch.setattr("fashiongen.methods.bpr_dae.network.AlexNet", partial(AlexNet, (4, 6, 8, 8, 6), 20))
     torch.manual_seed(0)
     first = BPRDAE(weights=None, optimizer=SGD, **SMALL)
@@ -208,7 +208,7 @@ def test_each_image_is_encoded_once_in_training_and_a_resumed_run_ends_alike(nar
 
 
 def test_training_lowers_the_cost_and_ranks_the_own_bottoms_first(narrow, tmp_path):
-    """On features that a cache brings, so that the images are not looked at."""
+    """With cached features, so that the images are not read."""
     torch.manual_seed(1)
     batch = pairs([f"b{index}" for index in range(8)], images=False)
     batch.encoded = {kind: torch.randn(8, 20).relu() for kind in ("top", "bottom")}
@@ -230,7 +230,7 @@ def test_validation_logs_the_cost(narrow):
     assert set(logged) == {"val/loss", "val/ranking", "val/reconstruction"} and not method.encoding_cache._values
 
 
-def test_scores_are_inner_products_of_what_does_not_depend_on_the_batch(narrow):
+def test_scores_are_inner_products_and_do_not_depend_on_the_batch(narrow):
     method, batch = build(narrow).eval(), pairs(list("abcd"), size=80)
     query, candidate = method.embed_query(queries(batch)), method.embed_candidate(candidates(batch))
     assert query.shape == candidate.shape == (4, 8) and method.inner_product
@@ -253,10 +253,10 @@ def test_settings_out_of_range_are_named(narrow, settings, message):
         build(narrow, **settings) if "weights" not in settings else BPRDAE(**settings)
 
 
-def test_the_smallest_image_and_weights_of_something_else(narrow, tmp_path):
+def test_the_smallest_image_works_and_foreign_weights_are_refused(narrow, tmp_path):
     assert build(narrow, image_size=63).embed_query(queries(pairs(["a"]))).shape == (1, 8)
     save_file({"conv.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"other.safetensors: no weights of an AlexNet"):
         BPRDAE(weights=str(tmp_path / "other.safetensors"))
-    with pytest.raises(UserError, match="BPRDAE looks at images, but the data reads the lists alone"):
+    with pytest.raises(UserError, match="BPRDAE needs images, but the data reads only the lists"):
         build(narrow).embed_candidate(candidates(pairs(["a"], images=False)))

@@ -22,7 +22,7 @@ from fashiongen.nn import noise
 
 
 def encoded_once(generator, top, drawn, masks):
-    """Two draws a top as the authors' U-Net would make them of the tops twice over, but that its encoder's norms count each top once."""
+    """Two draws per top like the authors' U-Net on repeated tops, except that its encoder's norms count each top once."""
     skips = [generator.first(top)]
     for down in generator.down:
         skips.append(down(skips[-1]))
@@ -157,7 +157,7 @@ def test_deepspeed_is_refused_in_one_line():
 
 
 def test_two_processes_train_by_the_overlay(tmp_path):
-    """Each backward pass leaves one network alone, which plain DDP refuses."""
+    """Each backward pass leaves out one network, which plain DDP does not allow."""
     settings = {**SMALL, "discriminator_widths": [4, 8]}
     recipe = tmp_path / "cigm.yaml"
     model = {"class_path": "fashiongen.methods.geco.CIGM", "init_args": settings}
@@ -174,7 +174,7 @@ def test_validation_logs_the_loss_and_an_image(diversity, tmp_path):
     logger = TensorBoardLogger(tmp_path, name="", version="")
     run = trainer(max_epochs=1, limit_val_batches=2, logger=logger, log_every_n_steps=1)
     method, data = cigm(diversity=diversity), Couples()
-    with torch.no_grad():  # a new generator hardly hears the noise
+    with torch.no_grad():  # a new generator hardly depends on the noise
         for parameter in method.generator.parameters():
             parameter.mul_(4)
     run.fit(method, data)

@@ -1,4 +1,4 @@
-"""Every method keeps the contract. Methods are found by their recipes, not by a list."""
+"""Every method fulfils the contract. Methods are found by their recipes, not by a list."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ _worlds = {}
 
 
 def world_of(recipe: Path):
-    """Build the small world of a recipe's data, one for all recipes that read it alike."""
+    """Build the small world of a recipe's data, shared by all recipes that read it in the same way."""
     data = yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]
     key = (data["class_path"], *(str(data["init_args"].get(name)) for name in ("root", "size", "images", "task")))
     if key not in _worlds:

@@ -1,4 +1,4 @@
-"""GECo, and what it shares with CIGM: templates by top, scores, losses, and that a broken run goes on exactly."""
+"""GECo, and what it shares with CIGM: templates per top, scores, losses, and exact resuming."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def parent(tmp_path_factory):
 
 @pytest.mark.parametrize("build", [cigm, diverse_cigm, geco], ids=["cigm", "diverse cigm", "geco"])
 def test_broken_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(build, parent, tmp_path):
-    """An epoch has 4 steps; the run goes on from the third, whatever random numbers others have drawn meanwhile."""
+    """An epoch has 4 steps; the run resumes from the third, regardless of random numbers drawn in between."""
 
     def run(method, **options):
         if isinstance(method, GECo):
@@ -77,13 +77,13 @@ def test_the_targets_are_hidden(build):
 
 
 @pytest.mark.parametrize("build", [cigm, geco], ids=["cigm", "geco"])
-def test_images_of_another_size_are_resized_and_absent_ones_told(build):
+def test_images_of_another_size_are_resized_and_missing_ones_are_an_error(build):
     method, batch = build().eval(), pairs(size=24)
     assert method.draw_template(queries(batch)).shape == (6, 3, 16, 16)
     assert method.embed_candidate(candidates(batch)).shape[0] == 6
     small = replace(batch, bottom=interpolate(to_float(batch.bottom), size=(16, 16), mode="bilinear", antialias=True))
     torch.testing.assert_close(method.embed_candidate(candidates(small)), method.embed_candidate(candidates(batch)))
-    with pytest.raises(UserError, match="looks at images"):
+    with pytest.raises(UserError, match="needs images"):
         method.embed_query(replace(queries(batch), top=None))
 
 
@@ -108,7 +108,7 @@ def test_wrong_settings_are_named():
 
 @pytest.mark.parametrize("variant", ["paper", "code"])
 def test_scores_are_dot_products_of_composed_queries(variant):
-    """Query and bottoms computed anew, one by one, with each image normalised as the variant has it."""
+    """Query and bottoms computed again, one by one, with each image normalised as in the variant."""
     method, batch = geco(variant=variant).eval(), pairs()
     found = method.score(method.embed_query(queries(batch)), method.embed_candidate(candidates(batch)))
 
@@ -180,7 +180,7 @@ def test_the_generator_is_frozen_and_stays_as_in_inference(parent):
 
 
 @pytest.mark.parametrize(("variant", "classifier"), [("paper", False), ("code", True)])
-def test_exactly_the_network_is_trained(variant, classifier):
+def test_only_the_network_is_trained(variant, classifier):
     method = geco(variant=variant).train()
     method.log_dict = lambda *_, **__: None
     method.training_step(pairs(), 0).backward()
@@ -190,7 +190,7 @@ def test_exactly_the_network_is_trained(variant, classifier):
 
 
 def test_a_parent_that_does_not_fit_is_named(parent):
-    with pytest.raises(UserError, match="parent `cigm` only"):
+    with pytest.raises(UserError, match="supports only the parent `cigm`"):
         geco().load_parents({"generator": parent})
     with pytest.raises(UserError, match=r"step=4\.ckpt does not fit GECo's generator: of another shape: first\.0\.weight"):
         GECo(**SMALL | {"features": 3}, **BACKBONE).load_parents({"cigm": parent})
@@ -228,7 +228,7 @@ def test_a_training_template_belongs_to_row_and_step(monkeypatch):
 
 def test_cached_templates_are_k_per_top_and_generated_once(monkeypatch):
     method, batch, calls = geco(template_variants=3).train(), pairs(), []
-    method.generator.last[0].weight.mul_(100.0)  # at the start a template is grey, and another noise changes less than a grey level
+    method.generator.last[0].weight.mul_(100.0)  # at first, templates are grey, and another noise changes less than a grey level
     top = to_float(batch.top)
     generate = method.generate
     monkeypatch.setattr(method, "generate", lambda *inputs: (calls.append(len(inputs[0])), generate(*inputs))[1])
@@ -241,7 +241,7 @@ def test_cached_templates_are_k_per_top_and_generated_once(monkeypatch):
             calls.clear()
     assert [len(templates) for templates in seen] == [3] * 6
     assert calls == [], "after so many steps all of them are known"
-    broken = geco(template_variants=3).train()  # a resumed run knows none of them and takes the same
+    broken = geco(template_variants=3).train()  # a resumed run has none of them and generates the same
     broken.load_state_dict(method.state_dict())
     torch.testing.assert_close(broken.training_template(batch, top), method.training_template(batch, top))
 
@@ -311,7 +311,7 @@ def test_validation_logs_the_auc_against_true_negatives(parent):
 
 
 def test_a_resnet_without_weights_starts_as_torchvisions():
-    """timm's own start has residual branches of zero, whose convolutions get no gradient."""
+    """timm initialises residual branches with zero, so their convolutions get no gradient."""
     random = load_backbone("resnet18", None, False, {"channels": [8, 8, 8, 8]})
     assert (random.layer1[0].bn2.weight == 1).all()
     assert (load_backbone("resnet18", None, False, {"channels": [8, 8, 8, 8], "zero_init_last": True}).layer1[0].bn2.weight == 0).all()

@@ -18,7 +18,7 @@ POSITIVES = [("a",), ("b", "a"), ("c", "elsewhere"), ("a",), ("a", "b", "c", "d"
 def batch():
     query, bottom = (torch.randn(len(BOTTOMS), 5, dtype=torch.float64) for _ in range(2))
     bottom[3] = bottom[0]
-    query[2] = 0.0  # all its scores are equal
+    query[2] = 0.0  # all of its scores are equal
     return query.requires_grad_(), bottom.requires_grad_(), negative_mask(BOTTOMS, POSITIVES)
 
 

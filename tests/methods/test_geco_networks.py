@@ -62,7 +62,7 @@ def as_saved(path, state, loss=None):
     return path
 
 
-def test_the_generator_has_the_authors_size_and_the_paper_leaves_out_what_is_never_called():
+def test_the_generator_has_the_authors_size_and_the_paper_variant_omits_unused_layers():
     assert count(Generator(unused_down=True)) == 54_413_507
     assert count(Generator()) == 54_413_507 - (512 * 512 * 16 + 2 * 512)
 
@@ -111,7 +111,7 @@ def test_dropout_acts_on_the_first_two_up_convolutions():
         torch.testing.assert_close(seen[f"next {level}"][:, : mask.shape[1]], seen[f"out {level}"] * 2 * mask)
 
 
-def test_sizes_that_cannot_be_are_named():
+def test_impossible_sizes_are_named():
     for build, named in (
         (lambda: Generator(96), "image_size: 96"),
         (lambda: Generator(8), "image_size: 8"),

@@ -26,7 +26,7 @@ def igr():
 
 
 def softmax_attention(query, key, value, heads):
-    """Attention written out, on (B, N, heads * d)."""
+    """Explicit attention on (B, N, heads * d)."""
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     weights = (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(dim=-1)
     return (weights @ value).transpose(1, 2).flatten(2)
@@ -58,7 +58,7 @@ class PaperCrossAttention:
 
 
 def paper_noise(igr, batch, latents, timestep, null):
-    """Predict the noise as the paper writes it, everything computed anew; the conditions are null or not."""
+    """Predict the noise as in the paper, without any caching; the conditions are null or not."""
     unet, garmnet = igr.network.denoiser, igr.network.garmnet
     person = to_float(batch.person)
     text = igr.text([igr.prompts[category] for category in batch.category])
@@ -90,8 +90,8 @@ def paper_noise(igr, batch, latents, timestep, null):
 
 
 @torch.no_grad()
-def test_kept_references_give_the_images_of_the_paper_written_out(igr, people):
-    """Keys and values kept over the steps, half the queries, both halves of guidance in one pass: against none of that."""
+def test_cached_references_give_the_images_of_the_papers_equations(igr, people):
+    """Cached keys and values, half the queries, and both halves of guidance in one pass, compared with the plain computation."""
     key = noise.keys(people.ids, 0, "sample", 0, 0)
     latents = noise.normal(key, (4, 16, 12))
     sampler = DDIMScheduler.from_config(igr.schedule.config, clip_sample=False, set_alpha_to_one=False)
@@ -154,7 +154,7 @@ def test_min_snr_weighs_each_sample_by_its_noise(igr, people, monkeypatch):
 
 
 @torch.no_grad()
-def test_every_sample_draws_a_noise_and_a_timestep_of_its_own(igr, people, monkeypatch):
+def test_every_sample_draws_its_own_noise_and_timestep(igr, people, monkeypatch):
     drawn, add_noise = [], igr.schedule.add_noise
     monkeypatch.setattr(igr.schedule, "add_noise", lambda *args: (drawn.append(args[1:]), add_noise(*args))[1])
     for batch in (people, people.select([4, 2])):
@@ -285,7 +285,7 @@ def test_wrong_settings_are_named():
             IGR(**wrong)
     with pytest.raises(UserError, match="no such folder"):
         IGR(pretrained="/absent/folder")
-    with pytest.raises(UserError, match="parent `coarse` only"):
+    with pytest.raises(UserError, match="supports only the parent `coarse`"):
         IGR().load_parents({"fine": "x"})
 
 
@@ -366,7 +366,7 @@ def test_workers_and_batch_size_change_no_image(igr, world):
     assert (to_uint8(one_by_one).int() - to_uint8(by_workers).int()).abs().max() <= 1
 
 
-def test_kept_encodings_change_nothing_but_the_work(people, monkeypatch):
+def test_cached_encodings_change_only_the_speed(people, monkeypatch):
     losses, calls = [], []
     for keep in (False, True):
         torch.manual_seed(0)

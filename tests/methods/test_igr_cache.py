@@ -1,4 +1,4 @@
-"""IGR on samples that were encoded ahead: equal results, no frozen encoder in the step; through the true command line too."""
+"""IGR on samples that were encoded in advance: equal results, no frozen encoder in the step; also with the real command line."""
 
 import os
 from dataclasses import replace
@@ -27,7 +27,7 @@ def igr():
 
 
 def batches(igr, world, folder, dtype=torch.float32):
-    """Return the same six samples as they are read, and with what was kept of them."""
+    """Return the same six samples as read, and with their cached encodings."""
     samples = torch.utils.data.Subset(world.datasets["test"], range(6))
     samples.rows = world.datasets["test"].rows[:6]
     encode(Loader(samples, batch_size=4), igr.encodings(), folder, dtype=dtype)
@@ -36,7 +36,7 @@ def batches(igr, world, folder, dtype=torch.float32):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-3)])
-def test_a_step_on_kept_encodings_has_the_same_loss_and_runs_no_frozen_encoder(igr, world, tmp_path, dtype, tolerance):
+def test_a_step_on_cached_encodings_has_the_same_loss_and_runs_no_frozen_encoder(igr, world, tmp_path, dtype, tolerance):
     plain, kept = batches(igr, world, tmp_path, dtype)
     igr.train()
     expected = igr.denoising_loss(plain, ("train", 3), 0.5)
@@ -52,7 +52,7 @@ def test_a_step_on_kept_encodings_has_the_same_loss_and_runs_no_frozen_encoder(i
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=0)
 
 
-def test_a_step_in_mixed_precision_sees_what_was_kept(igr, world, tmp_path):
+def test_a_step_in_mixed_precision_gets_the_cached_values(igr, world, tmp_path):
     plain, kept = batches(igr, world, tmp_path)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for kind in ("garment", "person", "image"):
@@ -62,14 +62,14 @@ def test_a_step_in_mixed_precision_sees_what_was_kept(igr, world, tmp_path):
 
 
 @torch.no_grad()
-def test_what_is_judged_takes_nothing_from_the_cache(igr, world, tmp_path):
+def test_evaluation_does_not_use_the_cache(igr, world, tmp_path):
     plain, kept = batches(igr, world, tmp_path)
     igr.eval()
     poisoned = replace(kept, encoded={kind: torch.full_like(value, torch.nan) for kind, value in kept.encoded.items()})
     assert torch.equal(tasks.run(igr, poisoned), tasks.run(igr, plain))
 
 
-def test_kept_encodings_serve_a_model_in_bfloat16(igr, world, tmp_path):
+def test_cached_encodings_work_for_a_model_in_bfloat16(igr, world, tmp_path):
     plain, kept = batches(igr, world, tmp_path)
     torch.manual_seed(0)
     low = IGR().bfloat16()  # as DeepSpeed does it
@@ -83,11 +83,11 @@ def test_the_command_line_encodes_ahead_and_trains_from_it(tmp_path, cache, monk
     first = capsys.readouterr().out
     assert main(["data", "encode", *recipe, "--out", "kept"]) is None
     second = capsys.readouterr().out
-    trained = int(first.partition("garment: ")[2].partition(" encoded, 0 were there")[0])
+    trained = int(first.partition("garment: ")[2].partition(" encoded, 0 already cached")[0])
     assert trained > 8
     for kind in ("garment", "person", "image"):
-        assert f"{kind}: {trained} encoded, 0 were there" in first
-        assert f"{kind}: 4 encoded, {trained} were there" in second
+        assert f"{kind}: {trained} encoded, 0 already cached" in first
+        assert f"{kind}: 4 encoded, {trained} already cached" in second
 
     common = [*recipe, "--trainer.max_steps", "3", "--trainer.val_check_interval", "3", "--trainer.logger", "false"]
     common += ["--model.init_args.cache_encodings", "false", "--trainer.enable_model_summary", "false"]
@@ -106,7 +106,7 @@ def test_the_command_line_encodes_ahead_and_trains_from_it(tmp_path, cache, monk
     for key, weight in weights[0].items():
         torch.testing.assert_close(weights[1][key], weight, rtol=0, atol=1e-5, msg=key)
 
-    # The fine stage trains on some of these samples, a few of them reframed: those alone are encoded anew. Its parent is not asked for.
+    # The fine stage trains on some of these samples, a few of them reframed: only those are encoded again. Its parent is not needed.
     fine = ["--config", str(RECIPES / "igr-hqft.yaml"), *WORLD, "--data.init_args.quality.init_args.keep", "0.9"]
     capsys.readouterr()
     assert main(["data", "encode", *fine, "--out", "kept"]) is None
@@ -119,7 +119,7 @@ def test_the_command_line_encodes_ahead_and_trains_from_it(tmp_path, cache, monk
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["fit", "--config", "igr.yaml", "--cache", "absent"], "the cache absent is not there; run `fashiongen data encode"),
+        (["fit", "--config", "igr.yaml", "--cache", "absent"], "the cache absent does not exist; run `fashiongen data encode"),
         (["data", "encode", "--config", "white.yaml", "--out", "kept"], "White has no frozen encoder"),
         (["data", "encode", "--out", "kept"], "--config"),
         (["data", "encode", "--config", "igr.yaml", "--out", "kept", "--data.init_args.peple", "3"], "unknown key 'peple'"),

@@ -1,4 +1,4 @@
-"""IGR through the true command line: killed and resumed, and sharded by ZeRO-2."""
+"""IGR with the real command line: killed and resumed, and sharded by ZeRO-2."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The loop of methods with several losses: against plain loops, with clipping and accumulation, and how it counts steps."""
+"""The training loop for several losses: compared with plain loops, with clipping and accumulation, and how it counts steps."""
 
 import copy
 import re
@@ -73,7 +73,7 @@ def fit(method, data=None, ckpt_path=None, **options):
 
 
 def plain_loop(batches, every=1, clip=None):
-    """Train a copy by hand: on each batch the critic's loss, its step, then the generator's loss and step."""
+    """Train a copy with a plain loop: on each batch the critic's loss and step, then the generator's loss and step."""
     method = Gan()
     networks = [method.critic, method.generator]
     optimizers = [torch.optim.SGD(network.parameters(), lr=RATE) for network in networks]
@@ -149,7 +149,7 @@ def test_clipping_bounds_the_step_of_each_loss(settings, clip, every):
 
 
 def test_a_gan_with_three_optimizers_ends_with_the_weights_of_the_old_loop():
-    """MGCM bit by bit as when each method stepped its optimizers itself and each of these steps counted."""
+    """MGCM equals, bit by bit, the old loop in which methods stepped their optimizers and each step counted."""
     torch.manual_seed(1)
     rows = pairs([f"b{index % 9}" for index in range(12)])
 
@@ -182,7 +182,7 @@ def test_a_gan_with_three_optimizers_ends_with_the_weights_of_the_old_loop():
 
 
 def test_steps_are_batches_also_after_a_resume(tmp_path):
-    """max_steps, every_n_train_steps and the draws' keys; a resumed run ends as one that was not broken."""
+    """max_steps, every_n_train_steps and the draws' keys; a resumed run ends like an uninterrupted one."""
 
     def saving(every):
         return ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=every, enable_version_counter=False)
@@ -267,7 +267,7 @@ def test_a_training_that_counted_optimizer_steps_is_not_resumed(tmp_path):
     checkpoint = torch.load(tmp_path / "old.ckpt", weights_only=True)
     assert checkpoint.pop("steps_are_batches")
     torch.save(checkpoint, tmp_path / "old.ckpt")
-    with pytest.raises(UserError, match="Gan cannot go on from a checkpoint of an earlier version") as error:
+    with pytest.raises(UserError, match="Gan cannot resume from a checkpoint of an earlier version") as error:
         fit(Gan(), ckpt_path=tmp_path / "old.ckpt")
     assert "\n" not in str(error.value)
     Gan().load_state_dict(checkpoint["state_dict"])

@@ -1,4 +1,4 @@
-"""IGR loads Stable Diffusion 1.5 and IP-Adapter from their published layouts; every key is placed, and every unfit one named."""
+"""IGR loads Stable Diffusion 1.5 and IP-Adapter from their published layouts; every key is loaded, and every unfit key is named."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a method's checkpoint holds: what is trained, what came from a parent, and nothing that `pretrained` brings."""
+"""The content of a method's checkpoint: trained weights, weights from a parent, and nothing from `pretrained`."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -51,7 +51,7 @@ class Toy(Method):
 
 
 class Numbers(L.LightningDataModule):
-    """The same batch four times, so that a run broken in mid-epoch sees what a whole one sees."""
+    """The same batch four times, so that a run interrupted in mid-epoch gets the same data as an uninterrupted one."""
 
     def loader(self):
         return DataLoader([torch.randn(5, 4, generator=torch.Generator().manual_seed(1))] * 4, batch_size=None)
@@ -105,7 +105,7 @@ def test_a_missing_adapter_is_refused_by_name(tmp_path):
 
 
 def test_an_adapter_that_is_switched_off_is_saved_and_demanded_all_the_same():
-    """Where a second adapter is trained, and where a method is frozen as a whole, as for inference."""
+    """If a second adapter is trained, and if the whole method is frozen, as for inference."""
 
     def two() -> Toy:
         method = Toy(lora=True)
@@ -164,7 +164,7 @@ def test_a_reference_from_a_parent_survives_a_resume(tmp_path):
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_what_is_saved_and_tested_with_ema_is_the_average(lora, tmp_path):
-    """The weights after each step are averaged by hand; frozen parts stay out of the checkpoint, and a broken run goes on exactly."""
+    """Compared with a manual average over steps; frozen parts are not in the checkpoint, and an interrupted run resumes exactly."""
     seen = []
 
     class Note(L.Callback):
@@ -221,7 +221,7 @@ def test_the_overlays_average_leaves_integers_as_they_are(decay, tmp_path):
 
 
 class Thawed(Toy):
-    """Trains a part of its encoder, and decides so after callbacks have copied the weights."""
+    """Unfreezes a part of its encoder after callbacks have copied the weights."""
 
     def configure_optimizers(self):
         self.encoder[0].requires_grad_(True)

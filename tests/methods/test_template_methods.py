@@ -60,7 +60,7 @@ def test_a_run_broken_in_mid_epoch_or_between_epochs_ends_with_the_same_weights(
 
 
 def test_each_loss_moves_its_own_networks_alone(kind, tmp_path):
-    """With the other optimizers at rest only one part learns, by the loss that it should."""
+    """With the other optimizers off, only one part learns, from its own loss."""
     moved = []
     for chosen in range(3):
         method = build(kind)
@@ -109,7 +109,7 @@ def test_results_do_not_depend_on_the_batch_or_on_chance(kind):
     alone = method.embed_query(queries(batch.select([3])))
     torch.testing.assert_close(alone, query[3:4], atol=1e-5, rtol=1e-5)
     template = method.draw_template(queries(batch))
-    assert method.draws_templates  # `fashiongen retrieve` then shows them beside the query
+    assert method.draws_templates  # `fashiongen retrieve` then shows them next to the query
     assert template.shape == (5, 3, 64, 64) and template.abs().max() <= 1
     assert torch.equal(method.draw_template(queries(batch)), template)
 
@@ -125,7 +125,7 @@ def test_larger_images_and_larger_sizes(kind):
 
 def test_lists_without_images_and_strategies_for_one_optimizer_are_refused(kind):
     method = build(kind)
-    with pytest.raises(UserError, match=f"{kind.__name__} looks at images, but the data reads the lists alone"):
+    with pytest.raises(UserError, match=f"{kind.__name__} needs images, but the data reads only the lists"):
         method.embed_query(queries(pairs(["a"], images=False)))
     method._trainer = SimpleNamespace(strategy=object.__new__(DeepSpeedStrategy))
     with pytest.raises(UserError, match=f"{kind.__name__} has 3 optimizers and DeepSpeed takes one: leave out the zero2 overlay"):

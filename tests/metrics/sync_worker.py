@@ -1,4 +1,4 @@
-"""The work of one process in test_sync.py: a module of its own, so that a spawned process can import it by name."""
+"""The work of one process in test_sync.py, in a separate module so that a spawned process can import it by name."""
 
 import torch
 from torch import distributed

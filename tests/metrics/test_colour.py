@@ -80,7 +80,7 @@ def test_black_and_white_differ_by_100():
     assert metric.compute().item() == pytest.approx(100, abs=1e-3)
 
 
-def test_median_shrugs_off_a_few_pixels_and_mean_does_not():
+def test_the_median_ignores_a_few_pixels_and_the_mean_does_not():
     target = torch.full((1, 3, 4, 4), 0.5)
     prediction = target.clone()
     prediction[..., 0, :3] = 1.0

@@ -1,4 +1,4 @@
-"""What holds for every metric: batch splits, hostile input, copies, checkpoints, YAML."""
+"""Tests for all metrics: batch splits, hostile input, copies, checkpoints, YAML."""
 
 import copy
 import math
@@ -89,7 +89,7 @@ def test_perfect_prediction_is_best_and_worse_is_worse(key, network, images):
     if key != "kid":  # an unbiased estimate, never exactly 0
         assert perfect.compute().item() == pytest.approx(1.0 if perfect.higher_is_better else 0.0, abs=1e-4)
     sign = 1 if perfect.higher_is_better else -1
-    if key == "cw-ssim":  # which does not see that an image is inverted
+    if key == "cw-ssim":  # which does not detect an inverted image
         assert perfect.compute() > noisy.compute()
         return
     assert sign * perfect.compute() > sign * inverted.compute()
@@ -120,7 +120,7 @@ def test_empty_mask_is_left_out_and_counted_by_foreground_metrics_only(key, netw
     assert metric.n_undefined == (key in FOREGROUND)
     assert metric.values()[1].isnan() == (key in FOREGROUND)
     torch.testing.assert_close(metric.compute(), metric.values().nanmean())
-    # A prediction that is not finite stays in the mean beside it.
+    # A non-finite prediction stays in the mean with the others.
     prediction[0, 0, 0, 0] = math.nan
     assert feed(PAIR[key](network), (prediction, target, mask), [7]).compute().isnan()
 

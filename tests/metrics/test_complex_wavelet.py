@@ -126,7 +126,7 @@ def test_images_without_structure():
     assert value(white, images(64, 64, count=1)[1]) < 0.01
 
 
-def test_too_small_a_image_is_refused():
+def test_a_too_small_image_is_refused():
     with pytest.raises(UserError, match="at least 64 pixels"):
         CWSSIM().update(*images(63, 100))
     with pytest.raises(UserError, match="at least 16 pixels"):

@@ -147,7 +147,7 @@ def test_near_ties_move_kid_less_than_another_seed_would():
 
 
 def test_metrics_of_one_extractor_run_it_once_over_a_batch(images, monkeypatch):
-    """FID and KID of the same images; what they say is what they say apart, and no image outlives its step."""
+    """FID and KID of the same images equal their separate values, and no image outlives its step."""
     seen = []
     monkeypatch.setattr(
         AttributeClassifier, "features", lambda self, x, real=AttributeClassifier.features: (seen.append(len(x)), real(self, x))[1]
@@ -189,7 +189,7 @@ def test_unknown_extractor_is_refused_with_the_list(metric_class):
 
 
 def test_kid_with_subsets_equals_a_plain_loop_over_the_same_subsets():
-    """The subsets are recovered from the generator; what is done with them is written out."""
+    """The subsets are recovered from the generator; the estimate on them is computed explicitly."""
     first, second = features(14, 5, 0), features(11, 5, 1, shift=0.5)
     generator = torch.Generator().manual_seed(7)
     direction = torch.randn(5, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The published networks on random weights: equal to the libraries' own numbers, read safely, told when absent."""
+"""The published networks on random weights: equal to the libraries' own numbers, read safely, with an error if missing."""
 
 import math
 import shutil
@@ -65,7 +65,7 @@ def torch_home(published, monkeypatch):
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
-    """A machine without any weights."""
+    """A machine without weights."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     extractor.cache_clear()
@@ -112,7 +112,7 @@ def test_dists_is_the_library_s_own_number(torch_home):
 
 
 def test_inception_features_are_clean_fid_s(torch_home):
-    """Its own resizer and its own network on the same file, with the normalisation of its mode `clean`."""
+    """clean-fid's resizer and network on the same file, with the normalisation of its mode `clean`."""
     prediction, _ = pair(96, 72, count=2)
     uint8 = (prediction * 255).round().to(torch.uint8)
     resize = build_resizer("clean")
@@ -147,7 +147,7 @@ def tiny_dino(seed=0):
 
 @pytest.fixture
 def tiny_names(monkeypatch):
-    """Let the tiny checkpoints pass for the published architectures."""
+    """Make the tiny checkpoints pass as the published architectures."""
     for name, patch in (("clip-vit-b-32", 8), ("dinov2-base", 14)):
         monkeypatch.setitem(extractors.ARCHITECTURES, name, {"hidden_size": 16, "num_hidden_layers": 2, "patch_size": patch})
     extractor.cache_clear()
@@ -234,7 +234,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path, tiny_names):
 
 
 class Code:
-    """Leaves a file behind when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -296,7 +296,7 @@ def test_absent_weights_give_one_line_that_says_which_and_where(metric, words, e
     assert "\n" not in str(error.value)
 
 
-def test_the_record_hears_which_file_it_was_and_that_it_is_not_the_published_one(torch_home, tmp_path, monkeypatch):
+def test_the_record_names_the_file_and_that_it_is_not_the_published_one(torch_home, tmp_path, monkeypatch):
     import hashlib
 
     metric = LPIPS("alex")

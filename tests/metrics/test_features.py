@@ -37,7 +37,7 @@ def test_named_extractor_gives_what_its_network_gives(weights, network, images, 
 
 
 @pytest.mark.parametrize("metric_class", [LPIPS, DISTS, FID, KID, AttributeAgreement])
-def test_missing_weights_are_told_at_first_use(tmp_path, monkeypatch, images, metric_class):
+def test_missing_weights_are_an_error_at_first_use(tmp_path, monkeypatch, images, metric_class):
     monkeypatch.setattr(module, "tiny_weights", lambda: tmp_path / "nowhere")
     extractor.cache_clear()
     metric = metric_class()
@@ -45,11 +45,11 @@ def test_missing_weights_are_told_at_first_use(tmp_path, monkeypatch, images, me
         metric.update(*images)
 
 
-def test_extractor_is_a_part_of_the_name(network):
+def test_the_extractor_is_part_of_the_name(network):
     assert (LPIPS().extractor, DISTS().extractor) == ("tiny", "tiny")
     assert (FID().extractor, KID().extractor, AttributeAgreement().extractor) == ("tiny-classifier",) * 3
     assert SSIM().extractor is ColourError().extractor is None
-    # Another network never passes for a built-in one.
+    # Another network never passes as a built-in one.
     assert FID(network=network).extractor == "custom"
     assert FID("seed-2", network=network).extractor == "seed-2"
     assert AttributeAgreement(judge=network.read).extractor == "custom"
@@ -73,7 +73,7 @@ def test_unknown_name_is_refused_with_the_list():
 
 
 @pytest.mark.parametrize("metric_class", [LPIPS, DISTS, FID, KID, AttributeAgreement])
-def test_missing_weights_can_be_told_before_any_work(tmp_path, monkeypatch, metric_class):
+def test_missing_weights_can_be_found_before_any_work(tmp_path, monkeypatch, metric_class):
     monkeypatch.setattr(module, "tiny_weights", lambda: tmp_path)
     extractor.cache_clear()
     with pytest.raises(UserError, match="no attribute classifier"):

@@ -106,7 +106,7 @@ def test_a_query_without_candidates_has_no_value_and_is_counted():
     assert metric.compute().item() == pytest.approx(plain(given, METRICS["auc"][2], "catalogue", True), abs=1e-6)
 
 
-def test_lists_that_are_too_short_are_told():
+def test_too_short_lists_are_an_error():
     given = ranked()
     with pytest.raises(UserError, match="fewer negatives"):
         AUC(candidates="negatives:6").update(given)

@@ -74,7 +74,7 @@ def test_ms_ssim_takes_as_many_scales_as_fit(side, scales):
     assert chosen.compute() == given.compute()
 
 
-def test_ms_ssim_of_too_small_a_image_is_refused():
+def test_ms_ssim_of_a_too_small_image_is_refused():
     with pytest.raises(UserError, match="11 pixels"):
         MSSSIM().update(*noisy_pair(10, 40))
     for scales in range(2, 6):

@@ -1,4 +1,4 @@
-"""Metrics agree across processes that hold unequal numbers of samples, or none."""
+"""Metrics agree across processes with unequal numbers of samples, or none."""
 
 import tempfile
 

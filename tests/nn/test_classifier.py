@@ -109,7 +109,7 @@ def spoil(folder, change):
         (lambda folder: spoil(folder, lambda state: state.update({"head.bias": torch.zeros(7)})), "head.bias.*7"),
     ],
 )
-def test_a_damaged_folder_is_told_in_one_line(tmp_path, damage, message):
+def test_a_damaged_folder_is_a_one_line_error(tmp_path, damage, message):
     network().save_pretrained(tmp_path)
     damage(tmp_path)
     with pytest.raises(UserError, match=message) as caught:
@@ -118,7 +118,7 @@ def test_a_damaged_folder_is_told_in_one_line(tmp_path, damage, message):
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_missing_folder_is_told(tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         AttributeClassifier.from_pretrained(tmp_path / "nowhere")
 

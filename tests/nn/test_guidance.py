@@ -9,7 +9,7 @@ def test_guide_is_equation_2():
     torch.testing.assert_close(guide(unconditional, conditional, 1.0), conditional)
 
 
-def test_conditions_are_dropped_as_often_as_asked():
+def test_conditions_are_dropped_with_the_given_probability():
     ids = [str(number) for number in range(10_000)]
     assert condition_mask(ids, 0.0, 0, "dropout").all()
     assert not condition_mask(ids, 1.0, 0, "dropout").any()

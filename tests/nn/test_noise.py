@@ -49,7 +49,7 @@ def test_uniform_stays_below_one():
     assert abs(drawn.mean() - 0.5) < 0.01
 
 
-def test_coins_fall_as_often_as_told_and_belong_to_the_sample():
+def test_coins_have_the_given_probability_and_belong_to_the_sample():
     tossed = noise.coins(noise.keys(IDS, 0, "dropout"), (50, 4), 0.3)
     assert tossed.shape == (400, 50, 4) and tossed.dtype == torch.bool
     assert abs(tossed.float().mean() - 0.3) < 5 * (0.21 / 80_000) ** 0.5

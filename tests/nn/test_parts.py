@@ -33,7 +33,7 @@ def test_latents_are_shifted_and_scaled_as_in_stable_diffusion_3(shift):
 
 @torch.no_grad()
 def test_frozen_parts_may_be_bfloat16():
-    """Half the memory; latents and images stay float32, and near those of float32 weights."""
+    """Half the memory; latents and images stay float32 and close to those of float32 weights."""
     folder, images = locate("tiny", "sd"), torch.rand(2, 3, 64, 48) * 2 - 1
     exact, low = load_codec(folder), load_codec(folder, torch.bfloat16)
     assert exact.vae.dtype == torch.float32 and low.vae.dtype == torch.bfloat16
@@ -51,8 +51,8 @@ def test_frozen_parts_may_be_bfloat16():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_loading_tells_nothing(dtype):
-    """Of diffusers' warning against a cast by `to`, above all."""
+def test_loading_prints_nothing(dtype):
+    """Especially not diffusers' warning about a cast with `to`."""
     told = []
     handler = logging.Handler()
     handler.emit = told.append

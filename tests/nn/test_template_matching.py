@@ -117,7 +117,7 @@ def test_discriminator_loss_equals_a_plain_loop(variant):
 
 
 class Painter(nn.Module):
-    """Paints with one colour that it learns; its template's code is that colour."""
+    """Paints with one learnt colour, which is also its template's code."""
 
     def __init__(self):
         super().__init__()
@@ -205,7 +205,7 @@ def test_images_are_floats_of_the_wanted_size():
     shown = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
     assert torch.equal(prepare_images(shown, 64, "M"), shown / 127.5 - 1)
     assert prepare_images(torch.full((1, 3, 100, 80), 255, dtype=torch.uint8), 64, "M").shape == (1, 3, 64, 64)
-    with pytest.raises(UserError, match="M looks at images, but the data reads the lists alone"):
+    with pytest.raises(UserError, match="M needs images, but the data reads only the lists"):
         prepare_images(None, 64, "M")
 
 

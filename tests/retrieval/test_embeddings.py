@@ -53,20 +53,20 @@ def test_a_key_is_the_content_with_the_name_and_an_untouched_file_is_not_read_ag
             assert store.key(moved) == key
 
 
-def test_a_killed_writer_leaves_no_row_without_a_image(tmp_path, images):
+def test_a_killed_writer_leaves_no_row_without_an_image(tmp_path, images):
     folder = tmp_path / "store"
     with Store(folder) as store:
         keys = [store.key(path) for path in images]
         store.add(keys[:1], torch.ones(1, 4))
     with (folder / "rows.f32").open("ab") as file:
-        file.write(b"\0" * 22)  # a row and a bit, of which the index does not know
+        file.write(b"\0" * 22)  # more than a row that the index does not know
     with Store(folder) as store:
         store.add(keys[1:], torch.full((2, 4), 2.0))
         ((_, block),) = store.embeddings(store.rows(keys)).blocks()
     assert block[:, 0].tolist() == [1.0, 2.0, 2.0]
 
 
-def test_what_is_damaged_is_told(tmp_path, images):
+def test_damage_is_reported(tmp_path, images):
     folder = tmp_path / "store"
     with Store(folder) as store:
         with pytest.raises(UserError, match="numbers that are not finite"):

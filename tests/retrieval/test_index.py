@@ -149,7 +149,7 @@ def test_recall_counts_scores_not_places():
     assert recall(Found(torch.tensor([[3.0, 2.0], [5.0, -torch.inf]]), torch.tensor([[4, 1], [0, -1]])), exact) == 0.75
 
 
-def test_what_an_index_cannot_do_is_told_in_one_line(monkeypatch):
+def test_unsupported_uses_of_an_index_are_one_line_errors(monkeypatch):
     check_kind("exact", Distances())
     with pytest.raises(UserError, match=r"--index ivf needs a score that is an inner product, and distances's is not: use --index exact"):
         check_kind("ivf", Distances())

@@ -16,7 +16,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "dark 
 
 
 class Colours(Method):
-    """Likes what has the top's colour, and draws it as the template."""
+    """Prefers the top's colour, and draws it as the template."""
 
     name: ClassVar[str] = "colours"
     draws_templates: ClassVar[bool] = True
@@ -69,7 +69,7 @@ def rank(method, place, **options):
     return retrieve(method, [place / "<top>.jpg"], place / "catalogue", cache=place / "cache", **options)
 
 
-def test_the_nearest_come_first_and_what_is_damaged_is_told(place):
+def test_the_nearest_come_first_and_damage_is_reported(place):
     with pytest.warns(UserWarning, match=r"left out of the catalogue.*broken\.jpg"):
         found = rank(Colours(), place, top=3)
     assert [hit.path.stem for hit in found.hits[0]] == ["red", "dark red", "green"]
@@ -112,7 +112,7 @@ def test_an_index_that_does_not_suit_the_method_is_refused_before_any_work(place
 
 
 @pytest.mark.filterwarnings("ignore:left out")
-def test_the_page_holds_query_template_and_hits_in_itself(place, capsys):
+def test_the_page_contains_query_template_and_hits(place, capsys):
     run(Colours(), Data(), place / "<top>.jpg", place / "catalogue", 10, place / "page.html")
     text = (place / "page.html").read_text()
     assert re.findall(r'<figure class="(\w+)">', text) == ["query", "template", "hit", "hit", "hit", "hit"]
@@ -122,14 +122,14 @@ def test_the_page_holds_query_template_and_hits_in_itself(place, capsys):
     assert "wrote" in capsys.readouterr().out
 
 
-def test_mistakes_are_told(place, tmp_path):
-    with pytest.raises(UserError, match=r"no image there"):
+def test_mistakes_are_user_errors_in_one_line(place, tmp_path):
+    with pytest.raises(UserError, match=r"no image in this folder"):
         run(Colours(), Data(), place / "<top>.jpg", tmp_path / "nothing", 10, place / "page.html")
     with pytest.raises(UserError, match="cannot rank bottoms"):
         run(Method(), Data(), place / "<top>.jpg", place / "catalogue", 10, place / "page.html")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.jpg").write_text("no image")
-    with pytest.warns(UserWarning), pytest.raises(UserError, match="none of its 1 images"):
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="cannot read any of its 1 images"):
         run(Colours(), Data(), place / "<top>.jpg", tmp_path / "bad", 10, place / "page.html")
     assert not (place / "page.html").exists()
     assert page([], [], None, "a < b").count("a &lt; b") == 2

@@ -1,4 +1,4 @@
-"""A task, a dataset and a method of a package outside the tree: nothing of fashiongen is touched, and everything runs on them."""
+"""A task, a dataset and a method from an external package: everything runs on them without changes to fashiongen."""
 
 import json
 import re
@@ -202,7 +202,7 @@ def test_everything_runs_on_a_task_of_another_package(folder, capsys):
     main(["test", "--config", "shades.yaml", "--ckpt_path", "logs/shader/last.ckpt", "--evaluate.out", str(out)])
     record = json.loads(out.read_text())
     assert (record["task"], record["protocol"], record["method"], record["n_samples"]) == ("shades", "shades-toy", "shader", 6)
-    assert record["metrics"]["error"]["value"] < 0.1  # without learning it is 0.23
+    assert record["metrics"]["error"]["value"] < 0.1  # without training it is 0.23
     assert record["conditions"]["data"] == "walls-6" and record["reference"]["field"] == "shades"
     assert sorted(record["gallery"]) == ["input", "truth"]
     for name in (record["images"], *record["gallery"].values()):
@@ -254,7 +254,7 @@ def test_the_contract_finds_who_breaks_it(folder, cheat, words):
 
 
 def test_the_task_may_be_named_by_its_path(folder, monkeypatch):
-    """Whatever has imported it or not."""
+    """Whether or not it was imported."""
     protocol = {"evaluate": {**PROTOCOL["evaluate"], "task": TASK}}
     (folder / "tasks" / "shades-toy.yaml").write_text(yaml.safe_dump(protocol))
     (folder / "shades.yaml").write_text(yaml.safe_dump({**RECIPE, "evaluate": {"task": TASK, "protocol": "shades-toy"}}))

@@ -39,7 +39,7 @@ def test_the_exact_batch_type_selects_the_method_and_targets_are_hidden():
 
 
 def test_a_method_without_the_interface_is_named():
-    with pytest.raises(TypeError, match=r"object cannot do the task 'vtoff'.*take_off"):
+    with pytest.raises(TypeError, match=r"object does not support the task 'vtoff'.*take_off"):
         tasks.run(object(), BATCH)
 
 

@@ -25,7 +25,7 @@ METRICS = {
 
 
 class Colours(Method):
-    """Likes bottoms whose mean colour is the top's; counts how often it has embedded which bottom."""
+    """Prefers bottoms with the top's mean colour; counts how often it has embedded each bottom."""
 
     inner_product: ClassVar[bool] = False
 
@@ -59,7 +59,7 @@ def judged(method, root, out=None, batch_size=7):
 
 
 def plain(method, data):
-    """The same by the loop over pairs that one would write first."""
+    """The same with a plain loop over pairs."""
 
     def embed(dataset, index, method):
         return method(dataset[index].without_target())
@@ -125,7 +125,7 @@ class Products(Colours):
 
 @pytest.mark.parametrize("count", [1, 7])
 def test_equal_candidates_have_equal_scores_however_many_queries_there_are(count):
-    """A matrix product adds up in another order in its last columns."""
+    """A matrix product sums its last columns in another order."""
     method = Products()
     candidates = torch.randn(1, 130, generator=torch.Generator().manual_seed(0)).repeat(257, 1)
     queries = torch.randn(count, 130, generator=torch.Generator().manual_seed(1))
@@ -134,7 +134,7 @@ def test_equal_candidates_have_equal_scores_however_many_queries_there_are(count
     assert (scores == scores[:, :1]).all()
 
 
-def test_what_a_method_does_wrong_is_never_hidden(root):
+def test_errors_of_a_method_are_never_hidden(root):
     values, _ = judged(Broken(), root)
     assert all(math.isnan(value) for value in values.values())
     with pytest.raises(TypeError, match=r"score must return \(B, C\)"):
@@ -146,6 +146,6 @@ class NoRanker(Method):
         return batch.person
 
 
-def test_a_method_that_cannot_rank_is_told_what_it_can_do(root):
-    with pytest.raises(UserError, match=r"NoRanker cannot do it; it can do: vtoff"):
+def test_a_method_that_cannot_rank_is_refused_with_the_tasks_it_supports(root):
+    with pytest.raises(UserError, match=r"NoRanker does not support this task; it supports: vtoff"):
         judged(NoRanker(), root)

@@ -38,7 +38,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.slow
-def test_a_killed_build_goes_on_and_its_weights_load(tmp_path, monkeypatch):
+def test_a_killed_build_resumes_and_its_weights_load(tmp_path, monkeypatch):
     out = tmp_path / "weights"
 
     def killed(self):
@@ -65,12 +65,12 @@ def test_a_killed_build_goes_on_and_its_weights_load(tmp_path, monkeypatch):
     mask = torch.ones(1, 1, 64, 48, dtype=torch.bool)
     batch = TryOffBatch(ids=["a"], person=torch.zeros(1, 3, 64, 48, dtype=torch.uint8), mask=mask, category=["upper"])
     assert igr.take_off(batch).shape == (1, 3, 64, 48)
-    with pytest.raises(UserError, match="holds a finished build"):
+    with pytest.raises(UserError, match="contains a finished build"):
         build(out, seed=0, plan=SMALL)
 
 
-def test_training_goes_on_where_it_was_killed(tmp_path):
-    """The weights of a run that is killed and resumed are those of an unbroken one."""
+def test_training_resumes_where_it_was_killed(tmp_path):
+    """The weights of a killed and resumed run equal those of an uninterrupted one."""
 
     def run(folder, killed_at=None):
         torch.manual_seed(0)
@@ -117,7 +117,7 @@ def test_the_shipped_tokenizer_knows_every_word():
 
 
 def test_the_shipped_classifier_reads_the_images_of_this_world():
-    """On items of the namespace `test`, which nothing tiny was trained on; a world whose pixels changed fails here."""
+    """On items of the namespace `test`, on which nothing was trained; a world with changed pixels fails here."""
     classifier = AttributeClassifier.from_pretrained(tiny_weights() / "classifier")
     assert classifier.heads == {"category": CATEGORIES, **ATTRIBUTES}
     items = [make_item(0, "test", index) for index in range(150)]

@@ -7,7 +7,7 @@ from fashiongen.tiny.images import SHORT_CAPTIONS
 from fashiongen.tiny.stages import mix
 
 
-def test_the_denoiser_has_seen_the_prompts_that_are_asked_of_it():
+def test_the_denoiser_has_seen_the_prompts_it_gets():
     assert PROMPTS.items() <= SHORT_CAPTIONS.items()
 
 

@@ -74,7 +74,7 @@ def test_images_are_what_the_world_draws(world):
         assert uv.shape == (2, *SIZE) and 0 <= uv.min() and uv.max() == 1 and not uv[:, parts == 0].any()
 
 
-def test_atr_tells_what_lip_tells_and_the_bag(world):
+def test_atr_labels_what_lip_labels_and_the_bag(world):
     bags = 0
     for number in range(40):
         images = render_person(make_person(0, "train", number), *SIZE)

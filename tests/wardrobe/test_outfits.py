@@ -40,7 +40,7 @@ def test_outfits_and_users_are_the_same_twice():
     assert make_user(4, "test", 9) != make_user(4, "test", 10)
 
 
-def test_taste_has_nothing_to_do_with_the_rule():
+def test_taste_is_independent_of_the_rule():
     users = [make_user(0, "train", index) for index in range(200)]
     assert all(len(user.colors) == len(user.designs) == len(user.styles) == 2 for user in users)
     pairs = [(a.items["top"], b.items["bottom"]) for a, b in pairwise(OUTFITS)]

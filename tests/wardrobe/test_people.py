@@ -59,7 +59,7 @@ def test_masks_labels_and_images_agree():
         assert ((inside[:, :2] >= 0) & (inside[:, :2] < (48, 64))).all()
 
 
-def test_the_agnostic_mask_does_not_tell_the_garment():
+def test_the_agnostic_mask_does_not_reveal_the_garment():
     for person in PEOPLE[:12]:
         other = dataclasses.replace(person, garment=make_person(1, "val", int(person.id[-2:])).garment)
         first, second = render_person(person, 64, 48).agnostic_mask, render_person(other, 64, 48).agnostic_mask

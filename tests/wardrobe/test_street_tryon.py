@@ -82,7 +82,7 @@ def test_boxes_have_the_rows_first(world):
         assert (bottom - top, right - left) == SIZE and top >= 0 and left >= 0
 
 
-def test_street_people_are_others_than_viton_hds(world):
+def test_street_people_differ_from_viton_hds(world):
     truths = [json.loads(line) for line in (world / "wardrobe_truth.jsonl").read_text().splitlines()]
     assert [truth["stem"] for truth in truths] == [name[:-4] for folder in ("train", "validation") for name in names(world, folder)]
     assert all(int(truth["id"].split("-")[1]) >= FIRST_PERSON and truth["id"].startswith(truth["split"]) for truth in truths)

@@ -97,7 +97,7 @@ def test_processes_do_not_change_a_byte(world, tmp_path):
     assert all((world / path).read_bytes() == (other / path).read_bytes() for path in files)
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
+def test_a_folder_that_is_not_empty_is_left_alone(tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(UserError, match="not an empty folder"):
         write_viton_hd(tmp_path, 12, SIZE, seed=0, workers=1)

@@ -23,7 +23,7 @@ def test_same_seed_and_id_give_the_same_item_in_another_process():
 def test_streams_of_namespaces_seeds_and_numbers_differ():
     items = [make_item(seed, namespace, index) for seed in (0, 1) for namespace in NAMESPACES for index in range(100)]
     assert len({str(parameters(item)) for item in items}) == len(items)
-    assert len({item.id for item in items}) == len(items) / 2  # the seed is no part of the id
+    assert len({item.id for item in items}) == len(items) / 2  # the seed is not part of the id
 
 
 def test_held_out_combinations_occur_in_test_only():
@@ -49,7 +49,7 @@ def test_held_out_pairs_are_a_fixed_twelfth_of_all_pairs():
     assert ("trousers", "lace") in HELD_OUT_CATEGORY_MATERIALS
 
 
-def test_values_are_drawn_evenly():
+def test_values_are_drawn_uniformly():
     items = [make_item(0, "test", index) for index in range(2400)]
     for name, values in ATTRIBUTES.items():
         for value in values:
@@ -59,7 +59,7 @@ def test_values_are_drawn_evenly():
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
-def test_caption_tells_category_and_every_attribute(namespace):
+def test_the_caption_names_the_category_and_every_attribute(namespace):
     for index in range(50):
         item = make_item(0, namespace, index)
         words = item.caption().split()

@@ -1,9 +1,9 @@
-// Draws the page out of its JSON block. Text goes into the document as text, never as markup; nothing is fetched and nothing is stored.
+// Draws the page from its JSON block. Text is inserted as text, never as markup; nothing is fetched or stored.
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const COSTS = [
-  ["seeds", "seeds"], ["time", "time a sample"], ["memory", "peak memory"], ["training", "training"], ["parameters", "parameters"],
+  ["seeds", "seeds"], ["time", "time per sample"], ["memory", "peak memory"], ["training", "training"], ["parameters", "parameters"],
 ];
 const PLACES = { best: "1st", second: "2nd" };
 const ARROWS = { true: "↑", false: "↓" };
@@ -24,9 +24,9 @@ function put(node, attributes, children) {
 }
 const el = (tag, attributes, ...children) => put(document.createElement(tag), attributes, children);
 const svg = (tag, attributes, ...children) => put(document.createElementNS(SVG, tag), attributes, children);
-// A name from a file: apart from the text around it, in its own direction.
+// A name from a file: isolated from the text around it, in its own direction.
 const name = (text) => el("bdi", { dir: "auto" }, text);
-// The same in a cell of a table: it may break after an underscore and before a bracket, and anywhere once it is too wide.
+// The same for a table cell: it may wrap after an underscore and before a bracket, and anywhere if it is too wide.
 const label = (text) => el("span", { class: "label" }, el("bdi", { dir: "auto" },
   text.split(/(?<=_)|(?=\[)/).map((part, index) => [index ? el("wbr") : null, part])));
 const links = (list) => list.map(([text, address]) => [el("a", { href: address }, text), " "]);
@@ -69,7 +69,7 @@ byId("tabs").addEventListener("keydown", (event) => {
 
 // ---- a table that sorts
 
-// columns: {key, title, value(row), text, better}; `better` is 1 where high values come first at the first click, else -1.
+// columns: {key, title, value(row), text, better}; `better` is 1 if the first click puts high values first, else -1.
 function sortable(columns, rows, draw, caption) {
   const order = { column: null, direction: 1 };
   const body = el("tbody");
@@ -123,13 +123,13 @@ function buildBoard(board, panel) {
     board.split ? el("p", { class: "quiet" }, "Split ", name(board.split), board.conditions.map(([key, told]) => [" · ", key.replaceAll("_", " "), " ", name(told)])) : null,
     el("details", { class: "protocol" }, el("summary", {}, "The protocol in full"), board.protocol_text
       ? el("pre", { dir: "auto" }, board.protocol_text)
-      : el("p", {}, "Its file in recipes/tasks was not at hand when this page was written; only its name is known.")),
+      : el("p", {}, "Only the protocol's name is known: its file was not found in recipes/tasks when this page was written.")),
     table.box,
     el("p", { class: "quiet" },
-      "↑ higher is better, ↓ lower. 1st and 2nd mark the best of a column. The small line is the 95 % interval: over seeds (Student's t) ",
-      "where a row has several, else over samples (bootstrap). ≈ where a paired bootstrap over samples does not tell a row from the best; each such ",
-      "comparison stands alone, without a correction for their number. ? where that is untested, as for metrics of whole sets. Any number opens its record, log and command. ",
-      "Memory on a CPU is that of the whole process; times compare on one device only."),
+      "↑ higher is better, ↓ lower is better. 1st and 2nd mark the best of a column. The small line is the 95 % interval: over seeds (Student's t) ",
+      "if a row has several, otherwise over samples (bootstrap). ≈: not significantly different from the best (paired bootstrap over samples, without a ",
+      "correction for multiple comparisons). ?: not tested, for example a metric of a whole set. Click a number for its record, log and command. ",
+      "Memory on a CPU is that of the whole process; compare times on the same device only."),
     board.notes.map((text) => el("p", { class: "note" }, text)),
     notes.length ? el("ul", { class: "notes" }, notes.map((row) => el("li", {}, name(row.name), ": ", el("span", { class: "note" }, name(row.notes.join("; ")))))) : null,
     board.absent.length ? [el("h3", {}, "Not in this table"), el("ul", {}, board.absent.map((node) =>
@@ -157,7 +157,7 @@ function drawCell(board, row, column) {
   return el("td", { class: cell.rank },
     el("button", { class: "number", type: "button", "aria-label": `${row.name}, ${column.key}: ${cell.text}${rank}; details`, onclick: () => openDetails(board, row, column) }, cell.text),
     cell.rank ? el("span", { class: "place", "aria-hidden": "true" }, ` ${PLACES[cell.rank]}`) : null,
-    cell.apart === false ? el("span", { title: "not told from the best" }, " ≈") : cell.untested ? el("span", { title: cell.untested }, " ?") : null,
+    cell.apart === false ? el("span", { title: "not significantly different from the best" }, " ≈") : cell.untested ? el("span", { title: cell.untested }, " ?") : null,
     cell.note ? el("span", { class: "note", title: cell.note }, " †") : null,
     cell.interval ? el("small", {}, `${cell.interval[0]} to ${cell.interval[1]}`) : null);
 }
@@ -173,7 +173,7 @@ function openDetails(board, row, column) {
     if (cell.difference) {
       const { mean, interval, p, samples } = cell.difference;
       body.push(el("p", {}, `Against the best: ${mean} (95 % interval ${interval[0]} to ${interval[1]}, p ${p}), paired bootstrap over ${samples} samples. `,
-        cell.apart ? "These trained models differ on such samples; trained with another seed they may not." : "They are not told apart."));
+        cell.apart ? "The two trained models differ on such samples; models trained with other seeds may not." : "No significant difference."));
     }
     if (cell.untested) body.push(el("p", {}, "Against the best: ", cell.untested, "."));
     if (cell.note) body.push(el("p", { class: "note" }, cell.note));
@@ -203,12 +203,12 @@ byId("details").addEventListener("click", (event) => { if (event.target === byId
 function drawPublished(board) {
   const box = el("section", { class: "published", "aria-label": "Published numbers" },
     el("h3", {}, "Published numbers"),
-    el("p", { class: "quiet" }, "As printed in the papers; nobody here measured them. Compare only where the protocol is the same, and then with the notes in mind."),
-    board.published.length ? null : el("p", {}, "No paper here prints numbers for this task and dataset."),
+    el("p", { class: "quiet" }, "As printed in the papers, not measured here. Compare them only where the protocol is the same, and read the notes."),
+    board.published.length ? null : el("p", {}, "No published numbers for this task and dataset."),
     board.published.map((block) => [
       el("h4", {}, name(block.title), `, Table ${block.table}`),
       el("p", { class: "quiet" }, name(block.caption), " · ", name(block.dataset), " · protocol ", name(block.protocol), ": ",
-        block.unlike.length ? el("span", { class: "note" }, `not to be compared: ${block.unlike.join(", ")}`) : "the one of this tab", " · ", name(block.protocol_note)),
+        block.unlike.length ? el("span", { class: "note" }, `not comparable: ${block.unlike.join(", ")}`) : "the same as in this tab", " · ", name(block.protocol_note)),
       el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": `${block.paper}, Table ${block.table}` }, el("table", {},
         el("thead", {}, el("tr", {}, ["row as printed", ...block.metrics].map((text) => el("th", { scope: "col" }, name(text))), el("th", { scope: "col", class: "text" }, "who ran it"))),
         el("tbody", {}, block.rows.map((row) => el("tr", {}, el("th", { scope: "row" }, label(row.row)),
@@ -230,7 +230,7 @@ function drawPlots(board) {
     const column = board.columns.find(({ key }) => key === choice.value);
     if (!column) return;
     const rows = board.rows.filter((row) => matches(row.name) && row.cells[column.key] && row.cells[column.key].value !== null);
-    figures.replaceChildren(...[["time", "time a sample"], ["memory", "peak memory"]].map(([cost, title]) =>
+    figures.replaceChildren(...[["time", "time per sample"], ["memory", "peak memory"]].map(([cost, title]) =>
       drawPlot(rows.filter((row) => row.costs[cost].value !== null), column, cost, title)));
   }
   refresh();
@@ -271,7 +271,7 @@ function drawPlot(rows, column, cost, title) {
       svg("circle", { cx: px, cy: py, r: 5 }),
       shift === undefined ? null : svg("text", { x: turned ? px - 8 : px + 8, y: py + 4 + shift, "text-anchor": turned ? "end" : "start", direction: "ltr" }, caption));
   });
-  const image = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${heading}; the values stand in the table below` },
+  const image = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${heading}; the values are in the text below` },
     svg("line", { class: "axis", x1: left, y1: height - bottom, x2: width - right, y2: height - bottom }),
     svg("line", { class: "axis", x1: left, y1: top, x2: left, y2: height - bottom }),
     Array.from(new Set(ticks)).map((row) => svg("text", { x: left - 6, y: y.place(row.cells[column.key].value) + 4, "text-anchor": "end" }, row.cells[column.key].text)),
@@ -286,8 +286,8 @@ function drawPlot(rows, column, cost, title) {
 
 function drawGallery(board) {
   const gallery = board.gallery;
-  const box = el("section", { class: "gallery-box" }, el("h3", {}, "The same samples by every method"));
-  if (!gallery || !gallery.lines.length) return put(box, {}, [el("p", { class: "quiet" }, "No images: the records of this table hold none of a common sample.")]);
+  const box = el("section", { class: "gallery-box" }, el("h3", {}, "The same samples for every method"));
+  if (!gallery || !gallery.lines.length) return put(box, {}, [el("p", { class: "quiet" }, "No images: the records of this table have none of a common sample.")]);
   const without = gallery.without.length ? [" Without images: ", gallery.without.map((text, index) => [index ? ", " : "", name(text)]), "."] : null;
   return put(box, {}, [
     el("div", { class: "scroll gallery", role: "region", tabindex: 0, "aria-label": "Images" }, el("table", {},
@@ -295,7 +295,7 @@ function drawGallery(board) {
         gallery.seeds[index] === null ? null : el("small", {}, ` seed ${gallery.seeds[index]}`))))),
       el("tbody", {}, gallery.lines.map((line) => el("tr", {}, el("th", { scope: "row" }, label(line.id)),
         line.images.map((image, index) => el("td", {}, image ? drawImage(image, `${gallery.columns[index]}, sample ${line.id}`) : "unreadable"))))))),
-    el("p", { class: "quiet" }, `The first samples in the order of their ids that all have; ${gallery.left_out} more are in the records' folders. `,
+    el("p", { class: "quiet" }, `The first samples, by id, that every method has; ${gallery.left_out} more are in the records' folders. `,
       "Large images are reduced.", without),
   ]);
 }
@@ -325,9 +325,9 @@ function buildNodes(panel) {
     el("td", { class: "text" }, name(row.reason), row.command ? el("details", {}, el("summary", {}, "command"), el("pre", { dir: "ltr" }, row.command)) : null),
     el("td", {}, row.exit_status === null ? "-" : row.exit_status), el("td", {}, row.seconds.text), el("td", { class: "text" }, links(row.links))), "Nodes");
   put(panel, {}, [el("h2", {}, "Nodes"), el("p", { class: "quiet" },
-    "Each training and each test of the suite. failed: it ended by itself with an error. killed: a signal ended it, such as for want of memory. ",
-    "timeout: it took longer than its limit. skipped: it cannot run here. waiting: planned, without a record. damaged: its record cannot be read. ",
-    "unplanned: a record of a node that is not in the suite any more."), table.box]);
+    "Each training and each test of the suite. failed: ended with an error. killed: ended by a signal, for example when out of memory. ",
+    "timeout: exceeded its time limit. skipped: cannot run here. waiting: planned, without a record. damaged: its record cannot be read. ",
+    "unplanned: a record of a node that is no longer in the suite."), table.box]);
   return table.refresh;
 }
 

@@ -133,7 +133,7 @@ class ColourNeighbour(Method):
 
     def _histograms(self, images: Tensor | None) -> Tensor:
         if images is None:
-            raise UserError("ColourNeighbour looks at images, but the data reads the lists alone: set data.init_args.images=true")
+            raise UserError("ColourNeighbour needs images, but the data reads only the lists: set data.init_args.images=true")
         foreground = (images < PAPER).any(dim=1).flatten(1).float()  # (B, S * S)
         low, high = (torch.tensor(ends, device=images.device).view(3, 1, 1) for ends in ((0.0, -110.0, -110.0), (100.0, 110.0, 110.0)))
         place = (srgb_to_lab(images.float() / 255) - low) / (high - low) * self.bins - 0.5  # 0 at the first bin's centre

@@ -100,7 +100,7 @@ class NearestGarment(Method):
     def take_off(self, batch: TryOffBatch) -> Tensor:
         """Return (B, 3, H, W) in [-1, 1]: the garment whose crop has the smallest Euclidean distance."""
         if not len(self.features):
-            raise UserError("NearestGarment has gathered no garment: run `fit` first and give its checkpoint by --ckpt_path")
+            raise UserError("NearestGarment has collected no garment: run `fit` first and give its checkpoint by --ckpt_path")
         nearest = torch.cdist(self._feature(batch), self.features).argmin(dim=1)
         return to_float(self.garments[nearest])
 

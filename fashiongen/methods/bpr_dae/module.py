@@ -123,7 +123,7 @@ class BPRDAE(Method):
     def encoded(self, kind: str, batch: Batch) -> Tensor:
         """Return fc7 of a batch's tops or bottoms, like `Method.encoded`; a batch without cached encodings must have images."""
         if batch.encoded is None and getattr(batch, kind) is None:
-            raise UserError("BPRDAE looks at images, but the data reads the lists alone: set data.init_args.images=true")
+            raise UserError("BPRDAE needs images, but the data reads only the lists: set data.init_args.images=true")
         return super().encoded(kind, batch)
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ def prepare_images(images: Tensor | None, size: int, method: str) -> Tensor:
         UserError: if the dataset reads no images.
     """
     if images is None:
-        raise UserError(f"{method} looks at images, and the dataset reads its lists alone: have it read the images too")
+        raise UserError(f"{method} needs images, but the dataset reads only its lists: have it read the images too")
     return resized(to_float(images), size)
 
 

@@ -84,7 +84,7 @@ class GECo(Method):
         super().__init__(optimizer, lr_scheduler)
         check_settings("GECo", variant, alpha=alpha, beta=beta, gamma=gamma, template_variants=template_variants)
         if alpha == beta == 0:
-            raise UserError("GECo: alpha and beta are both 0, so that there is nothing to learn: give one of them")
+            raise UserError("GECo: alpha and beta are both 0, so there is nothing to learn: set one of them")
         if tau <= 0 or embedding < 1:
             raise UserError(f"GECo: tau must be above 0 and embedding at least 1, not {tau} and {embedding}")
         self.image_size = image_size
@@ -111,7 +111,7 @@ class GECo(Method):
         """Load the frozen generator from CIGM's checkpoint (stage 2 of Section 4)."""
         for role, path in parents.items():
             if role != "cigm":
-                raise UserError(f"GECo knows the parent `cigm` only, but the recipe names `{role}`")
+                raise UserError(f"GECo supports only the parent `cigm`, but the recipe names `{role}`")
             if self.generator is None:
                 continue
             # A frozen network does not need CIGM's `unused_down`.

@@ -97,7 +97,7 @@ class IGR(Method):
         if not 0.0 <= condition_dropout <= 1.0:
             raise UserError(f"IGR: condition_dropout: {condition_dropout}: must lie in [0, 1]")
         if snr_gamma is not None and not snr_gamma > 0:
-            raise UserError(f"IGR: snr_gamma: {snr_gamma}: must be above 0; leave it out to weigh all noises alike")
+            raise UserError(f"IGR: snr_gamma: {snr_gamma}: must be above 0; leave it out to weight all noises equally")
         for what, count in (("image_tokens", image_tokens), ("noises_per_sample", noises_per_sample)):
             if count < 1:
                 raise UserError(f"IGR: {what}: {count}: must be at least 1")
@@ -115,7 +115,7 @@ class IGR(Method):
         self.image_encoder = load_image_encoder(locate(image_encoder, "clip"), image_encoder_subfolder)
         self.schedule = load_noise_schedule(folder)
         if self.schedule.config.prediction_type != "epsilon":
-            raise UserError(f"IGR: pretrained: {folder}: predicts {self.schedule.config.prediction_type}, but IGR's eq. 1 wants epsilon")
+            raise UserError(f"IGR: pretrained: {folder}: predicts {self.schedule.config.prediction_type}, but IGR's eq. 1 needs epsilon")
         timesteps = self.schedule.config.num_train_timesteps
         if not (1 <= steps <= timesteps and 0 <= garmnet_timestep < timesteps):
             raise UserError(
@@ -147,7 +147,7 @@ class IGR(Method):
         """Start the fine stage from the coarse stage's checkpoint (Section 3.2, training strategy)."""
         for role, path in parents.items():
             if role != "coarse":
-                raise UserError(f"IGR knows the parent `coarse` only, but the recipe names `{role}`")
+                raise UserError(f"IGR supports only the parent `coarse`, but the recipe names `{role}`")
             self.load_weights(read_state(path), source=str(path))
 
     def training_step(self, batch: TryOffBatch, batch_idx: int) -> Tensor:

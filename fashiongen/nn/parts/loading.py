@@ -84,7 +84,7 @@ def load_part(
         "has weights of another shape than those": sorted(
             f"{key} {tuple(found)} for {tuple(wanted)}" for key, found, wanted in info["mismatched_keys"]
         ),
-        "has weights that are none": sorted(key for key in info["unexpected_keys"] if not _is_no_weight(key, kind)),
+        "has keys that are not weights": sorted(key for key in info["unexpected_keys"] if not _is_no_weight(key, kind)),
     }
     for what, keys in problems.items():
         if keys:

@@ -41,9 +41,9 @@ def load_prompt_encoder(folder: str, dtype: torch.dtype = torch.float32) -> Prom
     text_encoder = loading.load_part(CLIPTextModel, folder, "text_encoder", dtype=dtype)
     place = f"pretrained: {folder}/tokenizer"
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers builds an empty one if the files are missing
-        raise UserError(f"{place}: cannot load a CLIPTokenizer from there (no word in it: vocab.json and merges.txt are missing)")
+        raise UserError(f"{place}: cannot load a CLIPTokenizer from there (its vocabulary is empty: vocab.json and merges.txt are missing)")
     known, positions = text_encoder.config.vocab_size, text_encoder.config.max_position_embeddings
     if len(tokenizer) > known or tokenizer.model_max_length > positions:
-        sizes = f"{len(tokenizer)} words and {tokenizer.model_max_length} places, the text encoder {known} and {positions}"
+        sizes = f"{len(tokenizer)} tokens and {tokenizer.model_max_length} positions, the text encoder has {known} and {positions}"
         raise UserError(f"{place}: belongs to another text encoder (it has {sizes})")
     return PromptEncoder(tokenizer, text_encoder)
