@@ -22,7 +22,7 @@ from fashiongen.records import file_sha256
 
 LISTS = (".txt", ".csv", ".json", ".jsonl")
 Resolve = Callable[[list[list[str]]], list[dict[str, Any]]]
-DATA_TOLD_APART = "told apart by what it holds"
+PATH_PLACEHOLDER = "told apart by what it holds"
 """Placeholder for paths when hashing settings; changing it would make all earlier results stale."""
 
 
@@ -204,7 +204,7 @@ def _what_counts(settings: dict[str, Any], kind: str, paths: dict[str, str]) -> 
         for name in path:
             inner = inner.get(name) if isinstance(inner, dict) else None
         if isinstance(inner, dict):
-            inner[last] = DATA_TOLD_APART
+            inner[last] = PATH_PLACEHOLDER
     return counting  # type: ignore[no-any-return]
 
 

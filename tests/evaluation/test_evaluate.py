@@ -278,3 +278,18 @@ def test_images_that_cannot_be_shown_lose_no_numbers(tmp_path, monkeypatch):
     with pytest.raises(KeyError):
         judge(tmp_path)
     assert json.loads((tmp_path / "out.json").read_text())["metrics"]["distance"]["value"] > 0
+
+
+class Versatile(Copier):
+    """Also ranks bottoms."""
+
+    def embed_query(self, batch): ...
+
+    def embed_candidate(self, batch): ...
+
+    def score(self, query, candidate): ...
+
+
+def test_data_for_another_task_are_refused_though_the_method_supports_it(tmp_path):
+    with pytest.raises(UserError, match=r"evaluate\.task=retrieval, but the data are for vtoff: set data\.init_args\.task to retrieval"):
+        judge(tmp_path, Versatile(), task="retrieval")
