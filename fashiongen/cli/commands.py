@@ -213,7 +213,7 @@ def _new_method(options: argparse.Namespace) -> None:
 def _build_tiny(options: argparse.Namespace) -> None:
     from fashiongen.tiny.build import build
 
-    build(options.out, seed=options.seed)
+    build(options.out, options.seed, device=options.device, precision=options.precision, reuse=options.reuse)
 
 
 def _consolidate(options: argparse.Namespace) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.embeddings import ImageProjection
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 from transformers import CLIPVisionModelWithProjection
 
 from fashiongen.nn.attention import (
@@ -20,11 +17,11 @@ from fashiongen.nn.attention import (
     project,
     project_image_prompt,
 )
-from fashiongen.nn.guidance import guide
-from fashiongen.nn.parts import ddim
-from fashiongen.tiny.images import SIZE, RenderedImages
-from fashiongen.tiny.stages import garment_crops, mix
-from fashiongen.tiny.training import pick, train
+from fashiongen.tiny.captions import CaptionForms
+from fashiongen.tiny.clip import garment_crops
+from fashiongen.tiny.denoiser import noise_loss, sample
+from fashiongen.tiny.images import RenderedImages
+from fashiongen.tiny.training import Draws, Run, train
 
 
 class ImagePrompted(nn.Module):
@@ -55,21 +52,19 @@ class ImagePrompted(nn.Module):
 @torch.no_grad()
 def image_embeddings(encoder: CLIPVisionModelWithProjection, rendered: RenderedImages, batch: int = 256) -> Tensor:
     """Return the embeddings of the masked regions, (N, D)."""
-    return torch.cat([encoder(garment_crops(rendered, chosen)).image_embeds for chosen in torch.arange(len(rendered)).split(batch)])
+    everything = torch.arange(len(rendered), device=rendered.images.device)
+    return torch.cat([encoder(garment_crops(rendered, chosen)).image_embeds for chosen in everything.split(batch)])
 
 
 def train_image_prompt(
+    run: Run,
     network: ImagePrompted,
     schedule: DDPMScheduler,
-    full: Tensor,
-    short: Tensor,
-    empty: Tensor,
+    captions: CaptionForms,
     images: Tensor,
     latents: Tensor,
     steps: int,
     batch: int,
-    state: Path,
-    seed: int,
 ) -> ImagePrompted:
     """Train the image prompt to reconstruct a shop image from its own embedding; a tenth of the embeddings are dropped.
 
@@ -77,40 +72,29 @@ def train_image_prompt(
     caption already says.
 
     Args:
+        run: state folder, seed, device and precision.
         network: with a frozen denoiser.
         schedule: the forward process.
-        full: the captions' hidden states, (N, L, C).
-        short: those of the short captions, (N, L, C).
-        empty: those of the empty prompt, (1, L, C).
+        captions: hidden states of the captions, (M, L, C) in the table.
         images: the images' embeddings, (N, D).
         latents: the images' scaled latents, (N, 4, h, w).
         steps: optimizer steps.
         batch: images per step.
-        state: folder for the state that a killed build resumes from.
-        seed: seed of the build.
     """
 
-    def loss(generator: torch.Generator) -> Tensor:
-        chosen = pick(len(latents), batch, generator)
-        told = mix(generator, (empty, 0.3), (short[chosen], 0.4), otherwise=full[chosen])
-        shown = images[chosen] * (torch.rand(batch, 1, generator=generator) >= 0.1)
-        epsilon = torch.randn(latents[chosen].shape, generator=generator)
-        timestep = torch.randint(schedule.config.num_train_timesteps, (batch,), generator=generator)
-        return mse_loss(network(schedule.add_noise(latents[chosen], epsilon, timestep), timestep, told, shown), epsilon)
+    def loss(draws: Draws) -> Tensor:
+        chosen = draws.integers(len(latents), batch)
+        told = captions.drawn(draws, chosen, structured=0.1, prompt=0.05, short=0.35, empty=0.3)
+        shown = images[chosen] * (draws.uniform(batch, 1) >= 0.1)
+        epsilon, timestep = draws.normal(*latents[chosen].shape), draws.integers(schedule.config.num_train_timesteps, batch)
+        predicted = network(schedule.add_noise(latents[chosen], epsilon, timestep), timestep, told, shown)
+        return noise_loss(schedule, predicted, epsilon, timestep)
 
-    return train("ip_adapter", network, loss, steps=steps, learning_rate=3e-3, state=state, seed=seed)
+    return train(run, "ip_adapter", network, loss, steps=steps, learning_rate=3e-3)
 
 
 @torch.no_grad()
-def draw_image_prompts(
-    network: ImagePrompted, schedule: DDPMScheduler, text: Tensor, empty: Tensor, images: Tensor, seed: int, scale: float = 2.0
-) -> Tensor:
-    """Sample latents (N, 4, h, w) from text (N, L, C) and image embeddings (N, D), by DDIM in 25 steps with guidance."""
-    latents = torch.randn(len(images), 4, SIZE[0] // 4, SIZE[1] // 4, generator=torch.Generator().manual_seed(seed))
+def draw_image_prompts(run: Run, network: ImagePrompted, schedule: DDPMScheduler, text: Tensor, empty: Tensor, images: Tensor) -> Tensor:
+    """Sample latents (N, 4, h, w) from text (N, L, C) and image embeddings (N, D), with guidance 2."""
     told, shown = torch.cat([empty.expand_as(text), text]), torch.cat([torch.zeros_like(images), images])
-    sampler = ddim(schedule)
-    sampler.set_timesteps(25)
-    for timestep in sampler.timesteps:
-        unconditional, conditional = network(torch.cat([latents, latents]), timestep, told, shown).chunk(2)
-        latents = sampler.step(guide(unconditional, conditional, scale), timestep, latents, eta=0.0).prev_sample
-    return latents
+    return sample(schedule, lambda latents, timestep: network(latents, timestep, told, shown), len(images), run, scale=2.0)

@@ -1,5 +1,6 @@
 """The tiny checkpoints: a build in miniature, and what is shipped."""
 
+import hashlib
 import json
 import os
 
@@ -14,8 +15,8 @@ from fashiongen.methods.geco.network import load_backbone
 from fashiongen.methods.igr import IGR
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.nn.parts import load_prompt_encoder
-from fashiongen.tiny.build import BACKBONES_LIMIT, SHIPPED_LIMIT, Plan, _Build, build, shipped_sizes
-from fashiongen.tiny.training import train
+from fashiongen.tiny.build import SHIPPED_LIMIT, Plan, build, shipped_size
+from fashiongen.tiny.training import Run, train
 from fashiongen.wardrobe import ATTRIBUTES, CATEGORIES, make_item, render_item
 
 SMALL = Plan(
@@ -24,13 +25,28 @@ SMALL = Plan(
     held_out=50,
     batch=8,
     classifier_steps=3,
-    clip_steps=3,
+    worn_classifier_steps=3,
     vae_steps=3,
+    clip_steps=3,
+    siglip_steps=3,
     unet_steps=3,
     ip_adapter_steps=3,
+    inpainting_steps=3,
     backbone_items=24,
     backbone_steps=3,
 )
+STAGES = ["classifier", "second/classifier", "worn_classifier", "sd/vae", "clip", "second/clip", "siglip", "sd", "ip_adapter"]
+STAGES += ["inpainting", "resnet18", "alexnet"]
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch):
+    monkeypatch.setattr("fashiongen.tiny.build.DRAWN", 10)
+    monkeypatch.setattr("fashiongen.tiny.build.PROMPTED", 5)
+
+
+def hashes(folder):
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.rglob("*.safetensors"))}
 
 
 class Killed(BaseException):
@@ -38,25 +54,29 @@ class Killed(BaseException):
 
 
 @pytest.mark.slow
-def test_a_killed_build_resumes_and_its_weights_load(tmp_path, monkeypatch):
-    out = tmp_path / "weights"
+def test_a_build_killed_in_every_stage_resumes_to_the_same_files(tmp_path, monkeypatch):
+    build(tmp_path / "whole", seed=0, plan=SMALL)
+    out, killed, replace = tmp_path / "weights", [], os.replace
 
-    def killed(self):
-        raise Killed
+    def killed_after_its_first_state(source, target):
+        replace(source, target)
+        if target.parent.name == "state" and target.name not in killed:
+            killed.append(target.name)
+            raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Build, "clip", killed)
-        with pytest.raises(Killed):
-            build(out, seed=0, plan=SMALL)
-    assert not out.exists()
-    done = tmp_path / ".weights.build" / "weights" / "classifier" / "model.safetensors"
-    written = os.stat(done).st_mtime_ns
-
+        patch.setattr("fashiongen.tiny.training.SAVE_EVERY", 1)
+        patch.setattr(os, "replace", killed_after_its_first_state)
+        for _ in STAGES:
+            with pytest.raises(Killed):
+                build(out, seed=0, plan=SMALL)
+            assert not out.exists()
+    assert len(killed) == len(STAGES)
     assert build(out, seed=0, plan=SMALL) == out
-    assert os.stat(done).st_mtime_ns == written, "a finished stage was trained again"
+    assert hashes(out) == hashes(tmp_path / "whole")
     assert str(tmp_path) not in "".join(config.read_text() for config in out.rglob("*.json")), "a path of this machine would be shipped"
     facts = json.loads((out / "BUILD.json").read_text())
-    assert set(facts["stages"]) == {"classifier", "sd/vae", "clip", "sd", "ip_adapter", "resnet18", "alexnet"}
+    assert list(facts["stages"]) == STAGES
     backbone = load_backbone("resnet18", str(out / "resnet18" / "model.safetensors"), False, {"channels": [16, 32, 64, 128]})
     assert backbone(torch.zeros(1, 3, 64, 64)).shape == (1, 128)
     assert load_alexnet(str(out / "alexnet" / "model.safetensors"))(torch.zeros(1, 3, 64, 64)).shape == (1, 256)
@@ -77,13 +97,13 @@ def test_training_resumes_where_it_was_killed(tmp_path):
         module = torch.nn.Linear(3, 1)
         calls = []
 
-        def loss(generator):
-            calls.append(generator.initial_seed())
+        def loss(draws):
+            calls.append(draws)
             if len(calls) == killed_at:
                 raise Killed
-            return module(torch.randn(8, 3, generator=generator)).square().mean()
+            return module(draws.normal(8, 3)).square().mean()
 
-        return train("linear", module, loss, steps=300, learning_rate=1e-2, state=folder, seed=0).weight, len(calls)
+        return train(Run(folder), "linear", module, loss, steps=300, learning_rate=1e-2).weight, len(calls)
 
     whole, _ = run(tmp_path / "whole")
     with pytest.raises(Killed):
@@ -95,10 +115,7 @@ def test_training_resumes_where_it_was_killed(tmp_path):
 
 def test_what_is_shipped_is_small_safe_and_described():
     files = [file for file in tiny_weights().rglob("*") if file.is_file()]
-    of_backbones, others = shipped_sizes(tiny_weights())
-    assert 500_000 < of_backbones < BACKBONES_LIMIT
-    assert 5_000_000 < others < SHIPPED_LIMIT
-    assert of_backbones + others == sum(file.stat().st_size for file in files)
+    assert 5_000_000 < shipped_size(tiny_weights()) < SHIPPED_LIMIT
     assert {file.suffix for file in files} <= {".safetensors", ".json", ".txt"}
     facts = json.loads((tiny_weights() / "BUILD.json").read_text())
     assert facts["command"].startswith("fashiongen tiny build")
