@@ -20,6 +20,7 @@ from fashiongen.checkpoints import load_state, read_state
 from fashiongen.errors import UserError
 from fashiongen.nn import noise
 from fashiongen.nn.negatives import masked_mean, rolled
+from fashiongen.nn.precision import full_float32
 
 Variant = Literal["paper", "code"]
 ROLLS = (1, 2, 3)  # negatives of a training row: the bottoms of the three rows before it
@@ -214,8 +215,9 @@ class TemplateMatcher(nn.Module):
 
         `code` adds the distance, so a bottom unlike the template scores higher.
         """
-        alike = query[:, : self.dimensions] @ candidate[:, : self.dimensions].T
-        return self._join(alike, torch.cdist(query[:, self.dimensions :], candidate[:, self.dimensions :], p=1.0))
+        with torch.autocast(query.device.type, enabled=False), full_float32():
+            alike = query[:, : self.dimensions] @ candidate[:, : self.dimensions].T
+            return self._join(alike, torch.cdist(query[:, self.dimensions :], candidate[:, self.dimensions :], p=1.0))
 
     def pair_score(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Score each query with the candidate in its own row, (..., B) of (B, D) and (..., B, D)."""
