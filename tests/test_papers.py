@@ -162,6 +162,60 @@ def test_every_setting_that_a_recipe_makes_is_told(recipe):
     assert [key for key in own if key != "model.class_path" and not UNTOLD.match(key) and not covered(key, told)] == []
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_the_methods_readme_tells_what_differs_from_the_paper(name):
+    """Every setting that differs from the paper on purpose, or that the paper and its authors' code leave open."""
+    chosen = [setting for setting in FILES[name]["settings"] if "stated" in setting or not {"place", "code"} & set(setting)]
+    words = [readme_word(setting) for setting in chosen if str(setting.get("stated")) not in WORDS]
+    assert words and [word for word in words if word not in readme_of(name)] == []
+
+
+@pytest.mark.parametrize("recipe", sorted({recipe for file in FILES.values() for recipe in file["recipes"]}))
+def test_the_methods_readme_tells_what_the_tiny_recipe_does_otherwise(recipe):
+    (name,) = [name for name, file in FILES.items() if recipe in file["recipes"]]
+    full, tiny = (flat(load(folder / f"{recipe}.yaml")["model"]) for folder in (RECIPES, RECIPES / "tiny"))
+    other = {key.rpartition(".")[2] for key, value in tiny.items() if full.get(key, NAMED if key.endswith("class_path") else None) != value}
+    assert [key for key in sorted(other - STAND_INS) if key not in readme_of(name)] == []
+
+
+NAMED = "a class is told by its own name"
+STAND_INS = {
+    "pretrained",
+    "image_encoder",
+    "ip_adapter",
+    "weights",
+    "cache_encodings",
+    "class_path",
+    "T_max",
+    "max_lr",
+    "total_steps",
+    "pct_start",
+}
+
+
+def readme_of(name: str) -> str:
+    """Return the README of a file's method; Pix2PixCM's refers to MGCM's."""
+    folders = [name, "mgcm"] if name == "pix2pix_cm" else [name]
+    return "".join((ROOT / "fashiongen" / "methods" / folder / "README.md").read_text(encoding="utf-8") for folder in folders)
+
+
+def readme_word(setting: dict) -> str:
+    """Return what a README must say of a setting: the last part of its key, or the words that it has instead."""
+    words = {
+        "data.init_args.quality.class_path": "by hand",
+        "data.init_args.size": "resizes all images to 128x128",
+        "trainer.precision": setting.get("value", "mixed precision"),
+        "fact: sign of the distance to the template": "sign of the distance to the template",
+    }
+    return words.get(setting["key"], setting["key"].rpartition(".")[2])
+
+
+def flat(settings: dict, key: str = "") -> dict[str, object]:
+    if not isinstance(settings, dict):
+        return {key: settings}
+    return {leaf: found for name, value in settings.items() for leaf, found in flat(value, f"{key}.{name}" if key else name).items()}
+
+
 def covered(key: str, told: set[str]) -> bool:
     return any(key == other or key.startswith(f"{other}.") for other in told)
 
