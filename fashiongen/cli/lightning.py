@@ -216,7 +216,7 @@ class FashionCLI(LightningCLI):
             raise UserError("DeepSpeed needs a CUDA GPU and this run has none: leave the zero2 overlay out, or use the overlay ddp")
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
-        if self.subcommand in ("fit", "predict"):
+        if self.subcommand == "fit":
             trainer.callbacks.append(TellDivergence())  # type: ignore[attr-defined]  # Lightning does not declare it
         if self.subcommand == "predict":
             trainer.callbacks.append(WritePredictions(self.options.out))  # type: ignore[attr-defined]  # Lightning does not declare it

@@ -1,4 +1,4 @@
-"""Tells when a training has diverged: at its end, and in every test of its checkpoint and every prediction from it."""
+"""Tells when a training has diverged: at its end, and in every test of its checkpoint. `predict` refuses such images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REMEDY = "lower the learning rate, or clip gradients with --trainer.gradient_cli
 
 
 class TellDivergence(Callback):
-    """Says in one line on standard error, at the end of `fit` and before `predict`, that losses or weights are not finite.
+    """Says in one line on standard error, at the end of `fit`, that losses or weights are not finite.
 
     Losses are counted on their device, so that no step waits for it.
     """
@@ -48,12 +48,6 @@ class TellDivergence(Callback):
         """Tell."""
         if told := " and ".join(filter(None, (self._losses(trainer), broken_weights(pl_module)))):
             tell(f"the training diverged: {told}; {REMEDY}")
-
-    @rank_zero_only
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tell."""
-        if told := broken_weights(pl_module):
-            tell(f"the predictions mean nothing: {told}, so the training has diverged")
 
     def _losses(self, trainer: L.Trainer) -> str | None:
         if self._bad is not None and (bad := int(self._bad)):

@@ -35,10 +35,6 @@ def test_a_loss_that_became_nan_is_told_by_fit_and_test(recipe, capsys):
     test = Record.read(Path("test.json"))
     assert test.metrics["ssim"]["value"] is None and expected in test.reason
 
-    main(["predict", "--config", recipe, "--ckpt_path", "logs/toy/last.ckpt", "--out", "images"])
-    (told,) = lines(capsys)
-    assert told.startswith("fashiongen: the predictions mean nothing: 2 of 2 weight tensors are not finite")
-
 
 def test_a_training_that_goes_well_is_not_spoken_of(recipe, capsys):
     main(["fit", "--config", recipe, "--evaluate.out", "fit.json"])
