@@ -36,9 +36,12 @@ LONGEST_QUOTE = 12
 
 # What a recipe decides without deciding a number, or what belongs to the machine.
 UNTOLD = re.compile(
-    r"seed_everything|data\.init_args\.(root|num_workers|eval_batch_size|images|quality\.init_args\.decisions)|evaluate\.(task|protocol)"
+    r"seed_everything|data\.init_args\.(root|num_workers|eval_batch_size|images|quality\.init_args\.decisions)|evaluate\.(task|protocol|checkpoint)"
     r"|trainer\.(accelerator|logger|callbacks|log_every_n_steps|val_check_interval|check_val_every_n_epoch|limit_val_batches|num_sanity_val_steps)"
 )
+
+REVISION = re.compile(r"@[0-9a-f]{40}(?=/|$)")
+"""The revision of a hub id, which no paper states."""
 
 
 def template_sign() -> int:
@@ -122,6 +125,8 @@ def mismatches(file: dict, resolved: dict[str, dict]) -> list[str]:
     for setting in file["settings"]:
         for recipe in recipes_of(file, setting):
             value, wanted = found(resolved[recipe], setting["key"], recipe), None if setting.get("absent") else setting["value"]
+            if isinstance(value, str):
+                value = REVISION.sub("", value)
             if setting["key"].endswith("class_path"):  # a class may be imported from two places
                 value, wanted = (name and name.rpartition(".")[2] for name in (value, wanted))
             if value != wanted or type(value) is not type(wanted):

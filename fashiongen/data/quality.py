@@ -210,7 +210,7 @@ def garment_extent(row: TryOnRow) -> float:
     if not len(found):
         return 0.0
     height, width = (found.amax(dim=0) - found.amin(dim=0) + 1).tolist()
-    return max(height / MEASURED_AT[0], width / MEASURED_AT[1])
+    return float(max(height / MEASURED_AT[0], width / MEASURED_AT[1]))
 
 
 def measure_rows(rows: Sequence[TryOnRow]) -> list[Measures]:
