@@ -222,7 +222,7 @@ def test_a_metric_without_weights_says_so_before_sampling(tmp_path):
 def test_predictions_that_are_not_finite_are_counted_and_never_averaged_away(tmp_path):
     evaluate, _ = judge(tmp_path, Broken())
     record = json.loads((tmp_path / "out.json").read_text())
-    assert record["reason"] == "2 of 7 predictions are not finite"
+    assert record["reason"] == "2 of 7 predictions are not finite; 3 of 3 metrics are not finite"
     assert record["metrics"]["distance"] == {"value": None, "higher_is_better": False, "ci95": None}
     assert math.isnan(evaluate.results["gap"]["value"])
 
