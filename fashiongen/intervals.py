@@ -9,16 +9,16 @@ where `cluster` and `interaction` also hold what differs between the samples of 
 cluster c, the mean m is the mean over s of m[s] = sum over c of w[c] Y[s, c]. Its variance has two parts, each estimated by moments:
 
     seeds    A = sum over s of (m[s] - m)^2 / (S (S - 1)): seeds and interaction; 0 for one seed.
-    samples  M = max(B - I, 0): clusters alone. B is the jackknife variance of m over clusters, I the interaction's part in it, the jackknife
-             variance of the deviations Y[s, c] - mean over s of Y[s, c], summed over s, over S (S - 1); 0 for one seed.
+    samples  M = max(B - I, 0): clusters alone. B is the jackknife variance of m over clusters. I is the interaction's part in it: the
+             jackknife variance of the deviations Y[s, c] - mean over s of Y[s, c], summed over s, over S (S - 1); 0 for one seed.
 
-The half-width is Cochran and Cox's weighted t, (A t(df of A) + M t(df of B)) / sqrt(A + M). A has S - 1 degrees of freedom. B has those of
-its quadratic form under a working model with equal correlations in all clusters (Satterthwaite; Bell and McCaffrey): C - 1 for C clusters of
-one size, fewer if some clusters are much larger than others. Satterthwaite's single t covers too little for three seeds; see
-`benchmarks/studies/intervals.py`.
+The half-width is Cochran and Cox's weighted t, (A t(df of A) + M t(df of B)) / sqrt(A + M). A has S - 1 degrees of freedom. B has those
+of its quadratic form under a working model with equal correlations in all clusters (Satterthwaite; Bell and McCaffrey): C - 1 for C
+clusters of one size, fewer if some clusters are much larger than others. One t with Satterthwaite's degrees of freedom for A + M covers
+less than 95 % with few seeds; see `benchmarks/studies/intervals.py`.
 
-For the difference of two rows, M is that of the paired differences of the clusters' means and A is the sum of both rows' A, since their seeds
-are independent, with Welch's degrees of freedom. Imports neither torch nor anything that does.
+For the difference of two rows, M is that of the paired differences of the clusters' means. A is the sum of both rows' A, since their
+seeds are independent, with Welch's degrees of freedom. Imports neither torch nor anything that does.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ LEVEL = 0.95
 """The level of all intervals that are shown."""
 
 SMALLEST_P = 1e-12
+
+ROUNDING = 1e-9
+"""Values this close, relative to the larger one, differ only by rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,16 +198,32 @@ def interval(values: Array, clusters: Sequence[Hashable], less: Array | None = N
     each_mean = means[0].mean(axis=0) - (means[1].mean(axis=0) if less is not None else 0.0)
     within = ((each - each_mean[code]) ** 2).sum() / max(len(code) - count, 1)
     found = moments(means, sizes, np.asarray(within))
-    mean, half = float(found.mean), float(found.half_width(level))
+    mean, half, p = float(found.mean), float(found.half_width(level)), float(found.p_value())
+    rounding = ROUNDING * max(float(np.abs(row).mean()) for row in rows)
+    if half <= rounding:
+        half, mean = 0.0, 0.0 if len(rows) == 2 and abs(mean) <= rounding else mean
+        p = 1.0 if mean == 0.0 else SMALLEST_P
     return Interval(
         mean=mean,
         low=mean - half,
         high=mean + half,
-        p=float(found.p_value()),
+        p=p,
         seeds=tuple(len(row) for row in rows),
         clusters=count,
         samples=len(code),
     )
+
+
+def interval_of_one_run(values: Array, clusters: Sequence[Hashable]) -> list[float] | None:
+    """Return the ends of the 95 % interval of the mean of one run's values (N,), over its clusters.
+
+    None if a value is not finite, if there are fewer than two clusters, or if all values are equal: that they do not vary here says
+    nothing about other samples.
+    """
+    if not np.isfinite(values).all():
+        return None
+    found = interval(values[None], clusters)
+    return None if found is None or found.low == found.high else [found.low, found.high]
 
 
 def over_seeds(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:

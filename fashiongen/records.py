@@ -29,7 +29,7 @@ Status = Literal["ok", "failed", "killed", "timeout", "skipped"]
 
 
 class MetricEntry(TypedDict):
-    """One metric of a record; its 95 % interval over samples is None for metrics of a whole set.
+    """One metric of a record; its 95 % interval over clusters of samples is about this checkpoint, None for metrics of a whole set.
 
     `higher_is_better` is None for reference values that are not ranked, such as chance agreement.
     """
@@ -66,7 +66,8 @@ class Record:
     start-up), `exit_status` and `log`. Paths of `log`, `per_sample`, `images` and `gallery` are relative to the record's folder.
     `checkpoint` holds `path`, `sha256` of the file and `weights_sha256` of only the weights.
 
-    `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set. `extractors` maps the
+    `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set. `clusters` is what the
+    samples of a cluster share, such as a top; the lines of `per_sample` name the cluster of each sample as `cluster`. `extractors` maps the
     names of metrics with an extractor to `{weights, sha256}`. `reference` describes the images they were compared with:
     `{dataset, split, field, fingerprint}`.
     `data` describes the data: `fingerprint`, `size`, the source of the `masks`, and `world: wardrobe` for the embedded world.
@@ -93,6 +94,7 @@ class Record:
     metrics: dict[str, MetricEntry] = field(default_factory=dict)
     extractors: dict[str, dict[str, str]] = field(default_factory=dict)
     per_sample: str | None = None
+    clusters: str | None = None
     images: str | None = None
     gallery: dict[str, str] = field(default_factory=dict)
     conditions: dict[str, str] = field(default_factory=dict)

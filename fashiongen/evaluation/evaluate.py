@@ -18,12 +18,12 @@ from fashiongen.batches import Batch
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation.images import grid
-from fashiongen.evaluation.intervals import bootstrap_interval
 from fashiongen.evaluation.loggers import log_image
 from fashiongen.evaluation.provenance import checkpoint, data_info, device_name, now, parameters, peak_memory, versions
 from fashiongen.evaluation.reference import Reference
 from fashiongen.evaluation.report import Report, print_table
 from fashiongen.evaluation.validation import ValidationImages
+from fashiongen.intervals import interval_of_one_run
 from fashiongen.metrics.base import PerSample
 from fashiongen.metrics.distribution import shared_features
 from fashiongen.nn.processes import gather
@@ -84,6 +84,7 @@ class Evaluate(Callback):
         self._task: Task | None = None
         self._validation = ValidationImages(validation_images)
         self._ids: list[str] = []
+        self._clusters: list[str] = []
         self._rows: list[GalleryRow] = []
         self._not_finite = 0
         self._seconds = 0.0
@@ -151,7 +152,8 @@ class Evaluate(Callback):
         for metric in self.metrics.values():
             metric.to(pl_module.device)
             metric.reset()
-        self.results, self._ids, self._rows, self._not_finite, self._seconds, self._memory = {}, [], [], 0, 0.0, 0
+        self.results, self._ids, self._clusters, self._rows = {}, [], [], []
+        self._not_finite, self._seconds, self._memory = 0, 0.0, 0
         with shared_features():
             self.task.start(trainer, pl_module, self.protocol)
 
@@ -170,6 +172,7 @@ class Evaluate(Callback):
         self._seconds += now(pl_module.device) - self._started
         self._memory = max(self._memory, peak_memory(pl_module.device))
         self._ids += batch.ids
+        self._clusters += self.task.clusters(batch)
         prediction = self.task.check_prediction(pl_module, outputs, batch)
         with shared_features():
             self._not_finite += self.task.update(pl_module, prediction, batch, self.protocol)
@@ -183,6 +186,7 @@ class Evaluate(Callback):
         reported = {_reported(name, metric): metric for name, metric in self.metrics.items()}
         mine: dict[str, Any] = {
             "ids": self._ids,
+            "clusters": self._clusters,
             "values": {name: metric.values().double().tolist() for name, metric in reported.items() if isinstance(metric, PerSample)},
             "undefined": {name: metric.n_undefined for name, metric in reported.items() if isinstance(metric, PerSample)},
             "not_finite": self._not_finite,
@@ -192,20 +196,22 @@ class Evaluate(Callback):
         parts = gather(mine)
         ids = [id_ for part in parts for id_ in part["ids"]]
         order = np.argsort(np.array(ids, dtype=object), kind="stable")
+        clusters = np.array([cluster for part in parts for cluster in part["clusters"]], dtype=object)[order]
         per_sample = {name: np.concatenate([part["values"][name] for part in parts])[order] for name in mine["values"]}
         for name, metric in reported.items():
             interval = None
             if name in per_sample:
                 values, undefined = per_sample[name], sum(part["undefined"][name] for part in parts)
                 # Undefined values are excluded from the mean; any other NaN is a broken prediction and stays.
-                interval = bootstrap_interval(values[~np.isnan(values)] if np.isnan(values).sum() == undefined else values)
+                counted = ~np.isnan(values) if np.isnan(values).sum() == undefined else np.ones(len(values), dtype=bool)
+                interval = interval_of_one_run(values[counted], clusters[counted].tolist())
             self.results[name] = {"value": float(metric.compute()), "higher_is_better": metric.higher_is_better, "ci95": interval}
         first = set(sorted(ids)[: self.images])
         rows = [row for part in gather([row for row in self._rows if row.id in first]) for row in part]
         self._rows = sorted(rows, key=lambda row: row.id)
         if trainer.is_global_zero:
             # A logger that fails, such as one whose server is gone, must not lose the record.
-            self._write_record(trainer, [ids[index] for index in order], per_sample, parts, pl_module)
+            self._write_record(trainer, [ids[index] for index in order], clusters.tolist(), per_sample, parts, pl_module)
             self._log(trainer)
 
     def _log(self, trainer: L.Trainer) -> None:
@@ -219,6 +225,7 @@ class Evaluate(Callback):
         self,
         trainer: L.Trainer,
         ids: list[str],
+        clusters: list[str],
         per_sample: dict[str, NDArray[np.float64]],
         parts: list[dict[str, Any]],
         pl_module: L.LightningModule,
@@ -255,7 +262,7 @@ class Evaluate(Callback):
             report = Report(self.out)
             record.write(self.out)  # whatever the images' fate, the numbers are safe
             record.images, record.gallery = report.write_images(self._rows, self.task.prediction, self.task.gallery)
-            record.per_sample = report.write_per_sample(ids, per_sample)
+            record.per_sample, record.clusters = report.write_per_sample(ids, clusters, per_sample), self.task.cluster
             record.write(self.out)
         print_table(record, self.out)
 

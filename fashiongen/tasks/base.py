@@ -104,6 +104,7 @@ class Task(ABC):
         method: the name of the class's method that takes the batch.
         prediction: the heading of the prediction in a gallery row.
         gallery: the headings of a gallery row that all methods share, such as the input and the truth; the leaderboard shows them once.
+        cluster: what the samples of a cluster share, such as top, garment or user (see `clusters`).
     """
 
     name: ClassVar[str] = ""
@@ -112,6 +113,7 @@ class Task(ABC):
     method: ClassVar[str]
     prediction: ClassVar[str] = "prediction"
     gallery: ClassVar[tuple[str, ...]] = ()
+    cluster: ClassVar[str] = "sample"
 
     subclasses: ClassVar[dict[str, type[Task]]] = {}
 
@@ -151,6 +153,13 @@ class Task(ABC):
     @abstractmethod
     def update(self, method: L.LightningModule, prediction: Any, batch: Batch, protocol: Protocol) -> int:  # noqa: ANN401
         """Update the protocol's metrics with a checked prediction; return the number of non-finite samples."""
+
+    def clusters(self, batch: Batch) -> list[str]:
+        """Return the cluster of each sample of a batch with its targets, B ids; by default each sample is its own.
+
+        Samples that share an input or a truth have similar values. Intervals and tests count clusters, not samples, as independent.
+        """
+        return list(batch.ids)
 
     def gallery_rows(self, prediction: Any, batch: Batch, indices: Sequence[int]) -> list[GalleryRow]:  # noqa: ANN401
         """Return the gallery rows of the samples at `indices`; none by default."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -36,6 +37,7 @@ class OneImage(Task):
     truth: ClassVar[str]
     foreground: ClassVar[str | None] = None
     gallery: ClassVar[tuple[str, ...]] = ("input", "truth")
+    cluster: ClassVar[str] = "true image"
 
     @abstractmethod
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
@@ -94,6 +96,13 @@ class OneImage(Task):
         for metric in protocol.metrics.values():
             metric.update(written, target, foreground)
         return int((~prediction.isfinite().flatten(1).all(dim=1)).sum())
+
+    def clusters(self, batch: Batch) -> list[str]:
+        """Return a hash of each sample's true image, since datasets repeat images under several names; the sample's id without truth."""
+        truth = getattr(batch, self.truth)
+        if truth is None:
+            return list(batch.ids)
+        return [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in truth.cpu()]
 
     def gallery_rows(self, prediction: Tensor, batch: Batch, indices: Sequence[int]) -> list[GalleryRow]:
         """Show inputs, prediction and truth; the truth is grey if there is none."""

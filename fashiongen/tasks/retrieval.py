@@ -77,6 +77,7 @@ class Retrieval(Task):
     batch: ClassVar[type[Batch]] = QueryBatch
     interface: ClassVar[type] = RanksBottoms
     method: ClassVar[str] = "embed_query"
+    cluster: ClassVar[str] = "top"
 
     def check_data(self, data: Data, protocol: EvaluationProtocol) -> None:
         """Check that the data have a catalogue.
@@ -107,6 +108,11 @@ class Retrieval(Task):
         for metric in protocol.metrics.values():
             metric.update(ranked)
         return int((~ranked.scores.isfinite().all(dim=1)).sum())
+
+    def clusters(self, batch: Batch) -> list[str]:
+        """Return the tops: a top may occur in several rows."""
+        assert isinstance(batch, QueryBatch)
+        return list(batch.top_ids)
 
     def images(self, prediction: Any, batch: Batch) -> list[tuple[str, Tensor]]:  # noqa: ANN401
         """Raise: a ranking is not an image.
