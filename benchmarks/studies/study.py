@@ -65,7 +65,9 @@ def per_sample(out: Path, names: list[str], column: str) -> tuple[np.ndarray, li
     runs = [[json.loads(line) for line in (out / f"{name}.per_sample.jsonl").read_text().splitlines()] for name in names]
     if len({tuple(line["id"] for line in lines) for lines in runs}) > 1:
         raise SystemExit(f"{', '.join(names)}: not the same samples; run their tests again")
-    return np.array([[line[column] for line in lines] for lines in runs], dtype=float), [line.get("cluster", line["id"]) for line in runs[0]]
+    return np.array([[line[column] for line in lines] for lines in runs], dtype=float), [
+        line.get("cluster", line["id"]) for line in runs[0]
+    ]
 
 
 def row(cells: list[str]) -> str:
@@ -81,8 +83,13 @@ def tables(out: Path, runs: dict[str, list[str]], columns: list[str], first: str
     lines += ["", row([f"{first} less", *paired]), row(["---", *["---:"] * len(paired)])]
     cells = [differences(out, runs[first], [runs[name] for name in others], column) for column in paired]
     lines += [row([name + checkpoint(runs[name]), *found]) for name, *found in zip(others, *cells, strict=True)]
-    lines += ["", f"In brackets: the 95 % interval over seeds and clusters (samples that share an input). {len(others)} comparisons a column; ≈:"]
-    lines += ["not told apart at 5 % by Holm's adjusted p-values of the column. Rows with one run are about this checkpoint, not the method."]
+    lines += [
+        "",
+        f"In brackets: the 95 % interval over seeds and clusters (samples that share an input). {len(others)} comparisons a column; ≈:",
+    ]
+    lines += [
+        "not told apart at 5 % by Holm's adjusted p-values of the column. Rows with one run are about this checkpoint, not the method."
+    ]
     return "\n".join(lines)
 
 

@@ -156,30 +156,31 @@ class Board:
         """Return what a reader must know of the intervals and comparisons: what they are over, their level, how many."""
         runs = [run.record for row in self.rows for run in row.runs]
         shared = sorted({record.clusters for record in runs if record.clusters})
-        cells = [cell for row in self.rows for cell in row.cells.values() if cell.difference]
-        columns = len({key for row in self.rows for key, cell in row.cells.items() if cell.difference})
-        single = any(len(row.runs) == 1 for row in self.rows)
-        told = [
-            f"Intervals are at {LEVEL:.0%}. With several seeds, an interval is for the mean of the method over other seeds and other samples "
-            "(crossed variance components of seeds and clusters, weighted t); for metrics of a whole set, such as FID, it is over seeds "
-            "alone (Student's t), for these samples.",
-        ]
-        if single:
+        compared = [(key, cell) for row in self.rows for key, cell in row.cells.items() if cell.difference]
+        columns = len({key for key, _ in compared})
+        told = []
+        if any(len(row.runs) > 1 for row in self.rows):
             told.append(
-                "A row with one seed is about this checkpoint, not about the method: its interval is over clusters alone, and training "
-                "again may change the value by more."
+                f"Intervals ({LEVEL * 100:g} %) of a row with several seeds are for the mean of the method, over other seeds and other samples "
+                "(crossed variance components of seeds and clusters, weighted t). Those of metrics of a whole set, such as FID, are over "
+                "seeds alone (Student's t), for these samples."
+            )
+        if any(len(row.runs) == 1 for row in self.rows):
+            told.append(
+                f"Intervals ({LEVEL * 100:g} %) of a row with one seed are over clusters of samples alone (jackknife, t). They are about this "
+                "checkpoint, not about the method: another training may differ by more."
             )
         if shared:
-            told.append(f"A cluster is all samples with the same {' or '.join(shared)}; only clusters count as independent.")
+            told.append(f"A cluster is all samples with the same {' or '.join(shared)}. Clusters count as independent, samples do not.")
         if any(record.per_sample and not record.clusters for record in runs):
             told.append(
-                "Some records name no clusters: their samples count as independent, and intervals are too narrow where samples share an input."
+                "Some records name no clusters. Their samples count as independent; where samples share an input, intervals are too narrow."
             )
         told.append(
-            f"Comparisons: {len(cells)} rows with the best of their column, in {columns} columns, over the same samples. ≈: not told apart "
-            f"from the best at {1 - LEVEL:.0%}, by p-values that are adjusted (Holm) for the comparisons of the column, not over columns. "
-            "The best was chosen by the same values, which favours it."
-            if cells
+            f"Comparisons with the best of a column, over the same samples: {len(compared)} in {columns} "
+            f"{'columns' if columns > 1 else 'column'}. ≈: not told apart from the best at {(1 - LEVEL) * 100:.0f} %, by p-values adjusted (Holm) "
+            "for the comparisons of the column; nothing is adjusted over columns. The best was chosen by the same values, which favours it."
+            if compared
             else "No two rows were compared."
         )
         return told

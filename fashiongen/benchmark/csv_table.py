@@ -11,8 +11,8 @@ from fashiongen.benchmark.boards import Leaderboard, Node, about, overlays
 
 CSV_COLUMNS = (
     "task dataset split protocol board row method recipe overlays seeds about metric higher_is_better value low high interval_over rank "
-    "difference_to_best difference_low difference_high p p_holm comparisons clusters untested note n_samples seconds_per_sample peak_memory_bytes fit_seconds "
-    "parents_fit_seconds parameters status reason nodes"
+    "difference_to_best difference_low difference_high p p_holm comparisons clusters untested note n_samples "
+    "seconds_per_sample peak_memory_bytes fit_seconds parents_fit_seconds parameters status reason nodes"
 ).split()
 
 
