@@ -101,6 +101,8 @@ def checkpoint(names: list[str]) -> str:
 def differences(out: Path, first: list[str], others: list[list[str]], column: str) -> list[str]:
     """Return the mean difference of `first` to each other row with its interval, and whether Holm's adjusted p-value is at least 0.05."""
     values, clusters = per_sample(out, first, column)
+    for names in others:
+        per_sample(out, [*first, *names], column)  # refuses other samples
     found = [interval(values, clusters, per_sample(out, names, column)[0]) for names in others]
     adjusted = holm([1.0 if one is None else one.p for one in found])
     return [

@@ -158,16 +158,16 @@ class Board:
         shared = sorted({record.clusters for record in runs if record.clusters})
         compared = [(key, cell) for row in self.rows for key, cell in row.cells.items() if cell.difference]
         columns = len({key for key, _ in compared})
-        told = []
+        level, told = f"{LEVEL * 100:g} %", []
         if any(len(row.runs) > 1 for row in self.rows):
             told.append(
-                f"Intervals ({LEVEL * 100:g} %) of a row with several seeds are for the mean of the method, over other seeds and other samples "
+                f"Intervals ({level}) of a row with several seeds are for the mean of the method, over other seeds and other samples "
                 "(crossed variance components of seeds and clusters, weighted t). Those of metrics of a whole set, such as FID, are over "
                 "seeds alone (Student's t), for these samples."
             )
         if any(len(row.runs) == 1 for row in self.rows):
             told.append(
-                f"Intervals ({LEVEL * 100:g} %) of a row with one seed are over clusters of samples alone (jackknife, t). They are about this "
+                f"Intervals ({level}) of a row with one seed are over clusters of samples alone (jackknife, t). They are about this "
                 "checkpoint, not about the method: another training may differ by more."
             )
         if shared:
@@ -178,8 +178,9 @@ class Board:
             )
         told.append(
             f"Comparisons with the best of a column, over the same samples: {len(compared)} in {columns} "
-            f"{'columns' if columns > 1 else 'column'}. ≈: not told apart from the best at {(1 - LEVEL) * 100:.0f} %, by p-values adjusted (Holm) "
-            "for the comparisons of the column; nothing is adjusted over columns. The best was chosen by the same values, which favours it."
+            f"{'columns' if columns > 1 else 'column'}. ≈: not told apart from the best at {(1 - LEVEL) * 100:.0f} %, by p-values that are "
+            "adjusted (Holm) for the comparisons of the column; nothing is adjusted over columns. The best was chosen by the same values, "
+            "which favours it."
             if compared
             else "No two rows were compared."
         )

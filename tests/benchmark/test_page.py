@@ -196,7 +196,7 @@ def test_the_page_says_what_an_interval_is_and_how_many_comparisons_were_made(sh
         "Intervals (95 %) of a row with several seeds are for the mean of the method, over other seeds and other samples",
         "They are about this checkpoint, not about the method",
         "Some records name no clusters. Their samples count as independent",
-        "over the same samples: 4 in 2 columns. ≈: not told apart from the best at 5 %, by p-values adjusted (Holm)",
+        "over the same samples: 4 in 2 columns. ≈: not told apart from the best at 5 %, by p-values that are adjusted (Holm)",
     ):
         assert sentence in text
     rows = {row.split()[0]: row for row in tab.locator("[role=tabpanel]:visible table").first.locator("tbody tr").all_inner_texts()}
