@@ -91,7 +91,8 @@ class Moments:
         """Return the half-width of the interval at a level in (0, 1): Cochran and Cox's weighted t."""
         quantile = (1.0 + np.asarray(level)) / 2.0
         weighted = self.seeds * stdtrit(self.seeds_df, quantile) + self.samples * stdtrit(self.samples_df, quantile)
-        return np.divide(weighted, self.error, out=np.zeros_like(weighted), where=self.error > 0)
+        width: Array = np.divide(weighted, self.error, out=np.zeros_like(weighted), where=self.error > 0)
+        return width
 
     def p_value(self) -> Array:
         """Return the largest p such that the interval at level 1 - p excludes 0, by bisection; at least `SMALLEST_P`."""
@@ -161,7 +162,8 @@ def _cluster_df(residual: Array, sizes: Array, within: Array, weights: Array, ja
     diagonal = (variance**2) @ (q * q + 2.0 * q * (whole * w * w - 2.0 * w * q))
     first, second, third, fourth = whole * ww - wq, whole * wq - qq, -ww, -wq
     squared = diagonal + first**2 + 2.0 * second * third + fourth**2
-    return np.maximum(trace**2 / squared, 1.0)
+    freedom: Array = np.maximum(trace**2 / squared, 1.0)
+    return freedom
 
 
 def interval(values: Array, clusters: Sequence[Hashable], less: Array | None = None, level: float = LEVEL) -> Interval | None:
