@@ -214,18 +214,16 @@ def report(repeats: int, quick: bool) -> Iterator[str]:
     """Yield the lines of the tables."""
     found: dict[tuple[int, str, float], list[Counts]] = {}
     chosen = designs()[2:3] if quick else designs()
-    for seeds, design in itertools.product(SEEDS, chosen):
-        for part in shares():
-            generator = np.random.default_rng(
-                [seeds, len(design.sizes), *(round(1e4 * x) for x in (part.seed, part.cluster, part.interaction))]
-            )
-            found.setdefault((seeds, design.name, part.seed), []).append(simulate(design, part, seeds, repeats, generator))
     heads = ["row, covered", "two methods, told apart", "one method, told apart", "Satterthwaite: row, covered"]
     heads += ["before: row, covered", "two methods, told apart", "one method, told apart"]
     yield f"| seeds | design | {' | '.join(heads)} |"
     yield "| ---: | --- |" + " ---: |" * len(heads)
     for seeds, design in itertools.product(SEEDS, chosen):
-        counts = [one for share in SEED_SHARES for one in found[seeds, design.name, share]]
+        counts = []
+        for part in shares():
+            key = [seeds, len(design.sizes), *(round(1e4 * share) for share in (part.seed, part.cluster, part.interaction))]
+            counts.append(simulate(design, part, seeds, repeats, np.random.default_rng(key)))
+            found.setdefault((seeds, design.name, part.seed), []).append(counts[-1])
         cells = [percent(counts, "row", covered=True), *(percent(counts, name, covered=False) for name in ("other", "same"))]
         cells += [percent(counts, "satterthwaite", covered=True), percent(counts, "old_row", covered=True)]
         cells += [*(percent(counts, name, covered=False) for name in ("old_other", "old_same"))]
