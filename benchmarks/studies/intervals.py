@@ -2,7 +2,7 @@
 
     python benchmarks/studies/intervals.py [--repeats 4000] [--quick]
 
-Prints `results/intervals`; about ten minutes on one core. Every value is
+Prints `results/intervals`; seven minutes on one core. Every value is
 
     value[s, c, i] = seed[s] + cluster[c] + sample[c, i] + interaction[s, c] + rest[s, c, i],
 
