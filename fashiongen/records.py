@@ -67,7 +67,7 @@ class Record:
     `checkpoint` holds `path`, `sha256` of the file and `weights_sha256` of only the weights.
 
     `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set. `clusters` is what the
-    samples of a cluster share, such as a top; the lines of `per_sample` name the cluster of each sample as `cluster`. `extractors` maps the
+    samples of a cluster share, such as a garment; the lines of `per_sample` name each sample's cluster. `extractors` maps the
     names of metrics with an extractor to `{weights, sha256}`. `reference` describes the images they were compared with:
     `{dataset, split, field, fingerprint}`.
     `data` describes the data: `fingerprint`, `size`, the source of the `masks`, and `world: wardrobe` for the embedded world.

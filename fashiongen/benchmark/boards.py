@@ -67,7 +67,7 @@ class Cell:
     Attributes:
         value: mean over the seeds; None if a seed has no finite value.
         interval: the 95 % interval, or None.
-        over: what the interval is over, such as `3 seeds and 225 tops` or `225 tops, this checkpoint`; empty without an interval.
+        over: what the interval is over, such as `3 seeds and 225 clusters` or `225 clusters, this checkpoint`; empty without an interval.
         rank: whether it is the best or the second best in its column; after a tie for best there is no second.
         difference: difference to the best over the same samples, the row less the best.
         adjusted: p-value of the difference, adjusted by Holm for the comparisons of the column.

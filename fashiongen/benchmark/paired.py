@@ -36,7 +36,6 @@ class RowSamples:
     ids: tuple[str, ...]
     values: NDArray[np.float64]
     clusters: tuple[str, ...] | None
-    noun: str
 
 
 def per_sample(run: Run) -> Samples | None:
@@ -73,8 +72,7 @@ def _row_samples(row: Row, column: Column, samples: dict[int, Samples | None]) -
     if len({part.ids for part in parts}) > 1:
         return UNTESTED_SEEDS
     clusters = next((part.clusters for part in parts if part.clusters), None)
-    noun = next((run.record.clusters for run in row.runs if run.record.clusters), "sample") if clusters else "sample"
-    return RowSamples(parts[0].ids, np.stack([part.values[column.name] for part in parts]), clusters, noun)
+    return RowSamples(parts[0].ids, np.stack([part.values[column.name] for part in parts]), clusters)
 
 
 def over_samples(column: Column, row: Row, samples: dict[int, Samples | None]) -> tuple[Interval, str] | None:
@@ -86,7 +84,7 @@ def over_samples(column: Column, row: Row, samples: dict[int, Samples | None]) -
     if of_row is None:
         return None
     seeds = f"{of_row.seeds[0]} seeds and " if of_row.seeds[0] > 1 else ""
-    return of_row, f"{seeds}{of_row.clusters} {found.noun}s"
+    return of_row, f"{seeds}{of_row.clusters} {'clusters' if found.clusters else 'samples'}"
 
 
 def compare(columns: Sequence[Column], rows: Sequence[Row], samples: dict[int, Samples | None]) -> None:

@@ -17,6 +17,7 @@ from fashiongen import tasks
 from fashiongen.batches import Batch
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
+from fashiongen.evaluation.clusters import join
 from fashiongen.evaluation.images import grid
 from fashiongen.evaluation.loggers import log_image
 from fashiongen.evaluation.provenance import checkpoint, data_info, device_name, now, parameters, peak_memory, versions
@@ -84,7 +85,7 @@ class Evaluate(Callback):
         self._task: Task | None = None
         self._validation = ValidationImages(validation_images)
         self._ids: list[str] = []
-        self._clusters: list[str] = []
+        self._shared: list[tuple[str, ...]] = []
         self._rows: list[GalleryRow] = []
         self._not_finite = 0
         self._seconds = 0.0
@@ -152,7 +153,7 @@ class Evaluate(Callback):
         for metric in self.metrics.values():
             metric.to(pl_module.device)
             metric.reset()
-        self.results, self._ids, self._clusters, self._rows = {}, [], [], []
+        self.results, self._ids, self._shared, self._rows = {}, [], [], []
         self._not_finite, self._seconds, self._memory = 0, 0.0, 0
         with shared_features():
             self.task.start(trainer, pl_module, self.protocol)
@@ -172,7 +173,7 @@ class Evaluate(Callback):
         self._seconds += now(pl_module.device) - self._started
         self._memory = max(self._memory, peak_memory(pl_module.device))
         self._ids += batch.ids
-        self._clusters += self.task.clusters(batch)
+        self._shared += self.task.shared_keys(batch)
         prediction = self.task.check_prediction(pl_module, outputs, batch)
         with shared_features():
             self._not_finite += self.task.update(pl_module, prediction, batch, self.protocol)
@@ -186,7 +187,7 @@ class Evaluate(Callback):
         reported = {_reported(name, metric): metric for name, metric in self.metrics.items()}
         mine: dict[str, Any] = {
             "ids": self._ids,
-            "clusters": self._clusters,
+            "shared": self._shared,
             "values": {name: metric.values().double().tolist() for name, metric in reported.items() if isinstance(metric, PerSample)},
             "undefined": {name: metric.n_undefined for name, metric in reported.items() if isinstance(metric, PerSample)},
             "not_finite": self._not_finite,
@@ -196,7 +197,7 @@ class Evaluate(Callback):
         parts = gather(mine)
         ids = [id_ for part in parts for id_ in part["ids"]]
         order = np.argsort(np.array(ids, dtype=object), kind="stable")
-        clusters = np.array([cluster for part in parts for cluster in part["clusters"]], dtype=object)[order]
+        clusters = np.array(join([keys for part in parts for keys in part["shared"]]), dtype=object)[order]
         per_sample = {name: np.concatenate([part["values"][name] for part in parts])[order] for name in mine["values"]}
         for name, metric in reported.items():
             interval = None
@@ -262,7 +263,7 @@ class Evaluate(Callback):
             report = Report(self.out)
             record.write(self.out)  # whatever the images' fate, the numbers are safe
             record.images, record.gallery = report.write_images(self._rows, self.task.prediction, self.task.gallery)
-            record.per_sample, record.clusters = report.write_per_sample(ids, clusters, per_sample), self.task.cluster
+            record.per_sample, record.clusters = report.write_per_sample(ids, clusters, per_sample), self.task.shares
             record.write(self.out)
         print_table(record, self.out)
 

@@ -104,7 +104,7 @@ class Task(ABC):
         method: the name of the class's method that takes the batch.
         prediction: the heading of the prediction in a gallery row.
         gallery: the headings of a gallery row that all methods share, such as the input and the truth; the leaderboard shows them once.
-        cluster: what the samples of a cluster share, such as top, garment or user (see `clusters`).
+        shares: what samples may share, for readers, such as garment or user (see `shared_keys`).
     """
 
     name: ClassVar[str] = ""
@@ -113,7 +113,7 @@ class Task(ABC):
     method: ClassVar[str]
     prediction: ClassVar[str] = "prediction"
     gallery: ClassVar[tuple[str, ...]] = ()
-    cluster: ClassVar[str] = "sample"
+    shares: ClassVar[str] = "id"
 
     subclasses: ClassVar[dict[str, type[Task]]] = {}
 
@@ -154,12 +154,13 @@ class Task(ABC):
     def update(self, method: L.LightningModule, prediction: Any, batch: Batch, protocol: Protocol) -> int:  # noqa: ANN401
         """Update the protocol's metrics with a checked prediction; return the number of non-finite samples."""
 
-    def clusters(self, batch: Batch) -> list[str]:
-        """Return the cluster of each sample of a batch with its targets, B ids; by default each sample is its own.
+    def shared_keys(self, batch: Batch) -> list[tuple[str, ...]]:
+        """Return the keys of what each sample shares with others, B tuples, from a batch with its targets; by default the id alone.
 
-        Samples that share an input or a truth have similar values. Intervals and tests count clusters, not samples, as independent.
+        Samples with the same input or truth have similar values. Those with a key in common are one cluster. Intervals and tests count
+        clusters, not samples, as independent.
         """
-        return list(batch.ids)
+        return [(id_,) for id_ in batch.ids]
 
     def gallery_rows(self, prediction: Any, batch: Batch, indices: Sequence[int]) -> list[GalleryRow]:  # noqa: ANN401
         """Return the gallery rows of the samples at `indices`; none by default."""

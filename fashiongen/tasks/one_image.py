@@ -37,7 +37,7 @@ class OneImage(Task):
     truth: ClassVar[str]
     foreground: ClassVar[str | None] = None
     gallery: ClassVar[tuple[str, ...]] = ("input", "truth")
-    cluster: ClassVar[str] = "true image"
+    shares: ClassVar[str] = "true image"
 
     @abstractmethod
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
@@ -97,12 +97,12 @@ class OneImage(Task):
             metric.update(written, target, foreground)
         return int((~prediction.isfinite().flatten(1).all(dim=1)).sum())
 
-    def clusters(self, batch: Batch) -> list[str]:
+    def shared_keys(self, batch: Batch) -> list[tuple[str, ...]]:
         """Return a hash of each sample's true image, since datasets repeat images under several names; the sample's id without truth."""
         truth = getattr(batch, self.truth)
         if truth is None:
-            return list(batch.ids)
-        return [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in truth.cpu()]
+            return super().shared_keys(batch)
+        return [(hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16],) for image in truth.cpu()]
 
     def gallery_rows(self, prediction: Tensor, batch: Batch, indices: Sequence[int]) -> list[GalleryRow]:
         """Show inputs, prediction and truth; the truth is grey if there is none."""

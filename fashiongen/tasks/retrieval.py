@@ -77,7 +77,7 @@ class Retrieval(Task):
     batch: ClassVar[type[Batch]] = QueryBatch
     interface: ClassVar[type] = RanksBottoms
     method: ClassVar[str] = "embed_query"
-    cluster: ClassVar[str] = "top"
+    shares: ClassVar[str] = "top or bottom"
 
     def check_data(self, data: Data, protocol: EvaluationProtocol) -> None:
         """Check that the data have a catalogue.
@@ -109,10 +109,10 @@ class Retrieval(Task):
             metric.update(ranked)
         return int((~ranked.scores.isfinite().all(dim=1)).sum())
 
-    def clusters(self, batch: Batch) -> list[str]:
-        """Return the tops: a top may occur in several rows."""
-        assert isinstance(batch, QueryBatch)
-        return list(batch.top_ids)
+    def shared_keys(self, batch: Batch) -> list[tuple[str, ...]]:
+        """Return each row's top and its matching bottom: both may occur in several rows."""
+        assert isinstance(batch, QueryBatch) and batch.positive is not None
+        return [(f"top:{top}", f"bottom:{bottom}") for top, bottom in zip(batch.top_ids, batch.positive, strict=True)]
 
     def images(self, prediction: Any, batch: Batch) -> list[tuple[str, Tensor]]:  # noqa: ANN401
         """Raise: a ranking is not an image.

@@ -98,8 +98,8 @@ def test_a_row_of_several_seeds_has_an_interval_over_seeds_and_clusters(tmp_path
     cells = {name: row.cells["ssim"] for name, row in rows.items()}
     clusters = [cluster_of(index) for index in range(N)]
     expected = interval(np.array([values_of(folder) for folder in folders]), clusters)
-    assert cells["igr"].interval == pytest.approx((expected.low, expected.high)) and cells["igr"].over == "3 seeds and 10 tops"
-    assert cells["one"].over == "10 tops, this checkpoint" and cells["bare"].over == "10 tops, this run"
+    assert cells["igr"].interval == pytest.approx((expected.low, expected.high)) and cells["igr"].over == "3 seeds and 10 clusters"
+    assert cells["one"].over == "10 clusters, this checkpoint" and cells["bare"].over == "10 clusters, this run"
     # A method without chance is not certain: it has the interval over clusters of one run.
     same = cells["same"]
     once = interval(np.array([values_of(tmp_path / "nodes" / "test--same--seed0--vtoff-tiny--VITONHD")]), clusters)
