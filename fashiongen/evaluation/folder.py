@@ -15,7 +15,7 @@ from typing import Literal, get_args
 from PIL import Image
 from rich.progress import track
 
-from fashiongen.data.images import UNREADABLE, Size, open_image
+from fashiongen.data.images import UNREADABLE, Size, open_image, unreadable
 from fashiongen.errors import UserError
 
 Naming = Literal["id", "garment", "person_garment", "garment_person"]
@@ -201,7 +201,7 @@ def inspect(files: Sequence[Path]) -> list[Inspected]:
     broken = [one for one in found if isinstance(one, UserError)]
     if broken:
         more = f" ({len(broken)} such files)" if len(broken) > 1 else ""
-        raise UserError(f"{broken[0]}{more}")
+        raise UserError(f"{str(broken[0]).partition('; ')[0]}{more}: make it again")
     return [one for one in found if isinstance(one, Inspected)]
 
 
@@ -212,8 +212,7 @@ def _inspect(path: Path) -> Inspected | UserError:
             lossy = image.format in LOSSY
         upright = open_image(path)
     except UNREADABLE as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
-        return UserError(f"{path} is truncated, damaged or not an image ({detail}): make it again")
+        return unreadable(path, error)
     except UserError as error:
         return error
     return Inspected(path=path, size=(upright.height, upright.width), lossy=lossy, sha256=hashlib.sha256(content).hexdigest())

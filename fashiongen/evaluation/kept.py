@@ -68,7 +68,7 @@ class Manifest:
         path = folder / MANIFEST
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: damaged ({error}); remove it to judge the images alone") from error
