@@ -25,8 +25,10 @@ class JudgeCLI(FashionCLI):
         self.request = request
         super().__init__(line)
 
-    def before_test(self) -> None:
+    def after_instantiate_classes(self) -> None:
         """Tell the stand-in for the method what to judge."""
+        super().after_instantiate_classes()
+        self._get(self.config_init, "evaluate").reuse = None
         assert isinstance(self.model, FromFiles), "judge names the method itself"
         self.model.request = self.request
 

@@ -24,6 +24,7 @@ from fashiongen.cli.cache import ReadCache
 from fashiongen.cli.checkpoints import WholeCheckpoints, check_checkpoint, check_parents
 from fashiongen.cli.messages import in_one_line, quiet
 from fashiongen.cli.protocols import CommandLine, check_protocol, check_task, find_protocol, is_inline, with_protocol
+from fashiongen.cli.reuse import SharedPredictions, share
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
@@ -97,6 +98,7 @@ class FashionCLI(LightningCLI):
         """Parse the command line, instantiate its classes and run the subcommand."""
         shared: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _Help}
         self.line = line
+        self._shared: SharedPredictions | None = None
         super().__init__(
             Method,
             FashionData,
@@ -204,7 +206,7 @@ class FashionCLI(LightningCLI):
         settings = {
             key: value for key, value in self.config_dump.items() if key not in ("config", "ckpt_path", "out", "verbose", "trust", "cache")
         }
-        settings["evaluate"] = {key: value for key, value in settings["evaluate"].items() if key != "out"}
+        settings["evaluate"] = {key: value for key, value in settings["evaluate"].items() if key not in ("out", "keep", "reuse")}
         return _hash(settings)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401  as in Lightning
@@ -227,6 +229,20 @@ class FashionCLI(LightningCLI):
         if self.options.parents and not self._resumes():
             check_parents(self.options.parents, self.line.recipe)
             self.model.load_parents({role: Path(path) for role, path in self.options.parents.items()})
+
+    def before_test(self) -> None:
+        """With `evaluate.reuse`, read the predictions of an earlier test in place of running the method."""
+        evaluate: Evaluate = self._get(self.config_init, "evaluate")
+        if evaluate.reuse is None or self.trainer.world_size > 1:
+            return
+        self._shared, stand_in = share(evaluate, self.model, self.datamodule, self.config_dump, self.options.ckpt_path)
+        if stand_in is not None:
+            self.model, self.config_init[self.subcommand].ckpt_path = stand_in, None
+
+    def after_test(self) -> None:
+        """Let other tests have the shared predictions."""
+        if self._shared is not None:
+            self._shared.release()
 
     def _resumes(self) -> bool:
         """Return whether there is a checkpoint to resume from; with `last`, for restartable jobs, there is none at first."""

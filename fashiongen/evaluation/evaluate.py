@@ -13,10 +13,9 @@ from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 from torchmetrics import Metric
 
-from fashiongen import tasks
 from fashiongen.batches import Batch
 from fashiongen.data.base import FashionData
-from fashiongen.errors import UserError
+from fashiongen.evaluation.checks import data_of, task_of_run
 from fashiongen.evaluation.images import grid
 from fashiongen.evaluation.intervals import bootstrap_interval
 from fashiongen.evaluation.judge import FromFiles
@@ -60,6 +59,7 @@ class Evaluate(Callback):
         reference: Reference | None = None,
         out: str | None = None,
         keep: str | None = None,
+        reuse: str | None = None,
         images: int = 16,
         validation_images: int = 8,
     ) -> None:
@@ -74,6 +74,8 @@ class Evaluate(Callback):
             reference: the reference images for set metrics, if they are from another dataset; paired metrics are then rejected.
             out: JSON file for the record of a test or a fit; a test writes per-sample values, images and an image grid next to it.
             keep: folder in which a test keeps all predictions for `fashiongen judge`; kept predictions of an earlier test are replaced.
+            reuse: folder of kept predictions that tests share: a test of the same weights, data and settings of the method reads the
+                predictions of an earlier one, whatever its protocol; the first keeps them. Used by tests on a single device.
             images: number of predictions to write as PNG, the first ones by id.
             validation_images: number of validation samples to show in the logger.
         """
@@ -81,6 +83,7 @@ class Evaluate(Callback):
         self.protocol = Protocol(name=protocol, metrics=metrics or {}, size=size, resize=resize, reference=reference)
         self.out = None if out is None else Path(out).expanduser()
         self.keep = None if keep is None else KeptPredictions(Path(keep).expanduser())
+        self.reuse = None if reuse is None else Path(reuse).expanduser()
         self.images = images
         self.recipe: str | None = None
         self.overlays: list[str] = []
@@ -126,24 +129,8 @@ class Evaluate(Callback):
             UserError: if the task is unknown or not supported by the method or the data, the data lack a part that the method or the
                 evaluation needs or have another size than the protocol's, a metric's weights are missing, or the record cannot be written.
         """
-        method, data = type(pl_module).__name__, data_of(trainer)
-        try:
-            self._task = tasks.find(self.task_name or data.task)()
-        except UserError as error:
-            raise UserError(f"evaluate.task={error}") from error
-        able = tasks.supported(pl_module)
-        if self.task.name not in able and not isinstance(pl_module, FromFiles):
-            raise UserError(
-                f"evaluate.task={self.task.name}: {method} does not support this task; it supports: {', '.join(able) or 'no task'}"
-            )
-        if tasks.find(data.task) is not type(self.task):
-            raise UserError(
-                f"evaluate.task={self.task.name}, but the data are for {data.task}: set data.init_args.task to {self.task.name}, where "
-                f"{data.name} has that setting, or use another dataset"
-            )
-        if lacking := sorted(set(getattr(pl_module, "needs", ())) - data.offers):
-            offered = ", ".join(sorted(data.offers)) or "nothing"
-            raise UserError(f"{method} needs {', '.join(lacking)}, which {data.name} does not offer here (it offers {offered})")
+        data = data_of(trainer)
+        self._task = task_of_run(self.task_name, pl_module, data)
         if stage in ("fit", "test") and self.out is not None and trainer.is_global_zero:
             Report(self.out).check_writable()
         if stage == "test":
@@ -371,21 +358,6 @@ class Evaluate(Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the method's results for them."""
         self._validation.log(trainer, pl_module, self.task)
-
-
-def data_of(trainer: L.Trainer) -> FashionData:
-    """Return the run's DataModule.
-
-    Raises:
-        UserError: if there is none, it is not a `FashionData`, or it does not describe itself.
-    """
-    data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
-    if not isinstance(data, FashionData):
-        found = "none" if data is None else f"a {type(data).__name__}"
-        raise UserError(f"evaluate: the Trainer must get a fashiongen.data.base.FashionData as datamodule=, but got {found}")
-    if lacking := [name for name in ("name", "split", "task") if getattr(data, name, None) is None]:
-        raise UserError(f"{type(data).__name__} does not set {', '.join(lacking)}: see fashiongen.data.base.FashionData")
-    return data
 
 
 def metric_info(metric: Metric, name: str) -> Any:  # noqa: ANN401  depends on the method called

@@ -39,6 +39,7 @@ class Request:
         seed: the seed that the predictions were made with, if known; kept predictions have their own.
         naming: what the files are named after; by default found out.
         allow_missing: judge although samples have no prediction.
+        reused: a test with the settings of the one that kept the predictions reads them in place of sampling.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Request:
     seed: int | None = None
     naming: Naming | None = None
     allow_missing: bool = False
+    reused: bool = False
 
 
 class ImageFiles:
@@ -151,14 +153,15 @@ class FromFiles(Method):
         folder, names = self.request.folder, data.sample_names()
         self._task, self._manifest = task, Manifest.read(folder)
         self._source = {"kind": JUDGED_FOLDER, "path": str(folder)}
-        self.notes = task.doubts(protocol) + [
-            f"{name} {metric.convention()}" for name, metric in protocol.metrics.items() if hasattr(metric, "convention")
-        ]
+        self.notes = task.doubts(protocol)
         if task.kept_as == "rows":
             self._open_rows(folder, names)
         else:
             self._open_images(folder, names, protocol, data)
         self._check_manifest(data)
+        if self._source["kind"] == JUDGED_FOLDER:
+            conventions = {name: getattr(metric, "convention", None) for name, metric in protocol.metrics.items()}
+            self.notes += [f"{name} {convention()}" for name, convention in conventions.items() if convention is not None]
         print(f"{folder}: {len(self._present)} of the {len(names)} samples of {data.name} ({data.split})", flush=True)
 
     def _open_rows(self, folder: Path, names: Mapping[str, object]) -> None:
@@ -286,6 +289,8 @@ class FromFiles(Method):
         assert self.request is not None
         made = self._manifest.record if self._manifest else None
         for name, default in IDENTITY.items():
+            if self.request.reused and name in ("recipe", "overlays", "parents"):
+                continue  # the test's own
             setattr(record, name, default() if made is None else getattr(made, name))
         if made is None:
             record.method, record.seed = self.request.folder.resolve().name, self.request.seed

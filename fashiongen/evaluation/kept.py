@@ -21,6 +21,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fashiongen.batches import Batch
@@ -82,6 +83,10 @@ class Manifest:
         ):
             raise UserError(f"{path}: damaged: `kept` lacks ids, not_finite, sha256 or size; remove it to judge the images alone")
         return cls(record=record, **{name: kept[name] for name in ("ids", "not_finite", "sha256", "size")})
+
+    def intact(self, folder: Path) -> bool:
+        """Return whether the folder holds what it held when this was written."""
+        return content_sha256(file for file in folder.iterdir() if file.name != MANIFEST) == self.sha256
 
     def write(self, folder: Path) -> None:
         """Write it atomically."""
@@ -210,7 +215,7 @@ class Tables:
         self.ids = self._get("ids", 1).tolist()
         self._place = {id_: index for index, id_ in enumerate(self.ids)}
 
-    def rows(self, name: str, ids: Iterable[str]) -> np.ndarray[Any, np.dtype[Any]]:
+    def rows(self, name: str, ids: Iterable[str]) -> NDArray[Any]:
         """Return the rows of samples in a table.
 
         Raises:
@@ -219,7 +224,8 @@ class Tables:
         table = self._get(name, 2)
         if len(table) != len(self.ids) or table.dtype.kind not in "iu":
             raise UserError(f"{self.path}: damaged: {name} has {len(table)} rows for {len(self.ids)} ids")
-        return table[[self._place[id_] for id_ in ids]]
+        found: NDArray[Any] = table[[self._place[id_] for id_ in ids]]
+        return found
 
     def labels(self, name: str) -> list[str]:
         """Return a list of names.
@@ -229,7 +235,7 @@ class Tables:
         """
         return [str(label) for label in self._get(f"labels.{name}", 1)]
 
-    def _get(self, name: str, dimensions: int) -> np.ndarray[Any, np.dtype[Any]]:
+    def _get(self, name: str, dimensions: int) -> NDArray[Any]:
         array = self._arrays.get(name)
         if array is None or array.ndim != dimensions:
             raise UserError(f"{self.path}: holds no {name}: it was not written by `--evaluate.keep`, or for another task")

@@ -176,3 +176,32 @@ def test_an_incomplete_folder_compares_with_no_complete_one(made):
     main([*JUDGE, "--out", part, "--name", "part", "--allow-missing"])
     assert [len(board.rows) for board in read(Path("bench")).boards] == [1, 1]
     assert "missing" in Record.read(part).conditions and "missing" not in Record.read(whole).conditions
+
+
+def test_tests_of_several_protocols_share_one_sampling(made, monkeypatch):
+    """As those of a suite's row; other settings, data or files are sampled again."""
+    from fashiongen.methods.baselines import MaskedCrop
+
+    sampled, take_off = [], MaskedCrop.take_off
+    monkeypatch.setattr(MaskedCrop, "take_off", lambda self, batch: sampled.append(len(batch)) or take_off(self, batch))
+    protocol("q", COLOUR)
+    crop = ["test", "--config", "crop.yaml", "--data.init_args.validation", "0"]
+
+    def test(name, *args, reuse=("--evaluate.reuse", "shared")):
+        before = sum(sampled)
+        main([*crop, "--config", f"{name}.yaml", "--evaluate.out", f"{name}.json", *reuse, *args])
+        return Record.read(f"{name}.json"), sum(sampled) - before
+
+    alone, _ = test("q", reuse=())
+    first, count = test("p")
+    assert count == 2 and first.source == {} and first.predictions["path"].startswith("shared/")
+    second, count = test("q")
+    assert count == 0 and second.metrics == alone.metrics and second.conditions == alone.conditions
+    assert (second.method, second.recipe, second.overlays) == ("masked_crop", "crop.yaml", ["q.yaml"])
+    assert second.source["kind"] == "kept predictions"
+    assert test("q", "--seed_everything", "1")[1] == 2
+    (file,) = (path for path in Path(first.predictions["path"]).glob(f"{made.stem}.png"))
+    Image.new("RGB", (48, 64)).save(file)  # it is not what was kept
+    assert test("q")[1] == 2
+    made.resave(lambda image: image.resize((96, 128)))
+    assert test("q")[1] == 2
