@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -197,7 +198,7 @@ def inspect(files: Sequence[Path]) -> list[Inspected]:
     """
     with ThreadPoolExecutor(4) as pool:
         read = pool.map(_inspect, files)
-        found = list(track(read, "reading", total=len(files), transient=True))
+        found = list(track(read, "reading", total=len(files), transient=True, disable=not sys.stdout.isatty()))
     broken = [one for one in found if isinstance(one, UserError)]
     if broken:
         more = f" ({len(broken)} such files)" if len(broken) > 1 else ""

@@ -165,11 +165,12 @@ class KeptPredictions:
         if record is None:
             return
         ids = [id_ for part in parts for id_ in part[0]]
+        order = np.argsort(np.array(ids, dtype=object), kind="stable")  # the file is the same on any number of processes
         names = dict.fromkeys(name for part in parts for name in part[3])
-        if tables := {name: np.concatenate([part[3][name] for part in parts if name in part[3]]) for name in names}:
+        if tables := {name: np.concatenate([part[3][name] for part in parts if name in part[3]])[order] for name in names}:
             labels = {f"labels.{name}": np.array(listed) for part in parts for name, listed in part[4].items()}
             packed = {name: table.astype(np.int16) if table.max(initial=0) < 2**15 else table for name, table in tables.items()}
-            np.savez_compressed(self.part / TABLES, ids=np.array(ids), **labels, **packed)  # type: ignore[arg-type]  # numpy types its options
+            np.savez_compressed(self.part / TABLES, ids=np.array(sorted(ids)), **labels, **packed)  # type: ignore[arg-type]  # numpy types its options
         manifest = Manifest(
             record=record,
             ids=sorted(ids),
