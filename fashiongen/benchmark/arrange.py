@@ -86,7 +86,8 @@ def _nodes(folder: Path, suite: dict[str, Any]) -> list[Node]:
             continue
         status: str = record.status
         reason = record.reason
-        if keyed and entry is None and not record.source:  # no suite plans what `fashiongen judge` writes
+        judged_by_hand = bool(record.source) and record.key is None  # by `fashiongen judge`, which no suite plans
+        if keyed and entry is None and not judged_by_hand:
             status, reason = "unplanned", f"no longer in the suite; its record says {status}" + (f": {reason}" if reason else "")
         stale = entry is not None and entry.get("key") not in (None, record.key)
         run, test = Run(record=record, folder=path.parent, stale=stale), (record.task, record.dataset, record.protocol)
