@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 import lightning.pytorch as L
@@ -24,11 +24,13 @@ from fashiongen.cli.cache import ReadCache
 from fashiongen.cli.checkpoints import WholeCheckpoints, check_checkpoint, check_parents
 from fashiongen.cli.messages import in_one_line, quiet
 from fashiongen.cli.protocols import CommandLine, check_protocol, check_task, find_protocol, is_inline, with_protocol
-from fashiongen.cli.reuse import SharedPredictions, share
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
 from fashiongen.methods.base import Method
+
+if TYPE_CHECKING:
+    from fashiongen.cli.reuse import SharedPredictions
 
 DESCRIPTIONS = {
     "fit": """Train the method of a recipe.
@@ -235,6 +237,8 @@ class FashionCLI(LightningCLI):
         evaluate: Evaluate = self._get(self.config_init, "evaluate")
         if evaluate.reuse is None or self.trainer.world_size > 1:
             return
+        from fashiongen.cli.reuse import share
+
         self._shared, stand_in = share(evaluate, self.model, self.datamodule, self.config_dump, self.options.ckpt_path)
         if stand_in is not None:
             self.model, self.config_init[self.subcommand].ckpt_path = stand_in, None

@@ -211,12 +211,12 @@ class Evaluate(Callback):
         first = set(sorted(ids)[: self.images])
         rows = [row for part in gather([row for row in self._rows if row.id in first]) for row in part]
         self._rows = sorted(rows, key=lambda row: row.id)
+        if self.keep is not None:
+            self.keep.gather()
         if trainer.is_global_zero:
             # A logger that fails, such as one whose server is gone, must not lose the record.
             self._write_record(trainer, [ids[index] for index in order], per_sample, parts, pl_module)
             self._log(trainer)
-        elif self.keep is not None:
-            self.keep.finish(trainer, None)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Remove predictions that are not complete."""
@@ -271,7 +271,7 @@ class Evaluate(Callback):
         if self.out is not None:
             record.write(self.out)  # whatever the images' fate, the numbers are safe
         if self.keep is not None:
-            self.keep.finish(trainer, record)
+            self.keep.finish(record)
         if self.out is not None:
             report = Report(self.out)
             record.images, record.gallery = report.write_images(self._rows, self.task.prediction, self.task.gallery)

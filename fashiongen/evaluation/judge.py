@@ -214,6 +214,8 @@ class FromFiles(Method):
     def _check_sizes(self, files: Mapping[str, Inspected], size: Size | None, protocol: Protocol) -> None:
         sizes = Counter(file.size for file in files.values())
         others = {found: count for found, count in sizes.most_common() if found != size}
+        if size is None and len(others) > 1:
+            raise UserError(f"the images have {len(others)} sizes and the protocol {protocol.name} states none: make them of one size")
         if size is None or not others:
             return
         (height, width), wanted = next(iter(others)), f"{size[0]}x{size[1]}"

@@ -108,6 +108,8 @@ class KeptPredictions:
         self._sizes: set[str] = set()
         self._rows: dict[str, list[Tensor]] = {}
         self._labels: dict[str, list[str]] = {}
+        self._parts: list[Any] = []
+        self._started = False
 
     def check_writable(self) -> None:
         """Check that the folder can be written, and is new, empty or holds kept predictions, which are replaced.
@@ -131,7 +133,7 @@ class KeptPredictions:
             shutil.rmtree(self.part, ignore_errors=True)
             self.part.mkdir()
         trainer.strategy.barrier("kept predictions")
-        self._writer = PngWriter()
+        self._writer, self._started = PngWriter(), True
         self._ids, self._not_finite, self._sizes, self._rows = [], [], set(), {}
 
     def add(self, task: Task, prediction: Any, batch: Batch) -> None:  # noqa: ANN401  what a task returns is its own
@@ -155,15 +157,26 @@ class KeptPredictions:
                 self._not_finite.append(name)
             self._sizes.add("x".join(map(str, image.shape[1:])))
 
-    def finish(self, trainer: L.Trainer, record: Record | None) -> None:
-        """Complete the folder with its manifest, and name it in the test's `record`, which the first process has."""
+    def gather(self) -> None:
+        """Wait for the files, and gather what the manifest needs from all processes; `finish` tells what went wrong."""
         assert self._writer is not None
-        writer, self._writer = self._writer, None
-        writer.close(cancel=False)
+        writer, self._writer, problem = self._writer, None, None
+        try:
+            writer.close(cancel=False)
+        except UserError as error:
+            problem = str(error)
         rows = {name: np.concatenate([part.numpy() for part in parts]) for name, parts in self._rows.items()}
-        parts = gather((self._ids, self._not_finite, self._sizes, rows, self._labels))
-        if record is None:
-            return
+        self._parts = gather((self._ids, self._not_finite, self._sizes, rows, self._labels, problem))
+
+    def finish(self, record: Record) -> None:
+        """Complete the folder with its manifest, in the first process, and name it in the test's record.
+
+        Raises:
+            UserError: if a process could not write a file.
+        """
+        parts = self._parts
+        if problems := [part[5] for part in parts if part[5]]:
+            raise UserError(problems[0])
         ids = [id_ for part in parts for id_ in part[0]]
         order = np.argsort(np.array(ids, dtype=object), kind="stable")  # the file is the same on any number of processes
         names = dict.fromkeys(name for part in parts for name in part[3])
@@ -185,6 +198,7 @@ class KeptPredictions:
             self.folder.rename(replaced)
         self.part.rename(self.folder)
         shutil.rmtree(replaced, ignore_errors=True)
+        self._started = False
         record.predictions = {"path": str(self.folder), "sha256": manifest.sha256}
 
     def discard(self) -> None:
@@ -193,6 +207,7 @@ class KeptPredictions:
         if writer is not None:
             with contextlib.suppress(UserError):
                 writer.close(cancel=True)
+        if self._started:
             shutil.rmtree(self.part, ignore_errors=True)
 
 

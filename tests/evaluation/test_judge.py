@@ -80,6 +80,16 @@ def test_predictions_appear_once_they_are_complete_and_replace_older_ones(tmp_pa
     assert len(list(Path(keep).glob("*.png"))) == 3 and not list(tmp_path.glob(".*"))
 
 
+def test_predictions_that_cannot_be_written_cost_no_numbers(tmp_path, monkeypatch):
+    def full(path, image):
+        raise UserError(f"cannot write {path.name}: No space left on device")
+
+    monkeypatch.setattr("fashiongen.evaluation.predictions.write_png", full)
+    with pytest.raises(UserError, match=r"cannot write id.*: No space left on device"):
+        judge(tmp_path, keep=str(tmp_path / "kept"))
+    assert Record.read(tmp_path / "out.json").metrics and not (tmp_path / "kept").exists() and not list(tmp_path.glob(".*"))
+
+
 def test_a_folder_with_other_files_is_not_replaced(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.png").write_text("")
