@@ -221,6 +221,7 @@ class Tables:
             UserError: if it is missing or damaged.
         """
         self.path = path
+        self._arrays: dict[str, NDArray[Any]]
         try:
             with np.load(path, allow_pickle=False) as content:
                 self._arrays = {name: content[name] for name in content.files}
