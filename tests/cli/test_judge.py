@@ -169,6 +169,16 @@ def test_a_folder_of_other_code_is_judged_and_shown_apart(made):
     assert boards[0].conditions == boards[1].conditions
 
 
+def test_a_resizing_that_the_protocol_does_not_state_compares_with_nothing_of_it(made):
+    main(JUDGE)
+    as_stated = Record.read("judged.json")
+    resized((24, 32))(made)
+    main([*JUDGE, "--evaluate.resize", "stretch"])
+    record = Record.read("judged.json")
+    assert record.source["resized"] == 2 and "resized as the protocol states (stretch)" in record.reason
+    assert record.conditions["protocol_settings"] != as_stated.conditions["protocol_settings"]
+
+
 def test_an_incomplete_folder_compares_with_no_complete_one(made):
     whole, part = "bench/nodes/whole/record.json", "bench/nodes/part/record.json"
     main([*JUDGE, "--out", whole, "--name", "whole"])
