@@ -140,9 +140,9 @@ def test_kept_rankings_give_the_very_same_numbers_by_any_protocol(tmp_path, chos
     """The file holds ranks, which decide every ranking metric, ties included."""
     data = lists(tmp_path / "data", ROWS)
     judge(tmp_path, Ties(), data, metrics={name: RANKING[name]() for name in chosen}, keep=str(tmp_path / "kept"))
-    reordered = lists(tmp_path / "same", ROWS)
+    same, reordered = lists(tmp_path / "same", ROWS), lists(tmp_path / "reordered", ROWS[::-1])
     every = {name: make() for name, make in RANKING.items()}
-    again = judged(tmp_path, tmp_path / "kept", reordered, metrics={name: every[name] for name in chosen})
+    again = judged(tmp_path, tmp_path / "kept", same, metrics={name: every[name] for name in chosen})
     own = Record.read(tmp_path / "out.json")
     assert again.metrics == own.metrics and lines(tmp_path, "judged") == lines(tmp_path, "out")
     assert again.conditions == own.conditions and again.source["kind"] == "kept predictions"
