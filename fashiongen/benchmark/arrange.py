@@ -18,7 +18,7 @@ from fashiongen.benchmark.plugins import SOURCE
 from fashiongen.benchmark.published import Published
 from fashiongen.errors import UserError
 from fashiongen.intervals import ROUNDING, over_seeds
-from fashiongen.records import Record
+from fashiongen.records import JUDGED_FOLDER, Record
 
 WAYS = {True: "higher is better", False: "lower is better", None: "neither is better"}
 
@@ -43,7 +43,7 @@ def read(folder: Path, published: Sequence[Published] = ()) -> Leaderboard:
             groups[_board_key(node.run.record)].append(node.run)
     boards = []
     for key in sorted(groups):
-        alike = sorted(other for other in groups if other[:4] == key[:4])
+        alike = sorted(other for other in groups if other[:4] + other[5:] == key[:4] + key[5:])
         boards.append(_board(groups[key], fits, tests, published, number=alike.index(key) + 1 if len(alike) > 1 else None))
     with_result = {key[:2] + key[3:4] for key in groups}
     for test in sorted({node.test for node in tests if node.status not in ("ok", "unplanned") and node.test[0]} - with_result):
@@ -86,7 +86,8 @@ def _nodes(folder: Path, suite: dict[str, Any]) -> list[Node]:
             continue
         status: str = record.status
         reason = record.reason
-        if keyed and entry is None:
+        judged_by_hand = bool(record.source) and record.key is None  # by `fashiongen judge`, which no suite plans
+        if keyed and entry is None and not judged_by_hand:
             status, reason = "unplanned", f"no longer in the suite; its record says {status}" + (f": {reason}" if reason else "")
         stale = entry is not None and entry.get("key") not in (None, record.key)
         run, test = Run(record=record, folder=path.parent, stale=stale), (record.task, record.dataset, record.protocol)
@@ -105,7 +106,9 @@ def _unread(id_: str, entry: dict[str, Any], status: str, reason: str) -> Node:
 
 
 def _board_key(record: Record) -> tuple[str, ...]:
-    return (record.task, record.dataset, record.split, record.protocol, json.dumps(_conditions(record), sort_keys=True))
+    """Return what the rows of one board share; images of unknown origin are on boards of their own."""
+    origin = record.source["kind"] if record.source.get("kind") == JUDGED_FOLDER else ""
+    return (record.task, record.dataset, record.split, record.protocol, json.dumps(_conditions(record), sort_keys=True), origin)
 
 
 def _conditions(record: Record) -> dict[str, str]:
@@ -207,13 +210,14 @@ def _board(runs: list[Run], fits: _Fits, tests: list[Node], published: Sequence[
     compare(columns, rows, samples)
     conditions = _conditions(first)
     world, counted = f", {conditions['world']}" if "world" in conditions else "", f" ({number})" if number else ""
+    origin = f", {JUDGED_FOLDER}s" if first.source.get("kind") == JUDGED_FOLDER else ""
     return Board(
         task=first.task,
         dataset=first.dataset,
         split=first.split,
         protocol=first.protocol,
         conditions=conditions,
-        label=f"{first.task} on {first.dataset}{world}{counted}",
+        label=f"{first.task} on {first.dataset}{world}{origin}{counted}",
         protocol_text=protocol_text(first.protocol, [run.record.recipe for run in runs]),
         columns=columns,
         rows=rows,
