@@ -26,7 +26,7 @@ from fashiongen.cli.messages import in_one_line, quiet
 from fashiongen.cli.protocols import CommandLine, check_protocol, check_task, find_protocol, is_inline, with_protocol
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
-from fashiongen.evaluation import Evaluate, WritePredictions
+from fashiongen.evaluation import Evaluate, TellDivergence, WritePredictions
 from fashiongen.methods.base import Method
 
 if TYPE_CHECKING:
@@ -221,6 +221,8 @@ class FashionCLI(LightningCLI):
             raise UserError("DeepSpeed needs a CUDA GPU and this run has none: leave the zero2 overlay out, or use the overlay ddp")
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
+        if self.subcommand == "fit":
+            trainer.callbacks.append(TellDivergence())  # type: ignore[attr-defined]  # Lightning does not declare it
         if self.subcommand == "predict":
             trainer.callbacks.append(WritePredictions(self.options.out))  # type: ignore[attr-defined]  # Lightning does not declare it
         if self.options.cache is not None and self.subcommand in ("fit", "validate"):

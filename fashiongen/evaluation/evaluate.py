@@ -17,6 +17,7 @@ from fashiongen.batches import Batch
 from fashiongen.data.base import FashionData
 from fashiongen.evaluation.checks import data_of, task_of_run
 from fashiongen.evaluation.clusters import join
+from fashiongen.evaluation.divergence import broken_weights, metrics_doubt, tell
 from fashiongen.evaluation.images import grid
 from fashiongen.evaluation.judge import FromFiles
 from fashiongen.evaluation.kept import KeptPredictions
@@ -250,6 +251,9 @@ class Evaluate(Callback):
         not_finite, repeated = sum(part["not_finite"] for part in parts), len(ids) - len(set(ids))
         counted = ((not_finite, "predictions are not finite"), (repeated, "samples were evaluated more than once"))
         doubts = [f"{count} of {len(ids)} {what}" for count, what in counted if count]
+        if doubt := metrics_doubt(pl_module, {name: result["value"] for name, result in self.results.items()}, not_finite):
+            doubts.append(doubt)
+            tell(doubt)
         doubts += [doubt for metric in self.metrics.values() if (doubt := metric_info(metric, "doubt"))]
         extractors = {_reported(name, metric): metric_info(metric, "provenance") for name, metric in self.metrics.items()}
         reference = self.task.reference_info(data, self.protocol)
@@ -329,6 +333,7 @@ class Evaluate(Callback):
             dataset=data.name,
             split="train",
             protocol="",
+            reason=broken_weights(pl_module),
             **self._provenance(pl_module, data),
             fit_seconds=self._fit_seconds,
             peak_memory_bytes=self._memory,
