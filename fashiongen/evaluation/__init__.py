@@ -2,7 +2,8 @@
 
 from fashiongen.evaluation.divergence import TellDivergence
 from fashiongen.evaluation.evaluate import Evaluate
+from fashiongen.evaluation.judge import FromFiles
 from fashiongen.evaluation.predictions import WritePredictions
 from fashiongen.evaluation.reference import Reference
 
-__all__ = ["Evaluate", "Reference", "TellDivergence", "WritePredictions"]
+__all__ = ["Evaluate", "FromFiles", "Reference", "TellDivergence", "WritePredictions"]
