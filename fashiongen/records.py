@@ -64,7 +64,8 @@ class Record:
     killed (by a signal, such as out of memory), timeout (exceeded its limit) or skipped (cannot run), all but ok with a one-line
     `reason`. The benchmark sets `node`, `key` (a hash of everything the node depends on), `started` (UTC), `seconds` (wall time including
     start-up), `exit_status` and `log`. Paths of `log`, `per_sample`, `images` and `gallery` are relative to the record's folder.
-    `checkpoint` holds `path`, `sha256` of the file and `weights_sha256` of only the weights.
+    `checkpoint` holds `path`, `sha256` of the file and `weights_sha256` of only the weights: of the tested one, for a fit of the one that
+    tests load (`evaluate.checkpoint`). `checkpoints` are all that a fit left, by role: `last`, and `best` with its `monitor` and `score`.
 
     `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set. `extractors` maps the
     names of metrics with an extractor to `{weights, sha256}`. `reference` describes the images they were compared with:
@@ -104,6 +105,7 @@ class Record:
     seconds_per_sample: float | None = None
     peak_memory_bytes: int | None = None
     checkpoint: dict[str, str] | None = None
+    checkpoints: dict[str, dict[str, str]] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     config_sha256: str | None = None
     protocol_sha256: str | None = None

@@ -4,8 +4,10 @@ import importlib
 import io
 from pathlib import Path
 
+import lightning.pytorch as L
 import pytest
 import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 from warm import OnWarm
@@ -14,6 +16,7 @@ from fashiongen.benchmark.command_info import CommandInfo
 from fashiongen.benchmark.inspection import inspect_commands
 from fashiongen.benchmark.runner import run_suite
 from fashiongen.cli import main
+from fashiongen.cli.saving import check_saving
 from fashiongen.cli.settings import resolve
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
@@ -72,6 +75,36 @@ def test_print_config_shows_what_is_parsed(parsed, capsys):
     shown, settings = leaves(yaml.safe_load(capsys.readouterr().out)), leaves(parsed(command))
     assert shown
     assert {key: value for key, value in shown.items() if settings.get(key) != without_nulls(value)} == {}
+
+
+@pytest.mark.parametrize("recipe", FULL + TINY, ids=name)
+def test_a_monitored_checkpoint_saves_after_validation(recipe, parsed):
+    check_callbacks(parsed(command_of(recipe)))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("overlay", [path for path in OVERLAYS if "trainer" in yaml.safe_load(path.read_text(encoding="utf-8"))], ids=name)
+def test_an_overlay_leaves_checkpoints_after_validation(folder, overlay, parsed):
+    check_callbacks(parsed(overlaid(folder, overlay)))
+
+
+def test_a_checkpoint_before_validation_is_found(parsed):
+    settings = parsed([*command_of(RECIPES / "igr.yaml"), "--trainer.callbacks.init_args.every_n_train_steps", "1000"])
+    with pytest.raises(UserError, match="every_n_train_steps saves before the validation"):
+        check_callbacks(settings)
+
+
+def check_callbacks(settings: dict) -> None:
+    """Build the callbacks of a recipe and check them as `fit` does."""
+    callbacks = []
+    for entry in settings["trainer"]["callbacks"]:
+        module, _, kind = entry["class_path"].rpartition(".")
+        callbacks.append(getattr(importlib.import_module(module), kind)(**entry.get("init_args", {})))
+    rhythm = {key: settings["trainer"][key] for key in ("val_check_interval", "check_val_every_n_epoch") if key in settings["trainer"]}
+    trainer = L.Trainer(callbacks=callbacks, accelerator="cpu", logger=False, **rhythm)
+    saving = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    assert saving, "it saves nothing"
+    check_saving(trainer, settings["evaluate"]["checkpoint"])
 
 
 def recipe_of(overlay: Path) -> str:

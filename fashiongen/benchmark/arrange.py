@@ -149,13 +149,11 @@ class _Fits:
         self._by_path: dict[str, Run] = {}
         self._by_name: dict[tuple[tuple[str, ...], int | None], Run] = {}
         for fit in fits:
-            left = fit.record.checkpoint or {}
-            if "sha256" in left:
-                self._by_hash[left["sha256"]] = fit
-            else:
+            left = [fit.record.checkpoint or {}, *fit.record.checkpoints.values()]
+            self._by_hash |= {file["sha256"]: fit for file in left if "sha256" in file}
+            self._by_path |= {file["path"]: fit for file in left if "path" in file}
+            if "sha256" not in left[0]:
                 self._by_name[_row_key(fit.record), fit.record.seed] = fit
-            if "path" in left:
-                self._by_path[left["path"]] = fit
 
     def of(self, run: Run) -> Run | None:
         """Return the training whose checkpoint was tested; one without a hash is found by its recipe, overlays and seed."""

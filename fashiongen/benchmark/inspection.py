@@ -119,6 +119,8 @@ def _inspect(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, rende
         gpus=_devices(trainer["devices"]) if accelerator != "cpu" else 0,
         deepspeed="deepspeed" in str(strategy["class_path"] if isinstance(strategy, dict) else strategy).lower(),
         checkpoint=_last_checkpoint(trainer),
+        best=_best_checkpoint(trainer),
+        selects=settings["evaluate"]["checkpoint"],
         seeded_data="seed" in _parameters(data),
         absolute=absolute,
         content=_hash([kind, _what_counts(settings, kind, paths), identities]),
@@ -148,12 +150,29 @@ def _devices(asked: object) -> int:
 
 
 def _last_checkpoint(trainer: dict[str, Any]) -> str | None:
-    callbacks = trainer.get("callbacks") or []
-    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
-        arguments = callback.get("init_args", {})
-        if callback["class_path"].endswith("ModelCheckpoint") and arguments.get("dirpath") and arguments.get("save_last"):
-            return str(Path(arguments["dirpath"], "last.ckpt"))
+    return next((str(Path(saving["dirpath"], "last.ckpt")) for saving in _saving(trainer) if saving.get("save_last")), None)
+
+
+def _best_checkpoint(trainer: dict[str, Any]) -> str | None:
+    """Return the file of the best checkpoint, if its name does not depend on the run."""
+    for saving in _saving(trainer):
+        name = saving.get("filename") or "{epoch}"
+        if (
+            saving.get("monitor")
+            and saving.get("save_top_k", 1) == 1
+            and "{" not in name
+            and not saving.get("enable_version_counter", True)
+        ):
+            return str(Path(saving["dirpath"], f"{name}.ckpt"))
     return None
+
+
+def _saving(trainer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the settings of each ModelCheckpoint that names its folder."""
+    callbacks = trainer.get("callbacks") or []
+    listed = callbacks if isinstance(callbacks, list) else [callbacks]
+    found = [callback.get("init_args", {}) for callback in listed if callback["class_path"].endswith("ModelCheckpoint")]
+    return [saving for saving in found if saving.get("dirpath")]
 
 
 def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:

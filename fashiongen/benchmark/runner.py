@@ -104,7 +104,7 @@ class Runner:
         keys = {role: (parent.record and parent.record.key) or parent.job.key for role, parent in parents.items()}
         arguments = [*node.arguments, "--evaluate.out", "record.json"]
         for role, parent in parents.items():
-            path = str(self._checkpoint(parent))
+            path = str(parent.job.folder / node.loads[role])
             arguments += (
                 ["--ckpt_path", path, *(["--trust"] if node.trust else [])] if role == "checkpoint" else [f"--parents.{role}", path]
             )
@@ -118,11 +118,12 @@ class Runner:
             command=[*self.command, *arguments],
             environment=environment,
             limit=node.limit,
-            key=_hash([node.content, version, keys, *([node.sources] if node.sources else [])]),
-            settings_key=_hash([node.content, {role: parent.job.settings_key for role, parent in parents.items()}]),
+            key=_hash([node.content, version, keys, node.loads, node.sources]),
+            settings_key=_hash([node.content, {role: parent.job.settings_key for role, parent in parents.items()}, node.loads]),
             parents=keys,
             sources=node.sources,
             resumable=node.checkpoint,
+            files={role: file for role, file in (("last", node.checkpoint), ("best", node.best)) if file is not None},
             trust=node.trust,
             known={"node": node.id, "kind": node.kind, "method": node.method, "overlays": node.overlays, "seed": node.seed},
             assumed={
@@ -134,10 +135,6 @@ class Runner:
             cpus=self.executor.cpus,
             gpus=node.gpus,
         )
-
-    @staticmethod
-    def _checkpoint(parent: State) -> Path:
-        return parent.job.folder / (parent.node.checkpoint or "")
 
     def list(self) -> None:
         """Print every node with its needs, its command, and why it cannot run."""

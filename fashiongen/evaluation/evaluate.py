@@ -4,7 +4,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as L
 import numpy as np
@@ -20,7 +20,7 @@ from fashiongen.errors import UserError
 from fashiongen.evaluation.images import grid
 from fashiongen.evaluation.intervals import bootstrap_interval
 from fashiongen.evaluation.loggers import log_image
-from fashiongen.evaluation.provenance import checkpoint, data_info, device_name, now, parameters, peak_memory, versions
+from fashiongen.evaluation.provenance import checkpoint, checkpoints_left, data_info, device_name, now, parameters, peak_memory, versions
 from fashiongen.evaluation.reference import Reference
 from fashiongen.evaluation.report import Report, print_table
 from fashiongen.evaluation.validation import ValidationImages
@@ -58,6 +58,7 @@ class Evaluate(Callback):
         out: str | None = None,
         images: int = 16,
         validation_images: int = 8,
+        checkpoint: Literal["last", "best"] = "last",
     ) -> None:
         """Configure the evaluation.
 
@@ -70,11 +71,14 @@ class Evaluate(Callback):
             out: JSON file for the record of a test or a fit; a test writes per-sample values, images and an image grid next to it.
             images: number of predictions to write as PNG, the first ones by id.
             validation_images: number of validation samples to show in the logger.
+            checkpoint: which of a training's checkpoints stands for it: the benchmark tests it, and later stages start from it. `best` has
+                the best score of the ModelCheckpoint with a monitor, for methods whose paper selects so.
         """
         self.task_name = task
         self.protocol = Protocol(name=protocol, metrics=metrics or {}, size=size, reference=reference)
         self.out = None if out is None else Path(out).expanduser()
         self.images = images
+        self.checkpoint = checkpoint
         self.recipe: str | None = None
         self.overlays: list[str] = []
         self.parents: dict[str, str] = {}
@@ -291,8 +295,7 @@ class Evaluate(Callback):
         """Write the record of the training, after its last checkpoint."""
         if self.out is None or not trainer.is_global_zero:
             return
-        data, callback = data_of(trainer), trainer.checkpoint_callback
-        written = getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "")
+        data, left = data_of(trainer), checkpoints_left(trainer)
         Record(
             node=self.out.stem,
             kind="fit",
@@ -304,7 +307,8 @@ class Evaluate(Callback):
             **self._provenance(pl_module, data),
             fit_seconds=self._fit_seconds,
             peak_memory_bytes=self._memory,
-            checkpoint=checkpoint(written) if written else None,
+            checkpoint=left.get(self.checkpoint) or next(iter(left.values()), None),
+            checkpoints=left,
             device=self._device,
         ).write(self.out)
 

@@ -10,7 +10,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import lightning.pytorch as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 import fashiongen
 from fashiongen.checkpoints import read_state
@@ -64,6 +66,20 @@ def checkpoint(path: str | os.PathLike[str] | None) -> dict[str, str] | None:
         listing = "".join(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files)
         return {"path": str(path), "sha256": hashlib.sha256(listing.encode()).hexdigest()}
     return {"path": str(path), "sha256": file_sha256(Path(path)), "weights_sha256": weights_sha256(read_state(Path(path)))}
+
+
+def checkpoints_left(trainer: L.Trainer) -> dict[str, dict[str, str]]:
+    """Return the checkpoints that a training left, by role: `last`, and `best` with its `monitor` and `score` if one is monitored."""
+    saving = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    left: dict[str, dict[str, str]] = {}
+    for callback in saving:
+        path = callback.last_model_path or (callback.best_model_path if callback.monitor is None else "")
+        if "last" not in left and path and Path(path).exists():
+            left["last"] = checkpoint(path) or {}
+        if "best" not in left and callback.monitor is not None and callback.best_model_path and Path(callback.best_model_path).exists():
+            score = "" if callback.best_model_score is None else str(float(callback.best_model_score))
+            left["best"] = {**(checkpoint(callback.best_model_path) or {}), "monitor": callback.monitor, "score": score}
+    return left
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:

@@ -46,6 +46,19 @@ def test_only_what_affects_a_result_changes_the_content_hash(recipe):
     assert judged.content == plain  # a training does not depend on its evaluation
 
 
+def test_a_best_checkpoint_is_known_by_its_fixed_name(recipe):
+    key = "--trainer.callbacks.init_args."
+    monitored = [f"{key}monitor", "val/loss", f"{key}save_top_k", "1", f"{key}enable_version_counter", "false"]
+    fit = ["fit", "--config", recipe, "--evaluate.checkpoint"]
+    named = [*fit, "best", *monitored, f"{key}filename", "best"]
+    plain, best, counted, varying = facts(
+        [*fit, "last"], named, [*named, f"{key}enable_version_counter", "true"], [*named[:-1], "best-{step}"]
+    )
+    assert (plain.best, plain.selects) == (None, "last")
+    assert (best.checkpoint, best.best, best.selects) == ("logs/toy/last.ckpt", "logs/toy/best.ckpt", "best")
+    assert counted.best is None and varying.best is None
+
+
 def test_devices_that_the_recipe_leaves_open_are_left_to_the_executor(recipe):
     fit = ["fit", "--config", recipe, "--trainer.accelerator"]
     found = facts([*fit, "auto"], [*fit, "auto", "--trainer.devices", "-1"], [*fit, "cuda", "--trainer.devices", "2"], [*fit, "cpu"])

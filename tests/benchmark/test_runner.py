@@ -185,6 +185,26 @@ def test_a_lost_checkpoint_is_trained_again_when_a_child_needs_it(tmp_path, trac
     assert starts(trace)[2:] == ["fit--base--seed0", "test--base--seed0--toy--Toys"]
 
 
+def test_the_selected_checkpoint_is_tested_and_missed(tmp_path, trace):
+    best = {"facts": {"best": "logs/toy/best.ckpt", "selects": "best"}, "toy": {"fit": {"steps": 3, "best": 2}}}
+    suite = toys.write_suite(tmp_path, {"base": best, "heir": {**LEARNT, "parents": {"first": "base"}}})
+    assert toys.run(suite, tmp_path / "out")[0] == 0
+    first = records(tmp_path / "out")
+    two = toys.write_suite(tmp_path / "two", {"base": {"toy": {"fit": {"steps": 2}}}})
+    toys.run(two, tmp_path / "two" / "out")
+    assert first["test--base--seed0--toy--Toys"].metrics == records(tmp_path / "two" / "out")["test--base--seed0--toy--Toys"].metrics
+    begun = len(starts(trace))
+    lost = tmp_path / "out" / "nodes" / "fit--base--seed0" / "logs" / "toy" / "best.ckpt"
+    lost.write_text(lost.with_name("last.ckpt").read_text())
+    (tmp_path / "out" / "nodes" / "test--base--seed0--toy--Toys" / "record.json").unlink()
+    toys.run(suite, tmp_path / "out")
+    assert starts(trace)[begun:] == ["fit--base--seed0", "test--base--seed0--toy--Toys"]
+    assert records(tmp_path / "out")["test--base--seed0--toy--Toys"].metrics == first["test--base--seed0--toy--Toys"].metrics
+    toys.write_suite(tmp_path, {"base": {**best, "facts": {}}, "heir": {**LEARNT, "parents": {"first": "base"}}})
+    toys.run(suite, tmp_path / "out")  # the same trainings, of which others are tested and built on
+    assert starts(trace)[begun + 2 :] == ["fit--heir--seed0", "test--base--seed0--toy--Toys", "test--heir--seed0--toy--Toys"]
+
+
 def test_a_half_trained_checkpoint_is_not_tested(tmp_path, trace):
     """The printed command is pasted and stopped halfway: the checkpoint is no longer the one in the record."""
     suite = toys.write_suite(tmp_path, {"base": LEARNT})
