@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -37,6 +37,19 @@ class MetricEntry(TypedDict):
     value: float | None
     higher_is_better: bool | None
     ci95: list[float] | None
+
+
+class WeightsEntry(TypedDict):
+    """The weights of a frozen part, or a file that a method starts from.
+
+    `source` is `tiny/PART`, `owner/name/PART` on a hub, or a path; `revision` is the hub's commit and `pinned` whether the recipe names it,
+    both None for other sources. `files` holds the sha256 of each file that was read, by name.
+    """
+
+    source: str
+    revision: str | None
+    pinned: bool | None
+    files: dict[str, str]
 
 
 def write_atomically(path: str | Path, text: str) -> None:
@@ -70,8 +83,10 @@ class Record:
     `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set. `extractors` maps the
     names of metrics with an extractor to `{weights, sha256}`. `reference` describes the images they were compared with:
     `{dataset, split, field, fingerprint}`.
+    `weights` are the frozen parts and all other weights that the method has read, such as those of its parents.
     `data` describes the data: `fingerprint`, `size`, the source of the `masks`, and `world: wardrobe` for the embedded world.
     `protocol_sha256` hashes the protocol's metrics with their settings, and its size.
+    `source_sha256` hashes the modules of this package that the run used, `evaluation_sha256` those without the method's.
     `conditions` are what comparable results must share, as defined by the task. `images` is a folder of predictions, one ID.png each;
     `gallery` maps the headings of the other images (the input, the truth) to folders with files of the same names.
     Times are in seconds, memory in bytes.
@@ -106,10 +121,12 @@ class Record:
     peak_memory_bytes: int | None = None
     checkpoint: dict[str, str] | None = None
     checkpoints: dict[str, dict[str, str]] = field(default_factory=dict)
+    weights: list[WeightsEntry] = field(default_factory=list)
     data: dict[str, str] = field(default_factory=dict)
     config_sha256: str | None = None
     protocol_sha256: str | None = None
     source_sha256: str | None = None
+    evaluation_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: str | None = None
     exit_status: int | None = None
@@ -153,19 +170,6 @@ class Record:
     def write(self, path: str | Path) -> None:
         """Write the record as JSON; NaN and infinity become null, since JSON has neither."""
         write_atomically(path, json.dumps(_plain(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def source_sha256(leave_out: Collection[str] = ()) -> str:
-    """Return a sha256 over the names and contents of the package's files (code and weights), except those in some folders.
-
-    The recipe copies in a wheel (`share`) do not count: a checkout has none, and their content counts as settings.
-    """
-    package = Path(__file__).parent
-    files = [path.relative_to(package) for path in sorted(package.rglob("*")) if path.is_file() and path.suffix != ".md"]
-    written = [file for file in files if not any(part.startswith((".", "__pycache__")) for part in file.parts)]
-    counting = [file for file in written if file.parts[0] not in ("share", *leave_out)]
-    listing = "".join(f"{file.as_posix()} {file_sha256(package / file)}\n" for file in counting)
-    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -16,9 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from fashiongen.benchmark.command_info import CommandInfo
-from fashiongen.benchmark.plugins import own_sources
+from fashiongen.benchmark.plugins import dotted, own_files, own_sources, versions_of
+from fashiongen.checkpoints import cached_revision, tiny_weights
+from fashiongen.closure import PACKAGE, Name, Source, closure, names_in, read
 from fashiongen.errors import UserError
 from fashiongen.records import file_sha256
+
+COMMAND = "fashiongen.cli.lightning"
+"""The module that runs `fit` and `test`."""
 
 LISTS = (".txt", ".csv", ".json", ".jsonl")
 Resolve = Callable[[list[list[str]]], list[dict[str, Any]]]
@@ -97,11 +102,20 @@ def _inspect(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, rende
             identities.append(f"{key} {identity}")
             problem = problem or lacking
     try:
-        task, served = (tasks.find(name).name for name in (settings["evaluate"].get("task") or probe.task, probe.task))
+        handler, serving = (tasks.find(name) for name in (settings["evaluate"].get("task") or probe.task, probe.task))
     except UserError as error:
         raise UserError(f"evaluate.task={error}") from error
+    task, served = handler.name, serving.name
     if task != served:
         problem = problem or f"the task is {task}, but the data {probe.name} are for {served}"
+    counting = {key: value for key, value in settings.items() if kind == "test" or key != "evaluate"}
+    sources = own_sources(counting)
+    files = own_files(sources)
+    used = closure(_names(counting, [method, data, handler]) | {name for file in files for name in names_in(file)})
+    modules = {**used.sources, **{str(file): read(file, file.stem) for file in files}}
+    for part in _tiny_parts(counting, modules):
+        identities.append(f"tiny/{part} {_identify_files(str(tiny_weights() / part), seen, contents=True)[0]}")
+    identities += _cached_revisions(counting)
     strategy = trainer["strategy"]
     return CommandInfo(
         method=method.__name__,
@@ -124,8 +138,45 @@ def _inspect(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, rende
         seeded_data="seed" in _parameters(data),
         absolute=absolute,
         content=_hash([kind, _what_counts(settings, kind, paths), identities]),
-        sources=own_sources({key: value for key, value in settings.items() if kind == "test" or key != "evaluate"}),
+        code=used.sha256,
+        libraries=versions_of(used.libraries),
+        sources=sources,
     )
+
+
+def _names(settings: dict[str, Any], classes: list[type]) -> set[Name]:
+    """Return what a command uses of this package: its own module, the classes that its settings name, and the writers of embedded data."""
+    from fashiongen import wardrobe
+
+    names: set[Name] = {(COMMAND, None), *((cls.__module__, cls.__name__) for cls in classes)}
+    names |= {(module, name) for path in dotted(settings) for module, _, name in [path.rpartition(".")]}
+    for data in (settings["data"], (settings.get("evaluate", {}).get("reference") or {}).get("data")):
+        if data is not None and data.get("init_args", {}).get("root") == "wardrobe":
+            writer: Any = wardrobe.writers().get(_class(data["class_path"]).layout)
+            names |= set() if writer is None else {(writer.__module__, None)}
+    return {name for name in names if name[0].partition(".")[0] == PACKAGE}
+
+
+def _tiny_parts(settings: dict[str, Any], modules: dict[str, Source]) -> list[str]:
+    """Return the parts of the shipped tiny weights that a command reads: those that its modules name, if its settings ask for any."""
+    given = {part: [value for _, value in _leaves(settings.get(part), part) if isinstance(value, str)] for part in ("model", "evaluate")}
+    of_model, of_metrics = "tiny" in given["model"], any(value.startswith("tiny") for value in given["evaluate"])
+    parts = set()
+    for name, source in modules.items():
+        parts |= source.shipped if (of_metrics if name.startswith(f"{PACKAGE}.metrics.") else of_model) else set()
+    if "" in parts:  # the settings say which
+        there = {path.name for path in tiny_weights().iterdir() if path.is_dir()}
+        parts = parts - {""} | (there & set(given["model"]) or there)
+    return sorted(parts)
+
+
+def _cached_revisions(settings: dict[str, Any]) -> list[str]:
+    """Return the revisions of unpinned repositories of a hub in the local cache; a pinned one is part of the settings."""
+    found = []
+    for key, value in (leaf for part in ("model", "evaluate") for leaf in _leaves(settings.get(part), part)):
+        if isinstance(value, str) and (revision := cached_revision(value)) is not None:
+            found.append(f"{key} {revision}")
+    return found
 
 
 def _class(path: str) -> Any:  # noqa: ANN401  any class
@@ -183,6 +234,7 @@ def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "model": settings["model"],
         "evaluate.reference.data": (evaluate.get("reference") or {}).get("data"),
         "evaluate.metrics": evaluate.get("metrics"),
+        "trainer.strategy": settings["trainer"]["strategy"],
         "cache": settings.get("cache"),
     }
     for key, value in (leaf for name, part in parts.items() for leaf in _leaves(part, name)):
@@ -190,7 +242,7 @@ def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
             continue
         path = Path(value).expanduser()
         there = ("/" in value and path.exists()) or (path.suffix and path.is_file())
-        if _is_root(key) or key == "cache" or (there and not key.endswith(".decisions")):  # decisions are written
+        if _is_root(key) or key == "cache" or there:
             yield key, value
 
 

@@ -41,7 +41,9 @@ class Node:
         protocol: the protocol of a test.
         dataset: name of its data in records.
         needs: what its data must offer.
-        content: hash of its settings, data and seed, without its parents'.
+        content: hash of its settings, data, frozen weights and seed, without its parents'.
+        code: hash of the modules of this package that it uses.
+        libraries: versions of the libraries that it uses.
         sources: hashes of the code outside this package that it runs, by package or module.
         limit: time limit in seconds; None for no limit.
         gpus: number of GPUs.
@@ -64,6 +66,8 @@ class Node:
     dataset: str = ""
     needs: list[str] = field(default_factory=list)
     content: str = ""
+    code: str = ""
+    libraries: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     limit: float | None = None
     gpus: int = 0
@@ -260,6 +264,8 @@ def _common(row: _Row, seed: int, found: CommandInfo) -> dict[str, Any]:
         "dataset": found.data_name,
         "needs": found.needs,
         "content": hashlib.sha256(f"{found.content} {seed}".encode()).hexdigest(),
+        "code": found.code,
+        "libraries": found.libraries,
         "sources": found.sources,
         "limit": row.run["limits"].get(kind),
         "gpus": found.gpus,

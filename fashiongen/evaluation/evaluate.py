@@ -10,24 +10,37 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torchmetrics import Metric
 
-from fashiongen import tasks
+from fashiongen import tasks, weights_read
 from fashiongen.batches import Batch
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation.images import grid
 from fashiongen.evaluation.intervals import bootstrap_interval
 from fashiongen.evaluation.loggers import log_image
-from fashiongen.evaluation.provenance import checkpoint, checkpoints_left, data_info, device_name, now, parameters, peak_memory, versions
+from fashiongen.evaluation.provenance import (
+    checkpoint,
+    checkpoints_left,
+    code_sha256,
+    data_info,
+    device_name,
+    now,
+    parameters,
+    peak_memory,
+    unpinned,
+    versions,
+    weights,
+)
 from fashiongen.evaluation.reference import Reference
 from fashiongen.evaluation.report import Report, print_table
 from fashiongen.evaluation.validation import ValidationImages
 from fashiongen.metrics.base import PerSample
 from fashiongen.metrics.distribution import shared_features
 from fashiongen.nn.processes import gather
-from fashiongen.records import MetricEntry, Record, source_sha256
+from fashiongen.records import MetricEntry, Record
 from fashiongen.tasks import GalleryRow, Protocol, Task
 
 FIT_SECONDS = "fit_seconds"
@@ -123,7 +136,10 @@ class Evaluate(Callback):
             UserError: if the task is unknown or not supported by the method or the data, the data lack a part that the method or the
                 evaluation needs or have another size than the protocol's, a metric's weights are missing, or the record cannot be written.
         """
+        weights_read.end()
         method, data = type(pl_module).__name__, data_of(trainer)
+        for line in unpinned(pl_module):
+            rank_zero_info(line)
         try:
             self._task = tasks.find(self.task_name or data.task)()
         except UserError as error:
@@ -321,10 +337,10 @@ class Evaluate(Callback):
             "seed": getattr(pl_module, "seed", None),
             "command": shlex.join(sys.argv),
             "parameters": parameters(pl_module),
+            "weights": weights(pl_module),
             "data": data_info(data),
             "config_sha256": self.config_sha256,
-            # The benchmark only starts processes; changing it does not change the numbers.
-            "source_sha256": source_sha256(leave_out=("benchmark",)),
+            **code_sha256(pl_module, data, self.task, *self.metrics.values()),
             "versions": versions(),
         }
 

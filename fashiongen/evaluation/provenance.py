@@ -16,8 +16,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 import fashiongen
 from fashiongen.checkpoints import read_state
+from fashiongen.closure import Name, of_objects
 from fashiongen.data.base import FashionData
-from fashiongen.records import file_sha256
+from fashiongen.records import WeightsEntry, file_sha256
+from fashiongen.weights_read import unnoted
 
 
 def now(device: torch.device) -> float:
@@ -39,6 +41,20 @@ def parameters(module: torch.nn.Module) -> dict[str, int]:
     """Return a module's numbers of trainable and of all parameters."""
     trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return {"trainable": trainable, "total": sum(parameter.numel() for parameter in module.parameters())}
+
+
+def code_sha256(method: object, *others: object) -> dict[str, str]:
+    """Return a record's hashes of this package's code: all that the run uses, and that without the method's.
+
+    Args:
+        method: the method.
+        others: the data, the task's handler and the metrics.
+    """
+    command: list[Name] = [("fashiongen.cli.lightning", None)]
+    return {
+        "source_sha256": of_objects(method, *others, names=command).sha256,
+        "evaluation_sha256": of_objects(*others, names=command).sha256,
+    }
 
 
 def data_info(data: FashionData) -> dict[str, str]:
@@ -65,7 +81,8 @@ def checkpoint(path: str | os.PathLike[str] | None) -> dict[str, str] | None:
         files = sorted(file for file in Path(path).rglob("*") if file.is_file())
         listing = "".join(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files)
         return {"path": str(path), "sha256": hashlib.sha256(listing.encode()).hexdigest()}
-    return {"path": str(path), "sha256": file_sha256(Path(path)), "weights_sha256": weights_sha256(read_state(Path(path)))}
+    with unnoted():
+        return {"path": str(path), "sha256": file_sha256(Path(path)), "weights_sha256": weights_sha256(read_state(Path(path)))}
 
 
 def checkpoints_left(trainer: L.Trainer) -> dict[str, dict[str, str]]:
@@ -80,6 +97,17 @@ def checkpoints_left(trainer: L.Trainer) -> dict[str, dict[str, str]]:
             score = "" if callback.best_model_score is None else str(float(callback.best_model_score))
             left["best"] = {**(checkpoint(callback.best_model_path) or {}), "monitor": callback.monitor, "score": score}
     return left
+
+
+def unpinned(method: L.LightningModule) -> list[str]:
+    """Return a line for each part that a method has read from a hub without naming the revision."""
+    found = [reading.source() for reading in getattr(method, "weights_read", ()) if reading.pinned is False]
+    return [f"{source}: unpinned, another run may read other weights: name the revision in the recipe (now {now})" for source, now in found]
+
+
+def weights(method: L.LightningModule) -> list[WeightsEntry]:
+    """Return the identities of the frozen parts and of all other weights that a method has read, by source."""
+    return sorted((reading.entry() for reading in getattr(method, "weights_read", ())), key=lambda entry: entry["source"])
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:

@@ -27,6 +27,7 @@ from fashiongen.checkpoints import tiny_weights
 from fashiongen.errors import UserError
 from fashiongen.metrics.extractors import CLIPFeatures, DINOFeatures, InceptionFeatures, load_dists, load_lpips
 from fashiongen.nn.classifier import AttributeClassifier
+from fashiongen.weights_read import unnoted
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def extractor(name: str, place: Path) -> Any:  # noqa: ANN401  each metric knows
     Raises:
         UserError: if `place` holds no weights of that network that can be read safely.
     """
-    with torch.inference_mode(False):  # ordinary tensors even if a metric is first used in inference mode
+    with unnoted(), torch.inference_mode(False):  # ordinary tensors even if a metric is first used in inference mode
         return EXTRACTORS[name].load(place).eval().requires_grad_(False)
 
 

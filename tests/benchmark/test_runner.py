@@ -14,7 +14,6 @@ import toys
 from rich.console import Console
 from toys import LEARNT, TRIVIAL, records, starts, what_counts
 
-from fashiongen.benchmark import runner
 from fashiongen.benchmark.node import run_node
 from fashiongen.benchmark.on_machine import OnMachine
 from fashiongen.records import Record
@@ -95,7 +94,7 @@ def test_changed_source_runs_again_unless_stale_results_are_accepted(tmp_path, t
     suite = toys.write_suite(tmp_path, {"base": LEARNT, "second": {**LEARNT, "parents": {"first": "base"}}})
     toys.run(suite, tmp_path / "out")
     old = records(tmp_path / "out")
-    monkeypatch.setattr(runner, "source_sha256", lambda leave_out: "another")
+    monkeypatch.setattr(toys, "CODE", "another")
     status, told = toys.run(suite, tmp_path / "out", accept_stale=True)
     assert status == 0 and "4 done" in told and len(starts(trace)) == 4
     # The child's key includes its stale parent's: without the flag, both run again.
@@ -115,7 +114,7 @@ def test_results_with_the_old_name_of_the_settings_key_are_accepted(tmp_path, tr
         state = json.loads(file.read_text())
         state["chain"] = state.pop("settings_key")
         file.write_text(json.dumps(state))
-    monkeypatch.setattr(runner, "source_sha256", lambda leave_out: "another")
+    monkeypatch.setattr(toys, "CODE", "another")
     assert "2 done" in toys.run(suite, tmp_path / "out", accept_stale=True)[1] and len(starts(trace)) == 2
 
 
@@ -291,7 +290,7 @@ def test_a_task_that_starts_late_repeats_nothing(tmp_path, trace):
 def test_a_stale_test_is_not_accepted_for_a_new_training(tmp_path, trace, monkeypatch):
     suite = toys.write_suite(tmp_path, {"base": LEARNT})
     toys.run(suite, tmp_path / "out")
-    monkeypatch.setattr(runner, "source_sha256", lambda leave_out: "another")
+    monkeypatch.setattr(toys, "CODE", "another")
 
     class OnlyFits(OnMachine):
         def run(self, job):
