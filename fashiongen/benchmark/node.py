@@ -63,7 +63,7 @@ class Job:
         limit: time limit in seconds, including the time before the checkpoint it resumes from.
         key: hash of everything the node depends on.
         settings_key: the same without code and the libraries' versions.
-        sources: hashes of the code outside this package that it runs, for its record.
+        versions: of the libraries that it uses and of the user's own code, for its record.
         parents: keys of the parents whose checkpoints it loads, by role.
         resumable: path of a fit's own last checkpoint, relative to the node's folder.
         files: paths of the checkpoints that a fit must leave, by role (`Record.checkpoints`), relative to the node's folder.
@@ -84,7 +84,7 @@ class Job:
     resumable: str | None
     trust: bool
     parents: dict[str, str] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     known: dict[str, Any] = field(default_factory=dict)
     assumed: dict[str, Any] = field(default_factory=dict)
@@ -299,7 +299,7 @@ def _outcome(job: Job, status: int, exceeded: bool, last: str) -> Record:
                 return Record(**job.known, **job.assumed, status="failed", reason=reason, exit_status=status, key=job.key)
             for name, value in job.known.items():
                 setattr(record, name, value)
-            record.versions |= job.sources
+            record.versions |= job.versions
             record.exit_status, record.key = 0, job.key
             return record
     return Record(**job.known, **job.assumed, status=problem[0], reason=problem[1], exit_status=status, key=job.key)

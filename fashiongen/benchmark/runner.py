@@ -120,7 +120,7 @@ class Runner:
             key=_hash([node.content, node.code, node.libraries, node.sources, keys, node.loads]),
             settings_key=_hash([node.content, {role: parent.job.settings_key for role, parent in parents.items()}, node.loads]),
             parents=keys,
-            sources=node.sources,
+            versions=node.libraries | node.sources,
             resumable=node.checkpoint,
             files={role: file for role, file in (("last", node.checkpoint), ("best", node.best)) if file is not None},
             trust=node.trust,
