@@ -117,6 +117,7 @@ def _executed(module: str, root: Path) -> Iterator[tuple[str, Path]]:
             yield ".".join(parts[:count]), path
 
 
+@functools.cache
 def _file(module: str, root: Path) -> Path | None:
     package, *inner = module.split(".")
     place = root.joinpath(*inner)
@@ -124,6 +125,12 @@ def _file(module: str, root: Path) -> Path | None:
         return None
     files = [place / "__init__.py", *([place.with_suffix(".py")] if inner else [])]
     return next((file for file in files if file.is_file()), None)
+
+
+def forget() -> None:
+    """Read all files anew from now on: each is read once per process otherwise."""
+    _file.cache_clear()
+    read.cache_clear()
 
 
 def _imports(source: Source, root: Path) -> Iterator[Name]:
@@ -157,7 +164,7 @@ def _reexported(source: Source, name: Name, root: Path) -> Iterable[Name]:
 
 @functools.cache
 def read(path: Path, module: str) -> Source:
-    """Read the file of a module; each is read once per process. A file that Python cannot parse imports nothing."""
+    """Read the file of a module, once per process. A file that Python cannot parse imports nothing."""
     content = path.read_bytes()
     try:
         tree = ast.parse(content)
@@ -165,7 +172,7 @@ def read(path: Path, module: str) -> Source:
         tree = ast.Module([], [])
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     nodes = list(_run(tree))
-    bound = {}
+    bound: dict[str, tuple[str, str]] = {}
     for node in nodes:
         if isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fashiongen import closure as module
-from fashiongen.closure import closure, of_objects, read
+from fashiongen.closure import closure, forget, of_objects, read
 from fashiongen.methods.baselines import White
 
 FILES = {
@@ -39,7 +39,7 @@ def package(tmp_path):
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
     yield tmp_path
-    read.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def copy(tmp_path):
     """A copy of this package's code, to be edited."""
     shutil.copytree(module.ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns("weights", "__pycache__"))
     yield tmp_path / "copy"
-    read.cache_clear()
+    forget()
 
 
 IGR = [("fashiongen.methods.igr", "IGR"), ("fashiongen.data", "VITONHD"), ("fashiongen.cli.lightning", None)]
 
 
 def igr(root: Path) -> str:
-    read.cache_clear()
+    forget()
     return closure(IGR, root).sha256
 
 
