@@ -16,6 +16,8 @@ from pathlib import Path
 
 PACKAGE = "fashiongen"
 ROOT = Path(__file__).parent
+COMMAND = "fashiongen.cli.lightning"
+"""The module that runs `fit` and `test`."""
 
 Name = tuple[str, str | None]
 """A module and a name in it; None for the whole module."""

@@ -18,12 +18,9 @@ from typing import Any
 from fashiongen.benchmark.command_info import CommandInfo
 from fashiongen.benchmark.plugins import dotted, own_files, own_sources, versions_of
 from fashiongen.checkpoints import cached_revision, tiny_weights
-from fashiongen.closure import PACKAGE, Name, Source, closure, names_in, read
+from fashiongen.closure import COMMAND, PACKAGE, Name, Source, closure, names_in, read
 from fashiongen.errors import UserError
 from fashiongen.records import file_sha256
-
-COMMAND = "fashiongen.cli.lightning"
-"""The module that runs `fit` and `test`."""
 
 LISTS = (".txt", ".csv", ".json", ".jsonl")
 Resolve = Callable[[list[list[str]]], list[dict[str, Any]]]
@@ -268,7 +265,8 @@ def _what_counts(settings: dict[str, Any], kind: str, paths: dict[str, str]) -> 
     if kind == "fit":
         counting.pop("evaluate")
     else:
-        counting["evaluate"].pop("out", None)
+        for place in ("out", "keep", "reuse"):
+            counting["evaluate"].pop(place, None)
     for key in paths:
         inner: Any = counting
         *path, last = key.split(".")

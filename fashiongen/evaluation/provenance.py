@@ -13,13 +13,14 @@ from pathlib import Path
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 
 import fashiongen
+from fashiongen import weights_read
 from fashiongen.checkpoints import read_state
-from fashiongen.closure import Name, of_objects
+from fashiongen.closure import COMMAND, Name, of_objects
 from fashiongen.data.base import FashionData
 from fashiongen.records import WeightsEntry, file_sha256
-from fashiongen.weights_read import unnoted
 
 
 def now(device: torch.device) -> float:
@@ -50,7 +51,7 @@ def code_sha256(method: object, *others: object) -> dict[str, str]:
         method: the method.
         others: the data, the task's handler and the metrics.
     """
-    command: list[Name] = [("fashiongen.cli.lightning", None)]
+    command: list[Name] = [(COMMAND, None)]
     return {
         "source_sha256": of_objects(method, *others, names=command).sha256,
         "evaluation_sha256": of_objects(*others, names=command).sha256,
@@ -81,7 +82,7 @@ def checkpoint(path: str | os.PathLike[str] | None) -> dict[str, str] | None:
         files = sorted(file for file in Path(path).rglob("*") if file.is_file())
         listing = "".join(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files)
         return {"path": str(path), "sha256": hashlib.sha256(listing.encode()).hexdigest()}
-    with unnoted():
+    with weights_read.unnoted():
         return {"path": str(path), "sha256": file_sha256(Path(path)), "weights_sha256": weights_sha256(read_state(Path(path)))}
 
 
@@ -104,6 +105,13 @@ def unpinned(method: L.LightningModule) -> list[str]:
     found = [reading.source() for reading in getattr(method, "weights_read", ()) if reading.pinned is False]
     names = {"/".join(source.split("/")[:2]): revision for source, revision in found}
     return [f"{name}: unpinned, so another run may read other weights; name its revision, now {name}@{now}" for name, now in names.items()]
+
+
+def finish_reading(method: L.LightningModule) -> None:
+    """Note no further weights as read by the method, and print a line for those that are not pinned."""
+    weights_read.end()
+    for line in unpinned(method):
+        rank_zero_info(line)
 
 
 def weights(method: L.LightningModule) -> list[WeightsEntry]:
