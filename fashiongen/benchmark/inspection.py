@@ -158,7 +158,7 @@ def _tiny_parts(settings: dict[str, Any], modules: dict[str, Source]) -> list[st
     """Return the parts of the shipped tiny weights that a command reads: those that its modules name, if its settings ask for any."""
     given = {part: [value for _, value in _leaves(settings.get(part), part) if isinstance(value, str)] for part in ("model", "evaluate")}
     of_model, of_metrics = "tiny" in given["model"], any(value.startswith("tiny") for value in given["evaluate"])
-    parts = set()
+    parts: set[str] = set()
     for name, source in modules.items():
         parts |= source.shipped if (of_metrics if name.startswith(f"{PACKAGE}.metrics.") else of_model) else set()
     if "" in parts:  # the settings say which

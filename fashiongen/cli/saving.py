@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
@@ -51,7 +52,8 @@ def _ends(trainer: L.Trainer) -> bool:
     """Return whether the current epoch is the last; as in Lightning's `fit_loop.done`, which also prints why."""
     loop = trainer.fit_loop
     limit = -1 if loop.max_epochs is None else loop.max_epochs
-    return loop.epoch_loop._is_training_done or loop.epoch_progress.current.processed >= limit > -1 or trainer.should_stop
+    epochs: Any = loop.epoch_progress.current  # its declared type has no `processed`
+    return loop.epoch_loop._is_training_done or epochs.processed >= limit > -1 or trainer.should_stop
 
 
 def _save_last(saving: ModelCheckpoint, trainer: L.Trainer) -> None:
