@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -13,6 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fashiongen.errors import UserError
+from fashiongen.weights_read import TINY, note
+
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(/.*)?")
 
 # Raised by torch's restricted unpickler for files that are not weights.
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
@@ -20,14 +24,15 @@ UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupErr
 
 def tiny_weights() -> Path:
     """Return the folder of the shipped tiny checkpoints (built by `fashiongen tiny build`)."""
-    return Path(__file__).parent / "tiny" / "weights"
+    return TINY
 
 
 def locate(pretrained: str, part: str = "sd") -> str:
-    """Resolve `tiny`, a local folder or a hub id to an argument for `from_pretrained`.
+    """Resolve `tiny`, a local folder or a hub id to an argument for `nn.parts`.
 
     Args:
-        pretrained: `tiny` (the shipped checkpoint), a folder in the diffusers layout, or a hub id `owner/name`.
+        pretrained: `tiny` (the shipped checkpoint), a folder in the diffusers layout, or a hub id `owner/name@revision`. Without the
+            revision, which is a commit or a tag, another run may get other weights.
         part: which of the tiny checkpoints: `sd`, `clip` or `classifier`.
 
     Raises:
@@ -45,13 +50,34 @@ def locate(pretrained: str, part: str = "sd") -> str:
         return str(folder)
     if folder.is_absolute() or pretrained.startswith((".", "~")) or pretrained.count("/") != 1:
         raise UserError(
-            f"pretrained: {pretrained}: no such folder; give `tiny`, a folder in the diffusers layout, or a hub id such as owner/name"
+            f"pretrained: {pretrained}: no such folder; give `tiny`, a folder in the diffusers layout, or a hub id owner/name@revision"
         )
     return pretrained
 
 
+def split_revision(pretrained: str) -> tuple[str, str | None]:
+    """Split `owner/name@revision`; a folder, or an id without a revision, has None.
+
+    >>> split_revision("owner/name@v1")
+    ('owner/name', 'v1')
+    """
+    repository, _, revision = pretrained.partition("@")
+    return (pretrained, None) if Path(pretrained).is_dir() else (repository, revision or None)
+
+
+def cached_revision(value: str) -> str | None:
+    """Return the commit that the local cache has for a repository of a hub, if `value` names one without its revision; else None."""
+    if not REPOSITORY.fullmatch(value) or "@" in value or Path(value).exists():
+        return None
+    from huggingface_hub import constants
+
+    owner, name = value.split("/")[:2]
+    main = Path(constants.HF_HUB_CACHE, f"models--{owner}--{name}", "refs", "main")
+    return main.read_text(encoding="utf-8").strip() if main.is_file() else None
+
+
 def locate_file(value: str, tiny: str) -> Path:
-    """Resolve `tiny`, a local file or a file on the hub (`owner/name/path/in/repository`) to a local path.
+    """Resolve `tiny`, a local file or a file on the hub (`owner/name@revision/path/in/repository`) to a local path.
 
     Args:
         value: the value in the recipe.
@@ -65,15 +91,18 @@ def locate_file(value: str, tiny: str) -> Path:
         return path
     if value == "tiny" or path.is_absolute() or value.startswith((".", "~")) or value.count("/") < 2:
         raise UserError(
-            f"{path}: no such weights file; give `tiny`, a file, or a file on the hub such as owner/name/folder/file.safetensors"
+            f"{path}: no such weights file; give `tiny`, a file, or a file on the hub such as owner/name@revision/folder/file.safetensors"
         )
     owner, name, inside = value.split("/", 2)
+    name, _, revision = name.partition("@")
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(f"{owner}/{name}", inside))
+        found = Path(hf_hub_download(f"{owner}/{name}", inside, revision=revision or None))
     except (OSError, ValueError) as error:  # huggingface_hub's errors if the file is missing or the hub cannot be reached
         raise UserError(f"{value}: no such local file, and none on the hub ({type(error).__name__})") from error
+    note(found, pinned=bool(revision))
+    return found
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -90,6 +119,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is a folder: convert a DeepSpeed checkpoint with `fashiongen consolidate {path} OUT.ckpt --trust` first")
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
+    note(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

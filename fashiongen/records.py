@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -42,6 +42,19 @@ class MetricEntry(TypedDict):
     ci95: list[float] | None
 
 
+class WeightsEntry(TypedDict):
+    """The weights of a frozen part, or a file that a method starts from.
+
+    `source` is `tiny/PART`, `owner/name/PART` on a hub, or a path; `revision` is the hub's commit and `pinned` whether the recipe names it,
+    both None for other sources. `files` holds the sha256 of each file that was read, by name.
+    """
+
+    source: str
+    revision: str | None
+    pinned: bool | None
+    files: dict[str, str]
+
+
 def write_atomically(path: str | Path, text: str) -> None:
     """Write `text` to a temporary file next to `path` and rename it, so that a kill leaves the old file or the new one."""
     path = Path(path)
@@ -67,14 +80,17 @@ class Record:
     killed (by a signal, such as out of memory), timeout (exceeded its limit) or skipped (cannot run), all but ok with a one-line
     `reason`. The benchmark sets `node`, `key` (a hash of everything the node depends on), `started` (UTC), `seconds` (wall time including
     start-up), `exit_status` and `log`. Paths of `log`, `per_sample`, `images` and `gallery` are relative to the record's folder.
-    `checkpoint` holds `path`, `sha256` of the file and `weights_sha256` of only the weights.
+    `checkpoint` holds `path`, `sha256` of the file and `weights_sha256` of only the weights: of the tested one, for a fit of the one that
+    tests load (`evaluate.checkpoint`). `checkpoints` are all that a fit left, by role: `last`, and `best` with its `monitor` and `score`.
 
     `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set. `clusters` is what the
     samples of a cluster share, such as a garment; the lines of `per_sample` name each sample's cluster. `extractors` maps the
     names of metrics with an extractor to `{weights, sha256}`. `reference` describes the images they were compared with:
     `{dataset, split, field, fingerprint}`.
+    `weights` are the frozen parts and all other weights that the method has read, such as those of its parents.
     `data` describes the data: `fingerprint`, `size`, the source of the `masks`, and `world: wardrobe` for the embedded world.
     `protocol_sha256` hashes the protocol's metrics with their settings, and its size.
+    `source_sha256` hashes the modules of this package that the run used, `evaluation_sha256` those without the method's.
     `source` is empty for a method that was run; for predictions read from files it holds their `kind`, the `sha256` of their content, what
     was found, and the manifest of kept ones.
     `predictions` holds the `path` and `sha256` of the predictions that a test kept.
@@ -112,12 +128,15 @@ class Record:
     seconds_per_sample: float | None = None
     peak_memory_bytes: int | None = None
     checkpoint: dict[str, str] | None = None
+    checkpoints: dict[str, dict[str, str]] = field(default_factory=dict)
+    weights: list[WeightsEntry] = field(default_factory=list)
     source: dict[str, Any] = field(default_factory=dict)
     predictions: dict[str, str] | None = None
     data: dict[str, str] = field(default_factory=dict)
     config_sha256: str | None = None
     protocol_sha256: str | None = None
     source_sha256: str | None = None
+    evaluation_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: str | None = None
     exit_status: int | None = None
@@ -161,19 +180,6 @@ class Record:
     def write(self, path: str | Path) -> None:
         """Write the record as JSON; NaN and infinity become null, since JSON has neither."""
         write_atomically(path, json.dumps(plain(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def source_sha256(leave_out: Collection[str] = ()) -> str:
-    """Return a sha256 over the names and contents of the package's files (code and weights), except those in some folders.
-
-    The recipe copies in a wheel (`share`) do not count: a checkout has none, and their content counts as settings.
-    """
-    package = Path(__file__).parent
-    files = [path.relative_to(package) for path in sorted(package.rglob("*")) if path.is_file() and path.suffix != ".md"]
-    written = [file for file in files if not any(part.startswith((".", "__pycache__")) for part in file.parts)]
-    counting = [file for file in written if file.parts[0] not in ("share", *leave_out)]
-    listing = "".join(f"{file.as_posix()} {file_sha256(package / file)}\n" for file in counting)
-    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

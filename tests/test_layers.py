@@ -12,8 +12,10 @@ FLOORS = {
     "intervals": 0,
     "batches": 0,
     "checkpoints": 0,
+    "closure": 0,
     "records": 0,
     "shipped": 0,
+    "weights_read": 0,
     "nn": 1,
     "wardrobe": 1,
     "tasks": 2,
@@ -54,7 +56,7 @@ def allowed(importer: tuple[str, ...], target: tuple[str, ...]) -> bool:
     """Return whether the file `importer` may import `target`; files directly in the package share a folder per floor."""
     here, there = importer[0], target[0]
     if here != there:
-        files = len(importer) == 1 and there in ("errors", "batches", "checkpoints", "records", "shipped")
+        files = len(importer) == 1 and there in ("errors", "batches", "checkpoints", "closure", "records", "shipped", "weights_read")
         return FLOORS.get(there, 9) < FLOORS[here] or (files and FLOORS[there] == FLOORS[here])
     if here == "methods" and len(target) > 1:
         return target[1] in SHARED_BY_METHODS or importer[1:2] == target[1:2]

@@ -2,19 +2,24 @@
 
 import importlib
 import io
+import re
 from pathlib import Path
 
+import lightning.pytorch as L
 import pytest
 import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 from warm import OnWarm
 
 from fashiongen.benchmark.command_info import CommandInfo
-from fashiongen.benchmark.inspection import inspect_commands
+from fashiongen.benchmark.inspection import _names, _tiny_parts, inspect_commands
 from fashiongen.benchmark.runner import run_suite
 from fashiongen.cli import main
+from fashiongen.cli.saving import check_saving
 from fashiongen.cli.settings import resolve
+from fashiongen.closure import closure
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
 from fashiongen.records import Record
@@ -72,6 +77,36 @@ def test_print_config_shows_what_is_parsed(parsed, capsys):
     shown, settings = leaves(yaml.safe_load(capsys.readouterr().out)), leaves(parsed(command))
     assert shown
     assert {key: value for key, value in shown.items() if settings.get(key) != without_nulls(value)} == {}
+
+
+@pytest.mark.parametrize("recipe", FULL + TINY, ids=name)
+def test_a_monitored_checkpoint_saves_after_validation(recipe, parsed):
+    check_callbacks(parsed(command_of(recipe)))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("overlay", [path for path in OVERLAYS if "trainer" in yaml.safe_load(path.read_text(encoding="utf-8"))], ids=name)
+def test_an_overlay_leaves_checkpoints_after_validation(folder, overlay, parsed):
+    check_callbacks(parsed(overlaid(folder, overlay)))
+
+
+def test_a_checkpoint_before_validation_is_found(parsed):
+    settings = parsed([*command_of(RECIPES / "igr.yaml"), "--trainer.callbacks.init_args.every_n_train_steps", "1000"])
+    with pytest.raises(UserError, match="every_n_train_steps saves before the validation"):
+        check_callbacks(settings)
+
+
+def check_callbacks(settings: dict) -> None:
+    """Build the callbacks of a recipe and check them as `fit` does."""
+    callbacks = []
+    for entry in settings["trainer"]["callbacks"]:
+        module, _, kind = entry["class_path"].rpartition(".")
+        callbacks.append(getattr(importlib.import_module(module), kind)(**entry.get("init_args", {})))
+    rhythm = {key: settings["trainer"][key] for key in ("val_check_interval", "check_val_every_n_epoch") if key in settings["trainer"]}
+    trainer = L.Trainer(callbacks=callbacks, accelerator="cpu", logger=False, **rhythm)
+    saving = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    assert saving, "it saves nothing"
+    check_saving(trainer, settings["evaluate"]["checkpoint"])
 
 
 def recipe_of(overlay: Path) -> str:
@@ -156,6 +191,30 @@ def test_tiny_recipe_runs(recipe, smoke):
     assert (records[-1].checkpoint is not None) == learns(recipe)
     # Some metrics need more samples than a smoke run has.
     assert [metric for metric in records[-1].metrics.values() if isinstance(metric["value"], float)]
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in TINY if "tiny\n" in recipe.read_text(encoding="utf-8")], ids=name)
+def test_the_weights_that_a_tiny_recipe_reads_are_in_its_record_and_key(recipe, smoke, parsed):
+    record = smoke[f"fit--{recipe.stem}+smoke--seed0"]
+    settings = {key: value for key, value in parsed(command_of(recipe)).items() if key != "evaluate"}
+    parts = _tiny_parts(settings, closure(_names(settings, [])).sources)
+    shipped = [entry["source"].removeprefix("tiny/") for entry in record.weights if entry["source"].startswith("tiny/")]
+    assert shipped and all(any(source.startswith(part) for part in parts) for source in shipped)
+    assert all(any(source.startswith(part) for source in shipped) for part in parts)
+    for parent in record.parents.values():
+        (entry,) = [entry for entry in record.weights if entry["source"] == parent]
+        assert list(entry["files"].values()) == [smoke[Path(parent).parents[2].name].checkpoint["sha256"]]
+
+
+WEIGHTS = ("pretrained", "image_encoder", "ip_adapter", "weights")
+
+
+@pytest.mark.parametrize("recipe", FULL, ids=name)
+def test_a_full_recipe_pins_the_revisions_of_its_weights(recipe):
+    given = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["init_args"]
+    from_hub = {key: value for key, value in given.items() if key in WEIGHTS and "/" in value and not value.startswith("weights/")}
+    assert {key: value for key, value in from_hub.items() if not re.fullmatch("[^@/]+/[^@/]+@[0-9a-f]{40}(/.*)?", value)} == {}
+    assert len(from_hub) >= {"igr": 3, "igr-hqft": 3, "geco": 1}.get(recipe.stem, 0)
 
 
 def learns(recipe: Path) -> bool:

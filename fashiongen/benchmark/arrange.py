@@ -136,6 +136,12 @@ def _code(record: Record) -> tuple[str, ...]:
     return record.source_sha256 or "", *own
 
 
+def _weights(record: Record) -> tuple[str, ...]:
+    """Return the hashes of the frozen parts and the starting weights from outside, which all seeds of a row share."""
+    outside = [entry for entry in record.weights if entry["source"] not in record.parents.values()]
+    return tuple(f"{entry['source']} {name} {value}" for entry in outside for name, value in sorted(entry["files"].items()))
+
+
 def _row_key(record: Record) -> tuple[str, ...]:
     return (record.recipe or record.method, *overlays(record))
 
@@ -152,13 +158,11 @@ class _Fits:
         self._by_path: dict[str, Run] = {}
         self._by_name: dict[tuple[tuple[str, ...], int | None], Run] = {}
         for fit in fits:
-            left = fit.record.checkpoint or {}
-            if "sha256" in left:
-                self._by_hash[left["sha256"]] = fit
-            else:
+            left = [fit.record.checkpoint or {}, *fit.record.checkpoints.values()]
+            self._by_hash |= {file["sha256"]: fit for file in left if "sha256" in file}
+            self._by_path |= {file["path"]: fit for file in left if "path" in file}
+            if "sha256" not in left[0]:
                 self._by_name[_row_key(fit.record), fit.record.seed] = fit
-            if "path" in left:
-                self._by_path[left["path"]] = fit
 
     def of(self, run: Run) -> Run | None:
         """Return the training whose checkpoint was tested; one without a hash is found by its recipe, overlays and seed."""
@@ -197,12 +201,14 @@ def _board(runs: list[Run], fits: _Fits, tests: list[Node], published: Sequence[
         )
         if len({_code(run.record) for run in mine}) > 1:
             row.notes.append("its seeds were run by different versions of the code")
+        if len({_weights(run.record) for run in mine}) > 1:
+            row.notes.append("its seeds read different frozen parts or starting weights")
         if seeds := ", ".join(str(run.record.seed) for run in mine if run.stale):
             row.notes.append(f"run with other settings, data or code than the suite plans: seed {seeds}")
         row.notes += list(dict.fromkeys(run.record.reason for run in mine if run.record.reason))
         rows.append(row)
     rows.sort(key=lambda row: row.name)
-    versions = {run.record.source_sha256 for row in rows for run in row.runs}
+    versions = {run.record.evaluation_sha256 or run.record.source_sha256 for row in rows for run in row.runs}
     columns = _columns(runs)
     samples = {id(run): per_sample(run) for run in runs}
     for column in columns:

@@ -26,9 +26,13 @@ class CommandInfo:
         gpus: number of GPUs it uses on GPUs; -1 for all.
         deepspeed: whether its strategy is DeepSpeed.
         checkpoint: where a fit writes its last checkpoint, relative to its folder; None if the recipe names none.
+        best: the same of its best checkpoint; None if none is monitored, or the file's name is not fixed.
+        selects: which of the two the settings choose (`evaluate.checkpoint`), last or best.
         seeded_data: whether the DataModule has its own seed.
         absolute: keys whose relative path must be made absolute, since the command runs in a folder of its own.
-        content: hash of the settings and the data, independent of their location.
+        content: hash of the settings, the data and the frozen weights, independent of their location.
+        code: hash of the modules of this package that it uses (`fashiongen.closure`).
+        libraries: versions of the libraries that it uses.
         sources: identifies the code outside this package that it runs, by package or module (`plugins.own_sources`).
     """
 
@@ -47,9 +51,13 @@ class CommandInfo:
     gpus: int = 0
     deepspeed: bool = False
     checkpoint: str | None = None
+    best: str | None = None
+    selects: str = "last"
     seeded_data: bool = False
     absolute: dict[str, str] = field(default_factory=dict)
     content: str = ""
+    code: str = ""
+    libraries: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
 
 

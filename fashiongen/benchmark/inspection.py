@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from fashiongen.benchmark.command_info import CommandInfo
-from fashiongen.benchmark.plugins import own_sources
+from fashiongen.benchmark.plugins import dotted, own_files, own_sources, versions_of
+from fashiongen.checkpoints import cached_revision, tiny_weights
+from fashiongen.closure import COMMAND, PACKAGE, Name, Source, closure, names_in, read
 from fashiongen.errors import UserError
 from fashiongen.records import file_sha256
 
@@ -97,11 +99,20 @@ def _inspect(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, rende
             identities.append(f"{key} {identity}")
             problem = problem or lacking
     try:
-        task, served = (tasks.find(name).name for name in (settings["evaluate"].get("task") or probe.task, probe.task))
+        handler, serving = (tasks.find(name) for name in (settings["evaluate"].get("task") or probe.task, probe.task))
     except UserError as error:
         raise UserError(f"evaluate.task={error}") from error
+    task, served = handler.name, serving.name
     if task != served:
         problem = problem or f"the task is {task}, but the data {probe.name} are for {served}"
+    counting = {key: value for key, value in settings.items() if kind == "test" or key != "evaluate"}
+    sources = own_sources(counting)
+    files = own_files(sources)
+    used = closure(_names(counting, [method, data, handler]) | {name for file in files for name in names_in(file)})
+    modules = {**used.sources, **{str(file): read(file, file.stem) for file in files}}
+    for part in _tiny_parts(counting, modules):
+        identities.append(f"tiny/{part} {_identify_files(str(tiny_weights() / part), seen, contents=True)[0]}")
+    identities += _cached_revisions(counting)
     strategy = trainer["strategy"]
     return CommandInfo(
         method=method.__name__,
@@ -119,11 +130,50 @@ def _inspect(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, rende
         gpus=_devices(trainer["devices"]) if accelerator != "cpu" else 0,
         deepspeed="deepspeed" in str(strategy["class_path"] if isinstance(strategy, dict) else strategy).lower(),
         checkpoint=_last_checkpoint(trainer),
+        best=_best_checkpoint(trainer),
+        selects=settings["evaluate"]["checkpoint"],
         seeded_data="seed" in _parameters(data),
         absolute=absolute,
         content=_hash([kind, _what_counts(settings, kind, paths), identities]),
-        sources=own_sources({key: value for key, value in settings.items() if kind == "test" or key != "evaluate"}),
+        code=used.sha256,
+        libraries=versions_of(used.libraries),
+        sources=sources,
     )
+
+
+def _names(settings: dict[str, Any], classes: list[type]) -> set[Name]:
+    """Return what a command uses of this package: its own module, the classes that its settings name, and the writers of embedded data."""
+    from fashiongen import wardrobe
+
+    names: set[Name] = {(COMMAND, None), *((cls.__module__, cls.__name__) for cls in classes)}
+    names |= {(module, name) for path in dotted(settings) for module, _, name in [path.rpartition(".")]}
+    for data in (settings["data"], (settings.get("evaluate", {}).get("reference") or {}).get("data")):
+        if data is not None and data.get("init_args", {}).get("root") == "wardrobe":
+            writer: Any = wardrobe.writers().get(_class(data["class_path"]).layout)
+            names |= set() if writer is None else {(writer.__module__, None)}
+    return {name for name in names if name[0].partition(".")[0] == PACKAGE}
+
+
+def _tiny_parts(settings: dict[str, Any], modules: dict[str, Source]) -> list[str]:
+    """Return the parts of the shipped tiny weights that a command reads: those that its modules name, if its settings ask for any."""
+    given = {part: [value for _, value in _leaves(settings.get(part), part) if isinstance(value, str)] for part in ("model", "evaluate")}
+    of_model, of_metrics = "tiny" in given["model"], any(value.startswith("tiny") for value in given["evaluate"])
+    parts: set[str] = set()
+    for name, source in modules.items():
+        parts |= source.shipped if (of_metrics if name.startswith(f"{PACKAGE}.metrics.") else of_model) else set()
+    if "" in parts:  # the settings say which
+        there = {path.name for path in tiny_weights().iterdir() if path.is_dir()}
+        parts = parts - {""} | (there & set(given["model"]) or there)
+    return sorted(parts)
+
+
+def _cached_revisions(settings: dict[str, Any]) -> list[str]:
+    """Return the revisions of unpinned repositories of a hub in the local cache; a pinned one is part of the settings."""
+    found = []
+    for key, value in (leaf for part in ("model", "evaluate") for leaf in _leaves(settings.get(part), part)):
+        if isinstance(value, str) and (revision := cached_revision(value)) is not None:
+            found.append(f"{key} {revision}")
+    return found
 
 
 def _class(path: str) -> Any:  # noqa: ANN401  any class
@@ -148,12 +198,29 @@ def _devices(asked: object) -> int:
 
 
 def _last_checkpoint(trainer: dict[str, Any]) -> str | None:
-    callbacks = trainer.get("callbacks") or []
-    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
-        arguments = callback.get("init_args", {})
-        if callback["class_path"].endswith("ModelCheckpoint") and arguments.get("dirpath") and arguments.get("save_last"):
-            return str(Path(arguments["dirpath"], "last.ckpt"))
+    return next((str(Path(saving["dirpath"], "last.ckpt")) for saving in _saving(trainer) if saving.get("save_last")), None)
+
+
+def _best_checkpoint(trainer: dict[str, Any]) -> str | None:
+    """Return the file of the best checkpoint, if its name does not depend on the run."""
+    for saving in _saving(trainer):
+        name = saving.get("filename") or "{epoch}"
+        if (
+            saving.get("monitor")
+            and saving.get("save_top_k", 1) == 1
+            and "{" not in name
+            and not saving.get("enable_version_counter", True)
+        ):
+            return str(Path(saving["dirpath"], f"{name}.ckpt"))
     return None
+
+
+def _saving(trainer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the settings of each ModelCheckpoint that names its folder."""
+    callbacks = trainer.get("callbacks") or []
+    listed = callbacks if isinstance(callbacks, list) else [callbacks]
+    found = [callback.get("init_args", {}) for callback in listed if callback["class_path"].endswith("ModelCheckpoint")]
+    return [saving for saving in found if saving.get("dirpath")]
 
 
 def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -164,6 +231,7 @@ def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "model": settings["model"],
         "evaluate.reference.data": (evaluate.get("reference") or {}).get("data"),
         "evaluate.metrics": evaluate.get("metrics"),
+        "trainer.strategy": settings["trainer"]["strategy"],
         "cache": settings.get("cache"),
     }
     for key, value in (leaf for name, part in parts.items() for leaf in _leaves(part, name)):
@@ -171,7 +239,7 @@ def _paths(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
             continue
         path = Path(value).expanduser()
         there = ("/" in value and path.exists()) or (path.suffix and path.is_file())
-        if _is_root(key) or key == "cache" or (there and not key.endswith(".decisions")):  # decisions are written
+        if _is_root(key) or key == "cache" or there:
             yield key, value
 
 

@@ -63,9 +63,10 @@ class Job:
         limit: time limit in seconds, including the time before the checkpoint it resumes from.
         key: hash of everything the node depends on.
         settings_key: the same without code and the libraries' versions.
-        sources: hashes of the code outside this package that it runs, for its record.
+        versions: of the libraries that it uses and of the user's own code, for its record.
         parents: keys of the parents whose checkpoints it loads, by role.
         resumable: path of a fit's own last checkpoint, relative to the node's folder.
+        files: paths of the checkpoints that a fit must leave, by role (`Record.checkpoints`), relative to the node's folder.
         trust: whether its checkpoints are DeepSpeed folders.
         known: fields of its record that replace what the command wrote.
         assumed: fields of its record if the command wrote none.
@@ -83,7 +84,8 @@ class Job:
     resumable: str | None
     trust: bool
     parents: dict[str, str] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     known: dict[str, Any] = field(default_factory=dict)
     assumed: dict[str, Any] = field(default_factory=dict)
     cpus: int = 1
@@ -160,6 +162,10 @@ def run_node(job: Job, processes: Processes | None = None) -> Record:
         there = finished(job, accept_stale=False)
         if there is not None and intact(job, there):
             return there
+        if there is not None and not all(
+            _is_recorded(job.folder / file, there, role) for role, file in job.files.items() if role != "last"
+        ):
+            _move_aside(job)  # resuming would not write its best checkpoint again
         spent = _seconds_spent(job)
         fresh = _prepare(job, spent)
         command, log = _resumed(job), job.folder / "log.txt"
@@ -230,25 +236,32 @@ def finished(job: Job, *, accept_stale: bool) -> Record | None:
 
 
 def intact(job: Job, record: Record) -> bool:
-    """Return whether a node's checkpoint is the one in its record; it is not if someone ran its command by hand and stopped it."""
-    if job.resumable is None:
-        return True
-    path = job.folder / job.resumable
-    return path.is_dir() or (path.is_file() and (record.checkpoint is None or record.checkpoint["sha256"] == file_sha256(path)))
+    """Return whether a node's checkpoints are those in its record; they are not if someone ran its command by hand and stopped it."""
+    return all(_is_recorded(job.folder / file, record, role) for role, file in job.files.items())
+
+
+def _is_recorded(path: Path, record: Record, role: str) -> bool:
+    """Return whether a checkpoint is the one in a record; older records only have `checkpoint`, the last one."""
+    recorded = record.checkpoints.get(role, record.checkpoint)
+    return path.is_dir() or (path.is_file() and (recorded is None or recorded["sha256"] == file_sha256(path)))
 
 
 def _prepare(job: Job, spent: float = 0.0) -> bool:
     """Prepare the folder for this key: resume one with the same key, move one with another key aside. Return whether it is new."""
     fresh = _read_state(job).get("key") != job.key
     if fresh and job.folder.exists():
-        aside = Path(job.out, "replaced")
-        aside.mkdir(exist_ok=True)
-        places = (aside / f"{job.id}--{number}" for number in itertools.count(1))
-        job.folder.rename(next(place for place in places if not place.exists()))
+        _move_aside(job)
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / "record.json").unlink(missing_ok=True)
     _write_state(job, None, spent)
     return fresh
+
+
+def _move_aside(job: Job) -> None:
+    aside = Path(job.out, "replaced")
+    aside.mkdir(exist_ok=True)
+    places = (aside / f"{job.id}--{number}" for number in itertools.count(1))
+    job.folder.rename(next(place for place in places if not place.exists()))
 
 
 def _seconds_spent(job: Job) -> float:
@@ -281,12 +294,12 @@ def _outcome(job: Job, status: int, exceeded: bool, last: str) -> Record:
         except UserError as error:
             problem = "failed", f"ended with exit status 0 but wrote no record: {error}"
         else:
-            if job.resumable is not None and not (job.folder / job.resumable).exists():
-                reason = f"ended with exit status 0 but wrote no checkpoint {job.resumable}"
+            if lacking := [file for file in job.files.values() if not (job.folder / file).exists()]:
+                reason = f"ended with exit status 0 but wrote no checkpoint {lacking[0]}"
                 return Record(**job.known, **job.assumed, status="failed", reason=reason, exit_status=status, key=job.key)
             for name, value in job.known.items():
                 setattr(record, name, value)
-            record.versions |= job.sources
+            record.versions |= job.versions
             record.exit_status, record.key = 0, job.key
             return record
     return Record(**job.known, **job.assumed, status=problem[0], reason=problem[1], exit_status=status, key=job.key)

@@ -36,15 +36,19 @@ class Node:
         seed: the random seed.
         arguments: command-line arguments, without the program and the checkpoints, which are known only when it runs.
         parents: ids of the nodes whose checkpoints it loads, by role; `checkpoint` is the one that a test evaluates.
+        loads: which of each parent's checkpoints it loads, by role: their paths, relative to the parent's folder.
         task: the task of a test.
         protocol: the protocol of a test.
         dataset: name of its data in records.
         needs: what its data must offer.
-        content: hash of its settings, data and seed, without its parents'.
+        content: hash of its settings, data, frozen weights and seed, without its parents'.
+        code: hash of the modules of this package that it uses.
+        libraries: versions of the libraries that it uses.
         sources: hashes of the code outside this package that it runs, by package or module.
         limit: time limit in seconds; None for no limit.
         gpus: number of GPUs.
         checkpoint: where a fit writes its last checkpoint, relative to its folder.
+        best: where a fit writes its best checkpoint, if its recipe selects it.
         trust: whether its checkpoints are DeepSpeed folders.
         skipped: why it cannot run.
     """
@@ -56,15 +60,19 @@ class Node:
     seed: int
     arguments: list[str]
     parents: dict[str, str] = field(default_factory=dict)
+    loads: dict[str, str] = field(default_factory=dict)
     task: str = ""
     protocol: str = ""
     dataset: str = ""
     needs: list[str] = field(default_factory=list)
     content: str = ""
+    code: str = ""
+    libraries: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     limit: float | None = None
     gpus: int = 0
     checkpoint: str | None = None
+    best: str | None = None
     trust: bool = False
     skipped: str | None = None
 
@@ -196,13 +204,14 @@ def _add_fit(row: _Row, seed: int, rows: dict[str, _Row], infos: dict[str, Comma
     found, name = infos[f"fit {row.name}"], f"fit--{row.name}--seed{seed}"
     if name in nodes or not found.learns:
         return
-    parents = {}
+    parents, loads = {}, {}
     for role, parent in row.parents.items():
         above = rows["+".join([parent, *_names(row.run["overlays"])])]
         _add_fit(above, seed, rows, infos, nodes, gpus)
         parents[role] = f"fit--{above.name}--seed{seed}"
         if parents[role] not in nodes:
             raise UserError(f"{row.recipe}: parents: {parent} does not learn, so there is no checkpoint to start from")
+        loads[role] = _selected(above, infos[f"fit {above.name}"].selects, infos[f"fit {above.name}"])
     if found.checkpoint is None:
         raise UserError(f"{row.recipe}: its ModelCheckpoint must have a dirpath and save_last: true, otherwise no checkpoint is found")
     arguments = [*row.command("fit"), *_where(found), "--seed_everything", str(seed)]
@@ -211,7 +220,9 @@ def _add_fit(row: _Row, seed: int, rows: dict[str, _Row], infos: dict[str, Comma
         kind="fit",
         arguments=[*arguments, *(["--data.init_args.seed", str(seed)] if found.seeded_data else [])],
         parents=parents,
+        loads=loads,
         checkpoint=found.checkpoint,
+        best=_selected(row, "best", found) if found.selects == "best" else None,
         skipped=obstacle(found, "fit", gpus),
         **_common(row, seed, found),
     )
@@ -224,11 +235,24 @@ def _test_node(row: _Row, seed: int, test: dict[str, Any], found: CommandInfo, f
         kind="test",
         arguments=[*row.command("test", test), *_where(found), "--seed_everything", str(seed)],
         parents={"checkpoint": f"fit--{row.name}--seed{seed}"} if fit.learns else {},
+        loads={"checkpoint": _selected(row, found.selects, fit)} if fit.learns else {},
         task=found.task,
         protocol=found.protocol,
         skipped=obstacle(found, "test", gpus),
         **{**_common(row, seed, found), "overlays": [*row.overlays, *named]},
     )
+
+
+def _selected(row: _Row, selects: str, fit: CommandInfo) -> str:
+    """Return the checkpoint of a row's training that `evaluate.checkpoint` selects, relative to its folder."""
+    file = fit.best if selects == "best" else fit.checkpoint
+    if file is None:
+        raise UserError(
+            f"{row.recipe}: evaluate.checkpoint: {selects}, but the training leaves no such file under a fixed name: its ModelCheckpoint "
+            "must have a dirpath and "
+            + ("monitor, filename: best, save_top_k: 1 and enable_version_counter: false" if selects == "best" else "save_last: true")
+        )
+    return file
 
 
 def _common(row: _Row, seed: int, found: CommandInfo) -> dict[str, Any]:
@@ -240,6 +264,8 @@ def _common(row: _Row, seed: int, found: CommandInfo) -> dict[str, Any]:
         "dataset": found.data_name,
         "needs": found.needs,
         "content": hashlib.sha256(f"{found.content} {seed}".encode()).hexdigest(),
+        "code": found.code,
+        "libraries": found.libraries,
         "sources": found.sources,
         "limit": row.run["limits"].get(kind),
         "gpus": found.gpus,

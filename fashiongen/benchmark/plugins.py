@@ -1,8 +1,9 @@
 """Code outside this package that affects a result: a user's own method, dataset, task or metric, named in a recipe by its class path.
 
-Like this package's own source, this code is part of a node's key: after an edit, the nodes that depend on it run again. The hash covers
-the source files of the whole top-level package or module that a class path begins with, and of the user's own modules that it imports.
-For an installed package, the hash covers its version and its list of files. Libraries whose versions are in the key anyway are skipped.
+Like the modules of this package that a node uses (`fashiongen.closure`), this code is part of its key: after an edit, the nodes that depend
+on it run again. The hash covers the source files of the whole top-level package or module that a class path begins with, and of the user's
+own modules that it imports. For an installed package, the hash covers its version and its list of files. Libraries whose versions are in
+the key anyway are skipped.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fashiongen.closure import PACKAGE
 from fashiongen.records import file_sha256
 
 LIBRARIES = ("torch", "torchvision", "lightning", "diffusers", "transformers", "torchmetrics", "numpy", "scipy", "pillow")
@@ -26,6 +29,9 @@ LIBRARIES = ("torch", "torchvision", "lightning", "diffusers", "transformers", "
 
 COUNTED = ("fashiongen", *(name for name in LIBRARIES if name != "pillow"), "PIL")
 """Their import names, and this package, whose source is part of every key."""
+
+IDLE = ("fashiongen", "rich", "yaml", "jsonargparse", "huggingface_hub")
+"""Imports whose versions decide no number."""
 
 SOURCE = "source "
 """Prefix of the entries in a record's `versions` for code outside this package."""
@@ -42,7 +48,7 @@ def own_sources(settings: object) -> dict[str, str]:
         settings: settings of a command, as plain values; the classes that they name are already imported.
     """
     found: dict[str, str] = {}
-    waiting = sorted({name for path in _dotted(settings) if (name := path.partition(".")[0]) in sys.modules})
+    waiting = sorted({name for path in dotted(settings) if (name := path.partition(".")[0]) in sys.modules})
     while waiting:
         name = waiting.pop()
         if name in found or name in COUNTED or name in sys.stdlib_module_names:
@@ -54,14 +60,36 @@ def own_sources(settings: object) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _dotted(value: object) -> Iterator[str]:
+def own_files(names: Iterable[str]) -> list[Path]:
+    """Return the Python files of the user's own packages and modules (the keys of `own_sources`) that mention this package."""
+    files = [file for name in names for root in _roots(name) for file in _files(root) if file.suffix == ".py"]
+    return [file for file in files if PACKAGE.encode() in file.read_bytes()]
+
+
+def versions_of(imported: Iterable[str]) -> dict[str, str]:
+    """Return the versions of `LIBRARIES`, and of the distributions of other packages that are imported, without importing them."""
+    distributions = _distributions()
+    outside = {name for name in imported if name not in sys.stdlib_module_names and name not in IDLE}
+    found = {}
+    for distribution in sorted({*LIBRARIES, *(owner for name in outside for owner in distributions.get(name, []))}):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[distribution] = importlib.metadata.version(distribution)
+    return found
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
+def dotted(value: object) -> Iterator[str]:
     """Yield the strings that may be import paths of classes or functions."""
     if isinstance(value, dict):
         for inner in value.values():
-            yield from _dotted(inner)
+            yield from dotted(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _dotted(inner)
+            yield from dotted(inner)
     elif isinstance(value, str) and DOTTED.fullmatch(value):
         yield value
 
@@ -133,7 +161,7 @@ def _installed_or_builtin(name: str) -> bool:
 def _installed(name: str) -> str:
     """Return the version of an installed package and a hash of its list of files."""
     versions = []
-    for distribution in sorted(set(importlib.metadata.packages_distributions().get(name, []))):
+    for distribution in sorted(set(_distributions().get(name, []))):
         files = importlib.metadata.distribution(distribution).read_text("RECORD") or ""
         version = importlib.metadata.version(distribution)
         versions.append(f"{version} {hashlib.sha256(files.encode()).hexdigest()[:16]}")

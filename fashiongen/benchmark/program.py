@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from fashiongen.benchmark.command_info import CommandInfo
 from fashiongen.benchmark.plan import Describe
-from fashiongen.benchmark.plugins import INSTALLED, LIBRARIES
+from fashiongen.benchmark.plugins import INSTALLED
 from fashiongen.errors import UserError
 
 STDERR = 2  # shows the progress of rendering
@@ -64,12 +62,3 @@ def describer(*, render: bool) -> Describe:
         return [CommandInfo(**info) for info in content["commands"]], content["gpus"]
 
     return describe
-
-
-def libraries() -> dict[str, str]:
-    """Return the versions of the libraries that affect results, without importing them."""
-    found = {}
-    for name in LIBRARIES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

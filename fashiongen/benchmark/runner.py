@@ -20,10 +20,10 @@ from rich.console import Console
 
 from fashiongen.benchmark.node import Job, finished, intact, pasteable, without_running
 from fashiongen.benchmark.plan import Describe, Node, Plan, make_plan
-from fashiongen.benchmark.program import command_line, describer, libraries, python_path
+from fashiongen.benchmark.program import command_line, describer, python_path
 from fashiongen.benchmark.progress import FAILED_STATUSES, State, counts, live_table
 from fashiongen.errors import UserError
-from fashiongen.records import Record, Status, source_sha256, write_atomically
+from fashiongen.records import Record, Status, write_atomically
 
 
 class Executor(Protocol):
@@ -81,12 +81,11 @@ class Runner:
 
     def _find_done(self) -> None:
         """Find out which nodes are done; a child that must run needs its parents' checkpoints unchanged since they were recorded."""
-        version = _hash([source_sha256(leave_out=("benchmark",)), libraries()])
         lost: set[str] = set()
         whole: set[str] = set()
         while True:
             for node in self.plan.nodes:
-                job = self._job(node, version)
+                job = self._job(node)
                 record = finished(job, accept_stale=self.accept_stale) if node.id not in lost else None
                 self.states[node.id] = State(node, job, record, "done" if record else "waiting")
             to_do = [state for state in self.states.values() if state.status == "waiting" and state.node.skipped is None]
@@ -98,7 +97,7 @@ class Runner:
             lost |= broken
             whole |= needed.keys() - broken
 
-    def _job(self, node: Node, version: str) -> Job:
+    def _job(self, node: Node) -> Job:
         """Return the job of a node. Its key includes the keys of its parents, also of stale ones that were accepted."""
         parents = {role: self.states[parent] for role, parent in node.parents.items()}
         keys = {role: (parent.record and parent.record.key) or parent.job.key for role, parent in parents.items()}
@@ -106,7 +105,7 @@ class Runner:
         if node.kind == "test" and sum(_tested(node) == _tested(other) for other in self.plan.nodes) > 1:
             arguments += ["--evaluate.reuse", str(self.out / "predictions")]
         for role, parent in parents.items():
-            path = str(self._checkpoint(parent))
+            path = str(parent.job.folder / node.loads[role])
             arguments += (
                 ["--ckpt_path", path, *(["--trust"] if node.trust else [])] if role == "checkpoint" else [f"--parents.{role}", path]
             )
@@ -120,11 +119,12 @@ class Runner:
             command=[*self.command, *arguments],
             environment=environment,
             limit=node.limit,
-            key=_hash([node.content, version, keys, *([node.sources] if node.sources else [])]),
-            settings_key=_hash([node.content, {role: parent.job.settings_key for role, parent in parents.items()}]),
+            key=_hash([node.content, node.code, node.libraries, node.sources, keys, node.loads]),
+            settings_key=_hash([node.content, {role: parent.job.settings_key for role, parent in parents.items()}, node.loads]),
             parents=keys,
-            sources=node.sources,
+            versions=node.libraries | node.sources,
             resumable=node.checkpoint,
+            files={role: file for role, file in (("last", node.checkpoint), ("best", node.best)) if file is not None},
             trust=node.trust,
             known={"node": node.id, "kind": node.kind, "method": node.method, "overlays": node.overlays, "seed": node.seed},
             assumed={
@@ -136,10 +136,6 @@ class Runner:
             cpus=self.executor.cpus,
             gpus=node.gpus,
         )
-
-    @staticmethod
-    def _checkpoint(parent: State) -> Path:
-        return parent.job.folder / (parent.node.checkpoint or "")
 
     def list(self) -> None:
         """Print every node with its needs, its command, and why it cannot run."""

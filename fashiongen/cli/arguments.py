@@ -5,12 +5,12 @@ imports nothing heavy, so `--help` and `--version` are fast.
 """
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from fashiongen import __version__
+from fashiongen.cli.parser import Parser
 from fashiongen.errors import UserError
 
 TRAINER_COMMANDS = {
@@ -25,19 +25,6 @@ EXAMPLES = """examples, with the weights and data that ship with the package:
 
 `fashiongen COMMAND --help` explains a command. Add `--debug` to see an error's traceback.
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises argparse errors as one line, and accepts no abbreviations."""
-
-    def __init__(self, **options: Any) -> None:  # noqa: ANN401  those of ArgumentParser
-        """Keep the line breaks of descriptions and examples."""
-        super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **options})
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the error that argparse would print."""
-        message = re.sub(r"^argument (-\S+): ", r"\1 ", message)
-        raise UserError(f"{message}; see `{self.prog} --help`")
 
 
 class _Misplaced(argparse.Action):

@@ -24,6 +24,7 @@ from fashiongen.cli.cache import ReadCache
 from fashiongen.cli.checkpoints import WholeCheckpoints, check_checkpoint, check_parents
 from fashiongen.cli.messages import in_one_line, quiet
 from fashiongen.cli.protocols import CommandLine, check_protocol, check_task, find_protocol, is_inline, with_protocol
+from fashiongen.cli.saving import KeepLast, check_saving
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, TellDivergence, WritePredictions
@@ -222,6 +223,8 @@ class FashionCLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
         if self.subcommand == "fit":
+            check_saving(trainer, self.options.evaluate.checkpoint)
+            trainer.callbacks.append(KeepLast())  # type: ignore[attr-defined]  # Lightning does not declare it
             trainer.callbacks.append(TellDivergence())  # type: ignore[attr-defined]  # Lightning does not declare it
         if self.subcommand == "predict":
             trainer.callbacks.append(WritePredictions(self.options.out))  # type: ignore[attr-defined]  # Lightning does not declare it

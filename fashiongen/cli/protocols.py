@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fashiongen import shipped, tasks
-from fashiongen.cli.arguments import Parser
+from fashiongen.cli.parser import Parser
 from fashiongen.errors import UserError
 
 

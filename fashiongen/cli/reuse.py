@@ -12,13 +12,13 @@ from typing import IO, Any
 import lightning.pytorch as L
 
 from fashiongen.benchmark.plugins import own_sources
+from fashiongen.closure import COMMAND, of_objects
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, FromFiles
 from fashiongen.evaluation.judge import Request
 from fashiongen.evaluation.kept import KeptPredictions, Manifest
 from fashiongen.evaluation.provenance import checkpoint, versions, weights_sha256
-from fashiongen.records import source_sha256
 
 SETTINGS = ("model", "data", "seed_everything", "parents")
 TRAINER_SETTINGS = ("precision", "limit_test_batches", "fast_dev_run")
@@ -92,7 +92,8 @@ def share(
         "weights": weights_sha256({**dict(model.named_parameters()), **dict(model.named_buffers())}),
         "checkpoint": (checkpoint(tested) or {}).get("sha256"),
         "fingerprint": data.fingerprint(),
-        "code": [source_sha256(leave_out=("benchmark",)), versions(), own_sources({name: settings[name] for name in ("model", "data")})],
+        "code": of_objects(model, data, names=[(COMMAND, None)]).sha256,
+        "own": [versions(), own_sources({name: settings[name] for name in ("model", "data")})],
     }
     key = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
     shared = SharedPredictions(evaluate.reuse, key)

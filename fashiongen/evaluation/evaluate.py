@@ -4,7 +4,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as L
 import numpy as np
@@ -22,7 +22,19 @@ from fashiongen.evaluation.images import grid
 from fashiongen.evaluation.judge import FromFiles
 from fashiongen.evaluation.kept import KeptPredictions
 from fashiongen.evaluation.loggers import log_image
-from fashiongen.evaluation.provenance import checkpoint, data_info, device_name, now, parameters, peak_memory, versions
+from fashiongen.evaluation.provenance import (
+    checkpoint,
+    checkpoints_left,
+    code_sha256,
+    data_info,
+    device_name,
+    finish_reading,
+    now,
+    parameters,
+    peak_memory,
+    versions,
+    weights,
+)
 from fashiongen.evaluation.reference import Reference
 from fashiongen.evaluation.report import Report, print_table
 from fashiongen.evaluation.validation import ValidationImages
@@ -30,7 +42,7 @@ from fashiongen.intervals import interval_of_one_run
 from fashiongen.metrics.base import PerSample
 from fashiongen.metrics.distribution import shared_features
 from fashiongen.nn.processes import gather
-from fashiongen.records import MetricEntry, Record, source_sha256
+from fashiongen.records import MetricEntry, Record
 from fashiongen.tasks import GalleryRow, Protocol, Resize, Task
 
 FIT_SECONDS = "fit_seconds"
@@ -64,6 +76,7 @@ class Evaluate(Callback):
         reuse: str | None = None,
         images: int = 16,
         validation_images: int = 8,
+        checkpoint: Literal["last", "best"] = "last",
     ) -> None:
         """Configure the evaluation.
 
@@ -80,6 +93,8 @@ class Evaluate(Callback):
                 predictions of an earlier one, whatever its protocol; the first keeps them. Used by tests on a single device.
             images: number of predictions to write as PNG, the first ones by id.
             validation_images: number of validation samples to show in the logger.
+            checkpoint: which of a training's checkpoints stands for it: the benchmark tests it, and later stages start from it. `best` has
+                the best score of the ModelCheckpoint with a monitor, for methods whose paper selects so.
         """
         self.task_name = task
         self.protocol = Protocol(name=protocol, metrics=metrics or {}, size=size, resize=resize, reference=reference)
@@ -87,6 +102,7 @@ class Evaluate(Callback):
         self.keep = None if keep is None else KeptPredictions(Path(keep).expanduser())
         self.reuse = None if reuse is None else Path(reuse).expanduser()
         self.images = images
+        self.checkpoint = checkpoint
         self.recipe: str | None = None
         self.overlays: list[str] = []
         self.parents: dict[str, str] = {}
@@ -132,6 +148,7 @@ class Evaluate(Callback):
             UserError: if the task is unknown or not supported by the method or the data, the data lack a part that the method or the
                 evaluation needs or have another size than the protocol's, a metric's weights are missing, or the record cannot be written.
         """
+        finish_reading(pl_module)
         data = data_of(trainer)
         self._task = task_of_run(self.task_name, pl_module, data)
         if stage in ("fit", "test") and self.out is not None and trainer.is_global_zero:
@@ -323,8 +340,7 @@ class Evaluate(Callback):
         """Write the record of the training, after its last checkpoint."""
         if self.out is None or not trainer.is_global_zero:
             return
-        data, callback = data_of(trainer), trainer.checkpoint_callback
-        written = getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "")
+        data, left = data_of(trainer), checkpoints_left(trainer)
         Record(
             node=self.out.stem,
             kind="fit",
@@ -337,7 +353,8 @@ class Evaluate(Callback):
             **self._provenance(pl_module, data),
             fit_seconds=self._fit_seconds,
             peak_memory_bytes=self._memory,
-            checkpoint=checkpoint(written) if written else None,
+            checkpoint=left.get(self.checkpoint) or next(iter(left.values()), None),
+            checkpoints=left,
             device=self._device,
         ).write(self.out)
 
@@ -350,10 +367,10 @@ class Evaluate(Callback):
             "seed": getattr(pl_module, "seed", None),
             "command": shlex.join(sys.argv),
             "parameters": parameters(pl_module),
+            "weights": weights(pl_module),
             "data": data_info(data),
             "config_sha256": self.config_sha256,
-            # The benchmark only starts processes; changing it does not change the numbers.
-            "source_sha256": source_sha256(leave_out=("benchmark",)),
+            **code_sha256(pl_module, data, self.task, *self.metrics.values()),
             "versions": versions(),
         }
 

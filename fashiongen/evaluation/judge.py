@@ -309,7 +309,7 @@ class FromFiles(Method):
 
 IDENTITY: dict[str, Any] = {
     **dict.fromkeys(("method",), str),
-    **dict.fromkeys(("overlays",), list),
+    **dict.fromkeys(("overlays", "weights"), list),
     **dict.fromkeys(("parents", "parameters"), dict),
     **dict.fromkeys(("recipe", "seed", "checkpoint", "fit_seconds", "seconds_per_sample", "peak_memory_bytes", "device"), lambda: None),
 }

@@ -10,12 +10,17 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import lightning.pytorch as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 
 import fashiongen
+from fashiongen import weights_read
 from fashiongen.checkpoints import read_state
+from fashiongen.closure import COMMAND, Name, of_objects
 from fashiongen.data.base import FashionData
-from fashiongen.records import file_sha256
+from fashiongen.records import WeightsEntry, file_sha256
 
 
 def now(device: torch.device) -> float:
@@ -37,6 +42,20 @@ def parameters(module: torch.nn.Module) -> dict[str, int]:
     """Return a module's numbers of trainable and of all parameters."""
     trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return {"trainable": trainable, "total": sum(parameter.numel() for parameter in module.parameters())}
+
+
+def code_sha256(method: object, *others: object) -> dict[str, str]:
+    """Return a record's hashes of this package's code: all that the run uses, and that without the method's.
+
+    Args:
+        method: the method.
+        others: the data, the task's handler and the metrics.
+    """
+    command: list[Name] = [(COMMAND, None)]
+    return {
+        "source_sha256": of_objects(method, *others, names=command).sha256,
+        "evaluation_sha256": of_objects(*others, names=command).sha256,
+    }
 
 
 def data_info(data: FashionData) -> dict[str, str]:
@@ -63,7 +82,41 @@ def checkpoint(path: str | os.PathLike[str] | None) -> dict[str, str] | None:
         files = sorted(file for file in Path(path).rglob("*") if file.is_file())
         listing = "".join(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files)
         return {"path": str(path), "sha256": hashlib.sha256(listing.encode()).hexdigest()}
-    return {"path": str(path), "sha256": file_sha256(Path(path)), "weights_sha256": weights_sha256(read_state(Path(path)))}
+    with weights_read.unnoted():
+        return {"path": str(path), "sha256": file_sha256(Path(path)), "weights_sha256": weights_sha256(read_state(Path(path)))}
+
+
+def checkpoints_left(trainer: L.Trainer) -> dict[str, dict[str, str]]:
+    """Return the checkpoints that a training left, by role: `last`, and `best` with its `monitor` and `score` if one is monitored."""
+    saving = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    left: dict[str, dict[str, str]] = {}
+    for callback in saving:
+        path = callback.last_model_path or (callback.best_model_path if callback.monitor is None else "")
+        if "last" not in left and path and Path(path).exists():
+            left["last"] = checkpoint(path) or {}
+        if "best" not in left and callback.monitor is not None and callback.best_model_path and Path(callback.best_model_path).exists():
+            score = "" if callback.best_model_score is None else str(float(callback.best_model_score))
+            left["best"] = {**(checkpoint(callback.best_model_path) or {}), "monitor": callback.monitor, "score": score}
+    return left
+
+
+def unpinned(method: L.LightningModule) -> list[str]:
+    """Return a line for each repository of a hub from which a method has read without naming the revision."""
+    found = [reading.source() for reading in getattr(method, "weights_read", ()) if reading.pinned is False]
+    names = {"/".join(source.split("/")[:2]): revision for source, revision in found}
+    return [f"{name}: unpinned, so another run may read other weights; name its revision, now {name}@{now}" for name, now in names.items()]
+
+
+def finish_reading(method: L.LightningModule) -> None:
+    """Note no further weights as read by the method, and print a line for those that are not pinned."""
+    weights_read.end()
+    for line in unpinned(method):
+        rank_zero_info(line)
+
+
+def weights(method: L.LightningModule) -> list[WeightsEntry]:
+    """Return the identities of the frozen parts and of all other weights that a method has read, by source."""
+    return sorted((reading.entry() for reading in getattr(method, "weights_read", ())), key=lambda entry: entry["source"])
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from fashiongen import tasks
+from fashiongen import tasks, weights_read
 from fashiongen.batches import Batch
 from fashiongen.checkpoints import load_state, some
 from fashiongen.errors import UserError
@@ -36,6 +36,7 @@ class Method(L.LightningModule):
         from_parents: submodules that are not trained either, but come from a parent's checkpoint; checkpoints include them.
         n_optimizers: number of optimizers; DeepSpeed supports one.
         trains_on_all: an epoch of training serves every sample, an incomplete last batch included, which is otherwise dropped.
+        weights_read: the weights that were read since its construction, for records.
         encoding_cache: if set, `encoded` caches in memory what the frozen encoders return for training samples.
     """
 
@@ -58,6 +59,7 @@ class Method(L.LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.encoding_cache: EncodingCache | None = None
+        self.weights_read = weights_read.begin()
         self.register_load_state_dict_post_hook(_forgive_pretrained)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     @property

@@ -3,10 +3,10 @@
 A metric's reported name includes its extractor, so a number from the tiny network never shares a column with one from a published network.
 
 Nothing is ever downloaded. Before any sampling, a one-line error names each missing file and where to put it. A metric's `weights` names
-a file (for CLIP and DINOv2 a folder, or another `owner/name`); without it the locations are
+a file (for CLIP and DINOv2 a folder, or another `owner/name@revision`); without it the locations are
 
 - the folder `hub/checkpoints` under TORCH_HOME (by default ~/.cache/torch), which torchvision and pytorch-fid use too;
-- for CLIP and DINOv2 the Hugging Face cache (set by HF_HOME), which `hf download owner/name` fills.
+- for CLIP and DINOv2 the Hugging Face cache (set by HF_HOME), which `hf download owner/name --revision R` fills with the pinned revision.
 
 No file is read in a way that could run code: only safetensors, or torch files of plain tensors; never TorchScript.
 """
@@ -23,10 +23,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from fashiongen.checkpoints import tiny_weights
+from fashiongen.checkpoints import split_revision, tiny_weights
 from fashiongen.errors import UserError
 from fashiongen.metrics.extractors import CLIPFeatures, DINOFeatures, InceptionFeatures, load_dists, load_lpips
 from fashiongen.nn.classifier import AttributeClassifier
+from fashiongen.weights_read import unnoted
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Extractor:
     Attributes:
         load: returns the network, given the file or folder.
         url: URL of the published file; its last part is the file's name under TORCH_HOME.
-        repository: `owner/name` on the hub, for a folder.
+        repository: `owner/name@revision` on the hub, for a folder.
     """
 
     load: Callable[[Path], nn.Module]
@@ -46,6 +47,10 @@ class Extractor:
 
 TORCHVISION = "https://download.pytorch.org/models"
 PYTORCH_FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
+CLIP = "openai/clip-vit-base-patch32@3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
+DINOV2_SMALL = "facebook/dinov2-small@ed25f3a31f01632728cabb09d1542f84ab7b0056"
+DINOV2_BASE = "facebook/dinov2-base@f9e44c814b77203eaa57a6bdbbd535f21ede1415"
+DINOV2_LARGE = "facebook/dinov2-large@47b73eefe95e8d44ec3623f8890bd894b6ea2d6c"
 EXTRACTORS = {
     # Both are the attribute classifier trained on the embedded wardrobe; e.g. lpips[tiny] for pairs, fid[tiny-classifier] for sets.
     "tiny": Extractor(AttributeClassifier.from_pretrained),
@@ -55,10 +60,10 @@ EXTRACTORS = {
     "squeeze": Extractor(partial(load_lpips, "squeeze"), url=f"{TORCHVISION}/squeezenet1_1-b8a52dc0.pth"),
     "vgg16": Extractor(load_dists, url=f"{TORCHVISION}/vgg16-397923af.pth"),
     "inception-v3": Extractor(InceptionFeatures.from_pretrained, url=f"{PYTORCH_FID}/pt_inception-2015-12-05-6726825d.pth"),
-    "clip-vit-b-32": Extractor(partial(CLIPFeatures.from_pretrained, "clip-vit-b-32"), repository="openai/clip-vit-base-patch32"),
-    "dinov2-small": Extractor(partial(DINOFeatures.from_pretrained, "dinov2-small"), repository="facebook/dinov2-small"),
-    "dinov2-base": Extractor(partial(DINOFeatures.from_pretrained, "dinov2-base"), repository="facebook/dinov2-base"),
-    "dinov2-large": Extractor(partial(DINOFeatures.from_pretrained, "dinov2-large"), repository="facebook/dinov2-large"),
+    "clip-vit-b-32": Extractor(partial(CLIPFeatures.from_pretrained, "clip-vit-b-32"), repository=CLIP),
+    "dinov2-small": Extractor(partial(DINOFeatures.from_pretrained, "dinov2-small"), repository=DINOV2_SMALL),
+    "dinov2-base": Extractor(partial(DINOFeatures.from_pretrained, "dinov2-base"), repository=DINOV2_BASE),
+    "dinov2-large": Extractor(partial(DINOFeatures.from_pretrained, "dinov2-large"), repository=DINOV2_LARGE),
 }
 TINY = ("tiny", "tiny-classifier")
 # Set metrics work with any network that has pooled features.
@@ -74,7 +79,7 @@ def extractor(name: str, place: Path) -> Any:  # noqa: ANN401  each metric knows
     Raises:
         UserError: if `place` holds no weights of that network that can be read safely.
     """
-    with torch.inference_mode(False):  # ordinary tensors even if a metric is first used in inference mode
+    with unnoted(), torch.inference_mode(False):  # ordinary tensors even if a metric is first used in inference mode
         return EXTRACTORS[name].load(place).eval().requires_grad_(False)
 
 
@@ -96,16 +101,19 @@ def find(name: str, weights: str | None = None) -> Path:
         if not file.is_file():
             raise UserError(f"{name}: its weights are not at {file}: put {published.url} there, or name the file with `weights`")
         return file
-    repository = weights or published.repository
+    repository, revision = split_revision(weights or published.repository)
     if weights is not None and (weights.startswith((".", "~", "/")) or weights.count("/") != 1):
         raise UserError(f"{name}: there is no folder {weights}: give one in transformers' format, or {published.repository}")
     from huggingface_hub import constants, snapshot_download
 
     try:
-        return Path(snapshot_download(repository, local_files_only=True))
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
     except (OSError, ValueError) as error:  # raised by huggingface_hub if it finds nothing
-        remedy = f"`hf download {repository}` puts it there, or name a folder with `weights`"
-        raise UserError(f"{name}: {repository} is not in the hub's cache {constants.HF_HUB_CACHE}: {remedy}") from error
+        at = f" --revision {revision}" if revision else ""
+        remedy = f"`hf download {repository}{at}` puts it there, or name a folder with `weights`"
+        raise UserError(
+            f"{name}: {weights or published.repository} is not in the hub's cache {constants.HF_HUB_CACHE}: {remedy}"
+        ) from error
 
 
 class FrozenNetwork:

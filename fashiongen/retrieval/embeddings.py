@@ -24,10 +24,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fashiongen.closure import of_objects
 from fashiongen.data.user_cache import locked
 from fashiongen.errors import UserError
 from fashiongen.nn.encodings import as_bytes
-from fashiongen.records import source_sha256
 
 BLOCK_BYTES = 32 * 2**20
 COMMIT_ROWS = 1024  # a kill loses at most this many
@@ -167,8 +167,8 @@ class Store:
 
 
 def identity(method: nn.Module, *settings: object) -> str:
-    """Return a sha256 of everything that affects a method's embeddings: class, weights and buffers, settings, and this package's code."""
-    digest = hashlib.sha256(f"{type(method).__qualname__}\0{source_sha256()}\0".encode())
+    """Return a sha256 of everything that affects a method's embeddings: class, weights and buffers, settings, and the code behind them."""
+    digest = hashlib.sha256(f"{type(method).__qualname__}\0{of_objects(method, names=[(__name__, None)]).sha256}\0".encode())
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in [*method.named_parameters(), *method.named_buffers()]:
         digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())

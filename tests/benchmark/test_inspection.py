@@ -1,16 +1,19 @@
 """Inspecting real recipes, methods and data for a plan."""
 
 import shutil
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import lightning.pytorch as L
 import pytest
 import yaml
 
-from fashiongen import records
+from fashiongen.benchmark import inspection
 from fashiongen.benchmark.command_info import CommandInfo, obstacle
 from fashiongen.benchmark.inspection import _listing, inspect_commands
 from fashiongen.benchmark.plan import make_plan
+from fashiongen.checkpoints import tiny_weights
 from fashiongen.cli.settings import resolve
 from fashiongen.errors import UserError
 from fashiongen.methods.bpr_dae import BPRDAE
@@ -44,6 +47,19 @@ def test_only_what_affects_a_result_changes_the_content_hash(recipe):
     assert plain == named and len({plain, longer, thinner}) == 3
     (judged,) = facts([*fit, "--evaluate.images", "3"])
     assert judged.content == plain  # a training does not depend on its evaluation
+
+
+def test_a_best_checkpoint_is_known_by_its_fixed_name(recipe):
+    key = "--trainer.callbacks.init_args."
+    monitored = [f"{key}monitor", "val/loss", f"{key}save_top_k", "1", f"{key}enable_version_counter", "false"]
+    fit = ["fit", "--config", recipe, "--evaluate.checkpoint"]
+    named = [*fit, "best", *monitored, f"{key}filename", "best"]
+    plain, best, counted, varying = facts(
+        [*fit, "last"], named, [*named, f"{key}enable_version_counter", "true"], [*named[:-1], "best-{step}"]
+    )
+    assert (plain.best, plain.selects) == (None, "last")
+    assert (best.checkpoint, best.best, best.selects) == ("logs/toy/last.ckpt", "logs/toy/best.ckpt", "best")
+    assert counted.best is None and varying.best is None
 
 
 def test_devices_that_the_recipe_leaves_open_are_left_to_the_executor(recipe):
@@ -175,20 +191,6 @@ def test_relative_paths_are_found_wherever_a_recipe_or_a_suite_names_them(tmp_pa
     assert absent.problem == "absent: No such file or directory"
 
 
-def test_the_shipped_weights_are_part_of_the_source(tmp_path, monkeypatch):
-    package = tmp_path / "package"
-    (package / "tiny" / "__pycache__").mkdir(parents=True)
-    (package / "records.py").touch()
-    (package / "tiny" / "weights.safetensors").write_bytes(b"one")
-    monkeypatch.setattr(records, "__file__", str(package / "records.py"))
-    before = records.source_sha256()
-    (package / "tiny" / "__pycache__" / "records.pyc").touch()
-    (package / "README.md").touch()
-    assert records.source_sha256() == before == records.source_sha256(leave_out=("benchmark",))
-    (package / "tiny" / "weights.safetensors").write_bytes(b"two")
-    assert records.source_sha256() != before != records.source_sha256(leave_out=("tiny",))
-
-
 def test_the_content_is_the_same_in_another_place(pairs, tmp_path):
     shutil.copytree(pairs, tmp_path / "there")
     commands = [["test", "--config", TINY / "colour_neighbour.yaml", "--data.init_args.root", root] for root in (pairs, tmp_path / "there")]
@@ -245,3 +247,75 @@ def test_data_of_another_task_are_a_problem(recipe):
     assert "does not support retrieval" in obstacle(found, "test", 0)
     with pytest.raises(UserError, match=r"evaluate\.task=knitting: unknown task; choose one of"):
         facts(["test", "--config", recipe, "--evaluate.task", "knitting"])
+
+
+def inspected(*commands: list) -> Callable[[], list[CommandInfo]]:
+    """Parse commands once, and return a function that inspects them anew."""
+    asked = [[str(part) for part in command] for command in commands]
+    settings = resolve(asked)
+
+    def inspect() -> list[CommandInfo]:
+        seen: dict = {}
+        return [inspection._inspect(command[0], deepcopy(one), seen, render=False) for command, one in zip(asked, settings, strict=True)]
+
+    return inspect
+
+
+def test_an_edited_file_of_decisions_changes_the_content(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    key, place, other = "data.init_args.quality.init_args.decisions", Path("logs/igr-hqft/decisions.csv"), Path("other/decisions.csv")
+    fit = ["fit", "--config", TINY / "igr-hqft.yaml"]
+    inspect = inspected(fit, [*fit, f"--{key}", other.absolute()])
+    absent, _ = inspect()
+    assert absent.absolute == {}  # the node writes its own
+    for path in (place, other):
+        path.parent.mkdir(parents=True)
+    place.write_text("id,kept\na,1\n")
+    kept, _ = inspect()
+    for path in (place, other):
+        path.write_text("id,kept\na,0\n")
+    edited, elsewhere = inspect()
+    assert kept.absolute == {key: str(place.absolute())}
+    assert len({absent.content, kept.content, edited.content}) == 3 and elsewhere.content == edited.content
+
+
+def test_only_the_tiny_weights_that_are_read_change_the_content(cache, tmp_path, monkeypatch):
+    commands = {
+        "sd": ["fit", "--config", TINY / "igr.yaml"],
+        "resnet18": ["fit", "--config", TINY / "geco.yaml"],
+        "alexnet": ["fit", "--config", TINY / "bpr_dae.yaml"],
+        "classifier": ["test", "--config", TINY / "white.yaml"],
+        "none": ["fit", "--config", TINY / "white.yaml"],
+        "neither": ["test", "--config", TINY / "random.yaml"],
+    }
+    weights = shutil.copytree(tiny_weights(), tmp_path / "weights")
+    monkeypatch.setattr(inspection, "tiny_weights", lambda: weights)
+    inspect = inspected(*commands.values())
+    before = [found.content for found in inspect()]
+    files = ["sd/vae/config.json", "resnet18/model.safetensors", "alexnet/model.safetensors", "classifier/config.json", "new/new.json"]
+    for file in files:
+        (weights / file).parent.mkdir(exist_ok=True)
+        (weights / file).write_bytes(b"other")
+        after = [found.content for found in inspect()]
+        changed = [name for name, old, new in zip(commands, before, after, strict=True) if old != new]
+        assert changed == [name for name in commands if file.startswith(name)]
+        before = after
+
+
+def test_a_revision_of_unpinned_weights_changes_the_content(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    main = tmp_path / "models--owner--name" / "refs" / "main"
+    main.parent.mkdir(parents=True)
+    fit = ["fit", "--config", TINY / "igr.yaml", "--model.init_args.pretrained"]
+    inspect = inspected([*fit, "owner/name"], [*fit, "owner/name@v1"])
+    main.write_text("a")
+    unpinned, pinned = inspect()
+    main.write_text("b")
+    later, still = inspect()
+    assert len({unpinned.content, later.content, pinned.content}) == 3 and pinned.content == still.content
+
+
+def test_the_code_is_that_of_the_method_the_data_and_the_task():
+    igr, white, geco = facts(*(["fit", "--config", TINY / f"{name}.yaml"] for name in ("igr", "white", "geco")))
+    assert len({igr.code, white.code, geco.code}) == 3
+    assert "timm" in geco.libraries and "timm" not in igr.libraries and {"torch", "lightning"} <= igr.libraries.keys()

@@ -46,7 +46,7 @@ def test_a_training_without_a_checkpoint_has_failed(tmp_path):
     record = json.dumps({"schema": 1, **KNOWN})
     job = bare_job(tmp_path, f"open('record.json', 'w').write({record!r})")
     assert run_node(job).status == "ok"
-    job.key, job.resumable = "other", "last.ckpt"
+    job.key, job.resumable, job.files = "other", "last.ckpt", {"last": "last.ckpt"}
     found = run_node(job)
     assert (found.status, found.reason) == ("failed", "ended with exit status 0 but wrote no checkpoint last.ckpt")
 

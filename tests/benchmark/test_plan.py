@@ -64,6 +64,27 @@ def test_ids_and_arguments_identify_a_node(tmp_path):
     assert guided.overlays == ["bf16", "guidance-2"] and guided.parents == {"checkpoint": "fit--igr+bf16--seed3"}
 
 
+BEST = {"facts": {"best": "logs/toy/best.ckpt", "selects": "best"}}
+
+
+def test_tests_and_later_stages_load_the_checkpoint_that_the_recipe_selects(tmp_path):
+    overlay(tmp_path, "last", facts={"selects": "last"})
+    recipes = {"base": BEST, "heir": {"parents": {"first": "base"}}}
+    runs = [{"methods": ["base", "heir"], "tests": [{}, {"name": "last", "overlays": ["last"]}]}]
+    nodes = {node.id: node for node in plan(tmp_path, recipes, runs).nodes}
+    assert nodes["fit--base--seed0"].checkpoint == "logs/toy/last.ckpt"  # resumes from this one
+    assert nodes["fit--base--seed0"].best == "logs/toy/best.ckpt" and nodes["fit--heir--seed0"].best is None
+    assert nodes["fit--heir--seed0"].loads == {"first": "logs/toy/best.ckpt"}
+    assert nodes["test--base--seed0--toy--Toys"].loads == {"checkpoint": "logs/toy/best.ckpt"}
+    assert nodes["test--base+last--seed0--toy--Toys"].loads == {"checkpoint": "logs/toy/last.ckpt"}
+    assert nodes["test--heir--seed0--toy--Toys"].loads == {"checkpoint": "logs/toy/last.ckpt"}
+
+
+def test_a_best_checkpoint_without_a_fixed_name_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"base\.yaml: evaluate\.checkpoint: best, but .* monitor, filename: best, save_top_k: 1"):
+        plan(tmp_path, {"base": {"facts": {"selects": "best"}}})
+
+
 def test_parents_come_first_once_and_without_the_ablation_of_their_child(tmp_path):
     overlay(tmp_path, "smoke")
     overlay(tmp_path, "no-parent", parents={})

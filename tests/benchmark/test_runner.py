@@ -14,7 +14,6 @@ import toys
 from rich.console import Console
 from toys import LEARNT, TRIVIAL, records, starts, what_counts
 
-from fashiongen.benchmark import runner
 from fashiongen.benchmark.node import run_node
 from fashiongen.benchmark.on_machine import OnMachine
 from fashiongen.records import Record
@@ -108,7 +107,7 @@ def test_changed_source_runs_again_unless_stale_results_are_accepted(tmp_path, t
     suite = toys.write_suite(tmp_path, {"base": LEARNT, "second": {**LEARNT, "parents": {"first": "base"}}})
     toys.run(suite, tmp_path / "out")
     old = records(tmp_path / "out")
-    monkeypatch.setattr(runner, "source_sha256", lambda leave_out: "another")
+    monkeypatch.setattr(toys, "CODE", "another")
     status, told = toys.run(suite, tmp_path / "out", accept_stale=True)
     assert status == 0 and "4 done" in told and len(starts(trace)) == 4
     # The child's key includes its stale parent's: without the flag, both run again.
@@ -128,7 +127,7 @@ def test_results_with_the_old_name_of_the_settings_key_are_accepted(tmp_path, tr
         state = json.loads(file.read_text())
         state["chain"] = state.pop("settings_key")
         file.write_text(json.dumps(state))
-    monkeypatch.setattr(runner, "source_sha256", lambda leave_out: "another")
+    monkeypatch.setattr(toys, "CODE", "another")
     assert "2 done" in toys.run(suite, tmp_path / "out", accept_stale=True)[1] and len(starts(trace)) == 2
 
 
@@ -196,6 +195,26 @@ def test_a_lost_checkpoint_is_trained_again_when_a_child_needs_it(tmp_path, trac
     (tmp_path / "out" / "nodes" / "test--base--seed0--toy--Toys" / "record.json").unlink()
     assert toys.run(suite, tmp_path / "out")[0] == 0
     assert starts(trace)[2:] == ["fit--base--seed0", "test--base--seed0--toy--Toys"]
+
+
+def test_the_selected_checkpoint_is_tested_and_missed(tmp_path, trace):
+    best = {"facts": {"best": "logs/toy/best.ckpt", "selects": "best"}, "toy": {"fit": {"steps": 3, "best": 2}}}
+    suite = toys.write_suite(tmp_path, {"base": best, "heir": {**LEARNT, "parents": {"first": "base"}}})
+    assert toys.run(suite, tmp_path / "out")[0] == 0
+    first = records(tmp_path / "out")
+    two = toys.write_suite(tmp_path / "two", {"base": {"toy": {"fit": {"steps": 2}}}})
+    toys.run(two, tmp_path / "two" / "out")
+    assert first["test--base--seed0--toy--Toys"].metrics == records(tmp_path / "two" / "out")["test--base--seed0--toy--Toys"].metrics
+    begun = len(starts(trace))
+    lost = tmp_path / "out" / "nodes" / "fit--base--seed0" / "logs" / "toy" / "best.ckpt"
+    lost.write_text(lost.with_name("last.ckpt").read_text())
+    (tmp_path / "out" / "nodes" / "test--base--seed0--toy--Toys" / "record.json").unlink()
+    toys.run(suite, tmp_path / "out")
+    assert starts(trace)[begun:] == ["fit--base--seed0", "test--base--seed0--toy--Toys"]
+    assert records(tmp_path / "out")["test--base--seed0--toy--Toys"].metrics == first["test--base--seed0--toy--Toys"].metrics
+    toys.write_suite(tmp_path, {"base": {**best, "facts": {}}, "heir": {**LEARNT, "parents": {"first": "base"}}})
+    toys.run(suite, tmp_path / "out")  # the same trainings, of which others are tested and built on
+    assert sorted(starts(trace)[begun + 2 :]) == ["fit--heir--seed0", "test--base--seed0--toy--Toys", "test--heir--seed0--toy--Toys"]
 
 
 def test_a_half_trained_checkpoint_is_not_tested(tmp_path, trace):
@@ -284,7 +303,7 @@ def test_a_task_that_starts_late_repeats_nothing(tmp_path, trace):
 def test_a_stale_test_is_not_accepted_for_a_new_training(tmp_path, trace, monkeypatch):
     suite = toys.write_suite(tmp_path, {"base": LEARNT})
     toys.run(suite, tmp_path / "out")
-    monkeypatch.setattr(runner, "source_sha256", lambda leave_out: "another")
+    monkeypatch.setattr(toys, "CODE", "another")
 
     class OnlyFits(OnMachine):
         def run(self, job):

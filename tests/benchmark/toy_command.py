@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fashiongen.records import Record, write_atomically
 
-LAST = Path("logs/toy/last.ckpt")
+LAST, BEST = Path("logs/toy/last.ckpt"), Path("logs/toy/best.ckpt")
 
 
 def main(kind: str, *arguments: str) -> None:
@@ -44,8 +44,15 @@ def fit(toy: dict, given: dict[str, list[str]], seed: int) -> None:
         time.sleep(toy.get("pause", 0.01))
         state = {"step": state["step"] + 1, "chain": hashlib.sha256(state["chain"].encode()).hexdigest()}
         write_atomically(LAST, json.dumps(state))
+        if state["step"] == toy.get("best"):
+            write_atomically(BEST, json.dumps(state))
     record = Record(node="", kind="fit", method="class", task="", dataset="toys", split="train", protocol="")
-    record.checkpoint = {"path": str(LAST), "sha256": hashlib.sha256(LAST.read_bytes()).hexdigest(), "weights_sha256": state["chain"]}
+    for role, path in (("last", LAST), ("best", BEST)):
+        if path.exists():
+            content = path.read_bytes()
+            chain = json.loads(content)["chain"]
+            record.checkpoints[role] = {"path": str(path), "sha256": hashlib.sha256(content).hexdigest(), "weights_sha256": chain}
+    record.checkpoint = record.checkpoints.get("best") or record.checkpoints["last"]
     record.write(given["--evaluate.out"][0])
 
 

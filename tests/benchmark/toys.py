@@ -19,6 +19,7 @@ from fashiongen.benchmark.on_machine import OnMachine
 from fashiongen.benchmark.runner import run_suite
 from fashiongen.records import Record
 
+CODE = "the package's code"
 TRIVIAL = {"facts": {"learns": False}}
 LEARNT = {"toy": {"fit": {"steps": 3}}}
 COMMAND = [sys.executable, str(Path(__file__).with_name("toy_command.py"))]
@@ -48,7 +49,7 @@ def facts_of(command: list[str]) -> CommandInfo:
     else:
         facts |= {"task": "", "checkpoint": "logs/toy/last.ckpt"}
     content += [facts["method"], facts.pop("data", "here")]
-    return CommandInfo(**facts, content=hashlib.sha256(json.dumps(content).encode()).hexdigest())
+    return CommandInfo(**{"code": CODE, **facts}, content=hashlib.sha256(json.dumps(content).encode()).hexdigest())
 
 
 def describe(commands: list[list[str]]) -> tuple[list[CommandInfo], int]:

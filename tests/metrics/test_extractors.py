@@ -312,10 +312,17 @@ def test_the_record_names_the_file_and_that_it_is_not_the_published_one(torch_ho
 
 
 def test_a_hub_id_is_found_in_the_cache_without_asking_the_hub(empty, tiny_names):
-    revision = empty / "hub" / "models--openai--clip-vit-base-patch32" / "snapshots" / ("0" * 40)
-    tiny_clip().save_pretrained(revision)
-    (revision.parents[1] / "refs").mkdir()
-    (revision.parents[1] / "refs" / "main").write_text("0" * 40)
+    snapshots = empty / "hub" / "models--openai--clip-vit-base-patch32" / "snapshots"
+    tiny_clip().save_pretrained(snapshots / ("0" * 40))
+    (snapshots.parent / "refs").mkdir()
+    (snapshots.parent / "refs" / "main").write_text("0" * 40)
+    with pytest.raises(UserError, match="hf download openai/clip-vit-base-patch32 --revision 3d74acf"):
+        FID("clip-vit-b-32").prepare()  # another revision than the pinned one
+    assert (
+        FID("clip-vit-b-32", weights="openai/clip-vit-base-patch32").provenance()["weights"].startswith("openai/clip-vit-base-patch32@000")
+    )
+    pinned = "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
+    tiny_clip().save_pretrained(snapshots / pinned)
     metric = FID("clip-vit-b-32")
     metric.prepare()
-    assert metric.provenance()["weights"] == f"openai/clip-vit-base-patch32@{'0' * 40}/model.safetensors"
+    assert metric.provenance()["weights"] == f"openai/clip-vit-base-patch32@{pinned}/model.safetensors"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import diffusers
 import torch
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
-from fashiongen.checkpoints import some
+from fashiongen.checkpoints import some, split_revision
 from fashiongen.errors import UserError
+from fashiongen.weights_read import note
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -30,6 +33,11 @@ UNLOADABLE = (
     SafetensorError,
     StrictDataclassError,
 )
+
+# One of these is in the folder of every part.
+CONFIGS = ("config.json", "tokenizer_config.json", "vocab.json", "scheduler_config.json")
+# The names of weights files, before `.safetensors` or the number of a shard.
+STEMS = ("diffusion_pytorch_model", "model")
 
 # Keys in files of a whole CLIP pair that belong to the other half.
 OTHER_HALF = {
@@ -50,7 +58,7 @@ def load_part(
 
     Args:
         kind: the diffusers or transformers class.
-        folder: a local folder or hub id, as returned by `checkpoints.locate`.
+        folder: a local folder or hub id (`owner/name@revision`), as returned by `checkpoints.locate`.
         subfolder: the part's folder inside it.
         dtype: the weights' dtype, whatever the file's; trained parts need float32, frozen ones may be bfloat16.
         **options: passed to `from_pretrained`.
@@ -58,8 +66,11 @@ def load_part(
     Raises:
         UserError: one line, if a file is missing or unsuitable, or a key is missing, left over or of another shape.
     """
+    source, revision = split_revision(folder)
     if subfolder is not None:
         options["subfolder"] = subfolder
+    if revision is not None:
+        options["revision"] = revision
     is_module = issubclass(kind, nn.Module)
     if is_module:
         options |= {"use_safetensors": True, "output_loading_info": True}
@@ -68,13 +79,18 @@ def load_part(
     place = f"{folder}/{subfolder}" if subfolder else folder
     try:
         with _silenced():
-            loaded = kind.from_pretrained(folder, **options)
+            loaded = kind.from_pretrained(source, **options)
             if is_module:
                 loaded[0].to(dtype)  # of which diffusers warns, whatever it casts
     except UNLOADABLE as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         reason = reason.partition(". If you want")[0]  # cut off diffusers' advice for programmers
         raise UserError(f"pretrained: {place}: cannot load a {kind.__name__} from there ({reason})") from error
+    found = _local_folder(source, subfolder, revision)
+    if found is None:  # from a hub's cache of another layout
+        note(place, pinned=revision is not None)
+    else:
+        note(found, _read_files(found, weights=is_module), pinned=None if Path(source).is_dir() else revision is not None)
     if not is_module:
         return loaded
     part, info = loaded
@@ -90,6 +106,27 @@ def load_part(
         if keys:
             raise UserError(f"pretrained: {place}: {what} of a {kind.__name__}: {some(keys)}")
     return part
+
+
+def _local_folder(source: str, subfolder: str | None, revision: str | None) -> Path | None:
+    """Return the local folder of a part, in the hub's cache if it is from a hub; None if it is not there."""
+    if Path(source).is_dir():
+        return Path(source, subfolder or "")
+    for name in CONFIGS:
+        file = try_to_load_from_cache(source, f"{subfolder}/{name}" if subfolder else name, revision=revision)
+        if isinstance(file, str):
+            return Path(file).parent
+    return None
+
+
+def _read_files(folder: Path, *, weights: bool) -> list[Path]:
+    """Return the files that `from_pretrained` reads: for a network its config and its safetensors, else all but weights."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    if not weights:
+        return [path for path in files if path.suffix in (".json", ".txt", ".model") and ".index." not in path.name]
+    names = {"config.json", *(f"{stem}.safetensors" for stem in STEMS), *(f"{stem}.safetensors.index.json" for stem in STEMS)}
+    shards = tuple(f"{stem}-0" for stem in STEMS)
+    return [path for path in files if path.name in names or (path.suffix == ".safetensors" and path.name.startswith(shards))]
 
 
 def _is_no_weight(key: str, kind: type) -> bool:
