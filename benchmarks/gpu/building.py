@@ -1,0 +1,54 @@
+"""`fashiongen tiny build` on the card, with its stages' times."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fashiongen.tiny import build as builder
+from gpu.work import Work
+
+
+def run(work: Work) -> None:
+    """Rebuild the shipped tiny checkpoints on the device, into a temporary folder; each stage is noted as it ends."""
+    out = work.folder / "weights"
+    report = out.with_name(f".{out.name}.build") / "report.json"
+    plan = None
+    if work.rehearse:
+        few = dict.fromkeys((name for name in vars(builder.Plan()) if name.endswith("_steps")), 1)
+        plan = builder.Plan(items=12, people=6, held_out=8, batch=4, backbone_items=12, **few)
+        builder.DRAWN, builder.PROMPTED = 2, 2
+    with _watched(work, report):
+        builder.build(out, plan=plan, device=work.device)
+    stages = json.loads((out / "BUILD.json").read_text())["stages"]
+    work.note(stages=stages)
+    for name, facts in stages.items():
+        work.row(stage=name, **{"took, s": facts.get("seconds"), "quality": _quality(facts)})
+
+
+def _quality(facts: dict[str, Any]) -> str:
+    left_out = ("seconds", "device", "precision", "versions", "steps", "parameters")
+    return ", ".join(f"{key} {value:.4g}" for key, value in facts.items() if key not in left_out and isinstance(value, float))
+
+
+@contextlib.contextmanager
+def _watched(work: Work, report: Path, every: float = 5.0) -> Iterator[None]:
+    """Note the finished stages of a build while it runs."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every):
+            with contextlib.suppress(OSError, ValueError):
+                work.note(stages=json.loads(report.read_text()))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
