@@ -46,6 +46,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,7 +105,10 @@ class Run:
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*PLACES, *filter(None, [os.environ.get("PYTHONPATH")])])}
         self.environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         self.environment |= {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # asking for a GPU then starts no CUDA in a process that forks
+        self.environment["TORCH_EXTENSIONS_DIR"] = str(scratch / "extensions")  # where DeepSpeed compiles
         self.environment.setdefault("FASHIONGEN_CACHE", str(scratch / "cache"))
+        # Python's tracker of semaphores would tell of those that stopped checks leave, and then removes them.
+        self.environment["PYTHONWARNINGS"] = "ignore:resource_tracker:UserWarning"
         if options.rehearse:
             self.environment |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
         self.context.set_forkserver_preload(PRELOADED)
@@ -136,6 +140,7 @@ class Run:
         """Take a check's record over, or write that it has none."""
         if stopped:
             kill(job.process.pid)
+            job.process.kill()
         job.process.join()
         self.running.remove(job)
         kill(job.process.pid)  # what it may have left running
@@ -176,7 +181,7 @@ class Run:
 
     def probe(self) -> str | None:
         """Find the card's name in a process of its own, so that this one never holds any of its memory."""
-        self.start(Check("probe", "", "cards:probe", PROBE_LIMIT, ()), PROBE_LIMIT, False)
+        self.start(Check("probe", "", "gpu.cards:probe", PROBE_LIMIT, ()), PROBE_LIMIT, False)
         job = self.running.pop()
         job.process.join(PROBE_LIMIT)
         kill(job.process.pid)
@@ -229,13 +234,13 @@ def is_done(check: Check, out: Path, card: str) -> bool:
     return record is not None and record["status"] == "ok" and record["closure"] == check.closure()
 
 
-def kill(pid: int | None) -> None:
-    """End a process with all of its session."""
-    for end in (os.killpg, os.kill):
-        try:
-            end(pid or 0, signal.SIGKILL) if pid else None
-        except ProcessLookupError:
-            continue
+def kill(session: int | None) -> None:
+    """End all processes of a session, those with process groups of their own too, as ninja gives them to compilers."""
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError, IndexError):
+            # The name, in parentheses, may hold spaces; state, parent, group and session follow it.
+            if int((place / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+                os.kill(int(place.name), signal.SIGKILL)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fashiongen.checkpoints import tiny_weights
 from fashiongen.tiny import build as builder
 from gpu.work import Work
 
@@ -17,13 +18,15 @@ def run(work: Work) -> None:
     """Rebuild the shipped tiny checkpoints on the device, into a temporary folder; each stage is noted as it ends."""
     out = work.folder / "weights"
     report = out.with_name(f".{out.name}.build") / "report.json"
-    plan = None
-    if work.rehearse:
+    plan, reuse = None, ()
+    if work.rehearse:  # of the stages that are shipped two are trained
         few = dict.fromkeys((name for name in vars(builder.Plan()) if name.endswith("_steps")), 1)
-        plan = builder.Plan(items=12, people=6, held_out=8, batch=4, backbone_items=12, **few)
+        plan = builder.Plan(items=24, people=12, held_out=50, batch=8, backbone_items=24, **few)
+        shipped = json.loads((tiny_weights() / "BUILD.json").read_text())["stages"]
+        reuse = tuple(name for name in shipped if name not in ("classifier", "clip"))
         builder.DRAWN, builder.PROMPTED = 2, 2
     with _watched(work, report):
-        builder.build(out, plan=plan, device=work.device)
+        builder.build(out, plan=plan, device=work.device, reuse=reuse)
     stages = json.loads((out / "BUILD.json").read_text())["stages"]
     work.note(stages=stages)
     for name, facts in stages.items():

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpu.closure import RECIPES, ROOT, closure
+from gpu.closure import RECIPES, ROOT, closure, files_of
 
-CHECKS = ROOT / "benchmarks" / "gpu"
 SPEED = ROOT / "benchmarks" / "speed"
 FIRST = ("igr", "geco", "geco-cigm", "bpr_dae", "mgcm")
 """Full recipes whose steps are measured before those of others."""
@@ -21,7 +20,7 @@ class Check:
     Attributes:
         name: as in `--only`.
         kind: heading of its table in the summary.
-        function: `module:function` below `benchmarks/gpu`.
+        function: `module:function`, called with a `Work` and the arguments.
         limit: seconds after which it is stopped; None: what is left.
         sources: the files whose import closure decides whether its record is still valid.
         arguments: of the function.
@@ -38,8 +37,7 @@ class Check:
 
     def closure(self) -> str:
         """Return the hash of everything in this repository that the check uses."""
-        module = self.function.partition(":")[0]
-        return closure([CHECKS / f"{module}.py", *self.sources])
+        return closure([*files_of(self.function.partition(":")[0]), *self.sources])
 
 
 def all_checks() -> list[Check]:
@@ -51,29 +49,29 @@ def all_checks() -> list[Check]:
     tests = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text(encoding="utf-8")]
     files = [path.relative_to(ROOT).as_posix() for path in tests]
     zero = [
-        Check(way, "ZeRO on one GPU", "zero:run", limit, (full, RECIPES / "overlays" / f"{way}.yaml"), {"way": way})
+        Check(way, "ZeRO on one GPU", "gpu.zero:run", limit, (full, RECIPES / "overlays" / f"{way}.yaml"), {"way": way})
         for way, limit in (("zero2", 120.0), ("zero2-offload", 200.0))
     ]
     tiny = [path for path in sorted((RECIPES / "tiny").glob("*.yaml")) if _learns(path)]
     return [
-        Check("card", "The card", "cards:measure", 40, ()),
-        Check("tests", "Tests marked `gpu`", "scripts:tests", 120, (*tests, *sorted((RECIPES / "tiny").glob("*.yaml"))), {"files": files}),
+        Check("card", "The card", "gpu.cards:measure", 40, ()),
+        Check("tests", "Tests marked `gpu`", "gpu.scripts:tests", 120, (*tests, *sorted((RECIPES / "tiny").glob("*.yaml"))), {"files": files}),
         *early,
         *zero,
-        Check("speed-igr", "Speed", "scripts:speed", 150, (SPEED / "igr.py",), {"script": "igr"}),
-        Check("speed-retrieval", "Speed", "scripts:speed", 120, (SPEED / "retrieval.py",), {"script": "retrieval"}),
+        Check("speed-igr", "Speed", "gpu.scripts:speed", 150, (SPEED / "igr.py",), {"script": "igr"}),
+        Check("speed-retrieval", "Speed", "gpu.scripts:speed", 120, (SPEED / "retrieval.py",), {"script": "retrieval"}),
         *steps.values(),
         *(
-            Check(f"longer-{path.stem}", "Trained ten times longer", "longer:run", 420, (path,), {"recipe": f"tiny/{path.stem}"}, False)
+            Check(f"longer-{path.stem}", "Trained ten times longer", "gpu.longer:run", 420, (path,), {"recipe": f"tiny/{path.stem}"}, False)
             for path in tiny
         ),
-        Check("tiny-build", "`fashiongen tiny build`", "building:run", None, (), {}, False),
+        Check("tiny-build", "`fashiongen tiny build`", "gpu.building:run", None, (), {}, False),
     ]
 
 
 def _steps(path: Path) -> Check:
     sources = (path, RECIPES / "overlays" / "bf16.yaml")
-    return Check(f"step-{path.stem}", "Training steps at full size", "steps:run", 120, sources, {"recipe": path.stem})
+    return Check(f"step-{path.stem}", "Training steps at full size", "gpu.steps:run", 120, sources, {"recipe": path.stem})
 
 
 def _learns(path: Path) -> bool:

@@ -24,6 +24,14 @@ def closure(sources: Iterable[Path]) -> str:
     A Python file counts with what it imports from the package, these checks, and the scripts and tests beside it; a recipe with the
     classes, parents and protocol that it names, and with the tiny checkpoints if it starts from them.
     """
+    digest = hashlib.sha256()
+    for path in sorted(used_by(sources)):
+        digest.update(f"{path.relative_to(ROOT).as_posix()} {_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def used_by(sources: Iterable[Path]) -> set[Path]:
+    """Return `sources` and all files that they import or name, directly or not."""
     found: set[Path] = set()
     waiting = [path.resolve() for path in sources]
     while waiting:
@@ -31,10 +39,7 @@ def closure(sources: Iterable[Path]) -> str:
         if path not in found:
             found.add(path)
             waiting += _used(path)
-    digest = hashlib.sha256()
-    for path in sorted(found):
-        digest.update(f"{path.relative_to(ROOT).as_posix()} {_sha256(path)}\n".encode())
-    return digest.hexdigest()
+    return found
 
 
 @cache
@@ -58,10 +63,10 @@ def _used(path: Path) -> list[Path]:
             package = ".".join(path.relative_to(ROOT).with_suffix("").parts[: -node.level]) if node.level else ""
             base = ".".join(filter(None, (package, node.module)))
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return [file for name in sorted(names) for file in _files_of(name)]
+    return [file for name in sorted(names) for file in files_of(name)]
 
 
-def _files_of(name: str) -> Iterator[Path]:
+def files_of(name: str) -> Iterator[Path]:
     """Yield the files that importing a dotted name runs: the package's, its inner packages', the module's."""
     first, *rest = name.split(".")
     if first not in PACKAGES:
@@ -82,7 +87,7 @@ def _files_of(name: str) -> Iterator[Path]:
 def _named(recipe: Path, text: str) -> Iterator[Path]:
     """Yield the files that a recipe or protocol names."""
     for name in re.findall(r"fashiongen(?:\.\w+)+", text):
-        yield from _files_of(name)
+        yield from files_of(name)
     parents = re.search(r"^parents: \{(.*)\}", text, re.MULTILINE)
     near = [recipe.with_name(f"{name}.yaml") for name in re.findall(r": ([\w-]+)", parents[1] if parents else "")]
     protocols = [RECIPES / "tasks" / f"{name}.yaml" for name in re.findall(r"protocol: ([\w-]+)", text)]

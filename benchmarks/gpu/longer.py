@@ -106,6 +106,7 @@ def _keys(work: Work, recipe: str) -> Settings:
         class_path = settings_of(recipe)["data"]["class_path"]
         keys |= {"data.init_args.people": 40, "data.init_args.validation": 4} if accepts(class_path, "validation") else {}
         keys |= {} if accepts(class_path, "validation") else {"data.init_args.people": SMALLEST_PAIRS}
+        keys |= {"data.init_args.batch_size": 4, "data.init_args.eval_batch_size": 8}
     return keys
 
 

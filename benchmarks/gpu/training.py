@@ -90,7 +90,7 @@ def step_keys(work: Work, recipe: str, batch: int) -> Settings:
     if work.rehearse:
         square = data["init_args"]["size"][0] == data["init_args"]["size"][1]
         keys |= {"data.init_args.size": [64, 64] if square else tall, "data.init_args.num_workers": 0}
-        keys |= {"model.init_args.image_size": 64} if "image_size" in model["init_args"] else {}
+        keys |= {"model.init_args.image_size": 128} if model["init_args"].get("image_size", 0) > 128 else {}
     return keys
 
 

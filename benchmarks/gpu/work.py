@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import sys
 import time
 import traceback
@@ -36,7 +37,7 @@ class Work:
 
     Attributes:
         check: its name.
-        function: `module:function` below `benchmarks/gpu`.
+        function: `module:function`.
         arguments: of the function, besides this object.
         device: `cuda` or `cpu`.
         rehearse: tiny sizes, on a CPU.
@@ -125,7 +126,7 @@ def perform(work: Work) -> None:
     started = time.monotonic()
     status, reason = "ok", None
     try:
-        function: Callable[..., None] = getattr(importlib.import_module(f"gpu.{module}"), name)
+        function: Callable[..., None] = getattr(importlib.import_module(module), name)
         function(work, **work.arguments)
     except CannotRun as error:
         status, reason = "skipped", str(error)
@@ -134,7 +135,8 @@ def perform(work: Work) -> None:
         told = error if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
         status, reason = "failed", " ".join(str(told).split())[:500]
     sys.stdout.flush()
-    work.write(status, reason, seconds=round(time.monotonic() - started, 1))
+    used = sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    work.write(status, reason, seconds=round(time.monotonic() - started, 1), cpu_seconds=round(used, 1))
     os._exit(status == "failed")  # libraries' threads and exit handlers must not outlive or fail a check that is written
 
 
