@@ -1,4 +1,4 @@
-"""All checks that need a CUDA GPU, in order of worth, made for a few minutes on one bare machine.
+r"""All checks that need a CUDA GPU, in order of worth, made for a few minutes on one bare machine.
 
     python benchmarks/gpu_check.py [--minutes 9] [--out DIR] [--only NAME ...] [--again] [--archive FILE]
     python benchmarks/gpu_check.py --rehearse        # every check at tiny size on a CPU, about a minute
@@ -20,7 +20,7 @@ Python lacks comes as wheels, for example diffusers, jsonargparse, docstring-par
 lpips, clean-fid, and for the checks of ZeRO deepspeed, hjson, einops, pydantic, pydantic-core, annotated-types: collect them where there
 is a network,
 
-    python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \\
+    python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .wheels NAME ...      # 15 MB
     DS_BUILD_OPS=0 python3 -m pip wheel --no-deps --no-build-isolation -w .wheels deepspeed       # has a pure source; wants torch here
 
@@ -127,9 +127,8 @@ class Run:
         }
         file = records.file_of(self.out if self.card else self.scratch, check.name, self.card or "probe")
         # An older record stays until this check has ended well, or failed.
-        todo = Work(
-            check.name, check.function, check.arguments, self.device, self.options.rehearse, self.scratch, folder, folder / file.name, common
-        )
+        what = (check.name, check.function, check.arguments, self.device, self.options.rehearse)
+        todo = Work(*what, self.scratch, folder, folder / file.name, common)
         log = self.scratch / f"{check.name}.log"
         program = [sys.executable, str(HERE / "gpu_check.py"), "--perform"]
         process = self.context.Process(target=work.begin, args=(work.as_json(todo), str(log), self.environment, program))

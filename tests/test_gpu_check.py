@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ import stand_ins  # noqa: E402
 from gpu import closure  # noqa: E402
 from gpu.checks import Check, all_checks  # noqa: E402
 from gpu.summary import summary  # noqa: E402
+from gpu.work import Work, as_json  # noqa: E402
 
 
 def records_of(folder):
@@ -54,7 +56,8 @@ def test_every_full_recipe_and_every_learning_tiny_one_is_checked(capsys):
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert len(set(names)) == len(names)
     assert {f"step-{path.stem}" for path in FULL} <= set(names)
-    assert {"card", "tests", "zero2", "zero2-offload", "speed-igr", "speed-retrieval", "tiny-build", "longer-igr", "longer-geco"} <= set(names)
+    assert {"card", "tests", "zero2", "zero2-offload", "speed-igr", "speed-retrieval", "longer-igr", "longer-geco"} <= set(names)
+    assert names[-1] == "tiny-build"  # it takes what time is left
     assert not [name for name in names if name in ("longer-white", "longer-oracle")]
 
 
@@ -64,11 +67,11 @@ def test_the_list_needs_no_heavy_import():
 
 
 def test_one_that_hangs_fails_or_dies_stops_no_other(toys, tmp_path, capsys):
-    checks = [toy("hang", 3.0), toy("killed"), toy("wrong"), toy("impossible"), toy("right", number=7)]
+    checks = [toy("hang", 1.5), toy("killed"), toy("wrong"), toy("impossible"), toy("right", number=7)]
     status, records = toys(*checks, options=["--archive", str(tmp_path / "gpu.zip")])
     assert status == 1
     ended = {name: (record["status"], record["reason"]) for name, record in records.items()}
-    assert ended.pop("hang")[1].startswith("stopped after 3 s, its limit")
+    assert ended.pop("hang")[1].endswith("its limit")
     assert ended == {
         "killed": ("failed", "ended by signal 9"),
         "wrong": ("failed", "41 is not 42"),
@@ -86,6 +89,17 @@ def test_one_that_hangs_fails_or_dies_stops_no_other(toys, tmp_path, capsys):
     assert "3 failed" in capsys.readouterr().out
 
 
+def test_a_fresh_process_takes_over_where_cuda_does_not_start_in_a_forked_one(tmp_path):
+    common = {"kind": "Toys", "card": "cpu", "rehearsal": True, "closure": "", "started": "", "limit": None}
+    todo = Work("right", "toy_checks:right", {"number": 5}, "cpu", True, tmp_path, tmp_path, tmp_path / "right.json", common)
+    (tmp_path / "work.json").write_text(as_json(todo))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(TOYS.parent)])}
+    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--perform", str(tmp_path / "work.json")]
+    subprocess.run(command, check=True, capture_output=True, timeout=60, env=environment)
+    record = json.loads((tmp_path / "right.json").read_text())
+    assert record["status"] == "ok" and record["facts"]["rows"] == [{"number": 5, "device": "cpu"}] and record["versions"]["torch"]
+
+
 def test_what_is_done_is_left_out_until_its_code_changes(toys, monkeypatch, capsys):
     toys(toy("right", number=1))
     _, records = toys(toy("right", number=2))
@@ -98,12 +112,12 @@ def test_what_is_done_is_left_out_until_its_code_changes(toys, monkeypatch, caps
 
 def test_one_that_the_end_of_the_time_stops_loses_no_older_record(toys, monkeypatch):
     monkeypatch.setattr(gpu_check, "LEAST", 0.5)
-    status, records = toys(toy("hang", None), options=["--minutes", "0.05"])
+    status, records = toys(toy("hang", None), options=["--minutes", "0.03"])
     assert status == 0 and records["hang"]["status"] == "unfinished" and "time is over" in records["hang"]["reason"]
     right = toy("right", number=1)
     assert toys(right)[1]["right"]["status"] == "ok"
     slow = Check("right", "Toys", "toy_checks:hang", None, (TOYS,))
-    assert toys(slow, options=["--minutes", "0.05", "--again"])[1]["right"]["facts"]["rows"][0]["number"] == 1
+    assert toys(slow, options=["--minutes", "0.03", "--again"])[1]["right"]["facts"]["rows"][0]["number"] == 1
 
 
 def test_mistakes_are_one_line(capsys, monkeypatch):
@@ -137,7 +151,7 @@ def test_a_check_depends_on_what_it_imports_and_on_nothing_else():
 
     igr, mgcm = used("step-igr"), used("step-mgcm")
     assert {"recipes/igr.yaml", "benchmarks/gpu/steps.py", "benchmarks/gpu/training.py", "fashiongen/methods/igr/network.py"} <= igr
-    assert {"fashiongen/nn/attention.py", "fashiongen/data/vitonhd.py", "fashiongen/cli/lightning.py", "benchmarks/speed/stand_ins.py"} <= igr
+    assert {"fashiongen/nn/attention.py", "fashiongen/data/vitonhd.py", "benchmarks/speed/stand_ins.py"} <= igr
     assert "fashiongen/methods/mgcm/network.py" in mgcm - igr
     assert "recipes/igr.yaml" not in mgcm
     assert not {"fashiongen/tiny/build.py", "benchmarks/gpu_check.py", "benchmarks/gpu/summary.py"} & (igr | mgcm)
@@ -158,7 +172,10 @@ def test_all_published_weights_of_a_recipe_have_a_stand_in(recipe, monkeypatch, 
 
 def test_a_revision_changes_no_shapes(monkeypatch, tmp_path):
     monkeypatch.setattr(stand_ins, "write", lambda name, *place: name)
-    pinned = {"ip_adapter": "h94/IP-Adapter@0123abc/models/ip-adapter_sd15.safetensors", "pretrained": "stable-diffusion-v1-5/stable-diffusion-v1-5@main"}
+    pinned = {
+        "ip_adapter": "h94/IP-Adapter@0123abc/models/ip-adapter_sd15.safetensors",
+        "pretrained": "stable-diffusion-v1-5/stable-diffusion-v1-5@main",
+    }
     assert set(stand_ins.replaced(pinned, tmp_path, "full").values()) <= set(stand_ins.STAND_INS)
     with pytest.raises(LookupError, match="no stand-in"):
         stand_ins.replaced({"pretrained": "somebody/something"}, tmp_path, "full")

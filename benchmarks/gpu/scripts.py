@@ -12,6 +12,14 @@ from gpu.work import ROOT, CheckFailed, Work
 REHEARSAL = "FASHIONGEN_GPU_REHEARSAL"
 """With this variable the tests marked `gpu` run on a CPU, see tests/conftest.py."""
 
+SETTINGS = """[pytest]
+pythonpath = {tests}
+addopts = --import-mode=importlib
+markers =
+    gpu: needs a CUDA GPU
+    slow: takes minutes
+"""
+
 # A speed script's arguments at full size, and in a rehearsal.
 SPEED: dict[str, tuple[list[str], list[str]]] = {
     "igr": (
@@ -48,8 +56,11 @@ def tests(work: Work, files: list[str]) -> None:
     if work.rehearse:
         os.environ[REHEARSAL] = "1"
     outcomes = Outcomes()
-    options = ["-q", "-m", "gpu", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "-o", "minversion=7"]
-    status = pytest.main([*options, f"--basetemp={work.folder / 'tests'}", *(str(ROOT / file) for file in files)], plugins=[outcomes])
+    settings = work.folder / "pytest.ini"  # the repository's own wants a newer pytest than a bare machine may have
+    settings.write_text(SETTINGS.format(tests=ROOT / "tests"))
+    options = ["-q", "-m", "gpu", "-c", str(settings), "--rootdir", str(ROOT), "--confcutdir", str(ROOT), "-p", "no:cacheprovider"]
+    folder = f"--basetemp={work.folder / 'tests'}"
+    status = pytest.main([*options, folder, *(str(ROOT / file) for file in files)], plugins=[outcomes])
     count = {outcome: list(outcomes.ended.values()).count(outcome) for outcome in ("passed", "failed", "skipped")}
     work.note(ended=outcomes.ended, failures=outcomes.why)
     work.row(**count)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import gc
 import inspect
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 import lightning.pytorch as L
+import stand_ins
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-import stand_ins
 from fashiongen.cli.build import build
 from fashiongen.cli.lightning import FashionCLI
 from fashiongen.cli.messages import quiet
@@ -26,6 +27,9 @@ from gpu.work import ROOT, Work
 RECIPES = ROOT / "recipes"
 WARM, TIMED = 1, 4
 SMALLEST_PAIRS = 240  # that the embedded world of tops and bottoms needs
+SHARED_BYTES = 4e9
+"""Shared memory that two batches of 32 in each of eight workers need at 1024x768, with a margin."""
+
 Settings = dict[str, Any]
 
 
@@ -87,6 +91,8 @@ def step_keys(work: Work, recipe: str, batch: int) -> Settings:
         keys |= {"data.init_args.people": max(SMALLEST_PAIRS, math.ceil(batch / 0.75) + 1)}
     if "quality" in data["init_args"]:  # the share that it keeps decides how many pairs a step needs, and not what the step costs
         keys |= {"data.init_args.quality.init_args.keep": 1.0, "data.init_args.quality.init_args.decisions": str(work.folder / "kept.csv")}
+    if shutil.disk_usage("/dev/shm").free < SHARED_BYTES:  # through which worker processes pass batches
+        keys |= {"data.init_args.num_workers": 0}
     if work.rehearse:
         square = data["init_args"]["size"][0] == data["init_args"]["size"][1]
         keys |= {"data.init_args.size": [64, 64] if square else tall, "data.init_args.num_workers": 0}
@@ -192,4 +198,3 @@ def count_parameters(module: torch.nn.Module) -> dict[str, int]:
     """Return the numbers of trained and of frozen parameters."""
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return {"trained": trained, "frozen": sum(parameter.numel() for parameter in module.parameters()) - trained}
-

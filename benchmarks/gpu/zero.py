@@ -24,8 +24,8 @@ CPU_STRATEGY = "cpu_deepspeed.CPUDeepSpeedStrategy"  # of the tests: Lightning s
 def formula(trained: int, frozen: int, way: str, gpus: int) -> float:
     """Return the bytes of weights, gradients and Adam's states on each of `gpus` GPUs.
 
-    Plain `bf16-mixed` holds all in float32: 4 + 4 + 8 bytes a trained parameter and 4 a frozen one. DeepSpeed holds weights and gradients in
-    bfloat16, and float32 copies of the weights with Adam's two moments, 12 bytes, of which stage 2 shards all but the weights:
+    Plain `bf16-mixed` holds all in float32: 4 + 4 + 8 bytes a trained parameter and 4 a frozen one. DeepSpeed holds weights and gradients
+    in bfloat16, and float32 copies of the weights with Adam's two moments, 12 bytes; stage 2 shards all but the bfloat16 weights:
     2 + (2 + 12) / N (Rajbhandari et al., arXiv 1910.02054, Figure 1). Offloading keeps the 12, and the gradients after the backward pass,
     in the CPU's memory.
 
@@ -53,12 +53,13 @@ def run(work: Work, way: str) -> None:
     if importlib.util.find_spec("deepspeed") is None:
         raise CannotRun("DeepSpeed is not installed here")
     losses: dict[str, list[float]] = {}
+    steps = 2 if work.rehearse else STEPS
     for name in ("plain", way):
         overlays, keys = ([f"overlays/{name}"] if name != "plain" else []), step_keys(work, RECIPE, BATCH)
-        keys |= {"trainer.max_steps": STEPS, "trainer.precision": "bf16-mixed", "data.init_args.num_workers": 0}
+        keys |= {"trainer.max_steps": steps, "trainer.precision": "bf16-mixed", "data.init_args.num_workers": 0}
         if name != "plain" and work.device == "cpu":
             keys |= _on_cpu(name)
-        meter = Meter(1, STEPS - 1)
+        meter = Meter(1, steps - 1)
         model = run_cli("fit", [RECIPE, *overlays], keys, [meter]).model
         sizes, losses[name] = count_parameters(model), meter.losses
         del model

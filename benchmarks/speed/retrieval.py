@@ -4,11 +4,11 @@
         [--score-rows N] [--queries 1000] [--items 1000 10000 100000 1000000] [--graph-up-to N] [--threads N] [--note TEXT]
 
 First, GECo with random weights on rendered test rows of FashionVC (1,000 with 6,664 people): `tiny` uses the tiny recipe's networks at
-64x64, `full` the paper's ResNet-18 at 128x128. The plain loop embeds the top for each row and the bottom for each row and candidate, and scores pair by pair;
-ours is the callback `Evaluate` as `fashiongen test` runs it. With protocol `mgcm` (10 candidates per row) the loop processes all rows, or
-the first --mgcm-rows. With `strict` (the whole catalogue) it would take hours, so it processes the first --rows; times are then
-extrapolated, and results compared on those rows. One thread; times are CPU times, which a busy machine changes less, and with a GPU wall
-times.
+64x64, `full` the paper's ResNet-18 at 128x128. The plain loop embeds the top for each row and the bottom for each row and candidate, and
+scores pair by pair; ours is the callback `Evaluate` as `fashiongen test` runs it. With protocol `mgcm` (10 candidates per row) the loop
+processes all rows, or the first --mgcm-rows. With `strict` (the whole catalogue) it would take hours, so it processes the first --rows.
+Times are then extrapolated, and results compared on those rows. One thread; times are CPU times, which a busy machine changes less, and
+with a GPU wall times.
 
 Second, catalogues of random embeddings of 128 numbers on disk. Each step runs in its own process; its memory is the peak of resident memory
 minus its use before, including pages of memory-mapped files. Wall times, --threads threads.
@@ -128,8 +128,9 @@ def compare(method: GECo, data: FashionVC, name: str, rows: int, scratch: Path) 
 
 @torch.no_grad()
 def compare_scores(method: GECo, data: FashionVC, rows: int | None) -> dict[str, dict[str, Any]]:
-    """Time the scoring of pairs of embeddings, all or those of the first `rows` tops: one product, and pair by pair by the method's own
-    `score` and by a bare dot product.
+    """Time the scoring of all pairs of embeddings: one product, and pair by pair by the method's own `score` and by a bare dot product.
+
+    With `rows`, only those of the first `rows` tops.
     """
     device = method.device
     tops = (move_data_to_device(batch.without_target(), device) for batch in data.test_dataloader())
