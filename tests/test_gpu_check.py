@@ -157,7 +157,7 @@ def test_a_check_depends_on_what_it_imports_and_on_nothing_else():
     assert not {"fashiongen/tiny/build.py", "benchmarks/gpu_check.py", "benchmarks/gpu/summary.py"} & (igr | mgcm)
     longer = used("longer-geco")
     assert {"recipes/tiny/geco-cigm.yaml", "recipes/tasks/strict.yaml", "fashiongen/tiny/weights/resnet18/model.safetensors"} <= longer
-    assert {"tests/contract.py", "tests/gpu/test_methods.py"} <= used("tests")
+    assert {"tests/contract.py", "tests/conftest.py", "tests/gpu/conftest.py", "tests/gpu/test_methods.py"} <= used("tests")
 
 
 @pytest.mark.parametrize("recipe", FULL, ids=lambda path: path.stem)

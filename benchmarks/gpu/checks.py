@@ -47,6 +47,7 @@ def all_checks() -> list[Check]:
     full = RECIPES / "igr.yaml"
     # Other tests may import what a bare machine lacks: they are not even collected.
     tests = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text(encoding="utf-8")]
+    set_up = {path for test in tests for folder in test.parents if (path := folder / "conftest.py").is_file()}
     files = [path.relative_to(ROOT).as_posix() for path in tests]
     zero = [
         Check(way, "ZeRO on one GPU", "gpu.zero:run", limit, (full, RECIPES / "overlays" / f"{way}.yaml"), {"way": way})
@@ -56,7 +57,7 @@ def all_checks() -> list[Check]:
     tiny = [path for path in every_tiny if _learns(path)]
     return [
         Check("card", "The card", "gpu.cards:measure", 40, ()),
-        Check("tests", "Tests marked `gpu`", "gpu.scripts:tests", 120, (*tests, *every_tiny), {"files": files}),
+        Check("tests", "Tests marked `gpu`", "gpu.scripts:tests", 120, (*tests, *sorted(set_up), *every_tiny), {"files": files}),
         *early,
         *zero,
         Check("speed-igr", "Speed", "gpu.scripts:speed", 150, (SPEED / "igr.py",), {"script": "igr"}),
