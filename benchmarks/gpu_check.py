@@ -17,8 +17,8 @@ On a bare machine
 -----------------
 It needs Linux, Python 3.12, torch 2.11 or later with CUDA, and this checkout; no network, no installed fashiongen. What the machine's
 Python lacks comes as wheels, for example diffusers, jsonargparse, docstring-parser, typeshed-client, importlib-metadata, rich, resvg-py,
-lpips, clean-fid, and for the checks of ZeRO deepspeed, hjson, einops, pydantic, pydantic-core, annotated-types: collect them where there
-is a network,
+lpips, clean-fid, and for the checks of ZeRO deepspeed, hjson, einops, pydantic, pydantic-core, annotated-types, typing-inspection: collect
+them where there is a network,
 
     python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .wheels NAME ...      # 15 MB
@@ -100,6 +100,7 @@ class Run:
         self.device = "cpu" if options.rehearse else "cuda"
         self.card = "rehearsal" if options.rehearse else ""
         self.ended: dict[str, list[str]] = {}
+        self.undead = False
         self.context = multiprocessing.get_context("forkserver")
         self.together = 2 if options.rehearse else TOGETHER
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*PLACES, *filter(None, [os.environ.get("PYTHONPATH")])])}
@@ -140,7 +141,8 @@ class Run:
         if stopped:
             kill(job.process.pid)
             job.process.kill()
-        job.process.join()
+        job.process.join(10)  # a process that waits for the driver may outlive its end
+        self.undead |= job.process.is_alive()
         self.running.remove(job)
         kill(job.process.pid)  # what it may have left running
         place = records.file_of(self.out, job.check.name, self.card)
@@ -307,11 +309,16 @@ def main(args: list[str] | None = None) -> int:
         try:
             if not options.rehearse and run.probe() is None:
                 return complain("no CUDA GPU here; --rehearse runs every check at tiny size on a CPU")
-            return run()
+            status = run()
+            if run.undead:  # Python would wait for it
+                sys.stdout.flush()
+                os._exit(status)
+            return status
         finally:
             os.environ.clear()
             os.environ.update(before)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that checks end, too
     sys.exit(main())

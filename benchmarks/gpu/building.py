@@ -28,9 +28,12 @@ def run(work: Work) -> None:
     with _watched(work, report):
         builder.build(out, plan=plan, device=work.device, reuse=reuse)
     stages = json.loads((out / "BUILD.json").read_text())["stages"]
-    work.note(stages=stages)
-    for name, facts in stages.items():
-        work.row(stage=name, **{"took, s": facts.get("seconds"), "quality": _quality(facts)})
+    _note(work, stages)
+
+
+def _note(work: Work, stages: dict[str, Any]) -> None:
+    rows = [{"stage": name, "took, s": facts.get("seconds"), "quality": _quality(facts)} for name, facts in stages.items()]
+    work.note(stages=stages, rows=rows)
 
 
 def _quality(facts: dict[str, Any]) -> str:
@@ -46,7 +49,7 @@ def _watched(work: Work, report: Path, every: float = 5.0) -> Iterator[None]:
     def watch() -> None:
         while not ended.wait(every):
             with contextlib.suppress(OSError, ValueError):
-                work.note(stages=json.loads(report.read_text()))
+                _note(work, json.loads(report.read_text()))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -68,11 +68,16 @@ def tests(work: Work, files: list[str]) -> None:
         raise CheckFailed(f"pytest ended with status {int(status)}: {', '.join(outcomes.why) or count}")
 
 
+def _weights(work: Work, script: str) -> list[str]:
+    """Return the option for random weights that other checks may have written already."""
+    return ["--weights", str(work.scratch / "weights")] if script == "igr" else []
+
+
 def speed(work: Work, script: str) -> None:
     """Run a script of `benchmarks/speed`, which asserts that both ways give the same result."""
     out = work.folder / "speed.json"
     try:
-        import_module(script).main([str(out), *SPEED[script][work.rehearse]])
+        import_module(script).main([str(out), *SPEED[script][work.rehearse], *_weights(work, script)])
     finally:  # what was measured before a row failed
         if out.is_file():
             content = json.loads(out.read_text())

@@ -19,7 +19,8 @@ def run(work: Work, recipe: str) -> None:
     settings = settings_of(recipe)
     own: int = settings["data"]["init_args"]["batch_size"]
     batch, too_large = (4 if work.rehearse else own), []
-    parents = parent_keys(work, recipe, step_keys(work, recipe, batch))
+    parents = parent_keys(work, recipe)
+    forget()  # what drawing random weights has left on the card
     while True:
         meter = Meter(WARM, 1 if work.rehearse else TIMED, count=True)
         fitted = _attempt(work, recipe, batch, meter, parents)

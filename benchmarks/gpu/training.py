@@ -100,7 +100,7 @@ def step_keys(work: Work, recipe: str, batch: int) -> Settings:
     return keys
 
 
-def parent_keys(work: Work, recipe: str, keys: Settings) -> Settings:
+def parent_keys(work: Work, recipe: str) -> Settings:
     """Write a checkpoint with initial weights for each parent of a recipe, in half precision, and return the keys that name them."""
     found: Settings = {}
     for role, parent in settings_of(recipe).get("parents", {}).items():

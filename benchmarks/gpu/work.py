@@ -110,7 +110,7 @@ def _cuda_starts() -> bool:
     import torch
 
     if not torch.cuda.is_available():
-        return True  # there is nothing to start
+        return not torch.cuda._is_in_bad_fork()  # without a GPU there is nothing to start
     try:
         return bool(torch.ones(1, device="cuda").item() == 1)
     except (RuntimeError, AssertionError) as error:

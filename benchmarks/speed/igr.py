@@ -78,11 +78,11 @@ class Noise(Dataset[TryOffBatch]):
 
 
 def build(size: str, steps: int, scratch: Path, device: str) -> IGR:
-    """Return IGR with the shipped weights, or at full size with random ones."""
+    """Return IGR with the shipped weights, or at full size with random ones, written to `scratch`."""
     torch.manual_seed(0)
     if size == "tiny":
         return IGR(steps=steps)
-    full = stand_ins.replaced(FULL, scratch / "weights", "full", device)
+    full = stand_ins.replaced(FULL, scratch, "full", device)
     return IGR(**full, image_encoder_subfolder="models/image_encoder", steps=steps, gradient_checkpointing=True)
 
 
@@ -218,6 +218,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=25, help="of DDIM")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast, as the recipes train; otherwise float32")
+    parser.add_argument("--weights", type=Path, help="folder to keep the random weights of the full size in (default: temporary)")
     parser.add_argument("--note", default="", help="stored with the conditions, such as what else the machine was doing")
     options = parser.parse_args(args)
     device = torch.device(options.device)
@@ -234,7 +235,7 @@ def main(args: list[str] | None = None) -> None:
     # Entered anew for each measurement: within one context autocast reuses the weights that it cast, those without gradients too.
     precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=options.bf16)
     with tempfile.TemporaryDirectory() as scratch:
-        igr = build(options.size, options.steps, Path(scratch), options.device).to(device)
+        igr = build(options.size, options.steps, options.weights or Path(scratch) / "weights", options.device).to(device)
         samples = Noise(options.batch, options.image or IMAGES[options.size])
         plain = TryOffBatch.collate([samples[index] for index in range(options.batch)])
         on_device = replace(plain, person=plain.person.to(device), mask=plain.mask.to(device), garment=plain.garment.to(device))
