@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import multiprocessing
 import os
 import signal
@@ -206,7 +207,8 @@ class Run:
                     if left < LEAST:
                         self.tell(check.name, "not run", reason="no time is left")
                         continue
-                    self.start(check, min(check.limit or left, left), left < (check.limit or left + 1))
+                    limit = math.inf if check.limit is None else check.limit * self.options.patience
+                    self.start(check, min(limit, left), left < limit)
                 for job in list(self.running):
                     if not job.process.is_alive():
                         self.end(job, stopped=False)
@@ -279,6 +281,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="run these checks alone, in the order of --list")
     parser.add_argument("--again", action="store_true", help="run checks whose records are there, too")
     parser.add_argument("--archive", type=Path, metavar="FILE", help="also keep a zip of all records here, renewed after each check")
+    parser.add_argument("--patience", type=float, default=1.0, metavar="N", help="multiply the checks' limits, for a slow or busy machine")
     parser.add_argument("--rehearse", action="store_true", help="every check at tiny size on a CPU; its numbers say nothing")
     parser.add_argument("--list", action="store_true", help="list the checks, their limits and records; run nothing")
     parser.add_argument("--summarise", action="store_true", help="write the summary of the records again; run nothing")

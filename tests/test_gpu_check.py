@@ -10,10 +10,13 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -186,6 +189,58 @@ def test_the_full_stand_in_is_as_large_as_the_published_denoiser():
         assert sum(parameter.numel() for parameter in stand_ins.build_unet("full").parameters()) == stand_ins.FULL_UNET == 859_520_964
 
 
+def test_the_speed_script_has_stand_ins_for_its_full_size():
+    import igr  # from benchmarks/speed
+
+    assert set(igr.FULL.values()) <= set(stand_ins.STAND_INS)
+
+
+def test_a_batch_that_does_not_fit_is_halved(monkeypatch, tmp_path):
+    from gpu import steps
+
+    def run_cli(command, configs, keys, callbacks):
+        if keys["batch"] > 105:
+            raise torch.OutOfMemoryError
+        (meter,) = callbacks
+        meter.seconds, meter.whole, meter.losses, meter.flops = [1.0, 2.0, 4.0], [3.0], [0.5], 1e12
+        return SimpleNamespace(model=torch.nn.Linear(2, 1))
+
+    monkeypatch.setattr(steps, "run_cli", run_cli)
+    monkeypatch.setattr(steps, "parent_keys", lambda *_: {})
+    monkeypatch.setattr(steps, "step_keys", lambda work, recipe, batch: {"batch": batch})
+    place = (tmp_path, tmp_path, tmp_path / "step-mgcm.json")
+    work = Work("step-mgcm", "gpu.steps:run", {}, "cuda", False, *place, {"card": "NVIDIA H100 80GB HBM3"})
+    steps.run(work, "mgcm")
+    (row,) = work.facts["rows"]
+    assert row["batch"] == "105 (recipe: 420)" and work.facts["too_large"] == [420, 210]
+    assert (row["step, s"], row["samples/s"], row["TFLOP/s"], row["MFU"]) == (2.0, 52.5, 52.5, "5.3%")
+
+
+def test_a_meter_counts_the_operations_of_a_step():
+    from gpu.training import Meter
+
+    class Linear(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(8, 4)
+
+        def training_step(self, batch, batch_idx):
+            loss = self.layer(batch).square().mean()
+            self.log("train/loss", loss)
+            return loss
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    meter = Meter(warm=1, timed=2, count=True)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", max_steps=meter.steps, callbacks=[meter], **quiet)
+    trainer.fit(Linear(), DataLoader(torch.rand(80, 8), batch_size=16))
+    assert meter.flops == 2 * (2 * 8 * 4)  # forward, and the weight's gradient
+    assert len(meter.losses) == 3 and len(meter.seconds) == len(meter.whole) == 2
+    assert all(whole >= step > 0 for whole, step in zip(meter.whole, meter.seconds, strict=True))
+
+
 @pytest.mark.parametrize("module", ["cards", "zero", "longer"])
 def test_examples(module):
     failed, tried = doctest.testmod(importlib.import_module(f"gpu.{module}"))
@@ -203,7 +258,7 @@ QUICK = ["card", "step-bpr_dae", "step-igr"]
 
 
 def rehearse(out, *options):
-    status = gpu_check.main(["--rehearse", "--out", str(out), *options])
+    status = gpu_check.main(["--rehearse", "--out", str(out), "--patience", "8", *options])
     records = records_of(out)
     assert status == 0, {name: record["reason"] for name, record in records.items() if record["status"] == "failed"}
     return records
@@ -220,7 +275,7 @@ def test_a_rehearsal_measures_steps(tmp_path, cache):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_rehearsal_runs_every_check(tmp_path, cache):
-    records = rehearse(tmp_path / "out")
+    records = rehearse(tmp_path / "out", "--minutes", "18")
     assert set(records) == {check.name for check in all_checks()}
     assert {name for name, record in records.items() if record["status"] != "ok"} == set()
     shutil.rmtree(tmp_path / "out")

@@ -8,21 +8,26 @@ import statistics
 import torch
 
 from gpu.cards import peak_flops
-from gpu.training import TIMED, WARM, Meter, count_parameters, forget, parent_keys, run_cli, settings_of, step_keys
+from gpu.training import Meter, count_parameters, forget, parent_keys, run_cli, settings_of, step_keys
 from gpu.work import CheckFailed, Work
 
 SMALLEST_BATCH = 2
+WARM = 1
+LARGE = 512 * 512
+TIMED = {True: 4, False: 24}
+"""Steps that are timed, of large images and of small ones."""
 
 
 def run(work: Work, recipe: str) -> None:
     """Measure a recipe's steps with the recipe's own batch, or the largest half, quarter, ... of it that fits the GPU."""
     settings = settings_of(recipe)
     own: int = settings["data"]["init_args"]["batch_size"]
+    size: list[int] = settings["data"]["init_args"]["size"]
     batch, too_large = (4 if work.rehearse else own), []
     parents = parent_keys(work, recipe)
     forget()  # what drawing random weights has left on the card
     while True:
-        meter = Meter(WARM, 1 if work.rehearse else TIMED, count=True)
+        meter = Meter(WARM, 1 if work.rehearse else TIMED[math.prod(size) > LARGE], count=True)
         fitted = _attempt(work, recipe, batch, meter, parents)
         if fitted is not None:
             break
@@ -49,7 +54,7 @@ def run(work: Work, recipe: str) -> None:
         recipe=recipe,
         batch=batch if batch == own else f"{batch} (recipe: {own})",
         **{
-            "size": "x".join(map(str, settings["data"]["init_args"]["size"])),
+            "size": "x".join(map(str, size)),
             "trained, M": fitted["trained"] / 1e6,
             "step, s": seconds,
             "with loading, s": statistics.median(meter.whole),

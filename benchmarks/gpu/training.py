@@ -25,7 +25,9 @@ from fashiongen.cli.protocols import CommandLine
 from gpu.work import ROOT, Work
 
 RECIPES = ROOT / "recipes"
-WARM, TIMED = 1, 4
+EPOCH = 3
+"""Batches of an epoch: a new epoch must not start with every step."""
+
 SMALLEST_PAIRS = 240  # that the embedded world of tops and bottoms needs
 SHARED_BYTES = 4e9
 """Shared memory that two batches of 32 in each of eight workers need at 1024x768, with a margin."""
@@ -85,10 +87,13 @@ def step_keys(work: Work, recipe: str, batch: int) -> Settings:
     size, tall = ("small", [64, 48]) if work.rehearse else ("full", None)
     for name, path in stand_ins.replaced(model["init_args"], work.scratch / "weights", size, work.device).items():
         keys[f"model.init_args.{name}"] = path
-    if accepts(data["class_path"], "validation"):
-        keys |= {"data.init_args.validation": 2, "data.init_args.people": 40 if work.rehearse else math.ceil((batch + 4) / 0.85)}
+    samples = EPOCH * batch
+    if accepts(data["class_path"], "validation"):  # 85 % of the embedded world's people are for training, and 75 % of its pairs
+        keys |= {"data.init_args.validation": 2, "data.init_args.people": 40 if work.rehearse else math.ceil((samples + 4) / 0.85)}
     else:
-        keys |= {"data.init_args.people": max(SMALLEST_PAIRS, math.ceil(batch / 0.75) + 1)}
+        keys |= {"data.init_args.people": SMALLEST_PAIRS if work.rehearse else max(SMALLEST_PAIRS, math.ceil(samples / 0.75) + 1)}
+    if "cache_encodings" in model["init_args"]:  # as in a first epoch, in which encoders run
+        keys |= {"model.init_args.cache_encodings": False}
     if "quality" in data["init_args"]:  # the share that it keeps decides how many pairs a step needs, and not what the step costs
         keys |= {"data.init_args.quality.init_args.keep": 1.0, "data.init_args.quality.init_args.decisions": str(work.folder / "kept.csv")}
     if shutil.disk_usage("/dev/shm").free < SHARED_BYTES:  # through which worker processes pass batches
