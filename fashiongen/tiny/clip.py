@@ -20,7 +20,7 @@ from fashiongen.tiny.images import SIZE, RenderedImages
 from fashiongen.tiny.training import Draws, Run, train
 
 CLIP_SIZE = 48
-PROMPT_LENGTH = 40
+PROMPT_LENGTH = 32
 SIGLIP_SIZE = 64
 
 
@@ -33,13 +33,14 @@ def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
         [caption.lower() for caption in captions],
         trainers.BpeTrainer(vocab_size=600, special_tokens=specials, end_of_word_suffix="</w>", show_progress=False),
     )
-    content = json.loads(learner.to_str())["model"]
-    vocabulary = dict(content["vocab"])
-    for byte in (*map(chr, range(33, 127)), *(f"{chr(code)}</w>" for code in range(33, 127))):
-        vocabulary.setdefault(byte, len(vocabulary))  # words of other prompts are split into letters instead of becoming unknown
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
+    # All printable characters, so that words of other prompts are split into letters instead of becoming unknown. The learner numbers
+    # its characters in another order each time; this order is always the same.
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = [*specials, *letters, *(f"{letter}</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": PROMPT_LENGTH}))
     tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)

@@ -108,6 +108,7 @@ def train(
     with Progress(*columns) as progress:
         bar = progress.add_task(name, total=steps, completed=done, shown="")
         for step in range(done, steps):
+            torch.manual_seed(run.seed * 1_000_003 + step)  # of dropout: the same in a resumed run
             with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bfloat16):
                 value = loss(Draws(run.seed, step, run.device))
             optimizer.zero_grad(set_to_none=True)

@@ -15,7 +15,7 @@ from fashiongen.methods.geco.network import load_backbone
 from fashiongen.methods.igr import IGR
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.nn.parts import load_prompt_encoder
-from fashiongen.tiny.build import SHIPPED_LIMIT, Plan, build, shipped_size
+from fashiongen.tiny.build import SHIPPED_LIMIT, Plan, _Build, build, shipped_size
 from fashiongen.tiny.training import Run, train
 from fashiongen.wardrobe import ATTRIBUTES, CATEGORIES, make_item, render_item
 
@@ -87,6 +87,37 @@ def test_a_build_killed_in_every_stage_resumes_to_the_same_files(tmp_path, monke
     assert igr.take_off(batch).shape == (1, 3, 64, 48)
     with pytest.raises(UserError, match="contains a finished build"):
         build(out, seed=0, plan=SMALL)
+
+
+def test_a_shipped_stage_is_copied_and_another_seed_is_not_mixed_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(_Build, "trained", lambda self, name: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        build(tmp_path / "weights", plan=SMALL, reuse=["classifier"])
+    copied = tmp_path / ".weights.build" / "weights" / "classifier"
+    assert hashes(copied) == hashes(tiny_weights() / "classifier")
+    reported = json.loads((tmp_path / ".weights.build" / "report.json").read_text())["classifier"]
+    assert reported["reused"]
+    assert (
+        reported["held_out_accuracy"]
+        == json.loads((tiny_weights() / "BUILD.json").read_text())["stages"]["classifier"]["held_out_accuracy"]
+    )
+    with pytest.raises(UserError, match="unfinished build with --seed 0"):
+        build(tmp_path / "weights", seed=1, plan=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda:99"}, "--device cuda:99"),
+        ({"device": "abacus"}, "--device abacus"),
+        ({"precision": "8"}, "choose auto, 32 or bf16"),
+        ({"reuse": ["vae"]}, "no such stage; the stages are classifier"),
+    ],
+)
+def test_a_wrong_option_leaves_nothing_behind(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        build(tmp_path / "weights", plan=SMALL, **options)
+    assert not any(tmp_path.iterdir())
 
 
 def test_training_resumes_where_it_was_killed(tmp_path):
