@@ -293,6 +293,8 @@ def main(args: list[str] | None = None) -> int:
     if unknown := sorted(set(options.only) - {check.name for check in checks}):
         return complain(f"--only {' '.join(unknown)}: no such check; --list names them")
     checks = [check for check in checks if not options.only or check.name in options.only]
+    if options.rehearse:  # two at a time: the longest goes first
+        checks.sort(key=lambda check: check.limit is not None)
     if options.rehearse and options.out is not None and options.out.resolve().is_relative_to(HERE / "results"):
         return complain(f"--out {options.out}: a rehearsal's numbers must not lie among results; choose another folder")
     if options.list or options.summarise:

@@ -54,7 +54,7 @@ def run(work: Work, recipe: str) -> None:
         recipe=recipe,
         batch=batch if batch == own else f"{batch} (recipe: {own})",
         **{
-            "size": "x".join(map(str, size)),
+            "size": "small" if work.rehearse else "x".join(map(str, size)),
             "trained, M": fitted["trained"] / 1e6,
             "step, s": seconds,
             "with loading, s": statistics.median(meter.whole),
