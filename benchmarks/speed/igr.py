@@ -232,7 +232,7 @@ def main(args: list[str] | None = None) -> None:
         return time.perf_counter()
 
     load_before = os.getloadavg()[0]
-    # Entered anew for each measurement: within one context autocast reuses the weights that it cast, those without gradients too.
+    # Entered anew for each measurement, as Lightning does for each step: within one context autocast casts the weights only once.
     precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=options.bf16)
     with tempfile.TemporaryDirectory() as scratch:
         igr = build(options.size, options.steps, options.weights or Path(scratch) / "weights", options.device).to(device)
