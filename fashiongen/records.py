@@ -24,12 +24,15 @@ LARGEST = 1e100
 
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
 
+JUDGED_FOLDER, KEPT_PREDICTIONS = "judged folder", "kept predictions"
+"""Kinds of `Record.source`: images of unknown origin, and those that an own test kept, unchanged since."""
+
 Kind = Literal["test", "fit"]
 Status = Literal["ok", "failed", "killed", "timeout", "skipped"]
 
 
 class MetricEntry(TypedDict):
-    """One metric of a record; its 95 % interval over samples is None for metrics of a whole set.
+    """One metric of a record; its 95 % interval over clusters of samples is about this checkpoint, None for metrics of a whole set.
 
     `higher_is_better` is None for reference values that are not ranked, such as chance agreement.
     """
@@ -66,11 +69,15 @@ class Record:
     start-up), `exit_status` and `log`. Paths of `log`, `per_sample`, `images` and `gallery` are relative to the record's folder.
     `checkpoint` holds `path`, `sha256` of the file and `weights_sha256` of only the weights.
 
-    `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set. `extractors` maps the
+    `metrics` maps a reported name to `{value, higher_is_better, ci95}`; `ci95` is None for metrics of a whole set. `clusters` is what the
+    samples of a cluster share, such as a garment; the lines of `per_sample` name each sample's cluster. `extractors` maps the
     names of metrics with an extractor to `{weights, sha256}`. `reference` describes the images they were compared with:
     `{dataset, split, field, fingerprint}`.
     `data` describes the data: `fingerprint`, `size`, the source of the `masks`, and `world: wardrobe` for the embedded world.
     `protocol_sha256` hashes the protocol's metrics with their settings, and its size.
+    `source` is empty for a method that was run; for predictions read from files it holds their `kind`, the `sha256` of their content, what
+    was found, and the manifest of kept ones.
+    `predictions` holds the `path` and `sha256` of the predictions that a test kept.
     `conditions` are what comparable results must share, as defined by the task. `images` is a folder of predictions, one ID.png each;
     `gallery` maps the headings of the other images (the input, the truth) to folders with files of the same names.
     Times are in seconds, memory in bytes.
@@ -93,6 +100,7 @@ class Record:
     metrics: dict[str, MetricEntry] = field(default_factory=dict)
     extractors: dict[str, dict[str, str]] = field(default_factory=dict)
     per_sample: str | None = None
+    clusters: str | None = None
     images: str | None = None
     gallery: dict[str, str] = field(default_factory=dict)
     conditions: dict[str, str] = field(default_factory=dict)
@@ -104,6 +112,8 @@ class Record:
     seconds_per_sample: float | None = None
     peak_memory_bytes: int | None = None
     checkpoint: dict[str, str] | None = None
+    source: dict[str, Any] = field(default_factory=dict)
+    predictions: dict[str, str] | None = None
     data: dict[str, str] = field(default_factory=dict)
     config_sha256: str | None = None
     protocol_sha256: str | None = None
@@ -150,7 +160,7 @@ class Record:
 
     def write(self, path: str | Path) -> None:
         """Write the record as JSON; NaN and infinity become null, since JSON has neither."""
-        write_atomically(path, json.dumps(_plain(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_atomically(path, json.dumps(plain(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def source_sha256(leave_out: Collection[str] = ()) -> str:
@@ -202,11 +212,12 @@ def _shortened(value: Any) -> str:  # noqa: ANN401  any JSON value
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401  walks any JSON value
+def plain(value: Any) -> Any:  # noqa: ANN401  walks any JSON value
+    """Return a JSON value with NaN and infinity as None."""
     if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

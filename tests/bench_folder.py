@@ -17,14 +17,19 @@ N = 40
 def write_test(
     folder: Path, recipe: str, values: dict[str, float | None], *, seed: int | None = 0, overlays=(), images=0, **fields
 ) -> Path:
-    """Write the record of one test; values per sample scatter around the metrics' values, but for FID, which has none."""
+    """Write the record of one test; values per sample scatter around the metrics' values, but for FID, which has none.
+
+    `cluster_of` gives the cluster of each sample; without it the files name none, as those of older records. `scatter=False` takes the
+    same values for every seed.
+    """
+    cluster_of, scatter = fields.pop("cluster_of", None), fields.pop("scatter", True)
     ids = fields.pop("ids", [f"{index:05d}_00" for index in range(N)])
     sets = fields.pop("sets", ("fid",))
     label = "+".join([Path(recipe).stem, *(Path(overlay).stem for overlay in overlays)])
     node = fields.pop("node", f"test--{label}--seed{seed}--{fields.get('protocol', 'vtoff-tiny')}--VITONHD")
     place = folder / "nodes" / node
     place.mkdir(parents=True)
-    generator = np.random.default_rng(abs(hash_of(label)) + (seed or 0))
+    generator = np.random.default_rng(abs(hash_of(label)) + ((seed or 0) if scatter else 0))
     common = np.random.default_rng(7).normal(0, 0.1, len(ids))
     scattered = {
         name: value + common + generator.normal(0, 0.05, len(ids))
@@ -57,7 +62,14 @@ def write_test(
     if record.status == "ok" and "per_sample" not in fields:
         record.per_sample = "record.per_sample.jsonl"
         lines = [
-            json.dumps({"id": id_, **{name: float(column[index]) for name, column in scattered.items()}}) for index, id_ in enumerate(ids)
+            json.dumps(
+                {
+                    "id": id_,
+                    **({"cluster": cluster_of(index)} if cluster_of else {}),
+                    **{name: float(column[index]) for name, column in scattered.items()},
+                }
+            )
+            for index, id_ in enumerate(ids)
         ]
         (place / record.per_sample).write_text("\n".join(lines) + "\n", encoding="utf-8")
     if images:

@@ -79,6 +79,9 @@ class DataContract:
                 if stage in ("test", "predict"):
                     assert {type(batch) for batch in batches} == {tasks.find(data.task).batch}
                     assert len(ids) == len(data.datasets[data.split])
+                    if stage == "test":
+                        named = data.sample_names()
+                        assert list(named) == ids and all(name for roles in named.values() for name in roles.values())
                     assert max(map(len, batches)) <= data.eval_batch_size
 
     def test_what_it_offers_is_in_every_batch_and_nothing_else(self, make):

@@ -54,14 +54,14 @@ def toys(monkeypatch, tmp_path):
     return run
 
 
-def test_every_full_recipe_and_every_learning_tiny_one_is_checked(capsys):
+def test_every_recipe_that_learns_is_checked(capsys):
     assert gpu_check.main(["--list"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert len(set(names)) == len(names)
-    assert {f"step-{path.stem}" for path in FULL} <= set(names)
+    assert {f"step-{path.stem}" for path in FULL if "optimizer:" in path.read_text(encoding="utf-8")} <= set(names)
     assert {"card", "tests", "zero2", "zero2-offload", "speed-igr", "speed-retrieval", "longer-igr", "longer-geco"} <= set(names)
     assert names[-1] == "tiny-build"  # it takes what time is left
-    assert not [name for name in names if name in ("longer-white", "longer-oracle")]
+    assert not [name for name in names if name in ("longer-white", "longer-oracle", "step-random")]
 
 
 def test_the_list_needs_no_heavy_import():
@@ -167,7 +167,7 @@ def test_a_check_depends_on_what_it_imports_and_on_nothing_else():
 def test_all_published_weights_of_a_recipe_have_a_stand_in(recipe, monkeypatch, tmp_path):
     written = []
     monkeypatch.setattr(stand_ins, "write", lambda name, *place: written.append(name) or tmp_path)
-    settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["init_args"]
+    settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"].get("init_args", {})
     found = stand_ins.replaced(settings, tmp_path, "full")
     named = {key for key, value in settings.items() if isinstance(value, str) and re.search(r"/|\.pth|\.safetensors|\.ckpt", value)}
     assert set(found) == named - {"image_encoder_subfolder"}

@@ -9,6 +9,7 @@ from pkgutil import iter_modules
 PACKAGE = Path(__file__).parents[1] / "fashiongen"
 FLOORS = {
     "errors": 0,
+    "intervals": 0,
     "batches": 0,
     "checkpoints": 0,
     "records": 0,

@@ -42,7 +42,7 @@ class Check:
 
 def all_checks() -> list[Check]:
     """Return the checks in the order in which they run; recipes and tests are found, not listed."""
-    steps = {path.stem: _steps(path) for path in sorted(RECIPES.glob("*.yaml"))}
+    steps = {path.stem: _steps(path) for path in sorted(RECIPES.glob("*.yaml")) if _learns(path)}
     early = [steps.pop(name) for name in FIRST if name in steps]
     full = RECIPES / "igr.yaml"
     # Other tests may import what a bare machine lacks: they are not even collected.

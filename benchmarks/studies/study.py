@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fashiongen.intervals import holm, interval
+
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "recipes" / "tiny"
 OVERLAYS = ROOT / "recipes" / "overlays"
@@ -58,18 +60,14 @@ def spread(out: Path, names: list[str], column: str) -> str:
     return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
 
 
-def per_sample(out: Path, names: list[str], column: str) -> np.ndarray:
-    """Return a metric's value for each sample, averaged over runs, in the order of ids."""
-    runs = [[json.loads(line)[column] for line in (out / f"{name}.per_sample.jsonl").read_text().splitlines()] for name in names]
-    return np.array(runs, dtype=float).mean(axis=0)
-
-
-def interval(values: np.ndarray) -> str:
-    """Return the mean and its 95 % bootstrap interval over samples."""
-    generator = np.random.default_rng(0)
-    means = np.concatenate([values[generator.integers(len(values), size=(1_000, len(values)))].mean(axis=1) for _ in range(10)])
-    low, high = np.quantile(means, [0.025, 0.975])
-    return f"{values.mean():+.4f} ({low:+.4f} to {high:+.4f})"
+def per_sample(out: Path, names: list[str], column: str) -> tuple[np.ndarray, list[str]]:
+    """Return a metric's values of several runs, (S, N), in the order of ids, and the cluster of each sample (its id in older records)."""
+    runs = [[json.loads(line) for line in (out / f"{name}.per_sample.jsonl").read_text().splitlines()] for name in names]
+    if len({tuple(line["id"] for line in lines) for lines in runs}) > 1:
+        raise SystemExit(f"{', '.join(names)}: not the same samples; run their tests again")
+    return np.array([[line[column] for line in lines] for lines in runs], dtype=float), [
+        line.get("cluster", line["id"]) for line in runs[0]
+    ]
 
 
 def row(cells: list[str]) -> str:
@@ -81,9 +79,33 @@ def tables(out: Path, runs: dict[str, list[str]], columns: list[str], first: str
     """Return two Markdown tables: each row's mean and deviation over its runs, and the paired differences of `first` to every other row."""
     lines = [row(["method", *columns]), row(["---", *["---:"] * len(columns)])]
     lines += [row([name, *(spread(out, names, column) for column in columns)]) for name, names in runs.items()]
+    others = [name for name in runs if name != first]
     lines += ["", row([f"{first} less", *paired]), row(["---", *["---:"] * len(paired)])]
-    for name, names in runs.items():
-        if name != first:
-            differences = [per_sample(out, runs[first], column) - per_sample(out, names, column) for column in paired]
-            lines.append(row([name, *map(interval, differences)]))
+    cells = [differences(out, runs[first], [runs[name] for name in others], column) for column in paired]
+    lines += [row([name + checkpoint(runs[name]), *found]) for name, *found in zip(others, *cells, strict=True)]
+    lines += [
+        "",
+        f"In brackets: the 95 % interval over seeds and clusters (samples that share an input). {len(others)} comparisons a column; ≈:",
+    ]
+    lines += [
+        "not told apart at 5 % by Holm's adjusted p-values of the column. Rows with one run are about this checkpoint, not the method."
+    ]
     return "\n".join(lines)
+
+
+def checkpoint(names: list[str]) -> str:
+    """Return the remark of a row with one run."""
+    return " (this checkpoint)" if len(names) == 1 else ""
+
+
+def differences(out: Path, first: list[str], others: list[list[str]], column: str) -> list[str]:
+    """Return the mean difference of `first` to each other row with its interval, and whether Holm's adjusted p-value is at least 0.05."""
+    values, clusters = per_sample(out, first, column)
+    for names in others:
+        per_sample(out, [*first, *names], column)  # refuses other samples
+    found = [interval(values, clusters, per_sample(out, names, column)[0]) for names in others]
+    adjusted = holm([1.0 if one is None else one.p for one in found])
+    return [
+        "-" if one is None else f"{one.mean:+.4f} ({one.low:+.4f} to {one.high:+.4f})" + (" ≈" if p >= 0.05 else "")
+        for one, p in zip(found, adjusted, strict=True)
+    ]

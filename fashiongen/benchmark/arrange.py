@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 
 from fashiongen import shipped
-from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, column_identity, entry_of, overlays
-from fashiongen.benchmark.paired import SAME, compare, per_sample
+from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, about, column_identity, entry_of, overlays
+from fashiongen.benchmark.paired import Samples, compare, over_samples, per_sample
 from fashiongen.benchmark.plugins import SOURCE
 from fashiongen.benchmark.published import Published
-from fashiongen.benchmark.statistics import mean_over_seeds
 from fashiongen.errors import UserError
-from fashiongen.records import Record
+from fashiongen.intervals import ROUNDING, over_seeds
+from fashiongen.records import JUDGED_FOLDER, Record
 
 WAYS = {True: "higher is better", False: "lower is better", None: "neither is better"}
 
@@ -43,7 +43,7 @@ def read(folder: Path, published: Sequence[Published] = ()) -> Leaderboard:
             groups[_board_key(node.run.record)].append(node.run)
     boards = []
     for key in sorted(groups):
-        alike = sorted(other for other in groups if other[:4] == key[:4])
+        alike = sorted(other for other in groups if other[:4] + other[5:] == key[:4] + key[5:])
         boards.append(_board(groups[key], fits, tests, published, number=alike.index(key) + 1 if len(alike) > 1 else None))
     with_result = {key[:2] + key[3:4] for key in groups}
     for test in sorted({node.test for node in tests if node.status not in ("ok", "unplanned") and node.test[0]} - with_result):
@@ -86,7 +86,8 @@ def _nodes(folder: Path, suite: dict[str, Any]) -> list[Node]:
             continue
         status: str = record.status
         reason = record.reason
-        if keyed and entry is None:
+        judged_by_hand = bool(record.source) and record.key is None  # by `fashiongen judge`, which no suite plans
+        if keyed and entry is None and not judged_by_hand:
             status, reason = "unplanned", f"no longer in the suite; its record says {status}" + (f": {reason}" if reason else "")
         stale = entry is not None and entry.get("key") not in (None, record.key)
         run, test = Run(record=record, folder=path.parent, stale=stale), (record.task, record.dataset, record.protocol)
@@ -105,7 +106,9 @@ def _unread(id_: str, entry: dict[str, Any], status: str, reason: str) -> Node:
 
 
 def _board_key(record: Record) -> tuple[str, ...]:
-    return (record.task, record.dataset, record.split, record.protocol, json.dumps(_conditions(record), sort_keys=True))
+    """Return what the rows of one board share; images of unknown origin are on boards of their own."""
+    origin = record.source["kind"] if record.source.get("kind") == JUDGED_FOLDER else ""
+    return (record.task, record.dataset, record.split, record.protocol, json.dumps(_conditions(record), sort_keys=True), origin)
 
 
 def _conditions(record: Record) -> dict[str, str]:
@@ -203,17 +206,18 @@ def _board(runs: list[Run], fits: _Fits, tests: list[Node], published: Sequence[
     columns = _columns(runs)
     samples = {id(run): per_sample(run) for run in runs}
     for column in columns:
-        _fill(column, rows)
+        _fill(column, rows, samples)
     compare(columns, rows, samples)
     conditions = _conditions(first)
     world, counted = f", {conditions['world']}" if "world" in conditions else "", f" ({number})" if number else ""
+    origin = f", {JUDGED_FOLDER}s" if first.source.get("kind") == JUDGED_FOLDER else ""
     return Board(
         task=first.task,
         dataset=first.dataset,
         split=first.split,
         protocol=first.protocol,
         conditions=conditions,
-        label=f"{first.task} on {first.dataset}{world}{counted}",
+        label=f"{first.task} on {first.dataset}{world}{origin}{counted}",
         protocol_text=protocol_text(first.protocol, [run.record.recipe for run in runs]),
         columns=columns,
         rows=rows,
@@ -277,7 +281,7 @@ def _columns(runs: list[Run]) -> list[Column]:
     return columns
 
 
-def _fill(column: Column, rows: list[Row]) -> None:
+def _fill(column: Column, rows: list[Row], samples: dict[int, Samples | None]) -> None:
     """Fill in the cell of each row that has the metric, and mark the best and the second best."""
     for row in rows:
         entries = [entry for run in row.runs if (entry := entry_of(run, column)) is not None]
@@ -287,13 +291,9 @@ def _fill(column: Column, rows: list[Row]) -> None:
         cell = Cell(value=None, interval=None, over="")
         if len(values) < len(entries):
             cell.note = "not a number: a prediction was not finite, or there was nothing to average"
-        elif len(values) > 1:
-            cell.value, cell.interval = mean_over_seeds(values)
-            cell.over = f"{len(values)} seeds"
         else:
-            cell.value, ends = values[0], entries[0]["ci95"]
-            cell.interval = (ends[0], ends[1]) if ends is not None and len(ends) == 2 else None
-            cell.over = f"{row.runs[0].record.n_samples} samples" if cell.interval else ""
+            cell.value = math.fsum(values) / len(values)
+            cell.interval, cell.over = _interval(column, row, values, samples)
         if len(entries) < len(row.runs):
             cell.note = f"{len(entries)} of {len(row.runs)} seeds have this metric"
         row.cells[column.key] = cell
@@ -304,12 +304,32 @@ def _fill(column: Column, rows: list[Row]) -> None:
     column.decimals = 4 if smallest is None else min(max(3 - math.floor(math.log10(smallest)), 0), 6)
 
 
+def _interval(
+    column: Column, row: Row, values: Sequence[float], samples: dict[int, Samples | None]
+) -> tuple[tuple[float, float] | None, str]:
+    """Return a row's interval and what it is over: seeds and clusters, else what is known of them; none if nothing varies."""
+    found = over_samples(column, row, samples)
+    one_seed = f", {about(row.runs)}" if len(values) == 1 else ""
+    if found is not None:
+        ends: tuple[float, float] | None = (found[0].low, found[0].high)
+        over = f"{found[1]}{one_seed}"
+    elif len(values) > 1:
+        ends, over = over_seeds(values), f"{len(values)} seeds, these samples"
+    else:
+        stated = next(entry["ci95"] for run in row.runs if (entry := entry_of(run, column)) is not None)
+        ends = (stated[0], stated[1]) if stated is not None and len(stated) == 2 else None
+        over = f"{row.runs[0].record.n_samples} samples, as the record states{one_seed}"
+    if ends is None or math.isclose(*ends, rel_tol=ROUNDING):
+        return None, ""
+    return ends, over
+
+
 def mark(cells: Sequence[Cell], *, higher_is_better: bool) -> None:
     """Mark the best and the second best of a column; equal values share a rank, and after two best there is no second."""
     ranked = [(cell.value if higher_is_better else -cell.value, cell) for cell in cells if cell.value is not None]
     ranked.sort(key=lambda pair: -pair[0])
     for value, cell in ranked:
-        above = sum(other > value and not math.isclose(other, value, rel_tol=SAME) for other, _ in ranked)
+        above = sum(other > value and not math.isclose(other, value, rel_tol=ROUNDING) for other, _ in ranked)
         cell.rank = "best" if above == 0 else "second" if above == 1 else None
 
 

@@ -8,12 +8,13 @@ A *column* is a metric by its reported name, which includes its feature extracto
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from fashiongen.benchmark.published import Published
-from fashiongen.benchmark.statistics import Difference
+from fashiongen.intervals import LEVEL, Interval
 from fashiongen.records import MetricEntry, Record
 
 Rank = Literal["best", "second"]
@@ -66,9 +67,11 @@ class Cell:
     Attributes:
         value: mean over the seeds; None if a seed has no finite value.
         interval: the 95 % interval, or None.
-        over: what the interval is over, such as `3 seeds` or `300 samples`; empty without an interval.
+        over: what the interval is over, such as `3 seeds and 225 clusters` or `225 clusters, this checkpoint`; empty without an interval.
         rank: whether it is the best or the second best in its column; after a tie for best there is no second.
-        difference: difference to the best, over paired samples.
+        difference: difference to the best over the same samples, the row less the best.
+        adjusted: p-value of the difference, adjusted by Holm for the comparisons of the column.
+        family: number of comparisons of the column.
         untested: why there is no difference.
         note: a note to show below the table.
     """
@@ -77,7 +80,9 @@ class Cell:
     interval: tuple[float, float] | None
     over: str
     rank: Rank | None = None
-    difference: Difference | None = None
+    difference: Interval | None = None
+    adjusted: float | None = None
+    family: int = 0
     untested: str | None = None
     note: str | None = None
 
@@ -147,6 +152,40 @@ class Board:
     published: list[Published]
     notes: list[str]
 
+    def statistics(self) -> list[str]:
+        """Return what a reader must know of the intervals and comparisons: what they are over, their level, how many."""
+        runs = [run.record for row in self.rows for run in row.runs]
+        shared = sorted({record.clusters for record in runs if record.clusters})
+        compared = [(key, cell) for row in self.rows for key, cell in row.cells.items() if cell.difference]
+        columns = len({key for key, _ in compared})
+        level, told = f"{LEVEL * 100:g} %", []
+        if any(len(row.runs) > 1 for row in self.rows):
+            told.append(
+                f"Intervals ({level}) of a row with several seeds are for the mean of the method, over other seeds and other samples "
+                "(crossed variance components of seeds and clusters, weighted t). Those of metrics of a whole set, such as FID, are over "
+                "seeds alone (Student's t), for these samples."
+            )
+        if any(len(row.runs) == 1 for row in self.rows):
+            told.append(
+                f"Intervals ({level}) of a row with one seed are over clusters of samples alone (jackknife, t). They are about this "
+                "checkpoint, not about the method: another training may differ by more."
+            )
+        if shared:
+            told.append(f"A cluster is all samples with the same {' or '.join(shared)}. Clusters count as independent, samples do not.")
+        if any(record.per_sample and not record.clusters for record in runs):
+            told.append(
+                "Some records name no clusters. Their samples count as independent; where samples share an input, intervals are too narrow."
+            )
+        told.append(
+            f"Comparisons with the best of a column, over the same samples: {len(compared)} in {columns} "
+            f"{'columns' if columns > 1 else 'column'}. ≈: not told apart from the best at {(1 - LEVEL) * 100:.0f} %, by p-values that are "
+            "adjusted (Holm) for the comparisons of the column; nothing is adjusted over columns. The best was chosen by the same values, "
+            "which favours it."
+            if compared
+            else "No two rows were compared."
+        )
+        return told
+
     def unlike(self, block: Published) -> list[str]:
         """Return how the conditions of published numbers differ from this board's, where both are known; empty if comparable."""
         differences = ["another protocol"] if block.protocol != self.protocol else []
@@ -186,6 +225,11 @@ def overlays(record: Record) -> list[str]:
     return [overlay for overlay in record.overlays if PurePosixPath(overlay).parent.name != "tasks"]
 
 
+def about(runs: Sequence[Run]) -> str:
+    """Return what the numbers of a row are about: `the method` for several seeds, else `this checkpoint`, or `this run` without one."""
+    return "the method" if len(runs) > 1 else "this checkpoint" if runs[0].record.checkpoint else "this run"
+
+
 def differs_from_best(cell: Cell) -> bool | None:
-    """Return whether the interval of the difference to the best excludes 0; None if not tested."""
-    return None if cell.difference is None else not cell.difference.low <= 0.0 <= cell.difference.high
+    """Return whether the difference to the best is significant after Holm's adjustment; None if not tested."""
+    return None if cell.adjusted is None else cell.adjusted < 1.0 - LEVEL

@@ -7,12 +7,12 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from fashiongen.benchmark.boards import Leaderboard, Node, overlays
+from fashiongen.benchmark.boards import Leaderboard, Node, about, overlays
 
 CSV_COLUMNS = (
-    "task dataset split protocol board row method recipe overlays seeds metric higher_is_better value low high interval_over rank "
-    "difference_to_best difference_low difference_high p untested note n_samples seconds_per_sample peak_memory_bytes fit_seconds "
-    "parents_fit_seconds parameters status reason nodes"
+    "task dataset split protocol board row method recipe overlays seeds about metric higher_is_better value low high interval_over rank "
+    "difference_to_best difference_low difference_high p p_holm comparisons clusters untested note n_samples "
+    "seconds_per_sample peak_memory_bytes fit_seconds parents_fit_seconds parameters status reason nodes"
 ).split()
 
 
@@ -41,6 +41,7 @@ def _csv_lines(board: Leaderboard) -> Iterator[dict[str, Any]]:
                 "recipe": record.recipe,
                 "overlays": " ".join(overlays(record)),
                 "seeds": " ".join(str(run.record.seed) for run in row.runs),
+                "about": about(row.runs),
                 "n_samples": record.n_samples,
                 "seconds_per_sample": row.mean("seconds_per_sample"),
                 "peak_memory_bytes": row.mean("peak_memory_bytes"),
@@ -63,6 +64,9 @@ def _csv_lines(board: Leaderboard) -> Iterator[dict[str, Any]]:
                         "difference_low": difference.low,
                         "difference_high": difference.high,
                         "p": difference.p,
+                        "p_holm": cell.adjusted,
+                        "comparisons": cell.family,
+                        "clusters": difference.clusters,
                     }
                     if difference
                     else {}

@@ -197,7 +197,8 @@ def _what_counts(settings: dict[str, Any], kind: str, paths: dict[str, str]) -> 
     if kind == "fit":
         counting.pop("evaluate")
     else:
-        counting["evaluate"].pop("out", None)
+        for place in ("out", "keep", "reuse"):
+            counting["evaluate"].pop(place, None)
     for key in paths:
         inner: Any = counting
         *path, last = key.split(".")

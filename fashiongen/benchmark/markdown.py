@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, differs_from_best
+from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, about, differs_from_best
 from fashiongen.benchmark.formats import ARROWS, gibibytes, link, number, seconds
 from fashiongen.benchmark.published import Published
 
@@ -66,17 +66,18 @@ def _markdown_table(board: Board, page: Path | None) -> list[str]:
     lines.append("| method | seeds | " + " | ".join([*heads, "time per sample", "peak memory"]) + " |")
     lines.append("| --- | ---: |" + " ---: |" * (len(heads) + 2))
     for row in board.rows:
+        one_seed = f" ({about(row.runs)})" if len(row.runs) == 1 else ""
         records = " ".join(f"[{_md(str(run.record.seed))}]({link(run.folder / 'record.json', page)})" for run in row.runs)
         cells = [_markdown_cell(row.cells.get(column.key), column) for column in columns]
         cells += [seconds(row.mean("seconds_per_sample")), gibibytes(row.mean("peak_memory_bytes"))]
-        lines.append(f"| {_md(row.name)}{' †' if row.notes else ''} | {records} | " + " | ".join(cells) + " |")
+        lines.append(f"| {_md(row.name)}{' †' if row.notes else ''} | {records}{one_seed} | " + " | ".join(cells) + " |")
     return [
         *lines,
         "",
-        "**Best**, *second best*. In brackets: the 95 % interval, over seeds (Student's t) if a row has several, otherwise over samples "
-        "(bootstrap). ≈: not significantly different from the best (paired bootstrap over samples, without a correction for multiple "
-        "comparisons). ?: not tested, for example a metric of a whole set such as FID. Memory on a CPU is that of the whole process; "
-        "compare times on the same device only.",
+        "**Best**, *second best*. In brackets: the interval. ?: not compared with the best, for example a metric of a whole set such as "
+        "FID. Memory on a CPU is that of the whole process; compare times on the same device only.",
+        "",
+        *(f"- {_md(sentence)}" for sentence in board.statistics()),
         "",
     ]
 

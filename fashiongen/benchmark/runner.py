@@ -103,6 +103,8 @@ class Runner:
         parents = {role: self.states[parent] for role, parent in node.parents.items()}
         keys = {role: (parent.record and parent.record.key) or parent.job.key for role, parent in parents.items()}
         arguments = [*node.arguments, "--evaluate.out", "record.json"]
+        if node.kind == "test" and sum(_tested(node) == _tested(other) for other in self.plan.nodes) > 1:
+            arguments += ["--evaluate.reuse", str(self.out / "predictions")]
         for role, parent in parents.items():
             path = str(self._checkpoint(parent))
             arguments += (
@@ -291,6 +293,11 @@ def run_suite(
         finally:
             for executor in made:
                 executor.stop()
+
+
+def _tested(node: Node) -> list[object]:
+    """Return what tests of a node that differ in their protocols alone have in common."""
+    return [node.kind, node.method, node.overlays, node.seed, node.dataset, node.parents]
 
 
 def _hash(value: object) -> str:

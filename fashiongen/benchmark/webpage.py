@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, differs_from_best, entry_of
+from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, about, differs_from_best, entry_of
 from fashiongen.benchmark.formats import gibibytes, link, number, seconds
 from fashiongen.benchmark.gallery import GALLERY_BYTES, ByteBudget, gallery
 from fashiongen.benchmark.published import Published
@@ -81,6 +81,7 @@ def _board(board: Board, place: Path, budget: ByteBudget) -> dict[str, Any]:
         "columns": [{"key": column.key, "higher": column.higher_is_better} for column in board.columns],
         "rows": [_row(row, board.columns, place) for row in board.rows],
         "notes": board.notes,
+        "statistics": board.statistics() if board.rows else [],
         "absent": [_node(node, place) for node in board.absent],
         "published": [_published(block, board) for block in board.published],
         "gallery": gallery(board.rows, budget),
@@ -95,6 +96,7 @@ def _row(row: Row, columns: Sequence[Column], place: Path) -> dict[str, Any]:
         "name": row.name,
         "method": row.runs[0].record.method,
         "notes": row.notes,
+        "about": about(row.runs),
         "cells": {column.key: _cell(row.cells[column.key], column) for column in columns if column.key in row.cells},
         "costs": {
             "seeds": {"value": len(row.runs), "text": str(len(row.runs))},
@@ -123,14 +125,22 @@ def _cell(cell: Cell, column: Column) -> dict[str, Any]:
         "difference": {
             "mean": f"{difference.mean:+.{column.decimals}f}",
             "interval": [f"{end:+.{column.decimals}f}" for end in (difference.low, difference.high)],
-            "p": f"{difference.p:.3f}" if difference.p >= 0.001 else "below 0.001",
+            "p": _p(difference.p),
+            "adjusted": _p(cell.adjusted if cell.adjusted is not None else 1.0),
+            "family": cell.family,
             "samples": difference.samples,
+            "clusters": difference.clusters,
+            "seeds": list(difference.seeds),
         }
         if difference
         else None,
         "untested": cell.untested,
         "note": cell.note,
     }
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "below 0.001"
 
 
 def _run(run: Run, columns: Sequence[Column], place: Path) -> dict[str, Any]:

@@ -87,6 +87,7 @@ def build_parser() -> Parser:
     _add_data(commands)
     _add_wardrobe(commands)
     _add_retrieve(commands)
+    _add_judge(commands)
     _add_bench(commands)
     _add_leaderboard(commands)
     _add_new(commands)
@@ -229,6 +230,40 @@ def _add_retrieve(commands: Commands) -> None:
     )
     retrieve.add_argument(
         "--cache", type=Path, metavar="DIR", help="folder to cache embeddings in for the next query (default: the user's cache folder)"
+    )
+
+
+def _add_judge(commands: Commands) -> None:
+    judge = commands.add_parser(
+        "judge",
+        help="judge a folder of images made by any code, or kept predictions",
+        description="Judge predictions in files by a protocol, without sampling: those that a test kept (`--evaluate.keep DIR`), or\n"
+        "images made by any code, .png or .jpg, named after the sample id, the garment, or both in either order.\n"
+        "Reports files that are missing, extra, lossy, unreadable or of another size, and writes a record marked with its source.\n"
+        "The data are those of `--data CLASS --data.KEY VALUE ...`, or of a recipe given by --config. Accepts further keys of a recipe.",
+        epilog="examples:\n"
+        "  fashiongen judge results/paired --protocol vtoff-tryoffdiff --data fashiongen.data.VITONHD --data.root PATH --out judged.json\n"
+        "  fashiongen test --config tiny/white --evaluate.keep kept\n"
+        "  fashiongen judge kept --protocol vtoff-tiny --config tiny/white --out judged.json",
+    )
+    judge.set_defaults(takes_keys=True)
+    judge.add_argument("folder", metavar="DIR", type=Path, help="folder of the predictions")
+    judge.add_argument("--protocol", required=True, metavar="P", help="name (`fashiongen recipes` lists them) or YAML file of a protocol")
+    judge.add_argument(
+        "-c", "--config", action="append", default=[], metavar="RECIPE", help="a recipe whose data to use; its method is not run"
+    )
+    judge.add_argument("--out", type=Path, metavar="F", help="JSON file for the record (default: only print the metrics)")
+    judge.add_argument("--name", metavar="NAME", help="the method's name in the record (default: the folder's)")
+    judge.add_argument("--seed", type=int, metavar="S", help="the seed that the images were made with, for the record (default: unknown)")
+    judge.add_argument(
+        "--names",
+        choices=["id", "garment", "person_garment", "garment_person"],
+        help="what the files are named after (default: what matches the most samples)",
+    )
+    judge.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="judge although samples have no prediction; such a result compares with no complete one",
     )
 
 

@@ -151,6 +151,12 @@ def _retrieve(options: argparse.Namespace) -> None:
     retrieve_bottoms(_with_configs(options), **chosen, debug=options.debug)
 
 
+def _judge(options: argparse.Namespace) -> None:
+    from fashiongen.cli.judge import judge_files
+
+    judge_files(options)
+
+
 def _describe(options: argparse.Namespace) -> None:
     """Inspect commands for a plan: read them as JSON from standard input, and write the answer to the file named there."""
     import json
@@ -229,6 +235,7 @@ COMMANDS: dict[tuple[str, str | None], Callable[[argparse.Namespace], int | None
     ("data", "encode"): _encode,
     ("wardrobe", "render"): _render,
     ("retrieve", None): _retrieve,
+    ("judge", None): _judge,
     ("bench", "run"): _bench,
     ("bench", "describe"): _describe,
     ("leaderboard", None): _leaderboard,

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 import lightning.pytorch as L
@@ -26,8 +26,11 @@ from fashiongen.cli.messages import in_one_line, quiet
 from fashiongen.cli.protocols import CommandLine, check_protocol, check_task, find_protocol, is_inline, with_protocol
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
-from fashiongen.evaluation import Evaluate, WritePredictions
+from fashiongen.evaluation import Evaluate, TellDivergence, WritePredictions
 from fashiongen.methods.base import Method
+
+if TYPE_CHECKING:
+    from fashiongen.cli.reuse import SharedPredictions
 
 DESCRIPTIONS = {
     "fit": """Train the method of a recipe.
@@ -97,6 +100,7 @@ class FashionCLI(LightningCLI):
         """Parse the command line, instantiate its classes and run the subcommand."""
         shared: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _Help}
         self.line = line
+        self._shared: SharedPredictions | None = None
         super().__init__(
             Method,
             FashionData,
@@ -197,14 +201,15 @@ class FashionCLI(LightningCLI):
         evaluate.config_sha256, evaluate.protocol_sha256 = self._config_sha256(), self._protocol_sha256()
 
     def _protocol_sha256(self) -> str:
-        """Hash the protocol's metrics and size; the reference images are in the record's `reference`, by content."""
-        return _hash({key: self.config_dump["evaluate"][key] for key in ("metrics", "size")})
+        """Hash the protocol's metrics, size and resizing, if any; the reference images are in the record's `reference`, by content."""
+        settings = {key: self.config_dump["evaluate"][key] for key in ("metrics", "size", "resize")}
+        return _hash({key: value for key, value in settings.items() if key != "resize" or value is not None})
 
     def _config_sha256(self) -> str:
         settings = {
             key: value for key, value in self.config_dump.items() if key not in ("config", "ckpt_path", "out", "verbose", "trust", "cache")
         }
-        settings["evaluate"] = {key: value for key, value in settings["evaluate"].items() if key != "out"}
+        settings["evaluate"] = {key: value for key, value in settings["evaluate"].items() if key not in ("out", "keep", "reuse")}
         return _hash(settings)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401  as in Lightning
@@ -216,6 +221,8 @@ class FashionCLI(LightningCLI):
             raise UserError("DeepSpeed needs a CUDA GPU and this run has none: leave the zero2 overlay out, or use the overlay ddp")
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
+        if self.subcommand == "fit":
+            trainer.callbacks.append(TellDivergence())  # type: ignore[attr-defined]  # Lightning does not declare it
         if self.subcommand == "predict":
             trainer.callbacks.append(WritePredictions(self.options.out))  # type: ignore[attr-defined]  # Lightning does not declare it
         if self.options.cache is not None and self.subcommand in ("fit", "validate"):
@@ -227,6 +234,22 @@ class FashionCLI(LightningCLI):
         if self.options.parents and not self._resumes():
             check_parents(self.options.parents, self.line.recipe)
             self.model.load_parents({role: Path(path) for role, path in self.options.parents.items()})
+
+    def before_test(self) -> None:
+        """With `evaluate.reuse`, read the predictions of an earlier test in place of running the method."""
+        evaluate: Evaluate = self._get(self.config_init, "evaluate")
+        if evaluate.reuse is None or self.trainer.world_size > 1:
+            return
+        from fashiongen.cli.reuse import share
+
+        self._shared, stand_in = share(evaluate, self.model, self.datamodule, self.config_dump, self.options.ckpt_path)
+        if stand_in is not None:
+            self.model, self.config_init[self.subcommand].ckpt_path = stand_in, None
+
+    def after_test(self) -> None:
+        """Let other tests have the shared predictions."""
+        if self._shared is not None:
+            self._shared.release()
 
     def _resumes(self) -> bool:
         """Return whether there is a checkpoint to resume from; with `last`, for restartable jobs, there is none at first."""

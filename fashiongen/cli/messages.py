@@ -41,6 +41,7 @@ HIDDEN_WARNINGS = {  # Lightning's warnings that do not apply here, and why
     r".*does not have many workers": "recipes choose `num_workers`; the tiny ones hold their data in memory, where workers cost time",
     r".*configure_optimizers` returned `None`": "methods that gather what they return, such as the mean garment, have nothing to optimize",
     r".*training_step` returned `None`": "the same methods have no loss",
+    r".*overridden `transfer_batch_to_device` in `LightningModule`": "what `judge` intends: it leaves out samples without a prediction",
     r".*ModelCheckpoint with manual optimization": "it suggests saving the weights from before the step; those after it are needed",
 }
 HIDDEN_LOGS = ("Tip:",)

@@ -69,6 +69,15 @@ class FashionData(L.LightningDataModule):
         """Return a sha256 of the current split's data, which changes only if a file does."""
         raise NotImplementedError(f"{type(self).__name__} has no fingerprint()")
 
+    def sample_names(self) -> dict[str, dict[str, str]]:
+        """Return the id of each sample of the current split, in order, with the names that other code gives to its files.
+
+        Returns:
+            By id: `input`, the name of the input's file; `own`, that of the garment that belongs to it; `other`, that of the garment that
+            an unpaired test gives it; all without suffix, and each only if there is one.
+        """
+        return {id_: {} for batch in self.test_dataloader() for id_ in batch.ids}
+
     def describe(self) -> dict[str, Any]:
         """Return a description as plain values, for logs or JSON: name, root, size and offered parts."""
         return {

@@ -98,7 +98,7 @@ class FolderData(FashionData):
         self.root = locate(self.root, self.markers)
 
     def training_loader(self, dataset: Dataset[Any], what: str = "samples", **options: Any) -> ResumableLoader:  # noqa: ANN401  DataLoader's own options
-        """Return the training batches, shuffled by (seed, epoch), resumable mid-epoch.
+        """Return the training batches, shuffled by (seed, epoch), resumable mid-epoch; whole ones unless the method `trains_on_all`.
 
         Args:
             dataset: its samples are batches of one.
@@ -109,12 +109,21 @@ class FolderData(FashionData):
             UserError: if there are too few for one step.
         """
         shard, count = share(self.trainer), length_of(dataset)
-        if count < self.batch_size * shard["num_replicas"]:
+        whole = not getattr(self.trainer and self.trainer.lightning_module, "trains_on_all", False)
+        if whole and count < self.batch_size * shard["num_replicas"]:
             step = f"{shard['num_replicas']} x {self.batch_size}"
             raise UserError(f"{self.layout}: {count} training {what} do not fill one step of {step}; lower data.batch_size")
         sampler = EpochSampler(dataset, seed=self.seed, **shard)
         trained = self._trained if self.trainer else None
-        return ResumableLoader(dataset, sampler=sampler, batch_size=self.batch_size, trained=trained, **self._loader_options(), **options)
+        return ResumableLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=self.batch_size,
+            trained=trained,
+            drop_last=whole,
+            **self._loader_options(),
+            **options,
+        )
 
     def evaluation_loader(self, dataset: Dataset[Any], block: int) -> Loader:
         """Return all samples in order, each once; every process gets its share, in blocks of `block` consecutive samples."""

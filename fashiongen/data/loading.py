@@ -143,7 +143,7 @@ class ResumableLoader(Loader):
         trained: Callable[[], int] | None = None,
         **options: Any,  # noqa: ANN401  DataLoader's own options
     ) -> None:
-        """Load batches of `batch_size` of this process's samples, whole batches only.
+        """Load batches of `batch_size` of this process's samples, by default whole batches only.
 
         Args:
             dataset: its samples are batches of one.

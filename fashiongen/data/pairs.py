@@ -187,6 +187,10 @@ class TopBottomData(FolderData):
             digest.update(f"\0{images[id_].name}\0{images[id_].stat().st_size}".encode())
         return digest.hexdigest()
 
+    def sample_names(self) -> dict[str, dict[str, str]]:
+        """Return each row's id; it has no image of its own."""
+        return {row.id: {} for row in self.rows[self.split]}
+
     def describe(self) -> dict[str, Any]:
         """Return what is read, for a log: name, root, size; per split rows, tops, bottoms; what is offered."""
         counts = {

@@ -1,8 +1,8 @@
 """Good pairs for high-quality fine-tuning (IGR, section 3, "Training Strategy").
 
 The paper selects 20 % of its pairs by hand: it removes occlusions, truncations and side views, and resizes and pads images of extreme
-proportions. Here measures of the human parse and the keypoints propose the selection, which is written to a file that users can edit and
-read from that file from then on.
+proportions, people's and garments'. Here measures of the human parse, the keypoints and the shop image propose the selection, which is
+written to a file that users can edit and read from that file from then on.
 """
 
 import csv
@@ -22,9 +22,10 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
 
-from fashiongen.data.images import Size, image_size, read_labels
+from fashiongen.data.images import Size, image_size, read_image, read_labels, read_mask
 from fashiongen.data.listing import TryOnRow
 from fashiongen.data.openpose import read_openpose
+from fashiongen.data.reframe import Zooms, foreground
 from fashiongen.data.user_cache import locked
 from fashiongen.errors import UserError
 from fashiongen.records import write_atomically
@@ -44,9 +45,12 @@ RIGHT_SHOULDER, LEFT_SHOULDER, RIGHT_HIP, LEFT_HIP = 2, 5, 9, 12
 MEASURED_AT: Size = (256, 192)
 
 # The limit from which a measure counts as a defect; scores count each measure in units of its limit.
-LIMITS = {"truncation": 0.1, "occlusion": 0.06, "side_view": 0.25, "proportion": 0.25}
+LIMITS = {"truncation": 0.1, "occlusion": 0.06, "side_view": 0.25, "proportion": 0.25, "garment_proportion": 0.25}
+PROPORTIONS = ("proportion", "garment_proportion")
 ZOOM_RANGE = (0.5, 2.0)
-COLUMNS = ("id", "kept", "score", "truncation", "occlusion", "side_view", "proportion", "zoom", "reason")
+COLUMNS = ("id", "kept", "score", *LIMITS, "zoom", "garment_zoom", "reason")
+LATER_COLUMNS = {"garment_proportion": 0.0, "garment_zoom": 1.0}
+"""Columns that files written before version 0.2 lack, and what that means."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Measures:
         shoulders: distance between the shoulders divided by the torso's length; 0 if either is not visible.
         asymmetry: difference in confidence between the right and the left shoulder and hip, in [0, 1].
         height: the garment's height as a share of the frame's; 0 without a garment. (Its width depends more on the arms than on scale.)
+        extent: the garment's height or width in the shop image as a share of that image's, the larger one; 0 if there is none.
     """
 
     truncation: float
@@ -66,11 +71,15 @@ class Measures:
     shoulders: float
     asymmetry: float
     height: float
+    extent: float = 0.0
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a pair is kept, and why; `score` is in (0, 1], higher is better, `zoom` scales the person's image."""
+    """Whether a pair is kept, and why.
+
+    `score` is in (0, 1], higher is better; `zoom` scales the person's image and `garment_zoom` the shop image.
+    """
 
     id: str
     kept: bool
@@ -79,15 +88,17 @@ class Decision:
     occlusion: float
     side_view: float
     proportion: float
+    garment_proportion: float
     zoom: float
+    garment_zoom: float
     reason: str
 
 
 class QualityFilter:
     """Selects the best pairs of a training set.
 
-    The score of a pair is `1 / (1 + sum of measure / limit)`, over truncation, occlusion and side view, and over proportion too unless
-    `pad_extreme` corrects it. The best `keep` share is kept.
+    The score of a pair is `1 / (1 + sum of measure / limit)`, over truncation, occlusion and side view, and over the proportions of the
+    person and of the shop image too unless `pad_extreme` corrects them. The best `keep` share is kept.
     """
 
     def __init__(self, keep: float = 0.2, decisions: str | None = None, pad_extreme: bool = True) -> None:
@@ -97,7 +108,7 @@ class QualityFilter:
             keep: share of the training pairs to keep, in (0, 1].
             decisions: CSV file of the decisions. If it exists it is used, so that the column `kept` (1 or 0) can be edited by hand;
                 else it is written.
-            pad_extreme: scale and pad kept people whose garment takes far more or less of the frame than usual.
+            pad_extreme: scale and pad kept people and shop images whose garment takes far more or less of the frame than usual.
         """
         if not 0 < keep <= 1:
             raise UserError(f"quality.keep={keep} must be above 0 and at most 1")
@@ -105,8 +116,8 @@ class QualityFilter:
         self.decisions = None if decisions is None else Path(decisions).expanduser()
         self.pad_extreme = pad_extreme
 
-    def select(self, rows: Sequence[TryOnRow]) -> dict[str, float]:
-        """Return the ids of the pairs to train on, each with the factor by which its person is scaled (1 for most).
+    def select(self, rows: Sequence[TryOnRow]) -> dict[str, Zooms]:
+        """Return the ids of the pairs to train on, each with the factors by which its images are scaled (1 for most).
 
         Raises:
             UserError: if the dataset offers no parse or pose, or the decisions file belongs to other pairs.
@@ -120,7 +131,7 @@ class QualityFilter:
                     if not self.decisions.exists():
                         write_decisions(self.decisions, decide(measure_rows(rows), ids, self.keep, pad_extreme=self.pad_extreme))
             decided = read_decisions(self.decisions, ids)
-        return {decision.id: decision.zoom for decision in decided if decision.kept}
+        return {decision.id: Zooms(decision.zoom, decision.garment_zoom) for decision in decided if decision.kept}
 
 
 def measure(parse: Labels, pose: Points) -> Measures:
@@ -180,7 +191,26 @@ def measure_row(row: TryOnRow) -> Measures:
         raise UserError(f"data.quality: {row.person.parents[1]} has no {lacking}, which the filter measures")
     labels = read_labels(row.parse, MEASURED_AT).numpy()
     pose = read_openpose(row.pose, POINTS, image_size(row.person), MEASURED_AT).numpy()
-    return measure(labels, pose)
+    return replace(measure(labels, pose), extent=garment_extent(row))
+
+
+def garment_extent(row: TryOnRow) -> float:
+    """Return the larger of the garment's height and width in its shop image, as a share of the image's; 0 without a garment.
+
+    Raises:
+        UserError: if a file is damaged.
+    """
+    if row.garment_mask is not None:
+        garment = read_mask(row.garment_mask, MEASURED_AT)[0]
+    elif row.garment is not None:
+        garment = foreground(read_image(row.garment, MEASURED_AT))
+    else:
+        return 0.0
+    found = garment.nonzero()
+    if not len(found):
+        return 0.0
+    height, width = (found.amax(dim=0) - found.amin(dim=0) + 1).tolist()
+    return float(max(height / MEASURED_AT[0], width / MEASURED_AT[1]))
 
 
 def measure_rows(rows: Sequence[TryOnRow]) -> list[Measures]:
@@ -197,6 +227,8 @@ def decide(measures: Sequence[Measures], ids: Sequence[str], keep: float, *, pad
     """
     worn = [measured for measured in measures if measured.height > 0] or list(measures)
     usual = {name: float(np.median([getattr(measured, name) for measured in worn])) for name in ("shoulders", "height")}
+    shown = [measured.extent for measured in measures if measured.extent > 0]
+    usual["extent"] = float(np.median(shown)) if shown else 0.0
     judged = [_judge(measured, id_, usual, pad_extreme) for measured, id_ in zip(measures, ids, strict=True)]
     judged.sort(key=lambda decision: (-decision.score, hashlib.sha256(decision.id.encode()).digest()))
     n_kept = round(keep * len(judged))
@@ -206,21 +238,26 @@ def decide(measures: Sequence[Measures], ids: Sequence[str], keep: float, *, pad
 def _judge(measured: Measures, id_: str, usual: dict[str, float], pad_extreme: bool) -> Decision:
     narrow = max(0.0, 1.0 - measured.shoulders / usual["shoulders"]) if usual["shoulders"] > 0 else 1.0
     larger = measured.height / usual["height"] if measured.height > 0 else 0.0
+    garment_larger = measured.extent / usual["extent"] if measured.extent > 0 else 1.0
     values = {
         "truncation": measured.truncation,
         "occlusion": measured.occlusion,
         "side_view": max(narrow, measured.asymmetry),
         "proportion": abs(math.log(larger)) if larger > 0 else 1.0,
+        "garment_proportion": abs(math.log(garment_larger)),
     }
     mended = pad_extreme and measured.height > 0
-    counted = [name for name in values if not (mended and name == "proportion")]
+    counted = [name for name in values if not (mended and name in PROPORTIONS)]
     score = 1.0 / (1.0 + sum(values[name] / LIMITS[name] for name in counted))
     defects = [name for name in values if values[name] > LIMITS[name]]
-    zoom = 1.0
-    if mended and "proportion" in defects:
-        zoom = float(np.clip(1 / larger, *ZOOM_RANGE))
+    zooms = {
+        name: round(float(np.clip(1 / ratio, *ZOOM_RANGE)), 4) if mended and name in defects else 1.0
+        for name, ratio in zip(PROPORTIONS, (larger, garment_larger), strict=True)
+    }
     reason = "no garment" if measured.height == 0 else " ".join(defects)
-    return Decision(id=id_, kept=False, score=score, **values, zoom=round(zoom, 4), reason=reason)
+    return Decision(
+        id=id_, kept=False, score=score, **values, zoom=zooms["proportion"], garment_zoom=zooms["garment_proportion"], reason=reason
+    )
 
 
 def write_decisions(path: Path, decisions: Sequence[Decision]) -> None:
@@ -242,7 +279,7 @@ def read_decisions(path: Path, ids: Sequence[str]) -> list[Decision]:
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
+        if missing := [column for column in COLUMNS if column not in (*(reader.fieldnames or ()), *LATER_COLUMNS)]:
             raise UserError(f"{path}: has no column {', '.join(missing)}; delete the file to regenerate the decisions")
         decisions = [_parsed(path, reader.line_num, line) for line in reader]
     found, wanted = {decision.id for decision in decisions}, set(ids)
@@ -255,10 +292,11 @@ def read_decisions(path: Path, ids: Sequence[str]) -> list[Decision]:
 
 def _parsed(path: Path, line: int, values: dict[str, str]) -> Decision:
     try:
-        numbers = {column: float(values[column]) for column in COLUMNS[2:-1]}
+        numbers = {column: float(values.get(column, LATER_COLUMNS.get(column, ""))) for column in COLUMNS[2:-1]}
         decision = Decision(id=values["id"], kept={"1": True, "0": False}[values["kept"].strip()], **numbers, reason=values["reason"] or "")
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}, line {line}: kept must be 1 or 0, and {', '.join(COLUMNS[2:-1])} numbers") from error
-    if not ZOOM_RANGE[0] <= decision.zoom <= ZOOM_RANGE[1]:
-        raise UserError(f"{path}, line {line}: zoom={decision.zoom} must be from {ZOOM_RANGE[0]} to {ZOOM_RANGE[1]}")
+    for name in ("zoom", "garment_zoom"):
+        if not ZOOM_RANGE[0] <= (zoom := getattr(decision, name)) <= ZOOM_RANGE[1]:
+            raise UserError(f"{path}, line {line}: {name}={zoom} must be from {ZOOM_RANGE[0]} to {ZOOM_RANGE[1]}")
     return decision

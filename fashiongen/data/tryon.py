@@ -215,6 +215,13 @@ class TryOnData(FolderData):
         files = [file for row in self.datasets[self.split].rows for file in row.files()]
         return fingerprint(self._listings[SPLIT_SOURCES[self.split]].sources, files, self.root)
 
+    def sample_names(self) -> dict[str, dict[str, str]]:
+        """Return each sample's id with the names of its person, its garment and the other garment of an unpaired test."""
+        return {
+            row.id: {role: file.stem for role, file in (("input", row.person), ("own", row.garment), ("other", row.other)) if file}
+            for row in self.datasets[self.split].rows
+        }
+
     def describe(self) -> dict[str, Any]:
         """Return what is read, for a log.
 

@@ -18,7 +18,7 @@ from fashiongen.batches import Batch, TryOffBatch
 from fashiongen.data import masks
 from fashiongen.data.images import Size, image_to_tensor, mask_to_tensor, open_image, read_image, read_labels, read_mask
 from fashiongen.data.listing import Listing, TryOnRow, fingerprint, mask_origin
-from fashiongen.data.reframe import reframe
+from fashiongen.data.reframe import Zooms, reframe, reframe_garment
 from fashiongen.data.task_parts import readable_parts, required_parts
 from fashiongen.errors import UserError
 
@@ -108,7 +108,7 @@ class TryOnDataset(Dataset[Batch]):
         size: Size,
         *,
         batch_type: type[Batch] = TryOffBatch,
-        zooms: Mapping[str, float] | None = None,
+        zooms: Mapping[str, Zooms] | None = None,
         in_memory: bool = False,
     ) -> None:
         """Read `rows` at `size` (height, width).
@@ -117,7 +117,7 @@ class TryOnDataset(Dataset[Batch]):
             rows: the samples.
             size: height and width.
             batch_type: the type of a sample; only the parts that it has fields for are read.
-            zooms: the factor by which the person is scaled, for some ids (see `reframe`).
+            zooms: the factors by which the person and the shop image are scaled, for some ids (see `fashiongen.data.reframe`).
             in_memory: cache each sample once it is decoded.
 
         Raises:
@@ -156,8 +156,10 @@ class TryOnDataset(Dataset[Batch]):
         sample = TryOnSample(self, row)
         parts: dict[str, Any] = {part: PARTS[part](sample) for part in self.parts if part not in OPTIONAL or part in self.offers}
         batch = self.batch_type(ids=[row.id], **parts)
-        zoom = self.zooms.get(row.id, 1.0)
-        return batch if zoom == 1.0 else reframe(batch, zoom)
+        zooms = self.zooms.get(row.id, Zooms())
+        if zooms.person != 1.0:
+            batch = reframe(batch, zooms.person)
+        return batch if zooms.garment == 1.0 else reframe_garment(batch, zooms.garment)
 
     def open_person(self, row: TryOnRow) -> Image.Image:
         """Decode the photo of a sample."""

@@ -31,6 +31,7 @@ from fashiongen.data.images import Size, read_labels
 from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
 from fashiongen.data.openpose import read_openpose
 from fashiongen.data.quality import QualityFilter
+from fashiongen.data.reframe import Zooms
 from fashiongen.data.tryon import TryOnData
 from fashiongen.data.tryon_dataset import TryOnDataset
 from fashiongen.errors import UserError
@@ -169,7 +170,7 @@ class VITONHD(TryOnData):
 
     def dataset(self, split: str, rows: dict[str, list[TryOnRow]]) -> TryOnDataset:
         """Build the Dataset of a split; with `quality`, training uses only good pairs."""
-        zooms: dict[str, float] | None = None
+        zooms: dict[str, Zooms] | None = None
         chosen = rows[split]
         if self.quality is not None and split == "train":
             zooms = self.quality.select([*rows["train"], *rows["val"]])

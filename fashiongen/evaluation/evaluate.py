@@ -13,22 +13,25 @@ from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 from torchmetrics import Metric
 
-from fashiongen import tasks
 from fashiongen.batches import Batch
 from fashiongen.data.base import FashionData
-from fashiongen.errors import UserError
+from fashiongen.evaluation.checks import data_of, task_of_run
+from fashiongen.evaluation.clusters import join
+from fashiongen.evaluation.divergence import broken_weights, metrics_doubt, tell
 from fashiongen.evaluation.images import grid
-from fashiongen.evaluation.intervals import bootstrap_interval
+from fashiongen.evaluation.judge import FromFiles
+from fashiongen.evaluation.kept import KeptPredictions
 from fashiongen.evaluation.loggers import log_image
 from fashiongen.evaluation.provenance import checkpoint, data_info, device_name, now, parameters, peak_memory, versions
 from fashiongen.evaluation.reference import Reference
 from fashiongen.evaluation.report import Report, print_table
 from fashiongen.evaluation.validation import ValidationImages
+from fashiongen.intervals import interval_of_one_run
 from fashiongen.metrics.base import PerSample
 from fashiongen.metrics.distribution import shared_features
 from fashiongen.nn.processes import gather
 from fashiongen.records import MetricEntry, Record, source_sha256
-from fashiongen.tasks import GalleryRow, Protocol, Task
+from fashiongen.tasks import GalleryRow, Protocol, Resize, Task
 
 FIT_SECONDS = "fit_seconds"
 
@@ -54,8 +57,11 @@ class Evaluate(Callback):
         protocol: str = "",
         metrics: dict[str, Metric] | None = None,
         size: tuple[int, int] | None = None,
+        resize: Resize | None = None,
         reference: Reference | None = None,
         out: str | None = None,
+        keep: str | None = None,
+        reuse: str | None = None,
         images: int = 16,
         validation_images: int = 8,
     ) -> None:
@@ -66,14 +72,20 @@ class Evaluate(Callback):
             protocol: name of the protocol that the metrics follow, for the record.
             metrics: metrics by name; one with an extractor is reported as `name[extractor]`.
             size: height and width that the protocol requires; data of another size are rejected. By default any.
+            resize: how `fashiongen judge` resizes images of another size, see `fashiongen.tasks.Resize`; by default it rejects them.
             reference: the reference images for set metrics, if they are from another dataset; paired metrics are then rejected.
             out: JSON file for the record of a test or a fit; a test writes per-sample values, images and an image grid next to it.
+            keep: folder in which a test keeps all predictions for `fashiongen judge`; kept predictions of an earlier test are replaced.
+            reuse: folder of kept predictions that tests share: a test of the same weights, data and settings of the method reads the
+                predictions of an earlier one, whatever its protocol; the first keeps them. Used by tests on a single device.
             images: number of predictions to write as PNG, the first ones by id.
             validation_images: number of validation samples to show in the logger.
         """
         self.task_name = task
-        self.protocol = Protocol(name=protocol, metrics=metrics or {}, size=size, reference=reference)
+        self.protocol = Protocol(name=protocol, metrics=metrics or {}, size=size, resize=resize, reference=reference)
         self.out = None if out is None else Path(out).expanduser()
+        self.keep = None if keep is None else KeptPredictions(Path(keep).expanduser())
+        self.reuse = None if reuse is None else Path(reuse).expanduser()
         self.images = images
         self.recipe: str | None = None
         self.overlays: list[str] = []
@@ -84,6 +96,7 @@ class Evaluate(Callback):
         self._task: Task | None = None
         self._validation = ValidationImages(validation_images)
         self._ids: list[str] = []
+        self._shared: list[tuple[str, ...]] = []
         self._rows: list[GalleryRow] = []
         self._not_finite = 0
         self._seconds = 0.0
@@ -119,41 +132,36 @@ class Evaluate(Callback):
             UserError: if the task is unknown or not supported by the method or the data, the data lack a part that the method or the
                 evaluation needs or have another size than the protocol's, a metric's weights are missing, or the record cannot be written.
         """
-        method, data = type(pl_module).__name__, data_of(trainer)
-        try:
-            self._task = tasks.find(self.task_name or data.task)()
-        except UserError as error:
-            raise UserError(f"evaluate.task={error}") from error
-        able = tasks.supported(pl_module)
-        if self.task.name not in able:
-            raise UserError(
-                f"evaluate.task={self.task.name}: {method} does not support this task; it supports: {', '.join(able) or 'no task'}"
-            )
-        if tasks.find(data.task) is not type(self.task):
-            raise UserError(
-                f"evaluate.task={self.task.name}, but the data are for {data.task}: set data.init_args.task to {self.task.name}, where "
-                f"{data.name} has that setting, or use another dataset"
-            )
-        if lacking := sorted(set(getattr(pl_module, "needs", ())) - data.offers):
-            offered = ", ".join(sorted(data.offers)) or "nothing"
-            raise UserError(f"{method} needs {', '.join(lacking)}, which {data.name} does not offer here (it offers {offered})")
+        data = data_of(trainer)
+        self._task = task_of_run(self.task_name, pl_module, data)
         if stage in ("fit", "test") and self.out is not None and trainer.is_global_zero:
             Report(self.out).check_writable()
         if stage == "test":
+            if self.keep is not None and trainer.is_global_zero:
+                self.keep.check_writable()
             self.task.check_data(data, self.protocol)
             for metric in self.metrics.values():
                 # Metrics load their networks lazily; load them now to find missing weights early.
                 if prepare := getattr(metric, "prepare", None):
                     prepare()
+            if isinstance(pl_module, FromFiles):
+                pl_module.open(self.task, self.protocol, data)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Move the metrics to the module's device (it is not there yet in `setup`), reset them and let the task prepare."""
         for metric in self.metrics.values():
             metric.to(pl_module.device)
             metric.reset()
-        self.results, self._ids, self._rows, self._not_finite, self._seconds, self._memory = {}, [], [], 0, 0.0, 0
+        self.results, self._ids, self._shared, self._rows = {}, [], [], []
+        self._not_finite, self._seconds, self._memory = 0, 0.0, 0
         with shared_features():
-            self.task.start(trainer, pl_module, self.protocol)
+            if isinstance(pl_module, FromFiles):
+                assert pl_module.files is not None, "setup comes first"
+                self.task.start_judging(trainer, pl_module, self.protocol, pl_module.files)
+            else:
+                self.task.start(trainer, pl_module, self.protocol)
+        if self.keep is not None:
+            self.keep.start(trainer)
 
     def on_test_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -169,10 +177,15 @@ class Evaluate(Callback):
         """Stop the clock and update the metrics with the prediction and the batch's targets."""
         self._seconds += now(pl_module.device) - self._started
         self._memory = max(self._memory, peak_memory(pl_module.device))
+        if not len(batch):  # none of its samples has a prediction to judge
+            return
         self._ids += batch.ids
+        self._shared += self.task.shared_keys(batch)
         prediction = self.task.check_prediction(pl_module, outputs, batch)
         with shared_features():
             self._not_finite += self.task.update(pl_module, prediction, batch, self.protocol)
+        if self.keep is not None:
+            self.keep.add(self.task, prediction, batch)
         # Only the first samples by id are shown.
         first = set(sorted([*(row.id for row in self._rows), *batch.ids])[: self.images])
         fresh = self.task.gallery_rows(prediction, batch, [index for index, id_ in enumerate(batch.ids) if id_ in first])
@@ -183,6 +196,7 @@ class Evaluate(Callback):
         reported = {_reported(name, metric): metric for name, metric in self.metrics.items()}
         mine: dict[str, Any] = {
             "ids": self._ids,
+            "shared": self._shared,
             "values": {name: metric.values().double().tolist() for name, metric in reported.items() if isinstance(metric, PerSample)},
             "undefined": {name: metric.n_undefined for name, metric in reported.items() if isinstance(metric, PerSample)},
             "not_finite": self._not_finite,
@@ -192,21 +206,30 @@ class Evaluate(Callback):
         parts = gather(mine)
         ids = [id_ for part in parts for id_ in part["ids"]]
         order = np.argsort(np.array(ids, dtype=object), kind="stable")
+        clusters = np.array(join([keys for part in parts for keys in part["shared"]]), dtype=object)[order]
         per_sample = {name: np.concatenate([part["values"][name] for part in parts])[order] for name in mine["values"]}
         for name, metric in reported.items():
             interval = None
             if name in per_sample:
                 values, undefined = per_sample[name], sum(part["undefined"][name] for part in parts)
                 # Undefined values are excluded from the mean; any other NaN is a broken prediction and stays.
-                interval = bootstrap_interval(values[~np.isnan(values)] if np.isnan(values).sum() == undefined else values)
+                counted = ~np.isnan(values) if np.isnan(values).sum() == undefined else np.ones(len(values), dtype=bool)
+                interval = interval_of_one_run(values[counted], clusters[counted].tolist())
             self.results[name] = {"value": float(metric.compute()), "higher_is_better": metric.higher_is_better, "ci95": interval}
         first = set(sorted(ids)[: self.images])
         rows = [row for part in gather([row for row in self._rows if row.id in first]) for row in part]
         self._rows = sorted(rows, key=lambda row: row.id)
+        if self.keep is not None:
+            self.keep.gather()
         if trainer.is_global_zero:
             # A logger that fails, such as one whose server is gone, must not lose the record.
-            self._write_record(trainer, [ids[index] for index in order], per_sample, parts, pl_module)
+            self._write_record(trainer, [ids[index] for index in order], clusters.tolist(), per_sample, parts, pl_module)
             self._log(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Remove predictions that are not complete."""
+        if self.keep is not None:
+            self.keep.discard()
 
     def _log(self, trainer: L.Trainer) -> None:
         for logger in trainer.loggers:
@@ -219,6 +242,7 @@ class Evaluate(Callback):
         self,
         trainer: L.Trainer,
         ids: list[str],
+        clusters: list[str],
         per_sample: dict[str, NDArray[np.float64]],
         parts: list[dict[str, Any]],
         pl_module: L.LightningModule,
@@ -227,6 +251,9 @@ class Evaluate(Callback):
         not_finite, repeated = sum(part["not_finite"] for part in parts), len(ids) - len(set(ids))
         counted = ((not_finite, "predictions are not finite"), (repeated, "samples were evaluated more than once"))
         doubts = [f"{count} of {len(ids)} {what}" for count, what in counted if count]
+        if doubt := metrics_doubt(pl_module, {name: result["value"] for name, result in self.results.items()}, not_finite):
+            doubts.append(doubt)
+            tell(doubt)
         doubts += [doubt for metric in self.metrics.values() if (doubt := metric_info(metric, "doubt"))]
         extractors = {_reported(name, metric): metric_info(metric, "provenance") for name, metric in self.metrics.items()}
         reference = self.task.reference_info(data, self.protocol)
@@ -251,11 +278,16 @@ class Evaluate(Callback):
             device=device_name(pl_module.device, trainer.world_size),
         )
         record.conditions = self._conditions(record, data, reference)
+        if isinstance(pl_module, FromFiles):
+            pl_module.mark(record)
+        if self.out is not None:
+            record.write(self.out)  # whatever the images' fate, the numbers are safe
+        if self.keep is not None:
+            self.keep.finish(record)
         if self.out is not None:
             report = Report(self.out)
-            record.write(self.out)  # whatever the images' fate, the numbers are safe
             record.images, record.gallery = report.write_images(self._rows, self.task.prediction, self.task.gallery)
-            record.per_sample = report.write_per_sample(ids, per_sample)
+            record.per_sample, record.clusters = report.write_per_sample(ids, clusters, per_sample), self.task.shares
             record.write(self.out)
         print_table(record, self.out)
 
@@ -301,6 +333,7 @@ class Evaluate(Callback):
             dataset=data.name,
             split="train",
             protocol="",
+            reason=broken_weights(pl_module),
             **self._provenance(pl_module, data),
             fit_seconds=self._fit_seconds,
             peak_memory_bytes=self._memory,
@@ -338,21 +371,6 @@ class Evaluate(Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the method's results for them."""
         self._validation.log(trainer, pl_module, self.task)
-
-
-def data_of(trainer: L.Trainer) -> FashionData:
-    """Return the run's DataModule.
-
-    Raises:
-        UserError: if there is none, it is not a `FashionData`, or it does not describe itself.
-    """
-    data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
-    if not isinstance(data, FashionData):
-        found = "none" if data is None else f"a {type(data).__name__}"
-        raise UserError(f"evaluate: the Trainer must get a fashiongen.data.base.FashionData as datamodule=, but got {found}")
-    if lacking := [name for name in ("name", "split", "task") if getattr(data, name, None) is None]:
-        raise UserError(f"{type(data).__name__} does not set {', '.join(lacking)}: see fashiongen.data.base.FashionData")
-    return data
 
 
 def metric_info(metric: Metric, name: str) -> Any:  # noqa: ANN401  depends on the method called

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from fashiongen import tasks
 from fashiongen.batches import Batch, to_uint8
@@ -21,6 +22,37 @@ from fashiongen.records import write_atomically
 PENDING_IMAGES = 64
 
 
+class PngWriter:
+    """Writes PNG files in threads, a bounded number at a time."""
+
+    def __init__(self) -> None:
+        """Start the threads."""
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="write-png")
+        self._pending: deque[Future[None]] = deque()
+
+    def add(self, path: Path, image: Tensor) -> None:
+        """Write an image (3, H, W) in [-1, 1].
+
+        Raises:
+            UserError: if an earlier file could not be written.
+        """
+        self._pending.append(self._pool.submit(write_png, path, to_uint8(image).cpu()))
+        while len(self._pending) > PENDING_IMAGES:
+            self._pending.popleft().result()
+
+    def close(self, *, cancel: bool) -> None:
+        """Wait for the files that have been started and, without `cancel`, for all others.
+
+        Raises:
+            UserError: if a file could not be written.
+        """
+        pending, self._pending = self._pending, deque()
+        self._pool.shutdown(wait=True, cancel_futures=cancel)
+        for written in pending:
+            if not written.cancelled():
+                written.result()
+
+
 class WritePredictions(Callback):
     """Writes the results of `predict_step` as PNG files, named by the task, while the next batch is computed.
 
@@ -30,8 +62,7 @@ class WritePredictions(Callback):
     def __init__(self, out: str) -> None:
         """Write to the folder `out`; existing images of the same name are replaced."""
         self.out = Path(out).expanduser()
-        self._pool: ThreadPoolExecutor | None = None
-        self._pending: deque[Future[None]] = deque()
+        self._writer: PngWriter | None = None
         self._captions: list[dict[str, Any]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -48,7 +79,7 @@ class WritePredictions(Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the writer threads."""
         self._captions = []
-        self._pool = ThreadPoolExecutor(4, thread_name_prefix="write-png")
+        self._writer = PngWriter()
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -65,12 +96,10 @@ class WritePredictions(Callback):
         if not all(finite):
             broken = images[finite.index(False)][0]
             raise UserError(f"{type(pl_module).__name__}: the image {broken} is not finite: broken weights, or too low a precision")
-        assert self._pool is not None
+        assert self._writer is not None
         for name, image in images:
-            self._pending.append(self._pool.submit(write_png, self.out / name, to_uint8(image).cpu()))
+            self._writer.add(self.out / name, image)
         self._captions += task.captions(prediction, batch) or []
-        while len(self._pending) > PENDING_IMAGES:
-            self._pending.popleft().result()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Wait for the writers, and write the captions of all processes."""
@@ -86,11 +115,6 @@ class WritePredictions(Callback):
             self._close(cancel=True)
 
     def _close(self, *, cancel: bool) -> None:
-        pool, self._pool = self._pool, None
-        pending, self._pending = self._pending, deque()
-        if pool is None:
-            return
-        pool.shutdown(wait=True, cancel_futures=cancel)
-        for written in pending:
-            if not written.cancelled():
-                written.result()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close(cancel=cancel)

@@ -77,9 +77,12 @@ class Report:
         write_png(self.grid, grid(rows))
         return self.images.name, {heading: f"{self.gallery.name}/{heading}" for heading in headings}
 
-    def write_per_sample(self, ids: Sequence[str], values: dict[str, NDArray[np.float64]]) -> str:
-        """Write one JSON line per sample with its value for each metric, and return the file's name."""
-        rows = [{"id": id_, **{name: _number(of_all[index]) for name, of_all in values.items()}} for index, id_ in enumerate(ids)]
+    def write_per_sample(self, ids: Sequence[str], clusters: Sequence[str], values: dict[str, NDArray[np.float64]]) -> str:
+        """Write one JSON line per sample with its cluster and its value for each metric, and return the file's name."""
+        rows = [
+            {"id": id_, "cluster": cluster, **{name: _number(of_all[index]) for name, of_all in values.items()}}
+            for index, (id_, cluster) in enumerate(zip(ids, clusters, strict=True))
+        ]
         write_atomically(self.per_sample, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return self.per_sample.name
 
@@ -103,7 +106,7 @@ def print_table(record: Record, out: Path | None) -> None:
     """Print a record's metrics as a table, with the doubts about them."""
     title = f"{record.method}: {record.task} on {record.dataset} ({record.split}), {record.n_samples} samples"
     table = Table(title=title, caption=None if out is None else str(out))
-    for heading in ("metric", "better", "value", "95 % interval"):
+    for heading in ("metric", "better", "value", "95 % interval, this checkpoint"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for name, result in record.metrics.items():
         interval = "" if result["ci95"] is None else "{:.4f} to {:.4f}".format(*result["ci95"])

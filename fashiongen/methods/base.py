@@ -35,6 +35,7 @@ class Method(L.LightningModule):
         frozen: submodules whose weights come from `pretrained`; checkpoints omit them, except for adapters trained inside.
         from_parents: submodules that are not trained either, but come from a parent's checkpoint; checkpoints include them.
         n_optimizers: number of optimizers; DeepSpeed supports one.
+        trains_on_all: an epoch of training serves every sample, an incomplete last batch included, which is otherwise dropped.
         encoding_cache: if set, `encoded` caches in memory what the frozen encoders return for training samples.
     """
 
@@ -43,6 +44,7 @@ class Method(L.LightningModule):
     frozen: ClassVar[tuple[str, ...]] = ()
     from_parents: ClassVar[tuple[str, ...]] = ()
     n_optimizers: ClassVar[int] = 1
+    trains_on_all: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401  as in any class
         """Refuse a child that would come from two places."""

@@ -104,7 +104,7 @@ class TemplateMatchingMethod(MultiLossMethod):
 
     def training_losses(self, batch: PairBatch, draw_step: int) -> Iterator[tuple[str, Tensor]]:
         """Yield the losses of the discriminator, the generator and the ranking."""
-        return self._losses(batch, dropout_keys(batch.ids, self.seed, draw_step))
+        return self._losses(batch, dropout_keys(batch.ids, self.seed, draw_step, self.network.draws))
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Log the three losses without dropout; `val/loss` is the ranking's."""

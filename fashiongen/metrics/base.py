@@ -21,6 +21,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from fashiongen.errors import UserError
+from fashiongen.nn.precision import full_float32
 
 Region = Literal["whole", "foreground"]
 
@@ -194,11 +195,7 @@ class SetMetric(_Judged):
 @contextmanager
 def exact_arithmetic(device: torch.device) -> Iterator[None]:
     """Compute in true float32: no autocast, and no TF32, whose 10-bit mantissa is too coarse for SSIM's variances."""
-    cudnn = torch.backends.cudnn
-    with (
-        torch.autocast(device.type, enabled=False),
-        cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False),
-    ):
+    with torch.autocast(device.type, enabled=False), full_float32():
         yield
 
 

@@ -118,6 +118,10 @@ class KID(_FeatureDistance):
         self.subset_size = subset_size
         self.seed = seed
 
+    def convention(self) -> str:
+        """Return how the value is scaled: published tables differ."""
+        return f"is KID times {self.scale:g}: published tables print it times 1, 100 or 1000"
+
     def distance(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Return the mean kernel distance over subsets of two sets of features `(N, F)`."""
         size = min(self.subset_size, len(predictions), len(targets))

@@ -20,6 +20,7 @@ from fashiongen.checkpoints import load_state, read_state
 from fashiongen.errors import UserError
 from fashiongen.nn import noise
 from fashiongen.nn.negatives import masked_mean, rolled
+from fashiongen.nn.precision import full_float32
 
 Variant = Literal["paper", "code"]
 ROLLS = (1, 2, 3)  # negatives of a training row: the bottoms of the three rows before it
@@ -129,7 +130,7 @@ class TemplateMatcher(nn.Module):
             mu: weight of the generator's adversarial loss.
             nu: weight of the discriminator's loss.
             pixel_weight: weight of the mean absolute difference between template and bottom.
-            variant: see `score`, `discriminator_loss` and `ranking_loss`.
+            variant: see `losses`, `score`, `discriminator_loss` and `ranking_loss`.
         """
         super().__init__()
         self.generator = generator
@@ -140,21 +141,33 @@ class TemplateMatcher(nn.Module):
         self.alpha, self.beta, self.mu, self.nu, self.pixel_weight = alpha, beta, mu, nu, pixel_weight
         self.variant = variant
 
+    @property
+    def draws(self) -> int:
+        """The number of templates that a training step draws for a top."""
+        return 2 if self.variant == "code" else 1
+
     def losses(self, tops: Tensor, bottoms: Tensor, negative: Tensor, keys: Sequence[Tensor] | None) -> Iterator[tuple[str, Tensor]]:
         """Yield the losses of the discriminator, of the generator and of the bottom encoder with the ranker, in this order.
 
-        Each is computed lazily, so that it sees the weights after the steps on the earlier ones.
+        Each is computed lazily, so that it sees the weights after the steps on the earlier ones. `code` draws another template for the
+        generator's loss, shows the discriminator the real bottoms first, and encodes the bottoms twice.
 
         Args:
             tops: (B, 3, S, S) in [-1, 1].
             bottoms: (B, 3, S, S) in [-1, 1].
             negative: (R, B) bool, see `ranking_loss`.
-            keys: keys of the generator's dropout, one (B,) per Up.
+            keys: keys of the generator's dropout, one (B,) per Up and draw (see `draws`); None disables it.
         """
-        template = self.generator(tops, keys).template
-        fake, real = self.discriminator(tops, template.detach()), self.discriminator(tops, bottoms)
+        template = self.generator(tops, keys and keys[:UPS]).template
+        if self.variant == "code":
+            # The order and the number of runs matter to the running statistics of batch norm.
+            real, fake = self.discriminator(tops, bottoms), self.discriminator(tops, template.detach())
+        else:
+            fake, real = self.discriminator(tops, template.detach()), self.discriminator(tops, bottoms)
         yield "discriminator", self.nu * discriminator_loss(fake, real, self.variant)
 
+        if self.draws > 1 and self.generator.training:
+            template = self.generator(tops, keys and keys[UPS:]).template
         fake = self.discriminator(tops, template)
         adversarial = 0.5 * mse_loss(fake, torch.ones_like(fake))
         yield "generator", self.mu * adversarial + self.pixel_weight * l1_loss(template, bottoms)
@@ -165,7 +178,12 @@ class TemplateMatcher(nn.Module):
         with torch.no_grad():
             generated = self.generator(tops, None)
         self.generator.train(training)
-        yield "ranking", self.ranking_loss(self.embed_generated(generated), self.embed_bottoms(bottoms), negative)
+        candidate = self.embed_bottoms(bottoms)
+        if self.variant == "code" and self.bottom_encoder.training:
+            with torch.no_grad():
+                # The authors encode the negatives again: the same bottoms and the same codes, but batch norm counts them twice.
+                self.bottom_encoder(bottoms.repeat(len(ROLLS), 1, 1, 1))
+        yield "ranking", self.ranking_loss(self.embed_generated(generated), candidate, negative)
 
     def ranking_loss(self, query: Tensor, candidate: Tensor, negative: Tensor) -> Tensor:
         """Bayesian personalised ranking: -log sigmoid(m_ij - m_ik), mean over the rolled bottoms k that are `negative`, (R, B) bool.
@@ -197,8 +215,9 @@ class TemplateMatcher(nn.Module):
 
         `code` adds the distance, so a bottom unlike the template scores higher.
         """
-        alike = query[:, : self.dimensions] @ candidate[:, : self.dimensions].T
-        return self._join(alike, torch.cdist(query[:, self.dimensions :], candidate[:, self.dimensions :], p=1.0))
+        with torch.autocast(query.device.type, enabled=False), full_float32():
+            alike = query[:, : self.dimensions] @ candidate[:, : self.dimensions].T
+            return self._join(alike, torch.cdist(query[:, self.dimensions :], candidate[:, self.dimensions :], p=1.0))
 
     def pair_score(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Score each query with the candidate in its own row, (..., B) of (B, D) and (..., B, D)."""
@@ -235,9 +254,9 @@ def prepare_images(images: Tensor | None, image_size: int, method: str) -> Tenso
     return interpolate(floats, size=(image_size, image_size), mode="bilinear", antialias=True, align_corners=False)
 
 
-def dropout_keys(ids: Sequence[str], seed: int, step: int) -> list[Tensor]:
-    """Return the keys of a training step's dropout, one (B,) per Up."""
-    return [noise.keys(ids, seed, "train", step, "dropout", layer) for layer in range(UPS)]
+def dropout_keys(ids: Sequence[str], seed: int, step: int, draws: int = 1) -> list[Tensor]:
+    """Return the keys of a training step's dropout, one (B,) per Up and draw of the template (see `TemplateMatcher.draws`)."""
+    return [noise.keys(ids, seed, "train", step, "dropout", layer) for layer in range(draws * UPS)]
 
 
 def check_settings(method: str, image_size: int, width: int, dimensions: int, variant: str) -> None:

@@ -1,6 +1,19 @@
 """Tasks: one file per task, discovered automatically. Nothing outside of this package refers to a task by name."""
 
-from fashiongen.tasks.base import Data, GalleryRow, Protocol, ReferenceSet, Task
+from fashiongen.tasks.base import Data, GalleryRow, PredictionFiles, Protocol, ReferenceSet, Resize, Task
 from fashiongen.tasks.registry import find, known, run, supported, task_of
 
-__all__ = ["Data", "GalleryRow", "Protocol", "ReferenceSet", "Task", "find", "known", "run", "supported", "task_of"]
+__all__ = [
+    "Data",
+    "GalleryRow",
+    "PredictionFiles",
+    "Protocol",
+    "ReferenceSet",
+    "Resize",
+    "Task",
+    "find",
+    "known",
+    "run",
+    "supported",
+    "task_of",
+]

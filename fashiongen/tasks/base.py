@@ -9,7 +9,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as L
 import torch
@@ -18,6 +18,10 @@ from torchmetrics import Metric
 
 from fashiongen.batches import Batch, Ragged
 from fashiongen.errors import UserError
+
+Resize = Literal["stretch", "cover"]
+"""How images of another size are resized. `stretch`: antialiased bilinear. `cover`: the same, but keeping the aspect ratio, until the image
+covers the size; then a center crop."""
 
 
 class Data(typing.Protocol):
@@ -64,6 +68,22 @@ class ReferenceSet(typing.Protocol):
         """Yield this process's share of them, (B, 3, H, W) in [0, 1]."""
 
 
+class PredictionFiles(typing.Protocol):
+    """Predictions that were written to files, by this package or by any other code."""
+
+    def images(self, names: Sequence[str]) -> Tensor:
+        """Return images by name, uint8 (B, 3, H, W) on the CPU, all of the size at which the protocol compares."""
+
+    def not_finite(self, names: Sequence[str]) -> Tensor:
+        """Return which of these images were not finite before they were written, (B,) bool."""
+
+    def rows(self, name: str, ids: Sequence[str]) -> Tensor:
+        """Return the rows of some samples in a table of `Task.kept_rows`, (B, ...) on the CPU."""
+
+    def labels(self, name: str) -> list[str]:
+        """Return a list of `Task.kept_labels`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """How a test is evaluated.
@@ -72,12 +92,14 @@ class Protocol:
         name: the protocol's name.
         metrics: the metrics by name.
         size: height and width at which images are compared; None for the data's own.
+        resize: how images of another size, made by other code, are brought to that size; None refuses them.
         reference: the reference images for set metrics, if they are from another dataset.
     """
 
     name: str
     metrics: dict[str, Metric]
     size: tuple[int, int] | None = None
+    resize: Resize | None = None
     reference: ReferenceSet | None = None
 
 
@@ -104,6 +126,8 @@ class Task(ABC):
         method: the name of the class's method that takes the batch.
         prediction: the heading of the prediction in a gallery row.
         gallery: the headings of a gallery row that all methods share, such as the input and the truth; the leaderboard shows them once.
+        shares: what samples may share, for readers, such as garment or user (see `shared_keys`).
+        kept_as: whether predictions are kept as image files, or as rows of tables, such as rankings.
     """
 
     name: ClassVar[str] = ""
@@ -112,6 +136,8 @@ class Task(ABC):
     method: ClassVar[str]
     prediction: ClassVar[str] = "prediction"
     gallery: ClassVar[tuple[str, ...]] = ()
+    shares: ClassVar[str] = "id"
+    kept_as: ClassVar[Literal["images", "rows"]] = "images"
 
     subclasses: ClassVar[dict[str, type[Task]]] = {}
 
@@ -152,6 +178,14 @@ class Task(ABC):
     def update(self, method: L.LightningModule, prediction: Any, batch: Batch, protocol: Protocol) -> int:  # noqa: ANN401
         """Update the protocol's metrics with a checked prediction; return the number of non-finite samples."""
 
+    def shared_keys(self, batch: Batch) -> list[tuple[str, ...]]:
+        """Return the keys of what each sample shares with others, B tuples, from a batch with its targets; by default the id alone.
+
+        Samples with the same input or truth have similar values. Those with a key in common are one cluster. Intervals and tests count
+        clusters, not samples, as independent.
+        """
+        return [(id_,) for id_ in batch.ids]
+
     def gallery_rows(self, prediction: Any, batch: Batch, indices: Sequence[int]) -> list[GalleryRow]:  # noqa: ANN401
         """Return the gallery rows of the samples at `indices`; none by default."""
         return []
@@ -167,6 +201,42 @@ class Task(ABC):
     def captions(self, prediction: Any, batch: Batch) -> list[dict[str, Any]] | None:  # noqa: ANN401
         """Return the lines that `predict` writes to captions.jsonl; None for a task without captions."""
         return None
+
+    def kept_rows(self, prediction: Any, batch: Batch) -> dict[str, Tensor]:  # noqa: ANN401
+        """Return what is kept of a batch by a task that keeps rows, after `update`: integers (B, ...) by the table's name."""
+        return {}
+
+    def kept_labels(self) -> dict[str, list[str]]:
+        """Return lists of names that explain the kept rows, such as those of the columns."""
+        return {}
+
+    def read_prediction(self, files: PredictionFiles, batch: Batch) -> Any:  # noqa: ANN401
+        """Return the prediction for a batch as read from files; metrics of kept files equal those of the test that kept them.
+
+        Raises:
+            UserError: if the task cannot be judged from files, or the files do not fit the data.
+        """
+        raise UserError(f"the task {self.name} cannot be judged from files")
+
+    def start_judging(self, trainer: L.Trainer, module: L.LightningModule, protocol: Protocol, files: PredictionFiles) -> None:
+        """Prepare a test whose predictions are read from files, like `start`.
+
+        Raises:
+            UserError: if the files do not fit the data.
+        """
+        self.start(trainer, module, protocol)
+
+    def distances_to_inputs(self, prediction: Any, batch: Batch) -> dict[str, Tensor]:  # noqa: ANN401
+        """Return how far each prediction is from the images that it may be a mere copy of.
+
+        Returns:
+            By what they are, such as `the input`: the mean absolute difference in grey levels, (B,).
+        """
+        return {}
+
+    def doubts(self, protocol: Protocol) -> list[str]:
+        """Return why a protocol may not measure what it seems to, one line each."""
+        return []
 
     @abstractmethod
     def reference_info(self, data: Data, protocol: Protocol) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -10,9 +11,9 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from fashiongen.batches import Batch, to_uint8
+from fashiongen.batches import Batch, to_float, to_uint8
 from fashiongen.errors import UserError
-from fashiongen.tasks.base import Data, GalleryRow, Protocol, Task, size_text
+from fashiongen.tasks.base import Data, GalleryRow, PredictionFiles, Protocol, Task, size_text
 
 
 def as_written(images: Tensor) -> Tensor:
@@ -30,12 +31,15 @@ class OneImage(Task):
         sized_by: the batch's field, (B, 3, H, W), whose size a prediction must have.
         truth: the batch's field with the true image, (B, 3, H, W) uint8.
         foreground: the batch's field with the true foreground, (B, 1, H, W) bool; None without one.
+        pasted_into: the batch's field with an image that predictions may be pasted into where `mask` is True (repaint), if there is one.
     """
 
     sized_by: ClassVar[str]
     truth: ClassVar[str]
     foreground: ClassVar[str | None] = None
+    pasted_into: ClassVar[str | None] = None
     gallery: ClassVar[tuple[str, ...]] = ("input", "truth")
+    shares: ClassVar[str] = "true image"
 
     @abstractmethod
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
@@ -95,6 +99,13 @@ class OneImage(Task):
             metric.update(written, target, foreground)
         return int((~prediction.isfinite().flatten(1).all(dim=1)).sum())
 
+    def shared_keys(self, batch: Batch) -> list[tuple[str, ...]]:
+        """Return a hash of each sample's true image, since datasets repeat images under several names; the sample's id without truth."""
+        truth = getattr(batch, self.truth)
+        if truth is None:
+            return super().shared_keys(batch)
+        return [(hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16],) for image in truth.cpu()]
+
     def gallery_rows(self, prediction: Tensor, batch: Batch, indices: Sequence[int]) -> list[GalleryRow]:
         """Show inputs, prediction and truth; the truth is grey if there is none."""
         truth = getattr(batch, self.truth)
@@ -111,6 +122,45 @@ class OneImage(Task):
     def images(self, prediction: Tensor, batch: Batch) -> list[tuple[str, Tensor]]:
         """Name each image after its sample."""
         return list(zip(batch.ids, prediction, strict=True))
+
+    def read_prediction(self, files: PredictionFiles, batch: Batch) -> Tensor:
+        """Return the images named after the samples, (B, 3, H, W) in [-1, 1]; NaN where the prediction was not finite.
+
+        Raises:
+            UserError: if an image has another size than the batch's.
+        """
+        images, size = files.images(batch.ids), getattr(batch, self.sized_by).shape[2:]
+        if images.shape[2:] != size:
+            found, wanted = ("x".join(map(str, shape)) for shape in (images.shape[2:], size))
+            raise UserError(f"the predictions are {found}, the data {wanted}: set --data.init_args.size")
+        prediction = to_float(images)
+        prediction[files.not_finite(batch.ids)] = torch.nan
+        return prediction.to(getattr(batch, self.sized_by).device)
+
+    def distances_to_inputs(self, prediction: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Compare with the inputs, the truth and, for `pasted_into`, the pixels outside of the mask."""
+        written = to_uint8(prediction.nan_to_num()).float()
+
+        def distance(image: Tensor, weight: Tensor) -> Tensor:
+            difference = (written - image.float()).abs().mean(dim=1, keepdim=True) * weight
+            count = weight.flatten(1).sum(dim=1)
+            return torch.where(count > 0, difference.flatten(1).sum(dim=1) / count.clamp(min=1), torch.inf)
+
+        truth, everywhere = getattr(batch, self.truth), torch.ones_like(written[:, :1])
+        found = {f"the {heading} image": distance(image, everywhere) for heading, image in self.inputs(batch).items()}
+        if truth is not None:
+            found["the true image"] = distance(truth, everywhere)
+        if self.pasted_into is not None:
+            outside = (~batch.mask).float()  # type: ignore[attr-defined]  # a batch whose image is pasted into has a mask
+            found["the input outside of the mask (repaint)"] = distance(getattr(batch, self.pasted_into), outside)
+        return found
+
+    def doubts(self, protocol: Protocol) -> list[str]:
+        """Tell a reference set that shows something else than the predictions, such as garments among people."""
+        reference = protocol.reference
+        if reference is None or reference.field == self.truth:
+            return []
+        return [f"the reference images show each sample's {reference.field}, the predictions its {self.truth}"]
 
     def reference_info(self, data: Data, protocol: Protocol) -> dict[str, str]:
         """Return which dataset's images were the truth."""

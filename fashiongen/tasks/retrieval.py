@@ -17,11 +17,13 @@ from torch import Tensor
 from fashiongen.batches import Batch, CandidateBatch, QueryBatch, Ranked
 from fashiongen.errors import UserError
 from fashiongen.nn.processes import gather
-from fashiongen.tasks.base import Data, Task
+from fashiongen.tasks.base import Data, PredictionFiles, Task
 from fashiongen.tasks.base import Protocol as EvaluationProtocol
 
 # Candidates scored at once; together with the query batch size this bounds memory.
 BLOCK = 65_536
+RANKS, CANDIDATES = "ranks", "candidates"
+"""The table of kept rankings, and the list of its columns."""
 
 
 @runtime_checkable
@@ -77,6 +79,8 @@ class Retrieval(Task):
     batch: ClassVar[type[Batch]] = QueryBatch
     interface: ClassVar[type] = RanksBottoms
     method: ClassVar[str] = "embed_query"
+    shares: ClassVar[str] = "top or bottom"
+    kept_as: ClassVar[typing.Literal["images", "rows"]] = "rows"
 
     def check_data(self, data: Data, protocol: EvaluationProtocol) -> None:
         """Check that the data have a catalogue.
@@ -104,9 +108,15 @@ class Retrieval(Task):
     def update(self, method: L.LightningModule, prediction: Tensor, batch: Batch, protocol: EvaluationProtocol) -> int:
         """Rank the catalogue for each query."""
         ranked = self.catalogue.rank(method, prediction, batch)
+        self.scores = ranked.scores
         for metric in protocol.metrics.values():
             metric.update(ranked)
         return int((~ranked.scores.isfinite().all(dim=1)).sum())
+
+    def shared_keys(self, batch: Batch) -> list[tuple[str, ...]]:
+        """Return each row's top and its matching bottom: both may occur in several rows."""
+        assert isinstance(batch, QueryBatch) and batch.positive is not None
+        return [(f"top:{top}", f"bottom:{bottom}") for top, bottom in zip(batch.top_ids, batch.positive, strict=True)]
 
     def images(self, prediction: Any, batch: Batch) -> list[tuple[str, Tensor]]:  # noqa: ANN401
         """Raise: a ranking is not an image.
@@ -115,6 +125,35 @@ class Retrieval(Task):
             UserError: always, with what to use instead.
         """
         raise UserError("predict writes images, and a ranking is not an image: `fashiongen retrieve` ranks a folder of bottoms for a top")
+
+    def kept_rows(self, prediction: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the rank of every bottom, (B, C): see `dense_ranks`. Metrics depend on nothing else."""
+        return {RANKS: dense_ranks(self.scores)}
+
+    def kept_labels(self) -> dict[str, list[str]]:
+        """Return the ids of the ranked bottoms, in the order of the columns."""
+        return {CANDIDATES: self.catalogue.ids}
+
+    def start_judging(self, trainer: L.Trainer, module: L.LightningModule, protocol: EvaluationProtocol, files: PredictionFiles) -> None:
+        """Match the kept columns with the catalogue; nothing is embedded.
+
+        Raises:
+            UserError: if another catalogue was ranked.
+        """
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
+        listed: Candidates = data.catalogue("test")
+        ranked = files.labels(CANDIDATES)
+        if sorted(ranked) != sorted(listed.ids):
+            absent = sorted(set(listed.ids) - set(ranked))
+            what = f"lack {len(absent)} of its bottoms, first {absent[0]}" if absent else f"rank {len(ranked)} bottoms, not {len(listed)}"
+            raise UserError(f"the kept rankings are of another catalogue than {data.name}'s: they {what}; give the data of their test")
+        place = {id_: column for column, id_ in enumerate(ranked)}
+        self.catalogue = KeptCatalogue(listed.ids, [place[id_] for id_ in listed.ids], listed.n_positives)
+
+    def read_prediction(self, files: PredictionFiles, batch: Batch) -> Tensor:
+        """Return the negative ranks as scores, (B, C) in the kept order of columns; NaN where a score was not finite."""
+        ranks = files.rows(RANKS, batch.ids)
+        return torch.where(ranks < 0, torch.nan, -ranks.float())
 
     def reference_info(self, data: Data, protocol: EvaluationProtocol) -> dict[str, str]:
         """Return which catalogue was ranked."""
@@ -184,6 +223,33 @@ class Catalogue:
         return Ranked(
             scores=scores, positive=positive, negatives=negatives.to(device), others=others.to(device), n_positives=self.n_positives
         )
+
+
+class KeptCatalogue(Catalogue):
+    """Candidates whose scores are read from a file."""
+
+    def __init__(self, ids: Sequence[str], columns: Sequence[int], n_positives: int) -> None:
+        """Store candidates in order, with the column of each in the file; see `Catalogue`."""
+        super().__init__(ids, torch.arange(len(ids))[:, None], n_positives)
+        self.columns = torch.as_tensor(columns)
+
+    def scores(self, method: RanksBottoms | L.LightningModule, queries: Tensor, block: int = BLOCK) -> Tensor:
+        """Return the scores (B, C) that were read, in the order of the ids."""
+        return queries[:, self.columns.to(queries.device)]
+
+
+def dense_ranks(scores: Tensor) -> Tensor:
+    """Return how many distinct higher scores there are in each row of `scores` (B, C), int32; -1 where a score is not finite.
+
+    >>> dense_ranks(torch.tensor([[0.5, 2.0, 0.5, float("nan")]])).tolist()
+    [[1, 0, 1, -1]]
+    """
+    ranks = torch.full(scores.shape, -1, dtype=torch.int32)
+    for row, of_row in zip(ranks, scores.cpu(), strict=True):
+        finite = of_row.isfinite()
+        distinct, place = of_row[finite].unique(return_inverse=True)
+        row[finite] = (len(distinct) - 1 - place).to(torch.int32)
+    return ranks
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ class TryOff(OneImage):
     sized_by: ClassVar[str] = "person"
     truth: ClassVar[str] = "garment"
     foreground: ClassVar[str | None] = "garment_mask"
+    shares: ClassVar[str] = "garment"
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """Return the photo and its agnostic image."""

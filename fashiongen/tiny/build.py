@@ -47,12 +47,12 @@ class Plan:
     held_out: int = 1_000
     batch: int = 32
     classifier_steps: int = 1_500
-    worn_classifier_steps: int = 1_500
+    worn_classifier_steps: int = 3_000
     vae_steps: int = 14_000
-    clip_steps: int = 1_600
-    siglip_steps: int = 1_600
+    clip_steps: int = 3_000
+    siglip_steps: int = 2_000
     unet_steps: int = 10_000
-    ip_adapter_steps: int = 2_400
+    ip_adapter_steps: int = 3_000
     inpainting_steps: int = 4_000
     backbone_items: int = 10_000
     backbone_steps: int = 1_500

@@ -46,10 +46,13 @@ def test_a_row_says_what_its_interval_is_over(tmp_path):
     board, rows = only(tmp_path)
     assert [column.key for column in board.columns] == ["fid[x]", "ssim"]
     cell = rows["igr"].cells["fid[x]"]
-    assert (cell.value, cell.over) == (pytest.approx(7 / 3), "3 seeds")
+    assert (cell.value, cell.over) == (pytest.approx(7 / 3), "3 seeds, these samples")
     assert cell.interval == pytest.approx(stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem([1, 2, 4])))
-    ssim = rows["white"].cells["ssim"]
-    assert ssim.over == f"{N} samples" and ssim.interval == pytest.approx((ssim.value - 0.1, ssim.value + 0.1))
+    write_test(tmp_path, "lost.yaml", {"ssim": 0.3}, per_sample=None)
+    ssim = only(tmp_path)[1]["lost"].cells["ssim"]
+    assert ssim.over == f"{N} samples, as the record states, this checkpoint"
+    assert ssim.interval == pytest.approx((ssim.value - 0.1, ssim.value + 0.1))
+    assert rows["white"].cells["ssim"].over == f"{N} samples, this checkpoint"
     assert rows["white"].cells["fid[x]"].over == ""
     assert "ssim" not in rows["igr"].cells
 

@@ -169,8 +169,10 @@ def test_a_number_leads_to_its_record_log_and_command(show, folder, tmp_path):
     tab.keyboard.press("Enter")
     dialog = tab.get_by_role("dialog")
     text = dialog.inner_text()
-    assert "95 % interval" in text and "over 40 samples" in text
-    assert "paired bootstrap over 40 samples. The two trained models differ" in text
+    assert "95 % interval" in text and "over 40 samples, this checkpoint" in text
+    assert "adjusted for the column's 2 comparisons: below 0.001" in text
+    assert "40 samples in 40 clusters, seeds: 1 here, 3 of the best" in text
+    assert "Told apart. With one seed this is about that checkpoint, not about the method." in text
     assert "fashiongen test --config recipes/tiny/white.yaml --seed_everything 0" in text and "cpu (x86_64)" in text
     for name, content in (("record", '"method": "white"'), ("log", "what it printed"), ("values per sample", '"id": "00000_00"')):
         address = dialog.get_by_role("link", name=name).get_attribute("href")
@@ -182,7 +184,23 @@ def test_a_number_leads_to_its_record_log_and_command(show, folder, tmp_path):
     tab.get_by_role("button", name="Close").click()
     tab.get_by_role("button", name="igr, lpips[tiny]:").first.click()
     text = tab.get_by_role("dialog").inner_text()
-    assert "over 3 seeds" in text and [f"test, seed {seed}" in text for seed in range(3)] == [True] * 3 and "training, seed 2" in text
+    assert "over 3 seeds and 40 samples" in text
+    assert [f"test, seed {seed}" in text for seed in range(3)] == [True] * 3 and "training, seed 2" in text
+
+
+def test_the_page_says_what_an_interval_is_and_how_many_comparisons_were_made(show, folder):
+    tab = show(folder)
+    open_tab(tab, "vtoff on viton_hd")
+    text = tab.locator("[role=tabpanel]:visible").inner_text()
+    for sentence in (
+        "Intervals (95 %) of a row with several seeds are for the mean of the method, over other seeds and other samples",
+        "They are about this checkpoint, not about the method",
+        "Some records name no clusters. Their samples count as independent",
+        "over the same samples: 4 in 2 columns. ≈: not told apart from the best at 5 %, by p-values that are adjusted (Holm)",
+    ):
+        assert sentence in text
+    rows = {row.split()[0]: row for row in tab.locator("[role=tabpanel]:visible table").first.locator("tbody tr").all_inner_texts()}
+    assert "this checkpoint" in rows["white"] and "bootstrap" not in text
 
 
 def test_nodes_without_a_result_are_listed_with_their_reasons(show, folder):

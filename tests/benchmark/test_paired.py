@@ -1,13 +1,19 @@
 """Paired comparisons of each row with the best of its column."""
 
+import csv
+import io
 import json
 
+import numpy as np
 import pytest
 from bench_folder import N, only, write_test
+from scipy import stats
 
 from fashiongen.benchmark.arrange import read
 from fashiongen.benchmark.boards import differs_from_best
+from fashiongen.benchmark.csv_table import csv_text
 from fashiongen.benchmark.markdown import markdown
+from fashiongen.intervals import holm, interval
 
 IGR = "recipes/tiny/igr.yaml"
 
@@ -54,7 +60,13 @@ def test_what_is_untested_is_marked_and_a_bad_baseline_takes_no_digit(tmp_path):
     for recipe, value in (("a.yaml", 12.31), ("b.yaml", 12.34), ("white.yaml", 1212.0)):
         write_test(tmp_path, recipe, {"fid[x]": value})
     text = markdown(read(tmp_path))
-    assert "| **12.31** |" in text and "| *12.34* ? |" in text and "| 1212.00 ? |" in text and "?: not tested" in text
+    assert (
+        "| **12.31** |" in text
+        and "| *12.34* ? |" in text
+        and "| 1212.00 ? |" in text
+        and "?: not compared" in text
+        and "No two rows were compared" in text
+    )
 
 
 def test_a_first_sample_without_a_value_leaves_the_metric_one_of_samples(tmp_path):
@@ -64,3 +76,89 @@ def test_a_first_sample_without_a_value_leaves_the_metric_one_of_samples(tmp_pat
         file.write_text("\n".join([json.dumps({"id": json.loads(first)["id"]}), *rest]))
     cell = only(tmp_path)[1]["b"].cells["ssim"]
     assert cell.untested is None and cell.difference.samples == N - 1
+
+
+def values_of(folder, metric="ssim"):
+    return [json.loads(line)[metric] for line in (folder / "record.per_sample.jsonl").read_text().splitlines()]
+
+
+def test_a_row_of_several_seeds_has_an_interval_over_seeds_and_clusters(tmp_path):
+    def cluster_of(index):
+        return f"t{index % 10}"
+
+    folders = [
+        write_test(tmp_path, IGR, {"ssim": value}, seed=seed, cluster_of=cluster_of, clusters="top")
+        for seed, value in enumerate((0.5, 0.6, 0.4))
+    ]
+    write_test(tmp_path, "one.yaml", {"ssim": 0.45}, cluster_of=cluster_of, clusters="top")
+    write_test(tmp_path, "same.yaml", {"ssim": 0.3}, cluster_of=cluster_of, clusters="top", seed=0, scatter=False)
+    write_test(tmp_path, "same.yaml", {"ssim": 0.3}, cluster_of=cluster_of, clusters="top", seed=1, scatter=False)
+    write_test(tmp_path, "bare.yaml", {"ssim": 0.2}, checkpoint=None, cluster_of=cluster_of, clusters="top")
+    board, rows = only(tmp_path)
+    cells = {name: row.cells["ssim"] for name, row in rows.items()}
+    clusters = [cluster_of(index) for index in range(N)]
+    expected = interval(np.array([values_of(folder) for folder in folders]), clusters)
+    assert cells["igr"].interval == pytest.approx((expected.low, expected.high)) and cells["igr"].over == "3 seeds and 10 clusters"
+    assert cells["one"].over == "10 clusters, this checkpoint" and cells["bare"].over == "10 clusters, this run"
+    # A method without chance is not certain: it has the interval over clusters of one run.
+    same = cells["same"]
+    once = interval(np.array([values_of(tmp_path / "nodes" / "test--same--seed0--vtoff-tiny--VITONHD")]), clusters)
+    assert same.interval == pytest.approx((once.low, once.high)) and same.interval[1] - same.interval[0] > 0.01
+    assert cells["one"].difference.seeds == (1, 3) and cells["one"].difference.clusters == 10
+    told = " ".join(board.statistics())
+    assert (
+        "all samples with the same top." in told
+        and "name no clusters" not in told
+        and "about this checkpoint, not about the method" in told
+    )
+    text = markdown(read(tmp_path))
+    assert text.count("(this checkpoint) |") == 1 and text.count("(this run) |") == 1 and "method \\(crossed" not in text
+    lines = {line["row"]: line for line in csv.DictReader(io.StringIO(csv_text(read(tmp_path))))}
+    assert {name: line["about"] for name, line in lines.items()} == {
+        "igr": "the method", "one": "this checkpoint", "same": "the method", "bare": "this run",
+    }  # fmt: skip
+
+
+def test_records_without_clusters_count_samples_and_the_page_says_so(tmp_path):
+    for recipe, value in (("a.yaml", 0.5), ("b.yaml", 0.3)):
+        folder = write_test(tmp_path, recipe, {"ssim": value})
+    board, rows = only(tmp_path)
+    found = values_of(folder)
+    assert rows["b"].cells["ssim"].interval == pytest.approx(stats.t.interval(0.95, N - 1, loc=np.mean(found), scale=stats.sem(found)))
+    assert rows["b"].cells["ssim"].over == f"{N} samples, this checkpoint"
+    assert any("name no clusters. Their samples count as independent" in sentence for sentence in board.statistics())
+
+
+def test_clusters_of_one_record_serve_an_older_one(tmp_path):
+    write_test(tmp_path, "new.yaml", {"ssim": 0.5}, cluster_of=lambda index: f"t{index // 4}", clusters="top")
+    write_test(tmp_path, "old.yaml", {"ssim": 0.3})
+    difference = only(tmp_path)[1]["old"].cells["ssim"].difference
+    assert (difference.clusters, difference.samples) == (10, N)
+
+
+def test_p_values_are_adjusted_for_the_comparisons_of_a_column(tmp_path):
+    for name, value in (("a", 0.6), ("b", 0.47), ("c", 0.478), ("d", 0.1)):
+        write_test(tmp_path, f"{name}.yaml", {"ssim": value, "fid[x]": value})
+    board, rows = only(tmp_path)
+    cells = [rows[name].cells["ssim"] for name in "bcd"]
+    assert [cell.adjusted for cell in cells] == holm([cell.difference.p for cell in cells])
+    assert {cell.family for cell in cells} == {3} and rows["a"].cells["ssim"].adjusted is None
+    assert any("over the same samples: 3 in 1 column." in sentence for sentence in board.statistics())
+    cells[0].adjusted = 0.06
+    assert differs_from_best(cells[0]) is False  # the mark follows the adjusted p-value, not the interval
+    (line,) = [line for line in csv.DictReader(io.StringIO(csv_text(read(tmp_path)))) if (line["row"], line["metric"]) == ("d", "ssim")]
+    assert float(line["p_holm"]) >= float(line["p"]) and line["comparisons"] == "3"
+
+
+def test_equal_methods_whose_seeds_differ_are_not_told_apart(tmp_path):
+    """Every sample of one seed is better than every sample of the other row's: a bootstrap over samples is certain of a difference."""
+    for seed, (mine, yours) in enumerate(zip((0.50, 0.62, 0.56), (0.60, 0.66, 0.52), strict=True)):
+        write_test(tmp_path, "a.yaml", {"ssim": mine}, seed=seed)
+        write_test(tmp_path, "b.yaml", {"ssim": yours}, seed=seed)
+    cell = only(tmp_path)[1]["a"].cells["ssim"]
+    assert differs_from_best(cell) is False and cell.difference.seeds == (3, 3)
+    once = [
+        np.mean([values_of(tmp_path / "nodes" / f"test--{name}--seed{seed}--vtoff-tiny--VITONHD") for seed in range(3)], axis=0)
+        for name in "ab"
+    ]
+    assert stats.ttest_rel(*once).pvalue < 0.01

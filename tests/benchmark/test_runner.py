@@ -45,6 +45,19 @@ def test_parents_first_then_children_and_a_record_of_each(tmp_path, trace):
     assert {node["key"] for node in plan["nodes"]} == {record.key for record in found.values()}
 
 
+def test_tests_that_differ_in_their_protocols_alone_share_predictions(tmp_path, trace):
+    runs = [
+        {"methods": ["white", "base"], "tests": [{"protocol": "one"}, {"protocol": "two"}]},
+        {"methods": ["grey"], "tests": [{"protocol": "one"}]},
+    ]
+    suite = toys.write_suite(tmp_path, {"white": TRIVIAL, "base": LEARNT, "grey": TRIVIAL}, runs, seeds=[0, 1])
+    assert toys.run(suite, tmp_path / "out")[0] == 0
+    sharing = {name for name, record in records(tmp_path / "out").items() if "--evaluate.reuse" in record.command}
+    assert sharing == {
+        f"test--{name}--seed{seed}--{protocol}--Toys" for name in ("white", "base") for seed in (0, 1) for protocol in ("one", "two")
+    }
+
+
 def test_what_is_finished_is_not_repeated(tmp_path, trace):
     suite = toys.write_suite(tmp_path, {"white": TRIVIAL, "base": LEARNT})
     toys.run(suite, tmp_path / "out")

@@ -12,7 +12,7 @@ from PIL import Image
 from fashiongen.batches import TryOffBatch
 from fashiongen.data import VITONHD
 from fashiongen.data.quality import LIMITS, QualityFilter, decide, measure, measure_row, read_decisions, write_decisions
-from fashiongen.data.reframe import reframe
+from fashiongen.data.reframe import Zooms, foreground, reframe, reframe_garment
 from fashiongen.errors import UserError
 from fashiongen.wardrobe import write_viton_hd
 
@@ -120,7 +120,8 @@ def test_the_file_is_written_once_and_a_persons_edits_are_obeyed(tmp_path):
         (lambda text: text.replace(",1,", ",yes,", 1), "line 2: kept must be 1 or 0"),
         (lambda text: text.replace("kept", "take", 1), "has no column kept"),
         (lambda text: "", "has no column id, kept"),
-        (lambda text: text.replace("1.0000,\n", "7.0000,\n", 1), "line 2: zoom=7.0 must be from 0.5 to 2.0"),
+        (lambda text: text.replace("1.0000,1.0000,\n", "7.0000,1.0000,\n", 1), "line 2: zoom=7.0 must be from 0.5 to 2.0"),
+        (lambda text: text.replace("1.0000,\n", "7.0000,\n", 1), "line 2: garment_zoom=7.0 must be from 0.5 to 2.0"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path, edit, words):
@@ -141,6 +142,90 @@ def test_unsupported_settings_of_the_filter_are_an_error(tmp_path):
         measure_row(replace(rows[0], pose=None))
     with pytest.raises(UserError, match="has no human parse"):
         QualityFilter().select([replace(rows[0], parse=None)])
+
+
+def shop_image(height, width, top=0, left=0, size=(HEIGHT, WIDTH)):
+    """A dark garment of a height and width on VITON-HD's grey, with a flat border in the middle of the frame by default."""
+    image = np.full((*size, 3), 246, np.uint8)
+    top, left = top or (size[0] - height) // 2, left or (size[1] - width) // 2
+    image[top : top + height, left : left + width] = 40
+    return Image.fromarray(image)
+
+
+EXTREME = {"3": (100, 70), "4": (256, 192), "5": (230, 60)}
+
+
+def extreme_rows(tmp_path):
+    """Ten people alike; the garments of two fill far less and far more of their shop images, and one is only narrow."""
+    rows = rows_of(tmp_path, [GOOD] * 10)
+    for index, row in enumerate(rows):
+        height, width = EXTREME.get(str(index), (180, 130))
+        shop_image(height, width).save(row.garment, quality=100)
+    shop_image(250, 186, top=6, left=6).save(rows[4].garment, quality=100)
+    return rows
+
+
+def test_shop_images_of_extreme_proportions_are_padded_or_count_as_a_defect(tmp_path):
+    rows = extreme_rows(tmp_path)
+    zooms = QualityFilter(keep=1.0).select(rows)
+    assert {row.id: zooms[row.id].garment for row in rows if zooms[row.id].garment != 1.0} == {
+        "003": pytest.approx(1.8, abs=0.02),
+        "004": pytest.approx(0.71, abs=0.03),
+    }
+    assert {zoom.person for zoom in zooms.values()} == {1.0}
+    path = tmp_path / "decisions.csv"
+    strict = QualityFilter(keep=0.8, pad_extreme=False, decisions=str(path)).select(rows)
+    assert set(strict) == {row.id for row in rows} - {"003", "004"} and set(strict.values()) == {Zooms()}
+    assert {line["id"]: line["reason"] for line in csv.DictReader(path.open())}["003"] == "garment_proportion"
+
+
+def test_the_garments_are_reframed_in_training_and_all_others_are_the_same_bit_by_bit(tmp_path):
+    rows = extreme_rows(tmp_path)
+    module = VITONHD(str(rows[0].person.parents[2]), size=(HEIGHT, WIDTH), validation=0, quality=QualityFilter(keep=1.0))
+    module.setup("fit")
+    filtered = module.datasets["train"]
+    plain = VITONHD(str(rows[0].person.parents[2]), size=(HEIGHT, WIDTH), validation=0)
+    plain.setup("fit")
+    extents = []
+    for before, after in zip(plain.datasets["train"], filtered, strict=True):
+        same = torch.equal(before.garment, after.garment)
+        assert same == (after.ids[0] not in ("003", "004"))
+        assert torch.equal(before.person, after.person) and torch.equal(before.mask, after.mask)
+        garment = foreground(after.garment[0]).nonzero()
+        extents.append(((garment.amax(dim=0) - garment.amin(dim=0) + 1) / torch.tensor([HEIGHT, WIDTH])).max())
+    usual = sorted(extents)[5]
+    assert all(abs(np.log(float(extent / usual))) < 0.25 for extent in extents)
+
+
+def test_a_file_from_before_garments_were_reframed_is_read(tmp_path):
+    """An edited file must not be lost."""
+    path = tmp_path / "decisions.csv"
+    write_decisions(path, decide([measure(*GOOD)] * 2, ["a", "b"], 0.5, pad_extreme=True))
+    with path.open() as file:
+        lines = [{key: value for key, value in line.items() if not key.startswith("garment_")} for line in csv.DictReader(file)]
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)
+    assert [(decision.kept, decision.garment_zoom) for decision in read_decisions(path, ["a", "b"])] == [(True, 1.0), (False, 1.0)]
+
+
+@pytest.mark.parametrize(("place", "zoom"), [((10, 8), 1.5), ((90, 100), 1.5), ((60, 50), 0.5), ((0, 0), 0.5)])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_reframed_garment_stays_whole_on_its_background(place, zoom, masked):
+    top, left = place
+    garment = torch.from_numpy(np.array(shop_image(120, 80, top or 1, left or 1))).permute(2, 0, 1)[None].contiguous()
+    parts = {"person": garment, "mask": torch.ones(1, 1, HEIGHT, WIDTH, dtype=torch.bool), "category": ["upper"], "garment": garment}
+    sample = TryOffBatch(ids=["a"], **parts, garment_mask=foreground(garment[0])[None, None] if masked else None)
+    after = reframe_garment(sample, zoom)
+    found = foreground(after.garment[0]).nonzero()
+    height, width = (found.amax(dim=0) - found.amin(dim=0) + 1).tolist()
+    assert (height, width) == (pytest.approx(120 * zoom, abs=3), pytest.approx(80 * zoom, abs=3))
+    assert after.garment.shape == garment.shape and after.garment.dtype == torch.uint8
+    assert (after.garment[0, :, [0, 0, -1, -1], [0, -1, 0, -1]] == 246).all(), "the corners have the background's colour"
+    assert after.person is sample.person and after.mask is sample.mask
+    if masked:
+        assert (after.garment_mask[0, 0] ^ foreground(after.garment[0])).float().mean() < 0.02
 
 
 def garment_box(mask):
@@ -201,12 +286,13 @@ def test_what_is_kept_is_good_by_the_worlds_truth(world, pad_extreme):
 def test_the_worlds_people_of_extreme_proportions_are_padded_to_the_usual_one(world):
     rows, truth = world
     zooms = QualityFilter(keep=1.0).select(rows)
-    zoomed = {id_ for id_, zoom in zooms.items() if zoom != 1.0}
+    zoomed = {id_ for id_, zoom in zooms.items() if zoom.person != 1.0}
+    assert {zoom.garment for zoom in zooms.values()} == {1.0}, "the world's shop images have normal proportions"
     extreme = {row.id for row in rows if truth[row.id]["extreme_proportion"]}
     whole = {id_ for id_ in zoomed if not truth[id_]["truncated"]}
     assert len(extreme & zoomed) >= 0.8 * len(extreme) and len(whole - extreme) <= 0.1 * len(rows)
     heights = {row.id: measure_row(row).height for row in rows}
     usual = np.median(list(heights.values()))
     before = [abs(np.log(heights[id_] / usual)) for id_ in extreme & zoomed]
-    after = [abs(np.log(heights[id_] * zooms[id_] / usual)) for id_ in extreme & zoomed]
+    after = [abs(np.log(heights[id_] * zooms[id_].person / usual)) for id_ in extreme & zoomed]
     assert np.mean(after) < 0.3 * np.mean(before)

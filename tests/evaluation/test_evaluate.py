@@ -11,13 +11,14 @@ import pytest
 import torch
 from judged import Broken, Copier, Distance, Gallery, N, Restless, judge, metrics, sample, trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from scipy import stats
 
 from fashiongen.batches import to_float, to_uint8
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
-from fashiongen.evaluation.intervals import bootstrap_interval
 from fashiongen.evaluation.provenance import weights_sha256
+from fashiongen.intervals import interval
 from fashiongen.metrics import FID, KID
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.records import source_sha256
@@ -34,8 +35,9 @@ def test_the_record_states_what_was_measured_and_how(tmp_path, monkeypatch):
         values[one.ids[0]] = float((written - one.garment.float() / 255).abs().mean())
     assert record["metrics"]["distance"]["value"] == pytest.approx(np.mean(list(values.values())), abs=1e-6)
     assert set(record["metrics"]) == {"distance", "inside[tiny]", "gap"}
-    low, high = record["metrics"]["distance"]["ci95"]
-    assert low < record["metrics"]["distance"]["value"] < high
+    scores = list(values.values())
+    expected = stats.t.interval(0.95, N - 1, loc=np.mean(scores), scale=stats.sem(scores))
+    assert record["metrics"]["distance"]["ci95"] == pytest.approx(expected, abs=1e-6)
     assert record["metrics"]["gap"]["ci95"] is None and record["metrics"]["gap"]["value"] > 0
     assert record["metrics"]["gap"]["higher_is_better"] is False
     rows = [json.loads(line) for line in (tmp_path / record["per_sample"]).read_text().splitlines()]
@@ -259,15 +261,23 @@ def test_the_table_is_printed(tmp_path, capsys):
     assert "inside[tiny]" in printed and "7 samples" in printed and "lower" in printed
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says():
-    generator = np.random.default_rng(1)
-    covered = 0
-    for _ in range(200):
-        low, high = bootstrap_interval(generator.normal(3.0, 1.0, size=60))
-        covered += low <= 3.0 <= high
-    assert 176 <= covered <= 198
-    assert bootstrap_interval(np.arange(5.0)) == bootstrap_interval(np.arange(5.0))
-    assert bootstrap_interval(np.array([1.0])) is None and bootstrap_interval(np.array([1.0, np.nan])) is None
+def test_samples_with_the_same_truth_are_one_cluster(tmp_path):
+    """Datasets repeat garments: their people are not independent."""
+    judge(tmp_path / "each")
+    data = Gallery()
+    for place in (1, 2):
+        data.samples[place].garment = data.samples[0].garment.clone()
+    judge(tmp_path / "shared", data=data)
+    each, shared = (
+        [json.loads(line) for line in (tmp_path / name / "out.per_sample.jsonl").read_text().splitlines()] for name in ("each", "shared")
+    )
+    assert len({row["cluster"] for row in each}) == N and len({row["cluster"] for row in shared}) == N - 2
+    assert len({row["cluster"] for row in shared if row["id"] in [data.samples[place].ids[0] for place in range(3)]}) == 1
+    record = json.loads((tmp_path / "shared" / "out.json").read_text())
+    expected = interval([[row["distance"] for row in shared]] * np.ones((1, N)), [row["cluster"] for row in shared])
+    assert record["clusters"] == "garment" and record["metrics"]["distance"]["ci95"] == pytest.approx(
+        [expected.low, expected.high], abs=1e-6
+    )
 
 
 def test_images_that_cannot_be_shown_lose_no_numbers(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from fashiongen.cli import main
+from fashiongen.evaluation.kept import Manifest
 
 ROOT = Path(__file__).parents[2]
 RUNS = {
@@ -33,7 +34,7 @@ def one_thread():
 
 def command(recipe, out, *args):
     """The arguments of a test without a logger, which writes to the current folder."""
-    places = ["--config", str(ROOT / "recipes" / "tiny" / f"{recipe}.yaml"), "--evaluate.out", str(out)]
+    places = ["--config", str(ROOT / "recipes" / "tiny" / f"{recipe}.yaml"), "--evaluate.out", str(out), "--evaluate.keep", str(out)[:-5]]
     return ["test", *places, "--trainer.logger", "false", "--trainer.callbacks", "null", *RUNS[recipe], *args]
 
 
@@ -72,6 +73,8 @@ def check(recipe, folder, two_processes, *args):
     task = yaml.safe_load((ROOT / "recipes" / "tasks" / f"{record['protocol']}.yaml").read_text())["evaluate"]
     assert len(record["metrics"]) == len(task["metrics"])
     assert (folder / "one.per_sample.jsonl").read_bytes() == (folder / "two.per_sample.jsonl").read_bytes()
+    one, two = (Manifest.read(folder / name) for name in ("one", "two"))
+    assert (one.ids, one.sha256) == (two.ids, two.sha256) and len(one.ids) == record["n_samples"]
 
 
 def forked(args):

@@ -52,7 +52,7 @@ def test_names_carry_the_extractor_and_the_scale(protocol):
 def test_a_protocol_leaves_nothing_to_the_one_before(protocol):
     """Files on the command line are merged key by key: what a protocol does not state it would take over from the recipe's own."""
     _, evaluate = read(protocol)
-    assert set(evaluate) == {"task", "protocol", "size", "reference", "metrics"}
+    assert set(evaluate) == {"task", "protocol", "size", "resize", "reference", "metrics"}
 
 
 @pytest.mark.parametrize("protocol", REPORTED)

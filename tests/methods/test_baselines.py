@@ -1,10 +1,15 @@
+from types import SimpleNamespace
+
+import lightning.pytorch as L
 import pytest
 import torch
 from torch import Tensor
 
 from fashiongen.batches import TryOffBatch, to_float
+from fashiongen.data import VITONHD, FashionVC
 from fashiongen.errors import UserError
-from fashiongen.methods.baselines import MaskedCrop, MeanGarment, NearestGarment, White
+from fashiongen.methods.baselines import MaskedCrop, MeanGarment, NearestGarment, Popularity, White
+from fashiongen.methods.baselines.one_pass import OnePassMethod
 
 
 def batch(person: Tensor, mask: Tensor, garment: Tensor | None = None, category: str = "upper") -> TryOffBatch:
@@ -76,3 +81,70 @@ def test_the_nearest_garment_is_that_of_the_same_photo(photos):
     again.load_state_dict(method.state_dict())
     order = [2, 0, 3]
     assert torch.equal(again.take_off(photos.select(order)), to_float(photos.garment[order]))
+
+
+ONE_PASS = {
+    MeanGarment: lambda method: method.count.sum(),
+    NearestGarment: lambda method: len(method.garments),
+    Popularity: lambda method: method.counts.sum(),
+}
+BUILD = {MeanGarment: lambda: MeanGarment(size=(64, 48)), NearestGarment: NearestGarment, Popularity: Popularity}
+
+
+def fit(method, data):
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        max_epochs=1, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(method, data)
+    return method
+
+
+def training_data(method, batch_size):
+    if method is Popularity:
+        return FashionVC("wardrobe", people=240, size=(64, 64), batch_size=batch_size, num_workers=0, images=False)
+    return VITONHD("wardrobe", people=40, size=(64, 48), batch_size=batch_size, num_workers=0, validation=0)
+
+
+def test_every_baseline_that_collects_is_here():
+    assert set(OnePassMethod.__subclasses__()) == set(ONE_PASS)
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+@pytest.mark.parametrize("method", ONE_PASS)
+def test_every_training_sample_is_collected_whatever_the_batch_size(method, cache):
+    counted = []
+    for batch_size in (7, 1000):  # the last batch is incomplete; the only one is
+        data = training_data(method, batch_size)
+        counted.append((int(ONE_PASS[method](fit(BUILD[method](), data))), len(data.datasets["train"])))
+        assert counted[-1][1] % batch_size
+    print(counted)
+    assert counted[0] == counted[1] and counted[0][0] == counted[0][1] > 7
+
+
+def test_methods_that_learn_still_train_on_whole_batches(cache):
+    """The batch's size is part of their results."""
+    data = training_data(White, 7)
+    data.setup("fit")
+    assert {len(batch) for batch in data.train_dataloader()} == {7}
+
+
+@pytest.mark.parametrize("method", ONE_PASS)
+def test_training_in_several_processes_is_refused_before_they_are_set_up(method):
+    collecting = BUILD[method]()
+    collecting._trainer = SimpleNamespace(world_size=2)
+    with pytest.raises(UserError, match=f"{method.__name__} collects from the training data in one process: add --trainer.devices 1"):
+        collecting.setup("fit")
+    collecting.setup("test")
+
+
+def test_a_checkpoint_too_large_is_refused_at_the_first_batch(photos):
+    """VITON-HD's 11,647 pairs at 1024x768 would be 27 GB."""
+    method = NearestGarment()
+    method._trainer = SimpleNamespace(num_training_batches=11647 // 4, current_epoch=0)
+    large = photos.select([0, 1, 2, 3])
+    large.garment = torch.zeros(4, 3, 1024, 768, dtype=torch.uint8)
+    with pytest.raises(UserError, match=r"garments of 1024x768 would make a checkpoint of 27\.\d GB, and most_gigabytes is 4: lower data"):
+        method.training_step(large, 0)
+    assert not method._gathered
+    NearestGarment(most_gigabytes=30.0)

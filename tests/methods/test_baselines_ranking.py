@@ -4,7 +4,6 @@ import io
 import itertools
 import math
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,13 +107,6 @@ def test_popularity_survives_a_checkpoint_that_holds_tensors_alone():
         Popularity().load_state_dict({"bottoms": torch.zeros(1, dtype=torch.int64)})
     with pytest.raises(UserError, match="Popularity has counted no pair: run `fit` first"):
         Popularity().embed_candidate(bottoms("a"))
-
-
-def test_popularity_is_counted_by_one_process():
-    method = Popularity()
-    method._trainer = SimpleNamespace(world_size=2)
-    with pytest.raises(UserError, match="counts in one process"):
-        method.on_fit_start()
 
 
 def painted(*rows):

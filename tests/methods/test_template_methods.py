@@ -14,6 +14,7 @@ from pair_batches import PairData, candidates, pairs, queries
 from fashiongen.errors import UserError
 from fashiongen.methods.mgcm import MGCM
 from fashiongen.methods.pix2pix_cm import Pix2PixCM
+from fashiongen.nn.template_matching import UPS, dropout_keys
 
 pytestmark = pytest.mark.parametrize("kind", [MGCM, Pix2PixCM])
 ADAM = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), weight_decay=0.01)
@@ -57,6 +58,76 @@ def test_a_run_broken_in_mid_epoch_or_between_epochs_ends_with_the_same_weights(
     assert trainer.global_step == 2 * 3
     for name, value in resumed.state_dict().items():
         assert torch.equal(value, whole.state_dict()[name]), name
+
+
+def authors_step(network, optimizers, tops, bottoms, keys, nu, mu, pixel_weight):
+    """One training step in the order of the authors' code, on our layers; returns the ranking's loss.
+
+    They draw a template for the discriminator and another for the generator, show the discriminator the true bottoms first, and encode
+    the bottoms once as positives and once as the three rolls.
+    """
+    generator, discriminator, encoder = network.generator.train(), network.discriminator.train(), network.bottom_encoder.train()
+    square = torch.nn.functional.mse_loss
+    template = generator(tops, keys[:UPS]).template
+    real = discriminator(tops, bottoms)
+    fake = discriminator(tops, template).detach()
+    losses = [nu * 0.5 * (fake - 0.5 * square(real, torch.ones_like(real))).square().mean()]
+    step(optimizers[0], losses[0])
+    template = generator(tops, keys[UPS:]).template
+    fake = discriminator(tops, template)
+    step(optimizers[1], mu * 0.5 * square(fake, torch.ones_like(fake)) + pixel_weight * (template - bottoms).abs().mean())
+    top_code, template_code, _ = generator.eval()(tops, None)
+    code = encoder(bottoms)
+    rolled = torch.stack([bottoms.roll(back, dims=0) for back in (1, 2, 3)], dim=1)  # (B, 3, 3, S, S)
+    rolled_code = encoder(rolled.flatten(0, 1)).unflatten(0, rolled.shape[:2])
+
+    def embed(side, code):
+        return torch.sigmoid(side(code.mean(dim=(-2, -1))))
+
+    top = embed(network.ranker.top, top_code)
+    positive = (top * embed(network.ranker.bottom, code)).sum(-1) + 0.01 * (template_code - code).abs().sum(dim=(1, 2, 3))
+    negative = (top[:, None] * embed(network.ranker.bottom, rolled_code)).sum(-1)
+    negative = negative + 0.01 * (template_code[:, None] - rolled_code).abs().sum(dim=(2, 3, 4))
+    ranking = -torch.log(torch.sigmoid(positive[:, None] - negative) + 1e-12).mean()
+    step(optimizers[2], ranking)
+    generator.train()
+    return ranking.item()
+
+
+def step(optimizer, loss):
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def test_code_trains_as_the_authors_code_does(kind):
+    """Losses, weights and batch norm's statistics after two steps, in float64."""
+    ours, theirs = (build(kind, variant="code").double().train() for _ in range(2))
+    batch = rows(6)
+    tops, bottoms = ours.images(batch.top).double(), ours.images(batch.bottom).double()
+    own, others = ([ADAM(method._parameters_of(modules)) for modules in method.trains.values()] for method in (ours, theirs))
+    for number in range(2):
+        keys = dropout_keys(batch.ids, 0, number, draws=2)
+        losses = {}
+        for optimizer, (name, loss) in zip(own, ours.network.losses(tops, bottoms, None, keys), strict=True):
+            step(optimizer, loss)
+            losses[name] = loss.item()
+        expected = authors_step(theirs.network, others, tops, bottoms, keys, 0.01, 0.1, 10000.0)
+        assert losses["ranking"] == pytest.approx(expected, abs=1e-9)
+    for key, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[key], value, atol=1e-9, rtol=1e-9, msg=key)
+
+
+def test_paper_draws_one_template_and_encodes_the_bottoms_once(kind):
+    """The two runs of the generator and of the encoder are the authors' code's alone."""
+    for variant, draws in (("paper", 1), ("code", 2)):
+        method, batch = build(kind, variant=variant).train(), rows(6)
+        assert method.network.draws == draws
+        for _, loss in method.training_losses(batch, 0):
+            loss.backward()
+        for part, norm in (("generator", method.network.generator.down[0].norm), ("encoder", method.network.bottom_encoder.norms[0])):
+            assert norm.num_batches_tracked == draws, (variant, part)
+        assert method.network.discriminator.norms[0].num_batches_tracked == 3
 
 
 def test_each_loss_moves_its_own_networks_alone(kind, tmp_path):

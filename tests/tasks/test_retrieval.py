@@ -94,6 +94,13 @@ def test_a_test_equals_the_plain_loop_over_pairs_and_embeds_each_bottom_once(roo
     assert record["metrics"]["auc"]["ci95"][0] < values["auc"] < record["metrics"]["auc"]["ci95"][1]
     rows = [json.loads(line) for line in (tmp_path / record["per_sample"]).read_text().splitlines()]
     assert len(rows) == 30
+    cluster = {row["id"]: row["cluster"] for row in rows}
+    pairs = data.test_dataloader().dataset.rows
+    linked = [
+        (one, other) for one in pairs for other in pairs if one.id < other.id and (one.top == other.top or one.bottom == other.bottom)
+    ]
+    assert record["clusters"] == "top or bottom" and linked and all(cluster[one.id] == cluster[other.id] for one, other in linked)
+    assert 30 - len(linked) <= len(set(cluster.values())) < 30
     assert sum(row["recall"] for row in rows) / 30 == pytest.approx(values["recall"], abs=1e-6)
 
 

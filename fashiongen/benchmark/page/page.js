@@ -126,10 +126,10 @@ function buildBoard(board, panel) {
       : el("p", {}, "Only the protocol's name is known: its file was not found in recipes/tasks when this page was written.")),
     table.box,
     el("p", { class: "quiet" },
-      "↑ higher is better, ↓ lower is better. 1st and 2nd mark the best of a column. The small line is the 95 % interval: over seeds (Student's t) ",
-      "if a row has several, otherwise over samples (bootstrap). ≈: not significantly different from the best (paired bootstrap over samples, without a ",
-      "correction for multiple comparisons). ?: not tested, for example a metric of a whole set. Click a number for its record, log and command. ",
+      "↑ higher is better, ↓ lower is better. 1st and 2nd mark the best of a column. The small line is the interval. ",
+      "?: not compared with the best, for example a metric of a whole set. Click a number for its record, log and command. ",
       "Memory on a CPU is that of the whole process; compare times on the same device only."),
+    board.statistics.length ? el("ul", { class: "quiet" }, board.statistics.map((text) => el("li", {}, text))) : null,
     board.notes.map((text) => el("p", { class: "note" }, text)),
     notes.length ? el("ul", { class: "notes" }, notes.map((row) => el("li", {}, name(row.name), ": ", el("span", { class: "note" }, name(row.notes.join("; ")))))) : null,
     board.absent.length ? [el("h3", {}, "Not in this table"), el("ul", {}, board.absent.map((node) =>
@@ -146,7 +146,8 @@ function drawRow(board, row) {
     el("th", { scope: "row" }, label(row.name), row.notes.length ? el("span", { class: "note", title: "see the note below the table" }, " †") : null),
     board.columns.map((column) => drawCell(board, row, column)),
     COSTS.map(([key, title]) => el("td", {}, key === "seeds"
-      ? el("button", { class: "number", type: "button", "aria-label": `${row.name}: its ${row.costs.seeds.text} records`, onclick: () => openDetails(board, row, null) }, row.costs.seeds.text)
+      ? [el("button", { class: "number", type: "button", "aria-label": `${row.name}: its ${row.costs.seeds.text} records`, onclick: () => openDetails(board, row, null) }, row.costs.seeds.text),
+        row.costs.seeds.value === 1 ? el("small", {}, row.about) : null]
       : row.costs[key].text)));
 }
 
@@ -157,7 +158,7 @@ function drawCell(board, row, column) {
   return el("td", { class: cell.rank },
     el("button", { class: "number", type: "button", "aria-label": `${row.name}, ${column.key}: ${cell.text}${rank}; details`, onclick: () => openDetails(board, row, column) }, cell.text),
     cell.rank ? el("span", { class: "place", "aria-hidden": "true" }, ` ${PLACES[cell.rank]}`) : null,
-    cell.apart === false ? el("span", { title: "not significantly different from the best" }, " ≈") : cell.untested ? el("span", { title: cell.untested }, " ?") : null,
+    cell.apart === false ? el("span", { title: "not told apart from the best" }, " ≈") : cell.untested ? el("span", { title: cell.untested }, " ?") : null,
     cell.note ? el("span", { class: "note", title: cell.note }, " †") : null,
     cell.interval ? el("small", {}, `${cell.interval[0]} to ${cell.interval[1]}`) : null);
 }
@@ -171,9 +172,11 @@ function openDetails(board, row, column) {
     body.push(el("p", {}, el("strong", {}, cell.text), column.higher === null ? "" : `, ${column.higher ? "higher" : "lower"} is better`,
       cell.interval ? `; 95 % interval ${cell.interval[0]} to ${cell.interval[1]} over ${cell.over}` : "; without an interval"));
     if (cell.difference) {
-      const { mean, interval, p, samples } = cell.difference;
-      body.push(el("p", {}, `Against the best: ${mean} (95 % interval ${interval[0]} to ${interval[1]}, p ${p}), paired bootstrap over ${samples} samples. `,
-        cell.apart ? "The two trained models differ on such samples; models trained with other seeds may not." : "No significant difference."));
+      const { mean, interval, p, adjusted, family, samples, clusters, seeds } = cell.difference;
+      body.push(el("p", {}, `Against the best: ${mean} (95 % interval ${interval[0]} to ${interval[1]}, p ${p}; adjusted for the column's ${family} comparisons: ${adjusted}), `,
+        `paired over ${samples} samples in ${clusters} clusters, seeds: ${seeds[0]} here, ${seeds[1]} of the best. `,
+        cell.apart ? "Told apart." : "Not told apart.",
+        seeds.includes(1) ? " With one seed this is about that checkpoint, not about the method." : ""));
     }
     if (cell.untested) body.push(el("p", {}, "Against the best: ", cell.untested, "."));
     if (cell.note) body.push(el("p", { class: "note" }, cell.note));

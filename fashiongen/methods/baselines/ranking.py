@@ -14,6 +14,7 @@ from torch.nn.functional import one_hot
 from fashiongen.batches import CandidateBatch, PairBatch, QueryBatch
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
+from fashiongen.methods.baselines.one_pass import OnePassMethod
 from fashiongen.metrics.colour import srgb_to_lab
 from fashiongen.nn import noise
 from fashiongen.wardrobe.outfits import STYLE, harmonious
@@ -43,7 +44,7 @@ class RandomRanking(Method):
         return noise.uniform(keys.flatten(), keys.device).view_as(keys)
 
 
-class Popularity(Method):
+class Popularity(OnePassMethod):
     """Scores a bottom by the number of training pairs it occurs in, whatever the top; one epoch of `fit` counts them."""
 
     name: ClassVar[str] = "popularity"
@@ -57,12 +58,6 @@ class Popularity(Method):
         # Sorted hashes instead of ids, so that a checkpoint holds only tensors. Two of a million ids collide with probability 3e-8.
         self.register_buffer("bottoms", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(0, dtype=torch.int64))
-
-    def on_fit_start(self) -> None:
-        """Reject several processes, since each would count only its own share."""
-        super().on_fit_start()
-        if self.trainer.world_size > 1:
-            raise UserError("Popularity counts in one process: add --trainer.devices 1")
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> STEP_OUTPUT:
         """Add the batch's bottoms to the counts."""

@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 from fashiongen.batches import TryOffBatch, to_float, to_uint8
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
+from fashiongen.methods.baselines.one_pass import OnePassMethod
 from fashiongen.nn.crop import bounding_boxes, crop_and_resize
 
 CATEGORIES = ("upper", "lower", "full")
@@ -39,7 +40,7 @@ class MaskedCrop(Method):
         return cut.clamp(-1.0, 1.0)
 
 
-class MeanGarment(Method):
+class MeanGarment(OnePassMethod):
     """Returns the mean shop image of each category in the training set; one epoch of `fit` computes it."""
 
     name: ClassVar[str] = "mean_garment"
@@ -69,16 +70,26 @@ class MeanGarment(Method):
         return mean.float()[_category(batch)]
 
 
-class NearestGarment(Method):
-    """Returns the garment of the training person with the most similar masked pixels; one epoch of `fit` collects them."""
+class NearestGarment(OnePassMethod):
+    """Returns the garment of the training person with the most similar masked pixels; one epoch of `fit` collects them.
+
+    The checkpoint holds the collected garments as they are, 3 * H * W bytes each, since a test has no access to the training data:
+    27 GB for VITON-HD at 1024x768. `fit` refuses more than `most_gigabytes` before it collects any.
+    """
 
     name: ClassVar[str] = "nearest_garment"
     needs: ClassVar[frozenset[str]] = frozenset({"mask"})
 
-    def __init__(self, feature_size: tuple[int, int] = (32, 24)) -> None:
-        """Compare masked crops at `feature_size` (height, width)."""
+    def __init__(self, feature_size: tuple[int, int] = (32, 24), most_gigabytes: float = 4.0) -> None:
+        """Configure the comparison.
+
+        Args:
+            feature_size: height and width at which masked crops are compared.
+            most_gigabytes: the largest checkpoint that `fit` may write.
+        """
         super().__init__()
         self.feature_size = feature_size
+        self.most_gigabytes = most_gigabytes
         self.features: Tensor
         self.garments: Tensor
         self.register_buffer("features", torch.zeros(0))
@@ -86,8 +97,14 @@ class NearestGarment(Method):
         self._gathered: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: TryOffBatch, batch_idx: int) -> STEP_OUTPUT:
-        """Store the batch's crops and garments."""
+        """Store the batch's crops and garments.
+
+        Raises:
+            UserError: at the first batch, if the garments of all batches would take more than `most_gigabytes`.
+        """
         if self.current_epoch == 0 and batch.garment is not None:
+            if batch_idx == 0 and self._trainer is not None:
+                self._check_size(batch.garment)
             self._gathered.append((self._feature(batch), to_uint8(to_float(batch.garment))))
         return None
 
@@ -109,6 +126,15 @@ class NearestGarment(Method):
         for name in ("features", "garments"):
             setattr(self, name, torch.zeros_like(state_dict[name], device=self.device))
         super().load_state_dict(state_dict, strict, assign)
+
+    def _check_size(self, garments: Tensor) -> None:
+        size, each = garments.shape[-2:], garments[0].numel()
+        gigabytes = each * len(garments) * float(self.trainer.num_training_batches) / 1e9
+        if gigabytes > self.most_gigabytes:
+            raise UserError(
+                f"NearestGarment: the garments of {size[0]}x{size[1]} would make a checkpoint of {gigabytes:.1f} GB, and most_gigabytes is "
+                f"{self.most_gigabytes:g}: lower data.init_args.size or raise model.init_args.most_gigabytes"
+            )
 
     def _feature(self, batch: TryOffBatch) -> Tensor:
         return crop_and_resize(_on_white(batch), bounding_boxes(batch.mask), self.feature_size).flatten(1)

@@ -18,6 +18,7 @@ from fashiongen.methods.bpr_dae.network import BPRDAENetwork, load_alexnet
 from fashiongen.methods.bpr_dae.published import load_published
 from fashiongen.nn.encodings import Encoding, EncodingCache
 from fashiongen.nn.negatives import negative_mask, rolled_mask
+from fashiongen.nn.precision import full_float32
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -138,5 +139,5 @@ class BPRDAE(Method):
 
     def score(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Return the inner products, (B, C), in float32 whatever the networks' precision."""
-        with torch.autocast(query.device.type, enabled=False):
+        with torch.autocast(query.device.type, enabled=False), full_float32():
             return query.float() @ candidate.float().T

@@ -25,6 +25,7 @@ from fashiongen.methods.geco.published import load_generator, load_ranker
 from fashiongen.nn import noise
 from fashiongen.nn.encodings import EncodingCache
 from fashiongen.nn.negatives import negative_mask
+from fashiongen.nn.precision import full_float32
 
 
 class GECo(Method):
@@ -242,7 +243,7 @@ class GECo(Method):
 
     def score(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Eq. 9: m, the dot products, (B, C), in float32 whatever the networks' precision."""
-        with torch.autocast(query.device.type, enabled=False):
+        with torch.autocast(query.device.type, enabled=False), full_float32():
             return query.float() @ candidate.float().T
 
     def images(self, images: Tensor | None) -> Tensor:

@@ -1,0 +1,103 @@
+"""`evaluate.reuse`: tests of the same weights, data and settings share the predictions of the first, whatever their protocols."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+import lightning.pytorch as L
+
+from fashiongen.benchmark.plugins import own_sources
+from fashiongen.data.base import FashionData
+from fashiongen.errors import UserError
+from fashiongen.evaluation import Evaluate, FromFiles
+from fashiongen.evaluation.judge import Request
+from fashiongen.evaluation.kept import KeptPredictions, Manifest
+from fashiongen.evaluation.provenance import checkpoint, versions, weights_sha256
+from fashiongen.records import source_sha256
+
+SETTINGS = ("model", "data", "seed_everything", "parents")
+TRAINER_SETTINGS = ("precision", "limit_test_batches", "fast_dev_run")
+"""The keys of a recipe that decide a test's predictions; its `evaluate` only judges them."""
+
+
+class SharedPredictions:
+    """The kept predictions of one method, checkpoint, data and settings, locked until the test ends.
+
+    A second test of the same waits for the first, and then finds its predictions. The lock is free when its process is gone.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        """Take the lock.
+
+        Raises:
+            UserError: if the folder cannot be written.
+        """
+        self.folder = folder / key[:32]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (folder / f"{key[:32]}.lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(f"evaluate.reuse: cannot write {folder}: {error.strerror}; choose another --evaluate.reuse") from error
+
+    def stand_in(self) -> FromFiles | None:
+        """Return what reads the predictions; None if there are none, or they have been changed."""
+        try:
+            manifest = Manifest.read(self.folder)
+        except UserError:  # damaged: sample again
+            return None
+        if manifest is None or not manifest.intact(self.folder):
+            return None
+        method = FromFiles()
+        method.request = Request(folder=self.folder, reused=True)
+        return method
+
+    def release(self) -> None:
+        """Let the next test have them."""
+        self._lock.close()
+
+
+def share(
+    evaluate: Evaluate, model: L.LightningModule, data: FashionData, settings: dict[str, Any], tested: str | None
+) -> tuple[SharedPredictions, FromFiles | None]:
+    """Find the predictions that a test shares, or let it keep them.
+
+    Args:
+        evaluate: the test's evaluation, whose `reuse` names the folder.
+        model: the method, before its checkpoint is loaded.
+        data: the data.
+        settings: the resolved settings of the command.
+        tested: the checkpoint.
+
+    Returns:
+        The locked predictions, and what reads them in place of the method; None if there are none yet.
+
+    Raises:
+        UserError: if the predictions are to be kept elsewhere too, or the folder cannot be written.
+    """
+    assert evaluate.reuse is not None
+    if evaluate.keep is not None:
+        raise UserError("evaluate.keep and evaluate.reuse both keep predictions: give one of them")
+    data.prepare_data()
+    data.setup("test")
+    decides = {
+        **{name: settings.get(name) for name in SETTINGS},
+        **{name: settings["trainer"].get(name) for name in TRAINER_SETTINGS},
+        # All weights: `pretrained` may name a folder whose files have changed.
+        "weights": weights_sha256({**dict(model.named_parameters()), **dict(model.named_buffers())}),
+        "checkpoint": (checkpoint(tested) or {}).get("sha256"),
+        "fingerprint": data.fingerprint(),
+        "code": [source_sha256(leave_out=("benchmark",)), versions(), own_sources({name: settings[name] for name in ("model", "data")})],
+    }
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
+    shared = SharedPredictions(evaluate.reuse, key)
+    stand_in = shared.stand_in()
+    if stand_in is None:
+        shutil.rmtree(shared.folder, ignore_errors=True)  # changed ones, if any
+        evaluate.keep = KeptPredictions(shared.folder)
+    return shared, stand_in

@@ -1,0 +1,259 @@
+"""Kept predictions: a folder with the predictions of a test and a manifest, so that further protocols need no second sampling.
+
+Images are PNG files named after the sample ids; what is no image, such as rankings, is in one compressed file. The manifest is the record
+of the test that kept them, with a part `kept`: the ids, the hash of the content, and which predictions were not finite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fashiongen.batches import Batch
+from fashiongen.errors import UserError
+from fashiongen.evaluation.images import file_name
+from fashiongen.evaluation.predictions import PngWriter
+from fashiongen.nn.processes import gather
+from fashiongen.records import Record, file_sha256, plain, write_atomically
+from fashiongen.tasks import Task
+
+MANIFEST, TABLES = "manifest.json", "predictions.npz"
+
+
+def content_sha256(files: Iterable[Path]) -> str:
+    """Return a sha256 over the names and contents of files, sorted by name."""
+    lines = (f"{file.name} {file_sha256(file)}\n" for file in sorted(files, key=lambda file: file.name))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The manifest of kept predictions.
+
+    Attributes:
+        record: the record of the test that kept them.
+        ids: the sample ids, sorted.
+        sha256: of the content, see `content_sha256`.
+        not_finite: ids whose prediction was not finite; they have no file.
+        size: of the images, such as 512x384; empty without images.
+    """
+
+    record: Record
+    ids: list[str]
+    sha256: str
+    not_finite: list[str]
+    size: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """Read the manifest of a folder; None if it has none, or another program's.
+
+        Raises:
+            UserError: if it is damaged.
+        """
+        path = folder / MANIFEST
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path}: damaged ({error}); remove it to judge the images alone") from error
+        kept = content.get("kept") if isinstance(content, dict) else None
+        if not isinstance(kept, dict):
+            return None
+        record = Record.read(path)
+        lists = [kept.get("ids"), kept.get("not_finite")]
+        if not all(isinstance(ids, list) and all(isinstance(id_, str) for id_ in ids) for ids in lists) or not all(
+            isinstance(kept.get(name), str) for name in ("sha256", "size")
+        ):
+            raise UserError(f"{path}: damaged: `kept` lacks ids, not_finite, sha256 or size; remove it to judge the images alone")
+        return cls(record=record, **{name: kept[name] for name in ("ids", "not_finite", "sha256", "size")})
+
+    def intact(self, folder: Path) -> bool:
+        """Return whether the folder holds what it held when this was written."""
+        return content_sha256(file for file in folder.iterdir() if file.name != MANIFEST) == self.sha256
+
+    def write(self, folder: Path) -> None:
+        """Write it atomically."""
+        here = replace(self.record, images=None, gallery={}, per_sample=None, predictions=None)  # these are beside the record
+        kept = {name: getattr(self, name) for name in ("sha256", "size", "not_finite", "ids")}
+        write_atomically(folder / MANIFEST, json.dumps(plain({**asdict(here), "kept": kept}), indent=1, ensure_ascii=False) + "\n")
+
+
+class KeptPredictions:
+    """Writes the predictions of a test to a folder, which appears only once it is complete."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write to `folder`."""
+        self.folder = folder
+        self.part = folder.with_name(f".{folder.name}.part")
+        self._writer: PngWriter | None = None
+        self._ids: list[str] = []
+        self._not_finite: list[str] = []
+        self._sizes: set[str] = set()
+        self._rows: dict[str, list[Tensor]] = {}
+        self._labels: dict[str, list[str]] = {}
+        self._parts: list[Any] = []
+        self._started = False
+
+    def check_writable(self) -> None:
+        """Check that the folder can be written, and is new, empty or holds kept predictions, which are replaced.
+
+        Raises:
+            UserError: if not.
+        """
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.folder.parent, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            taken = self.folder.exists() and any(self.folder.iterdir())
+        except OSError as error:
+            raise UserError(f"evaluate.keep: cannot write {self.folder}: {error.strerror}; choose another --evaluate.keep") from error
+        if taken and Manifest.read(self.folder) is None:
+            raise UserError(f"evaluate.keep: {self.folder} holds other files: choose a new folder")
+
+    def start(self, trainer: L.Trainer) -> None:
+        """Make an empty temporary folder, once for all processes."""
+        if trainer.is_global_zero:
+            shutil.rmtree(self.part, ignore_errors=True)
+            self.part.mkdir()
+        trainer.strategy.barrier("kept predictions")
+        self._writer, self._started = PngWriter(), True
+        self._ids, self._not_finite, self._sizes, self._rows = [], [], set(), {}
+
+    def add(self, task: Task, prediction: Any, batch: Batch) -> None:  # noqa: ANN401  what a task returns is its own
+        """Write a batch's predictions, after the metrics have been updated.
+
+        Raises:
+            UserError: if an id cannot be a file name, or a file cannot be written.
+        """
+        assert self._writer is not None
+        self._ids += batch.ids
+        if task.kept_as == "rows":
+            for name, rows in task.kept_rows(prediction, batch).items():
+                self._rows.setdefault(name, []).append(rows.cpu())
+            self._labels = task.kept_labels()
+            return
+        for name, image in task.images(prediction, batch):
+            path = self.part / file_name(name)
+            if bool(image.isfinite().all()):
+                self._writer.add(path, image)
+            else:
+                self._not_finite.append(name)
+            self._sizes.add("x".join(map(str, image.shape[1:])))
+
+    def gather(self) -> None:
+        """Wait for the files, and gather what the manifest needs from all processes; `finish` tells what went wrong."""
+        assert self._writer is not None
+        writer, self._writer, problem = self._writer, None, None
+        try:
+            writer.close(cancel=False)
+        except UserError as error:
+            problem = str(error)
+        rows = {name: np.concatenate([part.numpy() for part in parts]) for name, parts in self._rows.items()}
+        self._parts = gather((self._ids, self._not_finite, self._sizes, rows, self._labels, problem))
+
+    def finish(self, record: Record) -> None:
+        """Complete the folder with its manifest, in the first process, and name it in the test's record.
+
+        Raises:
+            UserError: if a process could not write a file.
+        """
+        parts = self._parts
+        if problems := [part[5] for part in parts if part[5]]:
+            raise UserError(problems[0])
+        ids = [id_ for part in parts for id_ in part[0]]
+        order = np.argsort(np.array(ids, dtype=object), kind="stable")  # the file is the same on any number of processes
+        names = dict.fromkeys(name for part in parts for name in part[3])
+        if tables := {name: np.concatenate([part[3][name] for part in parts if name in part[3]])[order] for name in names}:
+            labels = {f"labels.{name}": np.array(listed) for part in parts for name, listed in part[4].items()}
+            packed = {name: table.astype(np.int16) if table.max(initial=0) < 2**15 else table for name, table in tables.items()}
+            np.savez_compressed(self.part / TABLES, ids=np.array(sorted(ids)), **labels, **packed)  # type: ignore[arg-type]  # numpy types its options
+        manifest = Manifest(
+            record=record,
+            ids=sorted(ids),
+            sha256=content_sha256(self.part.iterdir()),
+            not_finite=sorted(name for part in parts for name in part[1]),
+            size=", ".join(sorted(set().union(*(part[2] for part in parts)))),
+        )
+        manifest.write(self.part)
+        replaced = self.folder.with_name(f".{self.folder.name}.replaced")
+        if self.folder.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            self.folder.rename(replaced)
+        self.part.rename(self.folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+        self._started = False
+        record.predictions = {"path": str(self.folder), "sha256": manifest.sha256}
+
+    def discard(self) -> None:
+        """Stop after an error; the folder of an earlier test stays."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(UserError):
+                writer.close(cancel=True)
+        if self._started:
+            shutil.rmtree(self.part, ignore_errors=True)
+
+
+class Tables:
+    """The rows of kept predictions; nothing in the file can run code."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            UserError: if it is missing or damaged.
+        """
+        self.path = path
+        self._arrays: dict[str, NDArray[Any]]
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                self._arrays = {name: content[name] for name in content.files}
+        except FileNotFoundError as error:
+            raise UserError(f"{path} is missing, which holds the kept predictions of this task") from error
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"{path}: damaged, or not written by `--evaluate.keep` ({error})") from error
+        self.ids = self._get("ids", 1).tolist()
+        self._place = {id_: index for index, id_ in enumerate(self.ids)}
+
+    def rows(self, name: str, ids: Iterable[str]) -> NDArray[Any]:
+        """Return the rows of samples in a table.
+
+        Raises:
+            UserError: if there is no such table.
+        """
+        table = self._get(name, 2)
+        if len(table) != len(self.ids) or table.dtype.kind not in "iu":
+            raise UserError(f"{self.path}: damaged: {name} has {len(table)} rows for {len(self.ids)} ids")
+        found: NDArray[Any] = table[[self._place[id_] for id_ in ids]]
+        return found
+
+    def labels(self, name: str) -> list[str]:
+        """Return a list of names.
+
+        Raises:
+            UserError: if there is no such list.
+        """
+        return [str(label) for label in self._get(f"labels.{name}", 1)]
+
+    def _get(self, name: str, dimensions: int) -> NDArray[Any]:
+        array = self._arrays.get(name)
+        if array is None or array.ndim != dimensions:
+            raise UserError(f"{self.path}: holds no {name}: it was not written by `--evaluate.keep`, or for another task")
+        return array
