@@ -10,6 +10,7 @@ LONG = (
     "benchmark/test_command.py",
     "benchmark/test_kills.py",
     "methods/test_igr.py",
+    "test_gpu_check.py",
     "test_deepspeed.py",
     "methods/test_contract.py",
     "data/test_pairs.py",

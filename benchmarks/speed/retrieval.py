@@ -1,13 +1,14 @@
 """The speed of retrieval compared with the plain loop, with equal results asserted, and of searches in growing catalogues.
 
-    python benchmarks/speed/retrieval.py OUT.json [--size tiny|full] [--rows 5] [--queries 1000] [--items 1000 10000 100000 1000000]
-        [--graph-up-to N] [--threads N] [--note TEXT]
+    python benchmarks/speed/retrieval.py OUT.json [--device cpu|cuda] [--size tiny|full] [--people 6664] [--mgcm-rows N] [--rows 5]
+        [--score-rows N] [--queries 1000] [--items 1000 10000 100000 1000000] [--graph-up-to N] [--threads N] [--note TEXT]
 
-First, GECo with random weights on 1,000 rendered test rows of FashionVC: `tiny` uses the tiny recipe's networks at 64x64, `full` the
-paper's ResNet-18 at 128x128. The plain loop embeds the top for each row and the bottom for each row and candidate, and scores pair by pair;
-ours is the callback `Evaluate` as `fashiongen test` runs it. With protocol `mgcm` (10 candidates per row) the loop processes all rows. With
-`strict` (the whole catalogue) it would take hours, so it processes the first --rows and its time is extrapolated; results are compared on
-those rows. One thread; times are CPU times, which a busy machine changes less.
+First, GECo with random weights on rendered test rows of FashionVC (1,000 with 6,664 people): `tiny` uses the tiny recipe's networks at
+64x64, `full` the paper's ResNet-18 at 128x128. The plain loop embeds the top for each row and the bottom for each row and candidate, and
+scores pair by pair; ours is the callback `Evaluate` as `fashiongen test` runs it. With protocol `mgcm` (10 candidates per row) the loop
+processes all rows, or the first --mgcm-rows. With `strict` (the whole catalogue) it would take hours, so it processes the first --rows.
+Times are then extrapolated, and results compared on those rows. One thread; times are CPU times, which a busy machine changes less, and
+with a GPU wall times.
 
 Second, catalogues of random embeddings of 128 numbers on disk. Each step runs in its own process; its memory is the peak of resident memory
 minus its use before, including pages of memory-mapped files. Wall times, --threads threads.
@@ -28,12 +29,13 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 import yaml
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from fashiongen import metrics
 from fashiongen.data import FashionVC
 from fashiongen.evaluation import Evaluate
-from fashiongen.evaluation.provenance import versions
+from fashiongen.evaluation.provenance import device_name, versions
 from fashiongen.methods.geco import GECo
 from fashiongen.retrieval.embeddings import Embeddings
 from fashiongen.retrieval.index import Found, Index, recall, search_exactly
@@ -50,6 +52,17 @@ GROUPED = 100_000  # items of the catalogue with groups, like learnt embeddings
 GROUPS, SPREAD = 1000, 0.5
 
 
+TOLERANCE = {"cpu": 1e-6, "cuda": 1e-3}  # of mean AUC and MRR: on a GPU the sums of a batch are in another order than those of a sample
+
+
+def now(device: torch.device) -> float:
+    """Return CPU time or, with a GPU, wall time once it has finished, in seconds."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def protocol(name: str) -> dict[str, Any]:
     """Return the metrics of a protocol."""
     settings = yaml.safe_load((TASKS / f"{name}.yaml").read_text())["evaluate"]["metrics"]
@@ -59,8 +72,11 @@ def protocol(name: str) -> dict[str, Any]:
 def ours(method: GECo, data: FashionVC, name: str, out: Path) -> list[dict[str, float]]:
     """Test like the command line, and return the values of each row."""
     evaluate = Evaluate("retrieval", name, protocol(name), out=str(out / f"{name}.json"))
-    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "devices": 1}
+    device = method.device
+    options |= {"accelerator": "cpu" if device.type == "cpu" else "gpu"}
     L.Trainer(callbacks=[evaluate], **options).test(method, datamodule=data, verbose=False)
+    method.to(device)  # Lightning leaves it on the CPU
     found = {row["id"]: row for row in map(json.loads, (out / f"{name}.per_sample.jsonl").read_text().splitlines())}
     return [found[row.id] for row in data.rows["test"]]
 
@@ -73,10 +89,11 @@ def plain_loop(method: GECo, data: FashionVC, name: str, rows: int) -> list[dict
     values = []
     for number in range(rows):
         row = queries[number]
-        query = method.embed_query(row.without_target())
+        query = method.embed_query(move_data_to_device(row.without_target(), method.device))
 
         def score(id_: str, query: Tensor = query) -> float:
-            return float(method.score(query, method.embed_candidate(catalogue[place[id_]])))
+            candidate = move_data_to_device(catalogue[place[id_]], method.device)
+            return float(method.score(query, method.embed_candidate(candidate)))
 
         own, taken = row.positive[0], {*row.others[0], row.positive[0]}
         if name == "mgcm":
@@ -96,39 +113,45 @@ def plain_loop(method: GECo, data: FashionVC, name: str, rows: int) -> list[dict
 
 def compare(method: GECo, data: FashionVC, name: str, rows: int, scratch: Path) -> dict[str, Any]:
     """Time a whole evaluation both ways; the time of the loop over the first rows is extrapolated."""
-    started = time.process_time()
+    started = now(method.device)
     found = ours(method, data, name, scratch)
-    short = time.process_time() - started
-    started = time.process_time()
+    short = now(method.device) - started
+    started = now(method.device)
     wanted = plain_loop(method, data, name, rows)
-    long = (time.process_time() - started) * len(found) / rows
+    long = (now(method.device) - started) * len(found) / rows
     means = {key: [float(np.mean([row[key] for row in values[:rows]])) for values in (found, wanted)] for key in ("auc", "mrr")}
     difference = max(abs(one - other) for one, other in means.values())
-    assert difference < 1e-6, f"{name}: {means}"
+    assert difference < TOLERANCE[method.device.type], f"{name}: {means}"
     told = {"rows": len(found), "rows of the loop": rows, "AUC and MRR of these": [round(means[key][1], 6) for key in means]}
     return {"ours, s": short, "loop, s": long, "loop / ours": long / short, "difference": difference, **told}
 
 
 @torch.no_grad()
-def compare_scores(method: GECo, data: FashionVC) -> dict[str, dict[str, Any]]:
-    """Time the scoring of all pairs of embeddings: one product, and pair by pair by the method's own `score` and by a bare dot product."""
-    queries = torch.cat([method.embed_query(batch.without_target()) for batch in data.test_dataloader()])
-    candidates = torch.cat([method.embed_candidate(batch) for batch in data.catalogue_dataloader()])
+def compare_scores(method: GECo, data: FashionVC, rows: int | None) -> dict[str, dict[str, Any]]:
+    """Time the scoring of all pairs of embeddings: one product, and pair by pair by the method's own `score` and by a bare dot product.
+
+    With `rows`, only those of the first `rows` tops.
+    """
+    device = method.device
+    tops = (move_data_to_device(batch.without_target(), device) for batch in data.test_dataloader())
+    bottoms = (move_data_to_device(batch, device) for batch in data.catalogue_dataloader())
+    queries = torch.cat([method.embed_query(batch) for batch in tops])[:rows]
+    candidates = torch.cat([method.embed_candidate(batch) for batch in bottoms])
     times = []
     for _ in range(6):
-        started = time.process_time()
+        started = now(device)
         product = method.score(queries, candidates)
-        times.append(time.process_time() - started)
+        times.append(now(device) - started)
     short = sorted(times[1:])[2]
     rows: dict[str, dict[str, Any]] = {}
     ways = {"method.score": lambda query, candidate: method.score(query[None], candidate[None])[0, 0], "torch.dot": torch.dot}
     for name, way in ways.items():
         pairs = torch.empty_like(product)
-        started = time.process_time()
+        started = now(device)
         for i, query in enumerate(queries):
             for j, candidate in enumerate(candidates):
                 pairs[i, j] = way(query, candidate)
-        long = time.process_time() - started
+        long = now(device) - started
         difference = float((pairs - product).abs().max() / product.abs().max())
         assert difference < 1e-5, name
         told = {"pairs": product.numel()}
@@ -206,7 +229,7 @@ def step(what: str, folder: Path, items: int, threads: int) -> dict[str, Any]:
 def grow(sizes: list[int], queries: int, threads: int, graph_up_to: int) -> list[dict[str, Any]]:
     """Search catalogues of all sizes in all ways, each step in its own process; `hnsw` only up to a number of items."""
     rows = []
-    for items, groups in [*((items, 0) for items in sizes), (GROUPED, GROUPS)]:
+    for items, groups in [*((items, 0) for items in sizes), *([(GROUPED, GROUPS)] if sizes else [])]:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             write_embeddings(folder / "rows.f32", items, groups, seed=0)
@@ -236,11 +259,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def main() -> None:
+def main(args: list[str] | None = None) -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="JSON file to write")
     parser.add_argument("--size", choices=list(IMAGES), default="tiny")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="for the evaluation")
+    parser.add_argument("--people", type=int, default=PEOPLE, help="pairs of the embedded world; 15 %% are for testing")
+    parser.add_argument("--mgcm-rows", type=int, help="rows that the plain loop processes with protocol mgcm (default: all)")
+    parser.add_argument("--score-rows", type=int, help="tops whose pairs are scored one by one (default: all)")
     parser.add_argument("--rows", type=int, default=5, help="rows that the plain loop processes with protocol strict")
     parser.add_argument("--queries", type=int, default=1000, help="queries for the growing catalogues")
     parser.add_argument("--items", type=int, nargs="*", default=[1000, 10_000, 100_000, 1_000_000], help="sizes of catalogues")
@@ -249,7 +276,7 @@ def main() -> None:
     parser.add_argument("--note", default="", help="stored with the conditions, such as what else the machine was doing")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(args)
     if options.step:
         print(json.dumps(step(options.step, options.folder, options.items[0], options.threads)))
         return
@@ -257,19 +284,22 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     side = IMAGES[options.size]
-    data = FashionVC(root="wardrobe", people=PEOPLE, size=(side, side), batch_size=50, num_workers=0, in_memory=True)
+    data = FashionVC(root="wardrobe", people=options.people, size=(side, side), batch_size=50, num_workers=0, in_memory=True)
     data.setup("test")
-    method = GECo(image_size=side, **NETWORKS[options.size]).eval()
+    torch.backends.cudnn.allow_tf32 = False  # equal results are asserted
+    method = GECo(image_size=side, **NETWORKS[options.size]).eval().to(options.device)
     evaluated: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, rows in (("mgcm", len(data.rows["test"])), ("strict", options.rows)):
+        for name, rows in (("mgcm", options.mgcm_rows or len(data.rows["test"])), ("strict", options.rows)):
             print(f"evaluation by {name}", file=sys.stderr, flush=True)
             evaluated[f"whole evaluation, {name}"] = compare(method, data, name, rows, Path(scratch))
     print("scoring alone", file=sys.stderr, flush=True)
-    evaluated |= compare_scores(method, data)
+    evaluated |= compare_scores(method, data, options.score_rows)
     grown = grow(options.items, options.queries, options.threads, options.graph_up_to)
     conditions = {
         "method": f"GECo, {options.size}, random weights, {side}x{side}",
+        "device": device_name(method.device, 1),
+        "seconds": "of the processor" if options.device == "cpu" else "on the wall",
         "rows": len(data.rows["test"]),
         "catalogue": len(data.catalogue()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores; evaluation on 1 thread, growing catalogues on {options.threads}",
@@ -284,7 +314,7 @@ def main() -> None:
     options.out.write_text(json.dumps(content, indent=2) + "\n")
     print(f"{', '.join(f'{key}: {value}' for key, value in conditions.items())}\n")
     print(table([{"": name, **row} for name, row in evaluated.items()]) + "\n")
-    for kind in ("exact", "ivf", "hnsw"):
+    for kind in ("exact", "ivf", "hnsw") if grown else ():
         print(table([{key: value for key, value in row.items()} for row in grown if row["index"] == kind]) + "\n")
 
 
