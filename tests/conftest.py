@@ -52,7 +52,9 @@ def seeds():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
     yield
+    assert torch.get_num_threads() == threads, "the test changed the number of threads: processes that later tests fork would hang"
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         os.environ.pop(name, None)
 

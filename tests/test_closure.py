@@ -116,7 +116,7 @@ def test_what_is_used_is_known():
         "data.quality",
         "records",
     }
-    assert parts | {"evaluation.evaluate", "evaluation.intervals", "cli.saving"} <= used
+    assert parts | {"evaluation.evaluate", "intervals", "cli.saving"} <= used
 
 
 def test_the_shipped_weights_that_a_file_names_are_known(tmp_path):

@@ -211,7 +211,7 @@ WEIGHTS = ("pretrained", "image_encoder", "ip_adapter", "weights")
 
 @pytest.mark.parametrize("recipe", FULL, ids=name)
 def test_a_full_recipe_pins_the_revisions_of_its_weights(recipe):
-    given = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["init_args"]
+    given = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"].get("init_args", {})
     from_hub = {key: value for key, value in given.items() if key in WEIGHTS and "/" in value and not value.startswith("weights/")}
     assert {key: value for key, value in from_hub.items() if not re.fullmatch("[^@/]+/[^@/]+@[0-9a-f]{40}(/.*)?", value)} == {}
     assert len(from_hub) >= {"igr": 3, "igr-hqft": 3, "geco": 1}.get(recipe.stem, 0)

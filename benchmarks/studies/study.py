@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from fashiongen.intervals import holm, interval
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "recipes" / "tiny"
 OVERLAYS = ROOT / "recipes" / "overlays"
+SAMPLES = "per_sample.npz"
 
 
 def options(description: str | None) -> argparse.Namespace:
@@ -60,14 +62,50 @@ def spread(out: Path, names: list[str], column: str) -> str:
     return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
 
 
+def samples(out: Path, name: str) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
+    """Return a run's sample ids in order, the cluster of each (its id in older records), and the values of each metric, (N,)."""
+    packed = out / SAMPLES
+    if packed.is_file():
+        with np.load(packed) as file:  # allow_pickle is off: it reads nothing but numbers and text
+            ids, clusters, metrics = (file[f"{name}/{part}"].tolist() for part in ("ids", "clusters", "metrics"))
+            return ids, clusters, dict(zip(metrics, file[f"{name}/values"].astype(float), strict=True))
+    lines = [json.loads(line) for line in (out / f"{name}.per_sample.jsonl").read_text().splitlines()]
+    metrics = [key for key in lines[0] if key not in ("id", "cluster")]
+    values = {metric: np.array([np.nan if line[metric] is None else line[metric] for line in lines], dtype=float) for metric in metrics}
+    return [line["id"] for line in lines], [line.get("cluster", line["id"]) for line in lines], values
+
+
+def keep(out: Path, folder: Path) -> None:
+    """Take over the records of a study's runs to a folder that can be committed.
+
+    Paths of this machine become relative to the project or to OUT; the values per sample of all runs go to one compressed file, as float32.
+
+    Raises:
+        SystemExit: if a record would still name an absolute path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    packed: dict[str, np.ndarray] = {}
+    for path in sorted(out.glob("*.json")):
+        text = path.read_text().replace(sys.executable, "python").replace(str(out), "OUT").replace(f"{ROOT}/", "")
+        if left := re.search(r'["= ](/[^/" ]+/[^" ]*)', text):
+            raise SystemExit(f"{path} names {left.group(1)}: such a path must not be committed")
+        (folder / path.name).write_text(text)
+        ids, clusters, values = samples(out, path.stem)
+        packed |= {
+            f"{path.stem}/ids": np.array(ids),
+            f"{path.stem}/clusters": np.array(clusters),
+            f"{path.stem}/metrics": np.array([*values]),
+        }
+        packed[f"{path.stem}/values"] = np.stack([*values.values()]).astype(np.float32)
+    np.savez_compressed(folder / SAMPLES, **packed)
+
+
 def per_sample(out: Path, names: list[str], column: str) -> tuple[np.ndarray, list[str]]:
-    """Return a metric's values of several runs, (S, N), in the order of ids, and the cluster of each sample (its id in older records)."""
-    runs = [[json.loads(line) for line in (out / f"{name}.per_sample.jsonl").read_text().splitlines()] for name in names]
-    if len({tuple(line["id"] for line in lines) for lines in runs}) > 1:
+    """Return a metric's values of several runs, (S, N), in the order of ids, and the cluster of each sample."""
+    runs = [samples(out, name) for name in names]
+    if len({tuple(ids) for ids, _, _ in runs}) > 1:
         raise SystemExit(f"{', '.join(names)}: not the same samples; run their tests again")
-    return np.array([[line[column] for line in lines] for lines in runs], dtype=float), [
-        line.get("cluster", line["id"]) for line in runs[0]
-    ]
+    return np.stack([values[column] for _, _, values in runs]), runs[0][1]
 
 
 def row(cells: list[str]) -> str:

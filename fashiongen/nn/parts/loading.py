@@ -121,7 +121,7 @@ def _local_folder(source: str, subfolder: str | None, revision: str | None) -> P
 
 def _read_files(folder: Path, *, weights: bool) -> list[Path]:
     """Return the files that `from_pretrained` reads: for a network its config and its safetensors, else all but weights."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []  # a missing folder is told by the caller
     if not weights:
         return [path for path in files if path.suffix in (".json", ".txt", ".model") and ".index." not in path.name]
     names = {"config.json", *(f"{stem}.safetensors" for stem in STEMS), *(f"{stem}.safetensors.index.json" for stem in STEMS)}
