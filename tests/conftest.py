@@ -14,6 +14,7 @@ SHARED_DATA = TESTS.parents[1] / "shared" / "data"
 MOST_WORKERS = 4
 """A worker and what it forks take some 2 GB."""
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # Lightning would set it to the number of cores, for this process too
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # before anything imports these libraries
 
 # With -n the workers run the tests; the main process needs no torch, and so they start sooner.

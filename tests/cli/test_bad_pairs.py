@@ -3,8 +3,9 @@
 import shutil
 
 import pytest
-from spoilt import PREDICT, TRAIN, Kind, check, renamed, same
+from spoilt import PREDICT, Kind, check, renamed, same
 
+FIT_IGR = ["fit", "--config", "igr.yaml"]
 KINDS = [
     # Pair files
     Kind("blank lines", lambda w: w.write_pairs("", w.lines()[0], "", "  ", w.lines()[1], ""), PREDICT, same()),
@@ -50,7 +51,7 @@ KINDS = [
     Kind("a root that is a file", lambda w: (shutil.rmtree(w.root), w.root.write_text("")), PREDICT, r"data\.root must be a folder"),
     Kind("a root that may not be read", lambda w: w.deny(w.root), PREDICT, r"viton/test_pairs\.txt.*Permission denied"),
     Kind("a person that may not be read", lambda w: w.deny(w.person), PREDICT, r"image/\w+\.jpg .*Permission denied"),
-    Kind("too small a training set", lambda w: None, ["fit", "--config", "igr.yaml", "--data.init_args.batch_size=9"], r"do not fill one step of 1 x 9"),
+    Kind("too small a training set", lambda w: None, [*FIT_IGR, "--data.init_args.batch_size=9"], r"do not fill one step of 1 x 9"),
 ]
 
 
