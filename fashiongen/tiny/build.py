@@ -326,7 +326,7 @@ class _Build:
         for kind in ("shop", "people"):
             rendered = self.rendered(f"held-out {kind}")
             for form, suffix in (("full", ""), ("structured", "_four_attributes")):
-                recall = clip.judge_clip(shipped, tokenizer, rendered, texts_of(rendered)[form])
+                recall = clip.judge_pairs(shipped, tokenizer, clip.garment_crops, rendered, texts_of(rendered)[form])
                 facts[f"held_out_recall_at_1_among_50_{kind}{suffix}"] = round(recall, 4)
         return facts
 
@@ -341,12 +341,12 @@ class _Build:
         encoder = SiglipVisionModel(network.vision_model.config)
         encoder.load_state_dict(network.vision_model.state_dict())
         round_to_bfloat16(encoder).save_pretrained(self.weights / "siglip")
-        return {
-            f"held_out_recall_at_1_among_50_{kind}": round(
-                clip.judge_siglip(network, self.tokenizer(), self.rendered(f"held-out {kind}")), 4
-            )
-            for kind in ("shop", "people")
-        }
+        facts = {}
+        for kind in ("shop", "people"):
+            rendered = self.rendered(f"held-out {kind}")
+            recall = clip.judge_pairs(network, self.tokenizer(), clip.squares, rendered, rendered.captions)
+            facts[f"held_out_recall_at_1_among_50_{kind}"] = round(recall, 4)
+        return facts
 
     def stable_diffusion(self) -> Facts:
         """Train the denoiser, and write the folder of the whole pipeline."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, SiglipConfig, SiglipModel
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -79,37 +80,50 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str], device: torch.device
     return ids.to(device)
 
 
-def train_clip(
-    run: Run, name: str, tokenizer: CLIPTokenizer, shop: RenderedImages, people: RenderedImages, steps: int, batch: int
-) -> CLIPModel:
-    """Train a CLIP model by the symmetric contrastive loss.
+View = Callable[[RenderedImages, Tensor], Tensor]
+"""Prepares chosen images (B,) for an image encoder: (B, 3, S, S)."""
 
-    Half of the images are crops of shop images, half of people. Of twenty captions, ten are sentences, eight have the four-attribute form,
-    one is a prompt and one names only the kind of item.
+
+def contrastive_loss(
+    run: Run, network: nn.Module, tokenizer: CLIPTokenizer, view: View, *sets: RenderedImages, batch: int
+) -> Callable[[Draws], Tensor]:
+    """Return the network's own loss of image-text pairs, an equal part of each batch from each set of images.
+
+    Of twenty captions, ten are sentences, eight have the four-attribute form, one is a prompt and one names only the kind of item.
     """
-    network = build_clip(tokenizer)
-    halves = [(rendered, caption_forms(rendered, partial(tokenize, tokenizer, device=run.device))) for rendered in (shop, people)]
+    parts = [(rendered, caption_forms(rendered, partial(tokenize, tokenizer, device=run.device))) for rendered in sets]
 
     def loss(draws: Draws) -> Tensor:
         images, ids = [], []
-        for rendered, captions in halves:
-            chosen = draws.integers(len(rendered), batch // 2)
-            images.append(garment_crops(rendered, chosen))
+        for rendered, captions in parts:
+            chosen = draws.integers(len(rendered), batch // len(parts))
+            images.append(view(rendered, chosen))
             ids.append(captions.drawn(draws, chosen, structured=0.4, prompt=0.05, short=0.05))
         value: Tensor = network(input_ids=torch.cat(ids), pixel_values=torch.cat(images), return_loss=True).loss
         return value
 
+    return loss
+
+
+def train_clip(
+    run: Run, name: str, tokenizer: CLIPTokenizer, shop: RenderedImages, people: RenderedImages, steps: int, batch: int
+) -> CLIPModel:
+    """Train a CLIP model by the symmetric contrastive loss on crops of items, half of them from shop images, half from people."""
+    network = build_clip(tokenizer)
+    loss = contrastive_loss(run, network, tokenizer, garment_crops, shop, people, batch=batch)
     return train(run, name, network, loss, steps=steps, learning_rate=1.5e-3)
 
 
 @torch.no_grad()
-def judge_clip(network: CLIPModel, tokenizer: CLIPTokenizer, rendered: RenderedImages, captions: list[str], among: int = 50) -> float:
+def judge_pairs(
+    network: nn.Module, tokenizer: CLIPTokenizer, view: View, rendered: RenderedImages, captions: list[str], among: int = 50
+) -> float:
     """Return recall@1 of caption retrieval: how often an image's own caption ranks first of `among`; equal captions count as one."""
     hits: list[bool] = []
     for start in range(0, len(rendered) - among + 1, among):
         chosen = torch.arange(start, start + among, device=rendered.images.device)
         ids = tokenize(tokenizer, captions[start : start + among], chosen.device)
-        best = network(input_ids=ids, pixel_values=garment_crops(rendered, chosen)).logits_per_image.argmax(dim=1)
+        best = network(input_ids=ids, pixel_values=view(rendered, chosen)).logits_per_image.argmax(dim=1)
         hits += [captions[start + found] == captions[start + own] for own, found in enumerate(best.tolist())]
     return sum(hits) / len(hits)
 
@@ -131,29 +145,5 @@ def squares(rendered: RenderedImages, chosen: Tensor) -> Tensor:
 def train_siglip(run: Run, tokenizer: CLIPTokenizer, shop: RenderedImages, people: RenderedImages, steps: int, batch: int) -> SiglipModel:
     """Train a SigLIP model by the sigmoid loss on whole images: half shop images, half people with the caption of what they wear."""
     network = build_siglip(tokenizer)
-    halves = [(rendered, caption_forms(rendered, partial(tokenize, tokenizer, device=run.device))) for rendered in (shop, people)]
-
-    def loss(draws: Draws) -> Tensor:
-        images, ids = [], []
-        for rendered, captions in halves:
-            chosen = draws.integers(len(rendered), batch // 2)
-            images.append(squares(rendered, chosen))
-            ids.append(captions.drawn(draws, chosen, structured=0.4, prompt=0.05, short=0.05))
-        value: Tensor = network(input_ids=torch.cat(ids), pixel_values=torch.cat(images), return_loss=True).loss
-        return value
-
+    loss = contrastive_loss(run, network, tokenizer, squares, shop, people, batch=batch)
     return train(run, "siglip", network, loss, steps=steps, learning_rate=1.5e-3)
-
-
-@torch.no_grad()
-def judge_siglip(network: SiglipModel, tokenizer: CLIPTokenizer, rendered: RenderedImages, among: int = 50) -> float:
-    """Return recall@1 of caption retrieval among 50, as `judge_clip` does."""
-    hits: list[bool] = []
-    for start in range(0, len(rendered) - among + 1, among):
-        chosen = torch.arange(start, start + among, device=rendered.images.device)
-        captions = rendered.captions[start : start + among]
-        best = network(
-            input_ids=tokenize(tokenizer, captions, chosen.device), pixel_values=squares(rendered, chosen)
-        ).logits_per_image.argmax(dim=1)
-        hits += [captions[found] == captions[own] for own, found in enumerate(best.tolist())]
-    return sum(hits) / len(hits)
