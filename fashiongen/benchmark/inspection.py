@@ -24,7 +24,7 @@ from fashiongen.records import file_sha256
 
 LISTS = (".txt", ".csv", ".json", ".jsonl")
 Resolve = Callable[[list[list[str]]], list[dict[str, Any]]]
-PATH_PLACEHOLDER = "told apart by what it holds"
+PATH_PLACEHOLDER = "identified by its content"
 """Placeholder for paths when hashing settings; changing it would make all earlier results stale."""
 
 

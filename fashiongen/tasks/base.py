@@ -230,7 +230,7 @@ class Task(ABC):
         """Return how far each prediction is from the images that it may be a mere copy of.
 
         Returns:
-            By what they are, such as `the input`: the mean absolute difference in grey levels, (B,).
+            By name, such as `the input`: the mean absolute difference in grey levels, (B,).
         """
         return {}
 

@@ -244,12 +244,12 @@ def dense_ranks(scores: Tensor) -> Tensor:
     >>> dense_ranks(torch.tensor([[0.5, 2.0, 0.5, float("nan")]])).tolist()
     [[1, 0, 1, -1]]
     """
-    ranks = torch.full(scores.shape, -1, dtype=torch.int32)
-    for row, of_row in zip(ranks, scores.cpu(), strict=True):
-        finite = of_row.isfinite()
-        distinct, place = of_row[finite].unique(return_inverse=True)
-        row[finite] = (len(distinct) - 1 - place).to(torch.int32)
-    return ranks
+    scores = scores.cpu()
+    finite = scores.isfinite()
+    values, order = scores.where(finite, -torch.inf).sort(dim=1, descending=True)
+    higher = torch.zeros_like(order)
+    higher[:, 1:] = (values[:, 1:] != values[:, :-1]).cumsum(dim=1)
+    return torch.empty_like(higher).scatter_(1, order, higher).where(finite, -1).to(torch.int32)
 
 
 @torch.no_grad()

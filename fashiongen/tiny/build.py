@@ -36,6 +36,13 @@ DRAWN = 1000  # captions drawn to judge the denoiser
 PROMPTED = 100  # images drawn to judge the image prompt and inpainting
 TRAINED_ON, JUDGED_ON = "pretrain", "val"  # namespaces of the wardrobe; recipes train on `train` and are tested on `test`
 Facts = dict[str, Any]
+# What a stage was trained on and is shipped with: a stage can be reused only together with these.
+TRAINED_WITH = {
+    "second/clip": ("clip",),
+    "sd": ("sd/vae", "clip"),
+    "ip_adapter": ("sd/vae", "clip", "sd"),
+    "inpainting": ("sd/vae", "clip", "sd"),
+}
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,9 @@ class _Build:
         self._images: dict[str, RenderedImages] = {}
         if unknown := sorted(set(reuse) - set(self.stages)):
             raise UserError(f"--reuse {' '.join(unknown)}: no such stage; the stages are {' '.join(self.stages)}")
+        for name in reuse:
+            if lacking := [other for other in TRAINED_WITH.get(name, ()) if other not in reuse]:
+                raise UserError(f"--reuse {name}: it was trained with the shipped {', '.join(lacking)}: add {' '.join(lacking)}")
 
     @cached_property
     def stages(self) -> dict[str, Callable[[], Facts]]:
@@ -210,7 +220,9 @@ class _Build:
         shipped: Facts = json.loads((tiny_weights() / "BUILD.json").read_text())
         if name not in shipped["stages"]:
             raise UserError(f"--reuse {name}: the shipped checkpoints have no such stage; they have {' '.join(shipped['stages'])}")
-        shutil.copytree(tiny_weights() / name, self.weights / name, dirs_exist_ok=True)
+        # The tokenizer in `sd` is made with the CLIP pair.
+        for folder in ("clip", "sd/tokenizer") if name == "clip" else (name,):
+            shutil.copytree(tiny_weights() / folder, self.weights / folder, dirs_exist_ok=True)
         # Builds before this one had one machine and one set of versions for all stages.
         common = {"versions": shipped.get("versions"), "device": shipped.get("machine"), "precision": "32"}
         facts: Facts = shipped["stages"][name]

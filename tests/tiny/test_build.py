@@ -93,6 +93,9 @@ def test_a_shipped_stage_is_copied_and_another_seed_is_not_mixed_in(tmp_path, mo
     monkeypatch.setattr(_Build, "trained", lambda self, name: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         build(tmp_path / "weights", plan=SMALL, reuse=["classifier"])
+    begun = _Build(tmp_path / ".clip.build", Run(tmp_path / "state"), SMALL, ["clip"])
+    begun.reused("clip")
+    assert len(begun.tokenizer()) > 100, "later stages read captions with the tokenizer of the reused CLIP pair"
     copied = tmp_path / ".weights.build" / "weights" / "classifier"
     assert hashes(copied) == hashes(tiny_weights() / "classifier")
     reported = json.loads((tmp_path / ".weights.build" / "report.json").read_text())["classifier"]
@@ -112,6 +115,7 @@ def test_a_shipped_stage_is_copied_and_another_seed_is_not_mixed_in(tmp_path, mo
         ({"device": "abacus"}, "--device abacus"),
         ({"precision": "8"}, "choose auto, 32 or bf16"),
         ({"reuse": ["vae"]}, "no such stage; the stages are classifier"),
+        ({"reuse": ["clip", "sd"]}, "--reuse sd: it was trained with the shipped sd/vae: add sd/vae"),
     ],
 )
 def test_a_wrong_option_leaves_nothing_behind(tmp_path, options, message):
