@@ -29,7 +29,7 @@ def options(description: str | None) -> argparse.Namespace:
     parser.add_argument("--table-only", action="store_true")
     given = parser.parse_args()
     given.out = given.out.resolve()
-    given.threads = max(1, (os.cpu_count() or 1) // given.jobs)
+    given.threads = max(1, len(os.sched_getaffinity(0)) // given.jobs)  # the cores this process may use, not the machine's
     return given
 
 
