@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from fashiongen.intervals import holm, interval
 
@@ -20,13 +22,23 @@ OVERLAYS = ROOT / "recipes" / "overlays"
 SAMPLES = "per_sample.npz"
 
 
-def options(description: str | None) -> argparse.Namespace:
-    """Parse the common options: `out`, `seeds`, `jobs`, `table_only`, and `threads`, the number of cores per job."""
+class Runs(NamedTuple):
+    """One metric of several runs: `values` (S, N), the ids of the N samples, and the cluster of each."""
+
+    values: np.ndarray
+    ids: list[str]
+    clusters: list[str]
+
+
+def options(description: str | None, *, root: bool = False) -> argparse.Namespace:
+    """Parse the common options: `out`, `seeds`, `jobs`, `table_only`, and `threads`, the cores per job; with `root` also `root`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs; they share the cores")
     parser.add_argument("--table-only", action="store_true")
+    if root:
+        parser.add_argument("--root", type=Path, help="folder of the dataset")
     given = parser.parse_args()
     given.out = given.out.resolve()
     given.threads = max(1, len(os.sched_getaffinity(0)) // given.jobs)  # the cores this process may use, not the machine's
@@ -75,37 +87,50 @@ def samples(out: Path, name: str) -> tuple[list[str], list[str], dict[str, np.nd
     return [line["id"] for line in lines], [line.get("cluster", line["id"]) for line in lines], values
 
 
-def keep(out: Path, folder: Path) -> None:
+def keep(out: Path, folder: Path, root: Path | None = None) -> None:
     """Take over the records of a study's runs to a folder that can be committed.
 
-    Paths of this machine become relative to the project or to OUT; the values per sample of all runs go to one compressed file, as float32.
+    Paths of this machine become relative to the project, to OUT, or to ROOT, the dataset's folder; the values per sample of all runs go to
+    one compressed file, as float32.
 
     Raises:
         SystemExit: if a record would still name an absolute path.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        path.unlink()
     packed: dict[str, np.ndarray] = {}
     for path in sorted(out.glob("*.json")):
-        text = path.read_text().replace(sys.executable, "python").replace(str(out), "OUT").replace(f"{ROOT}/", "")
+        text = path.read_text()
+        project = json.loads(text)["command"].partition("fashiongen/__main__.py")[0]  # of the runs, not of this script
+        for of_machine, name in ((str(out), "OUT"), (project, ""), (str(root) if root else "", "ROOT")):
+            text = text.replace(of_machine, name) if of_machine else text
         if left := re.search(r'["= ](/[^/" ]+/[^" ]*)', text):
             raise SystemExit(f"{path} names {left.group(1)}: such a path must not be committed")
         (folder / path.name).write_text(text)
         ids, clusters, values = samples(out, path.stem)
-        packed |= {
-            f"{path.stem}/ids": np.array(ids),
-            f"{path.stem}/clusters": np.array(clusters),
-            f"{path.stem}/metrics": np.array([*values]),
-        }
+        texts = {"ids": ids, "clusters": clusters, "metrics": [*values]}
+        packed |= {f"{path.stem}/{part}": np.array(content) for part, content in texts.items()}
         packed[f"{path.stem}/values"] = np.stack([*values.values()]).astype(np.float32)
     np.savez_compressed(folder / SAMPLES, **packed)
 
 
-def per_sample(out: Path, names: list[str], column: str) -> tuple[np.ndarray, list[str]]:
-    """Return a metric's values of several runs, (S, N), in the order of ids, and the cluster of each sample."""
+def keep_grid(grid: Path, to: Path, rows: int, limit: int = 200_000) -> None:
+    """Copy the image grid of a test with as many of its `rows` rows, from the top, as fit into `limit` bytes."""
+    image = Image.open(grid)
+    for shown in range(rows, 0, -1):
+        image.crop((0, 0, image.width, image.height * shown // rows)).save(to, optimize=True)
+        if to.stat().st_size <= limit:
+            return
+    raise SystemExit(f"{grid}: one row alone is larger than {limit} bytes")
+
+
+def per_sample(out: Path, names: list[str], column: str) -> Runs:
+    """Return a metric's values of several runs of the same samples, in the order of ids."""
     runs = [samples(out, name) for name in names]
     if len({tuple(ids) for ids, _, _ in runs}) > 1:
         raise SystemExit(f"{', '.join(names)}: not the same samples; run their tests again")
-    return np.stack([values[column] for _, _, values in runs]), runs[0][1]
+    return Runs(np.stack([values[column] for _, _, values in runs]), *runs[0][:2])
 
 
 def row(cells: list[str]) -> str:
@@ -138,10 +163,10 @@ def checkpoint(names: list[str]) -> str:
 
 def differences(out: Path, first: list[str], others: list[list[str]], column: str) -> list[str]:
     """Return the mean difference of `first` to each other row with its interval, and whether Holm's adjusted p-value is at least 0.05."""
-    values, clusters = per_sample(out, first, column)
+    values, _, clusters = per_sample(out, first, column)
     for names in others:
         per_sample(out, [*first, *names], column)  # refuses other samples
-    found = [interval(values, clusters, per_sample(out, names, column)[0]) for names in others]
+    found = [interval(values, clusters, per_sample(out, names, column).values) for names in others]
     adjusted = holm([1.0 if one is None else one.p for one in found])
     return [
         "-" if one is None else f"{one.mean:+.4f} ({one.low:+.4f} to {one.high:+.4f})" + (" ≈" if p >= 0.05 else "")

@@ -2,6 +2,8 @@
 
     python benchmarks/studies/templates_tiny.py GRID.png CKPT [CKPT ...] [--split test] [--set NAME=VALUE ...]
 
+Writes the figures next to the grid, as GRID.json, and prints them as a Markdown table.
+
 A palette is the mean colour (Lab) of everything but the white background. Distances are CIEDE2000; for templates, the mean over 16 noises
 per top. A permutation test shows whether images match their own tops: it compares the mean distance of the pairs with that of 10,000 random
 pairings. The distance to the top is small if both have the same colour. The distance by the wardrobe's rule is the distance to the nearest
@@ -10,13 +12,15 @@ colour that goes with any top, and a mean colour is greyer than the named one: o
 """
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from study import TINY
+from study import TINY, row
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -31,7 +35,9 @@ from fashiongen.wardrobe.outfits import NEUTRALS, harmonious
 from fashiongen.wardrobe.world import COLORS
 
 PAPER = 0.95  # in [0, 1]: a pixel whose three channels reach it is background
-DRAWS, DRAWN, SHOWN = 16, 4, 8  # noises per top: measured, and in the grid; tops in the grid
+DRAWS, DRAWN, SHOWN = 16, 4, 5  # noises per top: measured, and in the grid; tops in the grid
+FIGURES = ("own", "shuffled", "low", "high", "p")
+SHOWN_BY = ("its top", "its top, by the rule")
 
 
 def palette(images: Tensor) -> Tensor:
@@ -47,14 +53,37 @@ def distances(one: Tensor, other: Tensor) -> Tensor:
     return ciede2000(*pairs).view(len(one), len(other))
 
 
-def matched(name: str, every: NDArray[np.float32], permutations: int = 10_000) -> None:
-    """Print the mean of the diagonal of distances (N, N) of images to tops or bottoms, compared with random pairings."""
+def matched(every: NDArray[np.float32], permutations: int = 10_000) -> dict[str, float]:
+    """Compare the mean of the diagonal of distances (N, N) of images to tops or bottoms, `own`, with that of random pairings."""
     generator, rows = np.random.default_rng(0), np.arange(len(every))
     chance = np.array([every[rows, generator.permutation(len(every))].mean() for _ in range(permutations)])
     own = every.diagonal().mean()
     low, high = np.quantile(chance, [0.025, 0.975])
     tail = (1 + (chance <= own).sum()) / (1 + permutations)
-    print(f"{name}: {own:.2f}, shuffled {chance.mean():.2f} ({low:.2f} to {high:.2f}), p = {tail:.4f}")
+    return {name: float(value) for name, value in zip(FIGURES, (own, chance.mean(), low, high, tail), strict=True)}
+
+
+def table(figures: Path) -> str:
+    """Return the Markdown table of the figures that `main` wrote."""
+    found = json.loads(figures.read_text())
+    lines = [
+        row(
+            [
+                "seed",
+                *(text for name in SHOWN_BY for text in (f"template to {name}, shuffled", "p")),
+                "two noises of a top",
+                "deviation over noises, grey levels",
+            ]
+        ),
+        row(["---", *["---:"] * 6]),
+    ]
+    for name, measured in found.items():
+        cells = []
+        for distance in SHOWN_BY:
+            own, chance, low, high, tail = (measured[distance][figure] for figure in FIGURES)
+            cells += [f"{own:.2f}, {chance:.2f} ({low:.2f} to {high:.2f})", f"{tail:.4f}"]
+        lines.append(row([name, *cells, *(f"{measured[other]:.1f}" if other in measured else "" for other in ("two noises", "deviation"))]))
+    return "\n".join(lines)
 
 
 @torch.no_grad()
@@ -95,11 +124,9 @@ def main() -> None:
         every = {"its top": distances(palettes, of_tops), "its bottom": distances(palettes, of_bottoms), "its top, by the rule": by_rule}
         return {name: values.numpy() for name, values in every.items()}
 
-    print(f"{len(tops)} tops ({len(bright)} of them bright), palette distances:")
-    for name, every in to_every(of_bottoms).items():
-        if name != "its bottom":
-            matched(f"bottom to {name}", every)
-    print(f"two true bottoms of two tops: {ciede2000(of_bottoms, of_bottoms.roll(1, dims=0)).mean():.2f}")
+    print(f"{len(tops)} tops, {len(bright)} of them bright")
+    of_true = to_every(of_bottoms)
+    figures: dict[str, dict[str, Any]] = {}
     settings = {key: value for key, value in recipe["model"]["init_args"].items() if key not in ("optimizer", "lr_scheduler")}
     settings |= {key: yaml.safe_load(value) for key, _, value in (argument.partition("=") for argument in options.set)}
     method = CIGM(**settings).eval()
@@ -110,17 +137,21 @@ def main() -> None:
         palettes = [palette((images + 1) / 2) for images in drawn]
         measured = [to_every(each) for each in palettes]
         of_all.append({name: np.mean([each[name] for each in measured], axis=0) for name in measured[0]})
-        print(f"\n{checkpoint}")
-        for name, every in of_all[-1].items():
-            matched(f"template to {name}", every)
-        print(f"two noises of a top: {ciede2000(*palettes[:2]).mean():.2f}")
-        print(f"deviation over {DRAWS} noises, mean over pixels: {(drawn / 2).std(dim=0).mean() * 255:.2f} grey levels")
+        figures[str(seed)] = {name: matched(every) for name, every in of_all[-1].items()} | {
+            "two noises": float(ciede2000(*palettes[:2]).mean()),
+            "deviation": float((drawn / 2).std(dim=0).mean() * 255),
+        }
         if seed == 0:
             shown = to_uint8(torch.cat([tops[:SHOWN], *drawn[:DRAWN, :SHOWN], bottoms[:SHOWN]]))
             write_png(options.grid, make_grid(shown, nrow=SHOWN, padding=2, pad_value=255))
-    print(f"\nMean over {len(of_all)} checkpoints:")
-    for name in of_all[0]:
-        matched(f"template to {name}", np.mean([each[name] for each in of_all], axis=0))
+    mean = {name: matched(np.mean([each[name] for each in of_all], axis=0)) for name in of_all[0]}
+    spread = {name: float(np.mean([each[name] for each in figures.values()])) for name in ("two noises", "deviation")}
+    figures[f"mean of {len(of_all)}"] = mean | spread
+    # Two true bottoms of two tops stand in for two noises of one.
+    other = float(ciede2000(of_bottoms, of_bottoms.roll(1, dims=0)).mean())
+    figures["the true bottoms"] = {name: matched(every) for name, every in of_true.items()} | {"two noises": other}
+    options.grid.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+    print(table(options.grid.with_suffix(".json")))
 
 
 if __name__ == "__main__":
