@@ -104,11 +104,10 @@ def of_objects(*objects: object, names: Iterable[Name] = ()) -> Closure:
 
 
 def names_in(path: Path) -> list[Name]:
-    """Return what a file of another package imports of this one."""
+    """Return what a file of another package imports: names of this package, and those of libraries."""
     source = read(path, path.stem)
     found: list[Name] = [(module, None) for module in source.whole]
-    found += [_target(source, alias, ROOT) for alias in source.bound]
-    return [name for name in found if name[0].partition(".")[0] == PACKAGE]
+    return found + [_target(source, alias, ROOT) for alias in source.bound]
 
 
 def _executed(module: str, root: Path) -> Iterator[tuple[str, Path]]:

@@ -49,7 +49,7 @@ class Reading:
     def entry(self) -> WeightsEntry:
         """Return the record's entry, with a sha256 of each file."""
         source, revision = self.source()
-        hashes = {path.name: _sha256(path, stat) if _stat(path) == stat else CHANGED for path, stat in sorted(self.files.items())}
+        hashes = {path.name: _sha256(path, stat) if stat_of(path) == stat else CHANGED for path, stat in sorted(self.files.items())}
         return {"source": source, "revision": revision, "pinned": self.pinned, "files": hashes}
 
 
@@ -84,10 +84,11 @@ def note(place: str | Path, files: Sequence[Path] = (), *, pinned: bool | None =
     """Note that a file (without `files`) or the files of a part were read; a file that is noted already stays as it is."""
     listed = list(files) or ([path] if (path := Path(place)).is_file() else [])
     if _noted is not None and not any(reading.place == str(place) for reading in _noted):
-        _noted.append(Reading(str(place), {path: _stat(path) for path in listed}, pinned))
+        _noted.append(Reading(str(place), {path: stat_of(path) for path in listed}, pinned))
 
 
-def _stat(path: Path) -> Stat:
+def stat_of(path: Path) -> Stat:
+    """Return what changes when a file is replaced or written: device, inode, size and time of change; zeros without a file."""
     try:
         found = os.stat(path)
     except OSError:

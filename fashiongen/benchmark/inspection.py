@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from fashiongen.benchmark.command_info import CommandInfo
-from fashiongen.benchmark.plugins import dotted, own_files, own_sources, versions_of
 from fashiongen.checkpoints import cached_revision, tiny_weights
 from fashiongen.closure import COMMAND, PACKAGE, Name, Source, closure, names_in, read
 from fashiongen.errors import UserError
+from fashiongen.own_code import dotted, own_files, own_sources, versions_of
 from fashiongen.records import file_sha256
 
 LISTS = (".txt", ".csv", ".json", ".jsonl")

@@ -28,6 +28,7 @@ from fashiongen.cli.saving import KeepLast, check_saving
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, TellDivergence, WritePredictions
+from fashiongen.evaluation.provenance import TestedCheckpoint
 from fashiongen.methods.base import Method
 
 if TYPE_CHECKING:
@@ -241,6 +242,8 @@ class FashionCLI(LightningCLI):
     def before_test(self) -> None:
         """With `evaluate.reuse`, read the predictions of an earlier test in place of running the method."""
         evaluate: Evaluate = self._get(self.config_init, "evaluate")
+        if self.options.ckpt_path is not None and Path(self.options.ckpt_path).exists():
+            evaluate.tested = TestedCheckpoint(self.options.ckpt_path)
         if evaluate.reuse is None or self.trainer.world_size > 1:
             return
         from fashiongen.cli.reuse import share
@@ -252,7 +255,8 @@ class FashionCLI(LightningCLI):
     def after_test(self) -> None:
         """Let other tests have the shared predictions."""
         if self._shared is not None:
-            self._shared.release()
+            tested = self._get(self.config_init, "evaluate").tested
+            self._shared.release(usable=tested is None or tested.unchanged())
 
     def _resumes(self) -> bool:
         """Return whether there is a checkpoint to resume from; with `last`, for restartable jobs, there is none at first."""

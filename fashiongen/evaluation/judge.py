@@ -40,6 +40,7 @@ class Request:
         naming: what the files are named after; by default found out.
         allow_missing: judge although samples have no prediction.
         reused: a test with the settings of the one that kept the predictions reads them in place of sampling.
+        made_by: then the method that would have sampled, whose code the record names.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Request:
     naming: Naming | None = None
     allow_missing: bool = False
     reused: bool = False
+    made_by: Method | None = None
 
 
 class ImageFiles:
@@ -263,10 +265,8 @@ class FromFiles(Method):
             return
         if made.data.get("fingerprint") != data.fingerprint():
             self.notes.append("the data differ from those that the predictions were made for")
-        self._source |= {
-            "kind": KEPT_PREDICTIONS,
-            "manifest": {name: value for name, value in asdict(made).items() if name in IDENTITY and value},
-        }
+        known = {name: value for name, value in asdict(made).items() if name in (*IDENTITY, *ORIGIN) and value not in (None, "", [], {})}
+        self._source |= {"kind": KEPT_PREDICTIONS, "manifest": known}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401  Lightning's own
         """Leave out the samples without a prediction."""
@@ -314,3 +314,6 @@ IDENTITY: dict[str, Any] = {
     **dict.fromkeys(("recipe", "seed", "checkpoint", "fit_seconds", "seconds_per_sample", "peak_memory_bytes", "device"), lambda: None),
 }
 """The fields of a record that belong to the predictions and not to their judging, and what they are where that is unknown."""
+
+ORIGIN = ("data", "config_sha256", "source_sha256", "versions")
+"""The fields that both have: those of the predictions stand in the record's `source`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import lightning.pytorch as L
 import numpy as np
@@ -110,6 +111,8 @@ class KeptPredictions:
         self._labels: dict[str, list[str]] = {}
         self._parts: list[Any] = []
         self._started = False
+        self._own = folder.with_name(f".{folder.name}.writing")
+        self._lock: IO[str] | None = None
 
     def check_writable(self) -> None:
         """Check that the folder can be written, and is new, empty or holds kept predictions, which are replaced.
@@ -128,8 +131,17 @@ class KeptPredictions:
             raise UserError(f"evaluate.keep: {self.folder} holds other files: choose a new folder")
 
     def start(self, trainer: L.Trainer) -> None:
-        """Make an empty temporary folder, once for all processes."""
+        """Make an empty temporary folder, once for all processes; it belongs to this test until `finish` or `discard`.
+
+        Raises:
+            UserError: if another test is writing to the same folder: images of both would be mixed.
+        """
         if trainer.is_global_zero:
+            self._lock = self._own.open("w")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"evaluate.keep: another test is writing to {self.folder}: wait, or choose another folder") from error
             shutil.rmtree(self.part, ignore_errors=True)
             self.part.mkdir()
         trainer.strategy.barrier("kept predictions")
@@ -199,6 +211,7 @@ class KeptPredictions:
         self.part.rename(self.folder)
         shutil.rmtree(replaced, ignore_errors=True)
         self._started = False
+        self._release()
         record.predictions = {"path": str(self.folder), "sha256": manifest.sha256}
 
     def discard(self) -> None:
@@ -209,6 +222,13 @@ class KeptPredictions:
                 writer.close(cancel=True)
         if self._started:
             shutil.rmtree(self.part, ignore_errors=True)
+            self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._own.unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
 
 
 class Tables:
