@@ -216,11 +216,13 @@ class TemplateMatcher(nn.Module):
         `code` adds the distance, so a bottom unlike the template scores higher.
         """
         with torch.autocast(query.device.type, enabled=False), full_float32():
+            query, candidate = query.float(), candidate.float()  # bfloat16 embeddings have no cdist, and too few digits
             alike = query[:, : self.dimensions] @ candidate[:, : self.dimensions].T
             return self._join(alike, torch.cdist(query[:, self.dimensions :], candidate[:, self.dimensions :], p=1.0))
 
     def pair_score(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Score each query with the candidate in its own row, (..., B) of (B, D) and (..., B, D)."""
+        query, candidate = query.float(), candidate.float()
         alike = (query[:, : self.dimensions] * candidate[..., : self.dimensions]).sum(dim=-1)
         return self._join(alike, (query[:, self.dimensions :] - candidate[..., self.dimensions :]).abs().sum(dim=-1))
 
