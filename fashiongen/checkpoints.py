@@ -31,8 +31,8 @@ def locate(pretrained: str, part: str = "sd") -> str:
     """Resolve `tiny`, a local folder or a hub id to an argument for `nn.parts`.
 
     Args:
-        pretrained: `tiny` (the shipped checkpoint), a folder in the diffusers layout, or a hub id `owner/name@revision`. Without the
-            revision, which is a commit or a tag, another run may get other weights.
+        pretrained: `tiny` (the shipped checkpoint), a folder in the diffusers layout, or a hub id `owner/name@revision`. Unless the
+            revision is a commit, another run may get other weights: branches and tags move.
         part: which of the tiny checkpoints: `sd`, `clip` or `classifier`.
 
     Raises:
@@ -63,6 +63,15 @@ def split_revision(pretrained: str) -> tuple[str, str | None]:
     """
     repository, _, revision = pretrained.partition("@")
     return (pretrained, None) if Path(pretrained).is_dir() else (repository, revision or None)
+
+
+def is_commit(revision: str | None) -> bool:
+    """Return whether a revision is a commit, which never changes.
+
+    >>> is_commit("main"), is_commit("3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268")
+    (False, True)
+    """
+    return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
 
 
 def cached_revision(value: str) -> str | None:
@@ -101,7 +110,7 @@ def locate_file(value: str, tiny: str) -> Path:
         found = Path(hf_hub_download(f"{owner}/{name}", inside, revision=revision or None))
     except (OSError, ValueError) as error:  # huggingface_hub's errors if the file is missing or the hub cannot be reached
         raise UserError(f"{value}: no such local file, and none on the hub ({type(error).__name__})") from error
-    note(found, pinned=bool(revision))
+    note(found, pinned=is_commit(revision))
     return found
 
 

@@ -30,7 +30,7 @@ class Reading:
     Attributes:
         place: the file, or the folder of the part; for a part that is not found locally its id on the hub.
         files: the files that were read, with their state when they were.
-        pinned: whether the recipe names the revision; None if they are not from a hub.
+        pinned: whether the recipe names the commit; None if they are not from a hub.
     """
 
     place: str

@@ -118,6 +118,17 @@ def test_a_file_of_a_pinned_repository(hub):
         locate_file("owner/name/models/ip.safetensors", "x")  # not in the main branch's revision
 
 
+@pytest.mark.parametrize("revision", ["main", "v1"])
+def test_a_branch_or_a_tag_pins_nothing(hub, revision):
+    (hub / "refs" / revision).write_text(COMMIT)
+    method = Reader(
+        lambda: load_noise_schedule(locate(f"owner/name@{revision}")),
+        lambda: read_state(locate_file(f"owner/name@{revision}/models/ip.safetensors", "x")),
+    )
+    assert {(entry["revision"], entry["pinned"]) for entry in weights(method)} == {(COMMIT, False)}
+    assert [line.partition("; ")[2] for line in unpinned(method)] == [f"name its revision, now owner/name@{COMMIT}"]
+
+
 def test_a_folder_with_an_at_in_its_name_is_a_folder(tmp_path, monkeypatch):
     (tmp_path / "owner" / "name@v1").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
