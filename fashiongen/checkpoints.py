@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from fashiongen.errors import UserError
 from fashiongen.weights_read import TINY, note
 
-REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(/.*)?")
-
 # Raised by torch's restricted unpickler for files that are not weights.
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
 
@@ -72,17 +70,6 @@ def is_commit(revision: str | None) -> bool:
     (False, True)
     """
     return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
-
-
-def cached_revision(value: str) -> str | None:
-    """Return the commit that the local cache has for a repository of a hub, if `value` names one without its revision; else None."""
-    if not REPOSITORY.fullmatch(value) or "@" in value or Path(value).exists():
-        return None
-    from huggingface_hub import constants
-
-    owner, name = value.split("/")[:2]
-    main = Path(constants.HF_HUB_CACHE, f"models--{owner}--{name}", "refs", "main")
-    return main.read_text(encoding="utf-8").strip() if main.is_file() else None
 
 
 def locate_file(value: str, tiny: str) -> Path:

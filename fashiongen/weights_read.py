@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +85,14 @@ def note(place: str | Path, files: Sequence[Path] = (), *, pinned: bool | None =
     listed = list(files) or ([path] if (path := Path(place)).is_file() else [])
     if _noted is not None and not any(reading.place == str(place) for reading in _noted):
         _noted.append(Reading(str(place), {path: _stat(path) for path in listed}, pinned))
+
+
+def unpinned(sources: Iterable[tuple[str, str | None]]) -> list[str]:
+    """Return a line for each repository of a hub, given the sources and revisions of weights that the recipe does not pin."""
+    commits = {"/".join(source.split("/")[:2]): revision for source, revision in sources}
+    return [
+        f"{name}: unpinned, so another run may read other weights; name its revision, now {name}@{now}" for name, now in commits.items()
+    ]
 
 
 def _stat(path: Path) -> Stat:

@@ -17,7 +17,7 @@ from typing import Any
 
 from fashiongen.benchmark.command_info import CommandInfo
 from fashiongen.benchmark.plugins import dotted, own_files, own_sources, versions_of
-from fashiongen.checkpoints import cached_revision, tiny_weights
+from fashiongen.checkpoints import tiny_weights
 from fashiongen.closure import COMMAND, PACKAGE, Name, Source, closure, names_in, read
 from fashiongen.errors import UserError
 from fashiongen.records import file_sha256
@@ -112,7 +112,6 @@ def _inspect(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, rende
     modules = {**used.sources, **{str(file): read(file, file.stem) for file in files}}
     for part in _tiny_parts(counting, modules):
         identities.append(f"tiny/{part} {_identify_files(str(tiny_weights() / part), seen, contents=True)[0]}")
-    identities += _cached_revisions(counting)
     strategy = trainer["strategy"]
     return CommandInfo(
         method=method.__name__,
@@ -165,15 +164,6 @@ def _tiny_parts(settings: dict[str, Any], modules: dict[str, Source]) -> list[st
         there = {path.name for path in tiny_weights().iterdir() if path.is_dir()}
         parts = parts - {""} | (there & set(given["model"]) or there)
     return sorted(parts)
-
-
-def _cached_revisions(settings: dict[str, Any]) -> list[str]:
-    """Return the revisions of unpinned repositories of a hub in the local cache; a pinned one is part of the settings."""
-    found = []
-    for key, value in (leaf for part in ("model", "evaluate") for leaf in _leaves(settings.get(part), part)):
-        if isinstance(value, str) and (revision := cached_revision(value)) is not None:
-            found.append(f"{key} {revision}")
-    return found
 
 
 def _class(path: str) -> Any:  # noqa: ANN401  any class

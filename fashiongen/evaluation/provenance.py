@@ -102,9 +102,7 @@ def checkpoints_left(trainer: L.Trainer) -> dict[str, dict[str, str]]:
 
 def unpinned(method: L.LightningModule) -> list[str]:
     """Return a line for each repository of a hub from which a method has read without naming the commit."""
-    found = [reading.source() for reading in getattr(method, "weights_read", ()) if reading.pinned is False]
-    names = {"/".join(source.split("/")[:2]): revision for source, revision in found}
-    return [f"{name}: unpinned, so another run may read other weights; name its revision, now {name}@{now}" for name, now in names.items()]
+    return weights_read.unpinned(reading.source() for reading in getattr(method, "weights_read", ()) if reading.pinned is False)
 
 
 def finish_reading(method: L.LightningModule) -> None:
