@@ -11,7 +11,9 @@ from typing import IO, Any
 
 import lightning.pytorch as L
 
+from fashiongen import tasks
 from fashiongen.benchmark.plugins import own_sources
+from fashiongen.cli.checkpoints import RESUMES
 from fashiongen.closure import COMMAND, of_objects
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
@@ -19,6 +21,7 @@ from fashiongen.evaluation import Evaluate, FromFiles
 from fashiongen.evaluation.judge import Request
 from fashiongen.evaluation.kept import KeptPredictions, Manifest
 from fashiongen.evaluation.provenance import checkpoint, versions, weights_sha256
+from fashiongen.tasks import Task
 
 SETTINGS = ("model", "data", "seed_everything", "parents")
 TRAINER_SETTINGS = ("precision", "limit_test_batches", "fast_dev_run")
@@ -41,7 +44,11 @@ class SharedPredictions:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] = (folder / f"{key[:32]}.lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"evaluate.reuse: waiting for another test that makes these predictions ({self._lock.name})", flush=True)
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
             raise UserError(f"evaluate.reuse: cannot write {folder}: {error.strerror}; choose another --evaluate.reuse") from error
 
@@ -60,6 +67,24 @@ class SharedPredictions:
     def release(self) -> None:
         """Let the next test have them."""
         self._lock.close()
+
+
+def can_share(evaluate: Evaluate, trainer: L.Trainer, data: FashionData, tested: str | None) -> bool:
+    """Return whether a test can share predictions: all of them, made by one process from a file, and of a task that is read from files.
+
+    Args:
+        evaluate: the test's evaluation.
+        trainer: runs the test.
+        data: the data, before their setup.
+        tested: the checkpoint as typed; Lightning itself finds the file of words such as `last`.
+    """
+    complete = isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches == 1  # an int is a number of batches
+    named = tested is None or (tested not in RESUMES and Path(tested).exists())
+    try:
+        task = tasks.find(evaluate.task_name or getattr(data, "task", ""))
+    except UserError:  # the test itself tells
+        return False
+    return trainer.world_size == 1 and complete and named and task.read_prediction is not Task.read_prediction
 
 
 def share(
