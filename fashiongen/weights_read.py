@@ -87,6 +87,12 @@ def note(place: str | Path, files: Sequence[Path] = (), *, pinned: bool | None =
         _noted.append(Reading(str(place), {path: _stat(path) for path in listed}, pinned))
 
 
+def entries(readings: Iterable[Reading], earlier: Iterable[WeightsEntry] = ()) -> list[WeightsEntry]:
+    """Return the record's entries of readings, and those of the run that this one resumes, by source."""
+    found = [reading.entry() for reading in readings]
+    return sorted([*found, *(entry for entry in earlier if entry not in found)], key=lambda entry: entry["source"])
+
+
 def unpinned(sources: Iterable[tuple[str, str | None]]) -> list[str]:
     """Return a line for each repository of a hub, given the sources and revisions of weights that the recipe does not pin."""
     commits = {"/".join(source.split("/")[:2]): revision for source, revision in sources}

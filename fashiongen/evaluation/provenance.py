@@ -113,8 +113,11 @@ def finish_reading(method: L.LightningModule) -> None:
 
 
 def weights(method: L.LightningModule) -> list[WeightsEntry]:
-    """Return the identities of the frozen parts and of all other weights that a method has read, by source."""
-    return sorted((reading.entry() for reading in getattr(method, "weights_read", ())), key=lambda entry: entry["source"])
+    """Return the identities of the frozen parts and of all other weights that a method has read, by source.
+
+    Those of a resumed training include what the run before it had read, such as the weights of its parents.
+    """
+    return weights_read.entries(getattr(method, "weights_read", ()), getattr(method, "weights_resumed", ()))
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
