@@ -81,7 +81,7 @@ def can_share(evaluate: Evaluate, trainer: L.Trainer, data: FashionData, tested:
     complete = isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches == 1  # an int is a number of batches
     named = tested is None or (tested not in RESUMES and Path(tested).exists())
     try:
-        task = tasks.find(evaluate.task_name or getattr(data, "task", ""))
+        task = tasks.find(str(evaluate.task_name or getattr(data, "task", "")))
     except UserError:  # the test itself tells
         return False
     return trainer.world_size == 1 and complete and named and task.read_prediction is not Task.read_prediction
