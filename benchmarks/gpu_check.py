@@ -213,7 +213,8 @@ class Run:
         if record is not None and record["status"] == "skipped":
             return "no CUDA GPU here; --rehearse runs every check at tiny size on a CPU"
         end = job.log.read_text(errors="replace").strip().splitlines()[-1:] if job.log.is_file() else []
-        return f"asking for the GPU failed: {'; '.join([*([record['reason']] if record and record.get('reason') else []), *end]) or 'no answer'}"
+        why = [record["reason"]] if record and record.get("reason") else []
+        return f"asking for the GPU failed: {'; '.join([*why, *end]) or 'no answer'}"
 
     def __call__(self) -> int:
         """Run all, and return the exit status."""

@@ -9,6 +9,10 @@ import shutil
 from pathlib import Path
 from typing import IO, Any
 
+import lightning.pytorch as L
+
+from fashiongen import tasks
+from fashiongen.cli.checkpoints import RESUMES
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, FromFiles
@@ -17,7 +21,7 @@ from fashiongen.evaluation.kept import KeptPredictions, Manifest
 from fashiongen.evaluation.provenance import checkpoint, code_of, weights_sha256
 from fashiongen.methods.base import Method
 from fashiongen.own_code import own_sources, versions_of
-from fashiongen.tasks import find
+from fashiongen.tasks import Task, find
 
 SETTINGS = ("model", "data", "parents")
 TRAINER_SETTINGS = ("precision", "limit_test_batches", "fast_dev_run", "callbacks")
@@ -40,7 +44,11 @@ class SharedPredictions:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] = (folder / f"{key[:32]}.lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"evaluate.reuse: waiting for another test that makes these predictions ({self._lock.name})", flush=True)
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
             raise UserError(f"evaluate.reuse: cannot write {folder}: {error.strerror}; choose another --evaluate.reuse") from error
 
@@ -61,6 +69,24 @@ class SharedPredictions:
         if not usable:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
+
+
+def can_share(evaluate: Evaluate, trainer: L.Trainer, data: FashionData, tested: str | None) -> bool:
+    """Return whether a test can share predictions: all of them, made by one process from a file, and of a task that is read from files.
+
+    Args:
+        evaluate: the test's evaluation.
+        trainer: runs the test.
+        data: the data, before their setup.
+        tested: the checkpoint as typed; Lightning itself finds the file of words such as `last`.
+    """
+    complete = isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches == 1  # an int is a number of batches
+    named = tested is None or (tested not in RESUMES and Path(tested).exists())
+    try:
+        task = tasks.find(str(evaluate.task_name or getattr(data, "task", "")))
+    except UserError:  # the test itself tells
+        return False
+    return trainer.world_size == 1 and complete and named and task.read_prediction is not Task.read_prediction
 
 
 def share(

@@ -154,10 +154,8 @@ def checkpoints_left(trainer: L.Trainer) -> dict[str, dict[str, str]]:
 
 
 def unpinned(method: L.LightningModule) -> list[str]:
-    """Return a line for each repository of a hub from which a method has read without naming the revision."""
-    found = [reading.source() for reading in getattr(method, "weights_read", ()) if reading.pinned is False]
-    names = {"/".join(source.split("/")[:2]): revision for source, revision in found}
-    return [f"{name}: unpinned, so another run may read other weights; name its revision, now {name}@{now}" for name, now in names.items()]
+    """Return a line for each repository of a hub from which a method has read without naming the commit."""
+    return weights_read.unpinned(reading.source() for reading in getattr(method, "weights_read", ()) if reading.pinned is False)
 
 
 def finish_reading(method: L.LightningModule) -> None:
@@ -168,8 +166,11 @@ def finish_reading(method: L.LightningModule) -> None:
 
 
 def weights(method: L.LightningModule) -> list[WeightsEntry]:
-    """Return the identities of the frozen parts and of all other weights that a method has read, by source."""
-    return sorted((reading.entry() for reading in getattr(method, "weights_read", ())), key=lambda entry: entry["source"])
+    """Return the identities of the frozen parts and of all other weights that a method has read, by source.
+
+    Those of a resumed training include what the run before it had read, such as the weights of its parents.
+    """
+    return weights_read.entries(getattr(method, "weights_read", ()), getattr(method, "weights_resumed", ()))
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:

@@ -84,6 +84,12 @@ KINDS = [
     ),
     Kind("a protocol that is not there", lambda w: Path("p.yaml").unlink(), JUDGE, r"p\.yaml: no such file"),
     Kind(
+        "a recipe in the protocol's place",
+        lambda w: None,
+        [*JUDGE, "--protocol", "crop.yaml"],
+        r"--protocol crop\.yaml: has no evaluate\.metrics to judge by: give a protocol \(`fashiongen recipes` lists them\)",
+    ),
+    Kind(
         "a protocol of another task",
         lambda w: None,
         [*JUDGE, "--protocol", "strict"],

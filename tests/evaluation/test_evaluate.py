@@ -5,6 +5,7 @@ import json
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -230,13 +231,14 @@ def test_the_code_is_that_of_the_start_and_what_own_modules_import(tmp_path, mon
 
 def test_two_tests_cannot_keep_in_one_folder_at_once(tmp_path):
     first, second = (Evaluate(keep=str(tmp_path / "kept")).keep for _ in range(2))
-    first.start(trainer(tmp_path))
+    running = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(barrier=lambda _: None), lightning_module=Copier())
+    first.start(running)
     with pytest.raises(UserError, match=r"evaluate.keep: another test is writing to .*kept: wait, or choose"):
-        second.start(trainer(tmp_path))
+        second.start(running)
     second.discard()
     assert first.part.is_dir()  # not removed by the one that was refused
     first.discard()
-    second.start(trainer(tmp_path))
+    second.start(running)
     second.discard()
     assert not list(tmp_path.glob(".kept*"))
 
