@@ -228,9 +228,13 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch, tmp_path):
     from gpu import steps
 
     def run_cli(command, configs, keys, callbacks):
-        if keys["batch"] > 105:
+        if keys["batch"] > 210:
             raise torch.OutOfMemoryError
+        if keys["batch"] > 105:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
         (meter,) = callbacks
+        assert meter.work is not None  # it notes what it has measured at once
+        meter.parameters = {"trained": 3, "frozen": 0}
         meter.seconds, meter.whole, meter.losses, meter.flops = [1.0, 2.0, 4.0], [3.0], [0.5], 1e12
         return SimpleNamespace(model=torch.nn.Linear(2, 1))
 

@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from fashiongen.batches import Batch
 from fashiongen.data.base import FashionData
 from fashiongen.evaluation.checks import data_of, task_of_run
-from fashiongen.evaluation.clusters import join
+from fashiongen.evaluation.clusters import chained, join
 from fashiongen.evaluation.divergence import broken_weights, metrics_doubt, tell
 from fashiongen.evaluation.images import grid
 from fashiongen.evaluation.judge import FromFiles
@@ -284,7 +284,7 @@ class Evaluate(Callback):
         if doubt := metrics_doubt(pl_module, {name: result["value"] for name, result in self.results.items()}, not_finite):
             doubts.append(doubt)
             tell(doubt)
-        doubts += [doubt for metric in self.metrics.values() if (doubt := metric_info(metric, "doubt"))]
+        doubts += filter(None, [*(metric_info(metric, "doubt") for metric in self.metrics.values()), chained(clusters)])
         extractors = {_reported(name, metric): metric_info(metric, "provenance") for name, metric in self.metrics.items()}
         reference = self.task.reference_info(data, self.protocol)
         record = Record(
