@@ -172,7 +172,8 @@ class Board:
             )
         if shared:
             told.append(
-                f"A cluster is all samples with the same {' or '.join(shared)}, directly or over other samples. Clusters count as independent, samples do not."
+                f"A cluster is all samples with the same {' or '.join(shared)}, directly or over other samples. "
+                "Clusters count as independent, samples do not."
             )
         if any(record.per_sample and not record.clusters for record in runs):
             told.append(
