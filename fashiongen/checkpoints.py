@@ -31,7 +31,7 @@ def locate(pretrained: str, part: str = "sd") -> str:
     Args:
         pretrained: `tiny` (the shipped checkpoint), a folder in the diffusers layout, or a hub id `owner/name@revision`. Unless the
             revision is a commit, another run may get other weights: branches and tags move.
-        part: which of the tiny checkpoints: `sd`, `clip` or `classifier`.
+        part: which of the tiny checkpoints, by its folder, such as `sd` or `clip`.
 
     Raises:
         UserError: if the value looks like a path (or is `tiny`) and no such folder exists.
