@@ -216,6 +216,16 @@ def test_a_checkpoint_that_is_replaced_during_its_test_is_not_named(tmp_path):
     assert record["checkpoint"] == {"path": str(path), "sha256": "changed since it was read", "weights_sha256": tested}
 
 
+def test_a_checkpoint_without_weights_of_its_own_gets_no_hash_of_none(tmp_path):
+    """As DeepSpeed's, whose weights are in other files."""
+    evaluate, path = Evaluate(), tmp_path / "last.ckpt"
+    path.touch()
+    running = SimpleNamespace(testing=True, is_global_zero=True, ckpt_path=path)
+    for checkpoint in ({}, {"state_dict": {}}):
+        evaluate.on_load_checkpoint(running, Copier(), checkpoint)
+        assert evaluate.tested is not None and evaluate.tested.loaded is None
+
+
 def test_the_code_is_that_of_the_start_and_what_own_modules_import(tmp_path, monkeypatch):
     own = tmp_path / "own_method.py"
     own.write_text("from judged import Copier\nfrom fashiongen.nn import guidance\nclass Own(Copier):\n    pass\n")
