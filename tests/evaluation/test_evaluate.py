@@ -18,6 +18,7 @@ from fashiongen.batches import to_float, to_uint8
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
+from fashiongen.evaluation.kept import restore
 from fashiongen.evaluation.provenance import code_of, weights_sha256
 from fashiongen.intervals import interval
 from fashiongen.metrics import FID, KID
@@ -247,7 +248,12 @@ def test_two_tests_cannot_keep_in_one_folder_at_once(tmp_path):
         second.start(running)
     second.discard()
     assert first.part.is_dir()  # not removed by the one that was refused
+    (tmp_path / ".kept.replaced").mkdir()  # as between the two renames of `finish`
+    restore(tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()  # it would stand where the first one's will be put
     first.discard()
+    restore(tmp_path / "kept")
+    (tmp_path / "kept").rmdir()  # the first one is gone: the earlier predictions are put back
     second.start(running)
     second.discard()
     assert not list(tmp_path.glob(".kept*"))
