@@ -146,7 +146,7 @@ class Run:
         file = records.file_of(self.out if self.card else self.scratch, check.name, self.card or "probe")
         # An older record stays until this check has ended well, or failed.
         what = (check.name, check.function, check.arguments, self.device, self.options.rehearse)
-        todo = Work(*what, self.scratch, folder, folder / file.name, common)
+        todo = Work(*what, self.scratch, folder, folder / file.name, common, (records.read(file) or {}).get("facts", {}))
         log = self.scratch / f"{check.name}.log"
         program = [sys.executable, str(HERE / "gpu_check.py"), "--perform"]
         environment = dict(self.environment)
