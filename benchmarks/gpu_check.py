@@ -176,6 +176,7 @@ class Run:
             record |= {"status": status, "reason": reason, "seconds": took}
         if record["status"] == "failed":
             record["log"] = job.log.read_text(errors="replace")[-work.LOG_END :] if job.log.is_file() else ""
+        record = records.without_places(record, (self.scratch, ROOT))
         older = records.read(place)
         if record["status"] in ("ok", "failed") or older is None or older["status"] != "ok":
             records.write(place, record)

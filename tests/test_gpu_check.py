@@ -83,7 +83,8 @@ def test_one_that_hangs_fails_or_dies_stops_no_other(toys, tmp_path, capsys):
         "right": ("ok", None),
     }
     assert records["killed"]["facts"] == {"found": 1}  # what it had found stays
-    assert "CheckFailed" in records["wrong"]["log"]
+    log = records["wrong"]["log"]
+    assert "CheckFailed" in log and '"benchmarks/gpu/work.py"' in log and str(ROOT) not in log
     place = Path(f"/proc/{records['hang']['facts']['child']}/stat")  # what it started is gone with it, but for a zombie
     assert not place.exists() or place.read_text().rpartition(")")[2].split()[0] == "Z"
     page = (tmp_path / "out" / "README.md").read_text()
@@ -295,7 +296,7 @@ def test_a_meter_counts_the_operations_of_a_step():
     assert all(whole >= step > 0 for whole, step in zip(meter.whole, meter.seconds, strict=True))
 
 
-@pytest.mark.parametrize("module", ["cards", "zero", "longer"])
+@pytest.mark.parametrize("module", ["cards", "records", "zero", "longer"])
 def test_examples(module):
     failed, tried = doctest.testmod(importlib.import_module(f"gpu.{module}"))
     assert tried and not failed
