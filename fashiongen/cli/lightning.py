@@ -203,8 +203,8 @@ class FashionCLI(LightningCLI):
 
     def _protocol_sha256(self) -> str:
         """Hash the protocol's metrics, size and resizing, if any; the reference images are in the record's `reference`, by content."""
-        settings = {key: self.config_dump["evaluate"][key] for key in ("metrics", "size", "resize")}
-        return _hash({key: value for key, value in settings.items() if key != "resize" or value is not None})
+        settings = {key: self.config_dump["evaluate"][key] for key in ("metrics", "size", "resize", "repaint")}
+        return _hash({key: value for key, value in settings.items() if key not in ("resize", "repaint") or value is not None})
 
     def _config_sha256(self) -> str:
         settings = {

@@ -8,18 +8,21 @@ Sizes are (height, width) throughout.
 import hashlib
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from fashiongen import tasks
 from fashiongen.data.folder import FolderData, splits_of
-from fashiongen.data.listing import Listing, TryOnRow, fingerprint, mask_origin
+from fashiongen.data.listing import UNPAIRED, Listing, TryOnRow, fingerprint, mask_origin
 from fashiongen.data.loading import Loader, ResumableLoader
 from fashiongen.data.task_parts import readable_parts, required_parts
-from fashiongen.data.tryon_dataset import OPTIONAL, PARTS, ImageDataset, TryOnDataset, offered
+from fashiongen.data.tryon_dataset import AGNOSTIC, OPTIONAL, PARTS, ImageDataset, TryOnDataset, offered
 from fashiongen.errors import UserError
 
 if TYPE_CHECKING:  # it imports this module
     from fashiongen.data.check_tryon import TryOnReport
+
+Pairing = Literal["paired", "unpaired"]
+"""Which garment a test puts on a person: the one that the photo shows, or the other one that the pair file names."""
 
 # Our splits, and the half of the dataset that each is taken from.
 SPLIT_SOURCES = {"train": "train", "val": "train", "test": "test"}
@@ -29,7 +32,8 @@ class TryOnData(FolderData):
     """A try-on dataset: people with the garments they wear, as the batches of one task.
 
     Splits: the training half without `validation` held-out samples, those held-out samples, and the test half, which `predict` also
-    uses. Rows also have the other garment that an unpaired test puts on a person; a try-off batch does not use it.
+    uses. Training and validation are always paired: the second column of a pair file names a garment that the person does not wear. With
+    `pairing: unpaired` the test half has those garments instead, and its name ends in `-unpaired`.
 
     Attributes:
         offers: the parts that the folder holds and the task uses: mask and, if present, garment, garment_mask, parse, pose.
@@ -39,6 +43,8 @@ class TryOnData(FolderData):
     dataset_class: ClassVar[type[TryOnDataset]]
     has_shop_images: ClassVar[bool] = True
     """False for a dataset without shop images, which cannot be trained on; `data check` then does not report them missing."""
+    pairs_hint: ClassVar[str] = ""
+    """How to name other garments, for the error that there are none."""
     uniform_size: ClassVar[bool] = True
     """Whether all people and all shop images have the same size; `data check` reports those that differ."""
 
@@ -51,6 +57,7 @@ class TryOnData(FolderData):
         batch_size: int = 32,
         validation: int = 64,
         task: str = "vtoff",
+        pairing: Pairing = "paired",
         **options: Any,  # noqa: ANN401  FolderData's own
     ) -> None:
         """Store the settings; nothing is read before `setup`.
@@ -62,6 +69,7 @@ class TryOnData(FolderData):
             batch_size: training samples per process and step.
             validation: number of training samples held out for validation, the same for any seed.
             task: the task whose batches are returned, such as vtoff; only the parts that it has fields for are read.
+            pairing: the garments of a try-on test: `paired`, each person's own, or `unpaired`, another one.
             options: options of every dataset in a folder.
         """
         super().__init__(root, people=people, size=size, batch_size=batch_size, **options)
@@ -71,6 +79,13 @@ class TryOnData(FolderData):
         self.task = task
         self.batch_type = tasks.find(task).batch
         self.parts = readable_parts(self.batch_type, PARTS, self.layout)
+        self.pairing = pairing
+        if pairing not in get_args(Pairing):
+            raise UserError(f"{self.layout}: data.pairing={pairing}: choose {' or '.join(get_args(Pairing))}")
+        if pairing == "unpaired":
+            if AGNOSTIC not in self.parts:
+                raise UserError(f"{self.layout}: data.pairing=unpaired puts other garments on people, which {task} does not: leave it out")
+            self.name = f"{self.layout}-unpaired"
         self._listings: dict[str, Listing] = {}
 
     @classmethod
@@ -114,6 +129,8 @@ class TryOnData(FolderData):
                     raise UserError(f"{self.layout}: {problem}")
             self._listings[half] = listing
             rows |= self._split(listing)
+        if "test" in splits and self.pairing == "unpaired":
+            rows["test"] = self._unpaired(rows["test"])
         for split in splits:
             self.datasets[split] = self.dataset(split, rows)
             if not len(self.datasets[split]) and split != "val":
@@ -169,13 +186,27 @@ class TryOnData(FolderData):
             raise UserError(
                 f"{listing.lists}: the person {listing.repeated[0]} is listed more than once; ids must be unique, remove the duplicates"
             )
+        unread = UNPAIRED if self.pairing == "paired" or listing.half != "test" else ("garment", "garment_mask")
         for part, absent in listing.absent.items():
-            if absent and part == only if only else absent and part != "other":
+            if absent and (part == only if only else part not in unread):
                 where = absent[0].parents[1]
                 raise UserError(
                     f"{self.layout}: {len(absent)} of {len(listing.rows)} samples of {where} lack their {part}, first {absent[0]}; "
                     f"restore the files or remove their lines from {listing.lists}"
                 )
+
+    def _unpaired(self, rows: list[TryOnRow]) -> list[TryOnRow]:
+        """Return the rows of an unpaired test.
+
+        Raises:
+            UserError: if a row names no other garment.
+        """
+        if lacking := [row.id for row in rows if row.other is None]:
+            raise UserError(
+                f"{self.layout}: data.pairing=unpaired: {self._listings['test'].lists} names no other garment for {len(lacking)} of "
+                f"{len(rows)} people, first {lacking[0]}{self.pairs_hint}"
+            )
+        return [row.unpaired() for row in rows]
 
     @abstractmethod
     def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:

@@ -24,6 +24,9 @@ from fashiongen.errors import UserError
 
 # The parts that a folder may lack.
 OPTIONAL = ("garment", "garment_mask", "parse", "pose")
+# A batch with this part shows the person without the garment: what else it shows must not give the garment away.
+AGNOSTIC = "agnostic"
+GREY = 128
 
 
 class EmptyMaskError(UserError):
@@ -48,21 +51,36 @@ class TryOnSample:
         """The human-parse labels, uint8 (H, W)."""
         return read_labels(self.row.parse, self.dataset.size) if self.row.parse else None
 
-    def person(self) -> Tensor:
-        """Return the person, uint8 (1, 3, H, W)."""
-        return image_to_tensor(self.photo, self.dataset.size)[None]
+    @cached_property
+    def agnostic_mask(self) -> Tensor:
+        """The agnostic mask, bool (1, H, W)."""
+        return self.dataset.read_agnostic_mask(self.row, self.photo)
+
+    def person(self) -> Tensor | None:
+        """Return the person, uint8 (1, 3, H, W); in an unpaired row the person wearing the other garment, which few datasets know."""
+        if self.row.paired:
+            return image_to_tensor(self.photo, self.dataset.size)[None]
+        return read_image(self.row.dressed, self.dataset.size)[None] if self.row.dressed else None
+
+    def agnostic(self) -> Tensor:
+        """Return the photo with mid-grey where the mask is True, uint8 (1, 3, H, W)."""
+        photo = image_to_tensor(self.photo, self.dataset.size)
+        return photo.masked_fill(self.agnostic_mask, GREY)[None]
 
     def mask(self) -> Tensor:
         """Return the agnostic mask, bool (1, 1, H, W)."""
-        return self.dataset.read_agnostic_mask(self.row, self.photo)[None]
+        return self.agnostic_mask[None]
 
     def category(self) -> list[str]:
         """Return upper, lower or full."""
         return [self.row.category or self.dataset.worn_category(self.labels)]
 
     def parse(self) -> Tensor | None:
-        """Return the human-parse labels, uint8 (1, H, W)."""
-        return None if self.labels is None else self.labels[None]
+        """Return the human-parse labels, uint8 (1, H, W); 0 inside the mask beside an agnostic person, where they outline the garment."""
+        if self.labels is None:
+            return None
+        hidden = AGNOSTIC in self.dataset.parts
+        return (self.labels.masked_fill(self.agnostic_mask[0], 0) if hidden else self.labels)[None]
 
     def pose(self) -> Tensor | None:
         """Return the keypoints, float32 (1, K, 3)."""
@@ -72,7 +90,7 @@ class TryOnSample:
 
     def garment(self) -> Tensor | None:
         """Return the shop image, uint8 (1, 3, H, W)."""
-        return read_image(self.row.garment, self.dataset.size)[None] if self.row.garment else None
+        return self.dataset.read_garment(self.row)[None] if self.row.garment else None
 
     def garment_mask(self) -> Tensor | None:
         """Return the foreground of the shop image, bool (1, 1, H, W)."""
@@ -81,6 +99,7 @@ class TryOnSample:
 
 PARTS: dict[str, Callable[[TryOnSample], Any]] = {
     "person": TryOnSample.person,
+    "agnostic": TryOnSample.agnostic,
     "mask": TryOnSample.mask,
     "category": TryOnSample.category,
     "parse": TryOnSample.parse,
@@ -154,7 +173,8 @@ class TryOnDataset(Dataset[Batch]):
             UserError: if a file is missing or damaged, or the mask is empty.
         """
         sample = TryOnSample(self, row)
-        parts: dict[str, Any] = {part: PARTS[part](sample) for part in self.parts if part not in OPTIONAL or part in self.offers}
+        left_out = set(OPTIONAL) - self.offers
+        parts: dict[str, Any] = {part: PARTS[part](sample) for part in self.parts if part not in left_out}
         batch = self.batch_type(ids=[row.id], **parts)
         zooms = self.zooms.get(row.id, Zooms())
         if zooms.person != 1.0:
@@ -164,6 +184,11 @@ class TryOnDataset(Dataset[Batch]):
     def open_person(self, row: TryOnRow) -> Image.Image:
         """Decode the photo of a sample."""
         return open_image(row.person)
+
+    def read_garment(self, row: TryOnRow) -> Tensor:
+        """Read the shop image of a row that has one: uint8 (3, H, W)."""
+        assert row.garment is not None
+        return read_image(row.garment, self.size)
 
     def read_garment_mask(self, path: Path) -> Tensor:
         """Read the foreground of a shop image: bool (1, H, W)."""
@@ -230,7 +255,7 @@ class ImageDataset(Dataset[Tensor]):
             UserError: if its file is missing or damaged.
         """
         row, size = self.dataset.rows[index], self.dataset.size
-        return image_to_tensor(self.dataset.open_person(row) if self.part == "person" else open_image(getattr(row, self.part)), size)
+        return image_to_tensor(self.dataset.open_person(row), size) if self.part == "person" else self.dataset.read_garment(row)
 
     def fingerprint(self) -> str:
         """Return a sha256 over the names and sizes of the images and the content of their lists."""
@@ -240,10 +265,12 @@ class ImageDataset(Dataset[Tensor]):
 def offered(rows: Sequence[TryOnRow], batch_type: type[Batch]) -> frozenset[str]:
     """Return which parts of a batch all rows have: the optional ones, and the mask, without which a row is refused.
 
-    Person and category count where the batch may lack them, as one whose target is the person does when it is judged.
+    Person and category count where the batch may lack them. The person of an unpaired row is the one in the other garment.
     """
     required = required_parts(batch_type)
     parts = readable_parts(batch_type, PARTS, "try-on data")
     optional = [part for part in OPTIONAL if part in parts and all(getattr(row, part) is not None for row in rows)]
     always = [part for part in parts if part == "mask" or part not in (*OPTIONAL, *required)]
+    if not all(row.paired or row.dressed is not None for row in rows):
+        always = [part for part in always if part != "person"]
     return frozenset([*optional, *always])

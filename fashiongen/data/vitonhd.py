@@ -8,6 +8,7 @@
                       agnostic-v3.2/00006_00.jpg              the person with that region painted grey
                       image-parse-v3/00006_00.png             LIP labels
                       openpose_json/00006_00_keypoints.json   25 keypoints
+                      image-unpaired/00006_00.jpg   the person in the second column's garment; only the embedded wardrobe can have it
 
 The archive's top folder and some other folders have several names (`PLACES`). Missing agnostic masks are derived from the grey paint of
 `agnostic-v3.2`, else from parse and keypoints.
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from fashiongen.data import masks
 from fashiongen.data.images import Size, read_labels
-from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
+from fashiongen.data.listing import UNPAIRED, Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
 from fashiongen.data.openpose import read_openpose
 from fashiongen.data.quality import QualityFilter
 from fashiongen.data.reframe import Zooms
@@ -49,6 +50,7 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "garment_mask": (("cloth-mask", ""), ("cloth-mask", ".png"), ("cloth_mask", ""), ("cloth_mask", ".png")),
     "mask": tuple((folder, ending) for folder in ("agnostic-mask", "agnostic_masks", "agnostic_mask") for ending in ("_mask.png", ".png")),
     "agnostic": (("agnostic-v3.2", ""), ("agnostic-v3.2", ".png"), ("agnostic", ""), ("agnostic", ".png")),
+    "dressed": (("image-unpaired", ""),),
     "parse": (("image-parse-v3", ".png"), ("image-parse", ".png")),
     "pose": (("openpose_json", "_keypoints.json"), ("openpose-json", "_keypoints.json")),
 }
@@ -102,7 +104,7 @@ class VITONHD(TryOnData):
         self.quality = quality
         self.duplicates = None if duplicates is None else Path(duplicates).expanduser()
         if self.duplicates is not None:
-            self.name = f"{self.layout}-clean"
+            self.name = f"{self.name}-clean"
         self.left_out: dict[str, int] = {}
 
     def listing(self, half: str, part: str = "person") -> Listing:
@@ -131,6 +133,7 @@ class VITONHD(TryOnData):
         stems = [PurePosixPath(name).stem for name in names]
         found = {part: find(self.root / half, places, names, stems) for part, places in PLACES.items()}
         found["other"] = find(self.root / half, PLACES["garment"], others, others)
+        found["other_mask"] = find(self.root / half, PLACES["garment_mask"], others, [PurePosixPath(name).stem for name in others])
         if found[part] is None and pairs:
             folder, whose = self.root / half / PLACES[part][0][0], {"person": "people", "garment": "garments"}[part]
             raise UserError(f"{self.layout}: {folder} is missing or holds none of the {whose} of {pairs_file}")
@@ -144,7 +147,7 @@ class VITONHD(TryOnData):
                 **{
                     "person": self.root / half / "image" / names[index],
                     # A pair of the same name has no other garment.
-                    **{part: paths[index] for part, (paths, _) in present.items() if part != "other" or others[index] != names[index]},
+                    **{part: paths[index] for part, (paths, _) in present.items() if part not in UNPAIRED or others[index] != names[index]},
                 },
             )
             for index, stem in enumerate(stems)

@@ -43,7 +43,7 @@ from fashiongen.metrics.base import PerSample
 from fashiongen.metrics.distribution import shared_features
 from fashiongen.nn.processes import gather
 from fashiongen.records import MetricEntry, Record
-from fashiongen.tasks import GalleryRow, Protocol, Resize, Task
+from fashiongen.tasks import GalleryRow, Protocol, Repaint, Resize, Task
 
 FIT_SECONDS = "fit_seconds"
 
@@ -70,6 +70,7 @@ class Evaluate(Callback):
         metrics: dict[str, Metric] | None = None,
         size: tuple[int, int] | None = None,
         resize: Resize | None = None,
+        repaint: Repaint | None = None,
         reference: Reference | None = None,
         out: str | None = None,
         keep: str | None = None,
@@ -86,6 +87,7 @@ class Evaluate(Callback):
             metrics: metrics by name; one with an extractor is reported as `name[extractor]`.
             size: height and width that the protocol requires; data of another size are rejected. By default any.
             resize: how `fashiongen judge` resizes images of another size, see `fashiongen.tasks.Resize`; by default it rejects them.
+            repaint: how predictions are pasted into the photo before they are compared, see `fashiongen.tasks.Repaint`; by default not.
             reference: the reference images for set metrics, if they are from another dataset; paired metrics are then rejected.
             out: JSON file for the record of a test or a fit; a test writes per-sample values, images and an image grid next to it.
             keep: folder in which a test keeps all predictions for `fashiongen judge`; kept predictions of an earlier test are replaced.
@@ -97,7 +99,7 @@ class Evaluate(Callback):
                 the best score of the ModelCheckpoint with a monitor, for methods whose paper selects so.
         """
         self.task_name = task
-        self.protocol = Protocol(name=protocol, metrics=metrics or {}, size=size, resize=resize, reference=reference)
+        self.protocol = Protocol(name=protocol, metrics=metrics or {}, size=size, resize=resize, repaint=repaint, reference=reference)
         self.out = None if out is None else Path(out).expanduser()
         self.keep = None if keep is None else KeptPredictions(Path(keep).expanduser())
         self.reuse = None if reuse is None else Path(reuse).expanduser()

@@ -93,7 +93,7 @@ class PairMetric(PerSample):
     """Mean over samples of a score between each prediction and its target."""
 
     region: Region = "whole"
-    """`foreground`: compare only inside the true garment's mask."""
+    """`foreground`: compare only inside the mask: the true garment's on its shop image, or where a person was to be repainted."""
 
     @abstractmethod
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
@@ -119,7 +119,7 @@ class PairMetric(PerSample):
         if mask is not None and mask.shape != (len(target), 1, *target.shape[2:]):
             raise ValueError(f"{type(self).__name__} takes a mask (B, 1, H, W) that fits the images, got {tuple(mask.shape)}")
         if mask is None and self.region == "foreground":
-            raise UserError(f"{type(self).__name__}(region=foreground) needs the true garment's mask and got none: use region=whole")
+            raise UserError(f"{type(self).__name__}(region=foreground) needs a mask and got none: use region=whole")
         with exact_arithmetic(prediction.device):
             scores = self.score(prediction, target, mask)
         finite = _finite_samples(prediction) & _finite_samples(target)
@@ -190,6 +190,11 @@ class SetMetric(_Judged):
         if not (predictions.isfinite().all() and targets.isfinite().all()):
             return undefined
         return self.distance(predictions, targets).float().to(self.device)
+
+
+def grey_outside(images: Tensor, mask: Tensor | None, region: Region) -> Tensor:
+    """Return images (B, 3, H, W) in [0, 1] with mid-grey outside the mask (B, 1, H, W) for `foreground`, unchanged for `whole`."""
+    return images if region == "whole" or mask is None else images.where(mask, torch.full_like(images[:, :1], 0.5))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Tasks: one file per task, discovered automatically. Nothing outside of this package refers to a task by name."""
 
-from fashiongen.tasks.base import Data, GalleryRow, PredictionFiles, Protocol, ReferenceSet, Resize, Task
+from fashiongen.tasks.base import Data, GalleryRow, PredictionFiles, Protocol, ReferenceSet, Repaint, Resize, Task
 from fashiongen.tasks.registry import find, known, run, supported, task_of
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "PredictionFiles",
     "Protocol",
     "ReferenceSet",
+    "Repaint",
     "Resize",
     "Task",
     "find",

@@ -24,6 +24,11 @@ Resize = Literal["stretch", "cover"]
 covers the size; then a center crop."""
 
 
+Repaint = Literal["hard", "soft"]
+"""How a prediction is pasted into the photo before it is compared. `hard`: the prediction inside the mask, the photo outside. `soft`: the
+same, but outside the mask the prediction fades into the photo, by a Gaussian whose sigma is a fiftieth of the image's height in pixels."""
+
+
 class Data(typing.Protocol):
     """What a task requires of a DataModule.
 
@@ -93,6 +98,7 @@ class Protocol:
         metrics: the metrics by name.
         size: height and width at which images are compared; None for the data's own.
         resize: how images of another size, made by other code, are brought to that size; None refuses them.
+        repaint: how predictions are pasted into the photo before they are compared; None compares them as they are.
         reference: the reference images for set metrics, if they are from another dataset.
     """
 
@@ -100,6 +106,7 @@ class Protocol:
     metrics: dict[str, Metric]
     size: tuple[int, int] | None = None
     resize: Resize | None = None
+    repaint: Repaint | None = None
     reference: ReferenceSet | None = None
 
 

@@ -10,10 +10,11 @@ from typing import ClassVar
 import lightning.pytorch as L
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from fashiongen.batches import Batch, to_float, to_uint8
 from fashiongen.errors import UserError
-from fashiongen.tasks.base import Data, GalleryRow, PredictionFiles, Protocol, Task, size_text
+from fashiongen.tasks.base import Data, GalleryRow, PredictionFiles, Protocol, Repaint, Task, size_text
 
 
 def as_written(images: Tensor) -> Tensor:
@@ -22,6 +23,20 @@ def as_written(images: Tensor) -> Tensor:
     Non-finite values become NaN, so that metrics can detect them.
     """
     return torch.where(images.isfinite(), to_uint8(images.nan_to_num()).float() / 255.0, torch.nan)
+
+
+def paste(prediction: Tensor, photo: Tensor, mask: Tensor, how: Repaint) -> Tensor:
+    """Paste predictions into photos, both (B, 3, H, W) in [-1, 1], where the mask (B, 1, H, W) is True; `photo` is not read inside it.
+
+    CatVTON's own code blurs the mask, so that the true pixels of the photo, garment included, shine through at the inner side of its edge.
+    Here `soft` fades outwards alone.
+    """
+    weight = mask.to(photo)
+    if how == "soft":
+        sigma = max(1.0, mask.shape[-2] / 50)
+        blurred = gaussian_blur(weight, 2 * round(3 * sigma) + 1, sigma)
+        weight = torch.where(mask, weight, blurred)
+    return torch.where(weight > 0, prediction * weight, 0.0) + torch.where(weight < 1, photo * (1 - weight), 0.0)
 
 
 class OneImage(Task):
@@ -52,6 +67,8 @@ class OneImage(Task):
             UserError: if not.
         """
         reference = protocol.reference
+        if protocol.repaint is not None and self.pasted_into is None:
+            raise UserError(f"evaluate.repaint={protocol.repaint}: a {self.name} has no photo to paste its predictions into: leave it out")
         for key, source in (("data", data), ("evaluate.reference.data", reference and reference.source)):
             found = tuple(getattr(source, "size", None) or protocol.size or ())
             if protocol.size is not None and found != tuple(protocol.size):
@@ -94,6 +111,8 @@ class OneImage(Task):
         # With a reference the batch may have targets too, but the protocol does not use them.
         target = None if protocol.reference is not None else truth.float() / 255.0
         foreground = None if self.foreground is None else getattr(batch, self.foreground)
+        if protocol.repaint is not None and self.pasted_into is not None:
+            prediction = paste(prediction, to_float(getattr(batch, self.pasted_into)), batch.mask, protocol.repaint)  # type: ignore[attr-defined]
         written = as_written(prediction)
         for metric in protocol.metrics.values():
             metric.update(written, target, foreground)
