@@ -264,7 +264,7 @@ class TryOnData(FolderData):
         for split, dataset in self.datasets.items():
             counts["samples"][split] = len(dataset)
             counts["paired"][split] = sum(row.garment is not None for row in dataset.rows)
-            counts["unpaired"][split] = sum(row.other is not None for row in dataset.rows)
+            counts["unpaired"][split] = sum(not row.paired or row.other is not None for row in dataset.rows)
             origins[split] = sorted({mask_origin(row) for row in dataset.rows})
         return {
             "name": self.name,

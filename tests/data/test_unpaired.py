@@ -51,6 +51,7 @@ def test_an_unpaired_test_has_the_other_garment_and_its_truth(layout, rendered):
             kinds = DRESS_CODE_CATEGORIES[row.person.parents[1].name]
             person, other = (make_person(0, "test", int(path.stem[:6]), kinds) for path in (row.person, row.garment))
         else:
+            top = STREET_CATEGORIES["top"]
             person, other = (make_person(0, "test", FIRST_PERSON + int(path.stem), top) for path in (row.person, row.garment))
         assert person.garment != other.garment
         drawn = render_dressed(person, other.garment, *SIZE)
