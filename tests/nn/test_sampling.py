@@ -1,0 +1,98 @@
+"""Samplers on a Gaussian, whose denoiser is known exactly."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from fashiongen.errors import UserError
+from fashiongen.nn.sampling import Sampling, sample
+
+SCHEDULE = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+MEAN, DEVIATION = 1.5, 0.4
+SAMPLERS = ("ddim", "dpm++", "unipc", "euler")
+
+
+def exact(latents, timestep, doubled):
+    """E[noise | z_t] for data N(MEAN, DEVIATION^2); the unconditional half has data N(0, 1)."""
+    place = float(timestep)
+    low = int(place)  # euler has fractions
+    alpha = torch.lerp(SCHEDULE.alphas_cumprod[low], SCHEDULE.alphas_cumprod[min(low + 1, 999)], place - low)
+
+    def predicted(values, mean, deviation):
+        variance = alpha * deviation**2 + 1 - alpha
+        return (1 - alpha).sqrt() * (values - alpha.sqrt() * mean) / variance
+
+    if not doubled:
+        return predicted(latents, MEAN, DEVIATION)
+    first, second = latents.chunk(2)
+    return torch.cat([predicted(first, 0.0, 1.0), predicted(second, MEAN, DEVIATION)])
+
+
+def drawn(count=400, **settings):
+    noise = torch.randn(count, 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float()
+    return sample(Sampling(**settings), SCHEDULE, exact, noise, [str(index) for index in range(count)], 0)[:, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_each_sampler_draws_from_the_data(name):
+    values = drawn(sampler=name, steps=50)
+    assert values.mean().item() == pytest.approx(MEAN, abs=0.06) and values.std().item() == pytest.approx(DEVIATION, abs=0.06)
+
+
+@pytest.mark.parametrize("name", ["dpm++", "unipc", "euler"])
+def test_the_samplers_solve_the_same_equation(name):
+    """From the same noise all end at the same latents if the steps are fine enough."""
+    fine = drawn(sampler="ddim", steps=500)
+    assert (drawn(sampler=name, steps=200) - fine).abs().max() < 0.06
+
+
+def test_higher_order_needs_fewer_steps():
+    def error(name):
+        return (drawn(sampler=name, steps=10) - drawn(sampler=name, steps=300)).abs().mean()
+
+    assert max(error("dpm++"), error("unipc")) < 0.6 * error("euler")
+
+
+def test_noise_of_a_stochastic_sampler_belongs_to_the_sample():
+    settings = Sampling(sampler="ddim", steps=20, eta=1.0)
+    noise = torch.randn(4, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    ids = ["a", "b", "c", "d"]
+    whole = sample(settings, SCHEDULE, exact, noise, ids, 0)
+    parts = torch.cat([sample(settings, SCHEDULE, exact, noise[index : index + 1], [ids[index]], 0) for index in range(4)])
+    torch.testing.assert_close(whole, parts)
+    assert not torch.allclose(whole, sample(settings, SCHEDULE, exact, noise, ids, 1), atol=0.01)
+    values = drawn(sampler="ddim", steps=100, eta=1.0)
+    assert values.mean().item() == pytest.approx(MEAN, abs=0.06) and values.std().item() == pytest.approx(DEVIATION, abs=0.06)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_guidance_is_computed_where_it_applies_alone(name):
+    calls = []
+
+    def counted(latents, timestep, doubled):
+        calls.append((float(timestep) / 1000, doubled, len(latents)))
+        return exact(latents, timestep, doubled)
+
+    noise = torch.zeros(3, 1, 1, 1)
+    for scale, interval in ((1.0, (0.0, 1.0)), (3.0, (0.0, 1.0)), (3.0, (0.2, 0.6))):
+        calls.clear()
+        sample(Sampling(sampler=name, steps=12, scale=scale, interval=interval), SCHEDULE, counted, noise, ["a", "b", "c"])
+        assert len(calls) == 12
+        for place, doubled, count in calls:
+            assert doubled == (scale != 1.0 and interval[0] <= place <= interval[1]) and count == (6 if doubled else 3)
+    assert {doubled for _, doubled, _ in calls} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"sampler": "plms"}, "IGR: sampler: plms: choose one of ddim, dpm\\+\\+, unipc, euler"),
+        ({"steps": 0}, "IGR: steps: 0: must lie in 1 to 1000"),
+        ({"interval": (0.6, 0.2)}, "IGR: guidance_interval: 0.6 to 0.2: must be two ascending numbers in"),
+        ({"eta": 0.5, "sampler": "euler"}, "IGR: eta: 0.5: must lie in \\[0, 1\\], and be 0 for other samplers than ddim"),
+    ],
+)
+def test_settings_out_of_range_are_told(settings, says):
+    with pytest.raises(UserError, match=says):
+        Sampling(**settings).check(SCHEDULE, "IGR")
+    Sampling().check(SCHEDULE, "IGR")
