@@ -17,8 +17,8 @@ On a bare machine
 -----------------
 It needs Linux, Python 3.12, torch 2.11 or later with CUDA, and this checkout; no network, no installed fashiongen. What the machine's
 Python lacks comes as wheels, for example diffusers, jsonargparse, docstring-parser, typeshed-client, importlib-metadata, rich, resvg-py,
-lpips, clean-fid, and for the checks of ZeRO deepspeed, hjson, einops, pydantic, pydantic-core, annotated-types, typing-inspection: collect
-them where there is a network,
+lpips, clean-fid, requests, and for the checks of ZeRO deepspeed, hjson, einops, msgpack, py-cpuinfo, ninja, psutil, pydantic,
+pydantic-core, annotated-types, typing-inspection: collect them where there is a network,
 
     python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .wheels NAME ...      # 15 MB
@@ -65,7 +65,20 @@ from gpu.work import Work  # noqa: E402
 
 RESULTS = HERE / "results" / "gpu"
 NEEDED = ("torch", "torchvision", "lightning", "diffusers", "transformers", "torchmetrics", "timm", "peft", "accelerate", "safetensors")
-NEEDED += ("jsonargparse", "docstring_parser", "typeshed_client", "rich", "resvg_py", "lpips", "cleanfid", "scipy", "yaml", "PIL", "pytest")
+NEEDED += (
+    "jsonargparse",
+    "docstring_parser",
+    "typeshed_client",
+    "rich",
+    "resvg_py",
+    "lpips",
+    "cleanfid",
+    "requests",
+    "scipy",
+    "yaml",
+    "PIL",
+    "pytest",
+)
 PRELOADED = ["fashiongen.cli.lightning", "fashiongen.cli.build", "fashiongen.methods.igr", "fashiongen.methods.geco", "gpu.training"]
 PROBE_LIMIT = 120.0
 """Seconds until the first process must have answered: it waits for the imports."""
@@ -105,6 +118,9 @@ class Run:
         self.context = multiprocessing.get_context("forkserver")
         self.together = 2 if options.rehearse else TOGETHER
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*PLACES, *filter(None, [os.environ.get("PYTHONPATH")])])}
+        # Programs of wheels, such as ninja, lie beside what `pip --target` installed.
+        programs = [str(Path(place, "bin")) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+        self.environment["PATH"] = os.pathsep.join([*programs, os.environ.get("PATH", os.defpath)])
         self.environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         self.environment |= {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # asking for a GPU then starts no CUDA in a process that forks
         self.environment["TORCH_EXTENSIONS_DIR"] = str(scratch / "extensions")  # where DeepSpeed compiles
@@ -133,7 +149,10 @@ class Run:
         todo = Work(*what, self.scratch, folder, folder / file.name, common)
         log = self.scratch / f"{check.name}.log"
         program = [sys.executable, str(HERE / "gpu_check.py"), "--perform"]
-        process = self.context.Process(target=work.begin, args=(work.as_json(todo), str(log), self.environment, program))
+        environment = dict(self.environment)
+        if not check.alone:  # several run at once
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.together)))
+        process = self.context.Process(target=work.begin, args=(work.as_json(todo), str(log), environment, program))
         process.start()
         self.running.append(Running(check, todo, process, log, time.monotonic(), limit, cut))
 
@@ -182,16 +201,20 @@ class Run:
             part.replace(place)
 
     def probe(self) -> str | None:
-        """Find the card's name in a process of its own, so that this one never holds any of its memory."""
+        """Find the card's name in a process of its own, so that this one never holds any of its memory; return why there is none."""
         self.start(Check("probe", "", "gpu.cards:probe", PROBE_LIMIT, ()), PROBE_LIMIT, False)
         job = self.running.pop()
         job.process.join(PROBE_LIMIT)
         kill(job.process.pid)
         record = records.read(job.work.file)
-        if record is None or record["status"] != "ok":
+        if record is not None and record["status"] == "ok":
+            self.card = record["facts"]["card"]
             return None
-        self.card = record["facts"]["card"]
-        return self.card
+        if record is not None and record["status"] == "skipped":
+            return "no CUDA GPU here; --rehearse runs every check at tiny size on a CPU"
+        end = job.log.read_text(errors="replace").strip().splitlines()[-1:] if job.log.is_file() else []
+        why = [record["reason"]] if record and record.get("reason") else []
+        return f"asking for the GPU failed: {'; '.join([*why, *end]) or 'no answer'}"
 
     def __call__(self) -> int:
         """Run all, and return the exit status."""
@@ -312,8 +335,8 @@ def main(args: list[str] | None = None) -> int:
         run, before = Run(checks, options, Path(scratch)), dict(os.environ)
         os.environ.update(run.environment)  # the process that forks starts with them
         try:
-            if not options.rehearse and run.probe() is None:
-                return complain("no CUDA GPU here; --rehearse runs every check at tiny size on a CPU")
+            if not options.rehearse and (problem := run.probe()) is not None:
+                return complain(problem)
             status = run()
             if run.undead:  # Python would wait for it
                 sys.stdout.flush()

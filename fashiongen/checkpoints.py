@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from fashiongen.errors import UserError
 from fashiongen.weights_read import TINY, note
 
-REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(/.*)?")
-
 # Raised by torch's restricted unpickler for files that are not weights.
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
 
@@ -31,9 +29,9 @@ def locate(pretrained: str, part: str = "sd") -> str:
     """Resolve `tiny`, a local folder or a hub id to an argument for `nn.parts`.
 
     Args:
-        pretrained: `tiny` (the shipped checkpoint), a folder in the diffusers layout, or a hub id `owner/name@revision`. Without the
-            revision, which is a commit or a tag, another run may get other weights.
-        part: which of the tiny checkpoints: `sd`, `clip` or `classifier`.
+        pretrained: `tiny` (the shipped checkpoint), a folder in the diffusers layout, or a hub id `owner/name@revision`. Unless the
+            revision is a commit, another run may get other weights: branches and tags move.
+        part: which of the tiny checkpoints, by its folder, such as `sd` or `clip`.
 
     Raises:
         UserError: if the value looks like a path (or is `tiny`) and no such folder exists.
@@ -65,15 +63,13 @@ def split_revision(pretrained: str) -> tuple[str, str | None]:
     return (pretrained, None) if Path(pretrained).is_dir() else (repository, revision or None)
 
 
-def cached_revision(value: str) -> str | None:
-    """Return the commit that the local cache has for a repository of a hub, if `value` names one without its revision; else None."""
-    if not REPOSITORY.fullmatch(value) or "@" in value or Path(value).exists():
-        return None
-    from huggingface_hub import constants
+def is_commit(revision: str | None) -> bool:
+    """Return whether a revision is a commit, which never changes.
 
-    owner, name = value.split("/")[:2]
-    main = Path(constants.HF_HUB_CACHE, f"models--{owner}--{name}", "refs", "main")
-    return main.read_text(encoding="utf-8").strip() if main.is_file() else None
+    >>> is_commit("main"), is_commit("3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268")
+    (False, True)
+    """
+    return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
 
 
 def locate_file(value: str, tiny: str) -> Path:
@@ -101,7 +97,7 @@ def locate_file(value: str, tiny: str) -> Path:
         found = Path(hf_hub_download(f"{owner}/{name}", inside, revision=revision or None))
     except (OSError, ValueError) as error:  # huggingface_hub's errors if the file is missing or the hub cannot be reached
         raise UserError(f"{value}: no such local file, and none on the hub ({type(error).__name__})") from error
-    note(found, pinned=bool(revision))
+    note(found, pinned=is_commit(revision))
     return found
 
 

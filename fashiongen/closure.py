@@ -30,7 +30,7 @@ class Source:
     Attributes:
         sha256: of the file.
         whole: the modules that it imports by `import`.
-        bound: what it imports by `from`, by the name that it is bound to.
+        bound: what it imports by `from`, by the name that it is bound to; two functions may bind one name to different things.
         attributes: what it uses of a bound name, where it uses nothing but attributes.
         reexports: whether it is an `__init__.py` that does nothing but import names.
         shipped: the parts of the shipped tiny weights that it names, relative to their folder; "" for one that depends on the settings.
@@ -38,7 +38,7 @@ class Source:
 
     sha256: str
     whole: frozenset[str]
-    bound: dict[str, tuple[str, str]]
+    bound: dict[str, set[tuple[str, str]]]
     attributes: dict[str, frozenset[str]]
     reexports: bool
     shipped: frozenset[str]
@@ -104,11 +104,10 @@ def of_objects(*objects: object, names: Iterable[Name] = ()) -> Closure:
 
 
 def names_in(path: Path) -> list[Name]:
-    """Return what a file of another package imports of this one."""
+    """Return what a file of another package imports: names of this package, and those of libraries."""
     source = read(path, path.stem)
     found: list[Name] = [(module, None) for module in source.whole]
-    found += [_target(source, alias, ROOT) for alias in source.bound]
-    return [name for name in found if name[0].partition(".")[0] == PACKAGE]
+    return found + [name for alias in source.bound for name in _targets(source, alias, ROOT)]
 
 
 def _executed(module: str, root: Path) -> Iterator[tuple[str, Path]]:
@@ -139,26 +138,25 @@ def _imports(source: Source, root: Path) -> Iterator[Name]:
     """Yield what a file imports; of a package that it imports as such, only what it uses, if that can be told."""
     yield from ((module, None) for module in source.whole)
     for alias in source.bound:
-        module, name = _target(source, alias, root)
-        if name is None and (used := source.attributes.get(alias)):
-            yield from ((module, attribute) for attribute in used)
-        else:
-            yield module, name
+        for module, name in _targets(source, alias, root):
+            if name is None and (used := source.attributes.get(alias)):
+                yield from ((module, attribute) for attribute in used)
+            else:
+                yield module, name
 
 
-def _target(source: Source, alias: str, root: Path) -> Name:
-    """Return what a name is bound to: a module, or a name in one."""
-    base, name = source.bound[alias]
-    if name == "*":
-        return base, None
-    return (f"{base}.{name}", None) if _file(f"{base}.{name}", root) is not None else (base, name)
+def _targets(source: Source, alias: str, root: Path) -> Iterator[Name]:
+    """Yield what a name is bound to: modules, or names in them."""
+    for base, name in source.bound[alias]:
+        whole = base if name == "*" else f"{base}.{name}"
+        yield (whole, None) if name == "*" or _file(whole, root) is not None else (base, name)
 
 
 def _reexported(source: Source, name: Name, root: Path) -> Iterable[Name]:
     """Return what a name of a package stands for: what its `__init__.py` binds to it, or the module of that name, or else everything."""
     module, wanted = name
     if wanted in source.bound:
-        return [_target(source, wanted, root)]
+        return _targets(source, wanted, root)
     if wanted is not None and _file(f"{module}.{wanted}", root) is not None:
         return [(f"{module}.{wanted}", None)]
     return [] if wanted is not None and wanted.startswith("__") else list(_imports(source, root))
@@ -174,12 +172,13 @@ def read(path: Path, module: str) -> Source:
         tree = ast.Module([], [])
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     nodes = list(_run(tree))
-    bound: dict[str, tuple[str, str]] = {}
+    bound: dict[str, set[tuple[str, str]]] = {}
     for node in nodes:
         if isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            bound |= {alias.asname or (alias.name if alias.name != "*" else f"{base}.*"): (base, alias.name) for alias in node.names}
+            for alias in node.names:
+                bound.setdefault(alias.asname or (alias.name if alias.name != "*" else f"{base}.*"), set()).add((base, alias.name))
     return Source(
         sha256=hashlib.sha256(content).hexdigest(),
         whole=frozenset(alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names),
@@ -205,7 +204,7 @@ def _name(node: ast.AST | None) -> str | None:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
 
 
-def _attributes(nodes: list[ast.AST], bound: dict[str, tuple[str, str]]) -> dict[str, frozenset[str]]:
+def _attributes(nodes: list[ast.AST], bound: dict[str, set[tuple[str, str]]]) -> dict[str, frozenset[str]]:
     """Return the attributes used of each bound name that is used in no other way."""
     used: dict[str, set[str]] = {}
     counts: dict[str, int] = {}
@@ -233,9 +232,9 @@ def _only_binds(statement: ast.stmt) -> bool:
     return False
 
 
-def _shipped(nodes: list[ast.AST], bound: dict[str, tuple[str, str]]) -> Iterator[str]:
+def _shipped(nodes: list[ast.AST], bound: dict[str, set[tuple[str, str]]]) -> Iterator[str]:
     """Yield the parts that a file names, as in `locate(value, PART)`, `locate_file(value, PART)`, `tiny_weights() / PART`."""
-    from_here = {alias: name for alias, (base, name) in bound.items() if base == f"{PACKAGE}.checkpoints"}
+    from_here = {alias: name for alias, places in bound.items() for base, name in places if base == f"{PACKAGE}.checkpoints"}
     for node in nodes:
         if isinstance(node, ast.Call) and from_here.get(_name(node.func) or "") in ("locate", "locate_file"):
             given = [*node.args[1:2], *(keyword.value for keyword in node.keywords if keyword.arg in ("part", "tiny"))]

@@ -95,7 +95,7 @@ class Moments:
         return width
 
     def p_value(self) -> Array:
-        """Return the largest p such that the interval at level 1 - p excludes 0, by bisection; at least `SMALLEST_P`."""
+        """Return the smallest p such that the interval at level 1 - p excludes 0, by bisection; at least `SMALLEST_P`."""
         low, high = np.full_like(self.mean, np.log(SMALLEST_P)), np.zeros_like(self.mean)
         for _ in range(50):
             middle = (low + high) / 2.0

@@ -45,8 +45,8 @@ class MetricEntry(TypedDict):
 class WeightsEntry(TypedDict):
     """The weights of a frozen part, or a file that a method starts from.
 
-    `source` is `tiny/PART`, `owner/name/PART` on a hub, or a path; `revision` is the hub's commit and `pinned` whether the recipe names it,
-    both None for other sources. `files` holds the sha256 of each file that was read, by name.
+    `source` is `tiny/PART`, `owner/name/PART` on a hub, or a path; `revision` is the hub's commit and `pinned` whether the recipe names
+    that, both None for other sources. `files` holds the sha256 of each file that was read, by name.
     """
 
     source: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ class Reading:
     Attributes:
         place: the file, or the folder of the part; for a part that is not found locally its id on the hub.
         files: the files that were read, with their state when they were.
-        pinned: whether the recipe names the revision; None if they are not from a hub.
+        pinned: whether the recipe names the commit; None if they are not from a hub.
     """
 
     place: str
@@ -49,7 +49,7 @@ class Reading:
     def entry(self) -> WeightsEntry:
         """Return the record's entry, with a sha256 of each file."""
         source, revision = self.source()
-        hashes = {path.name: _sha256(path, stat) if _stat(path) == stat else CHANGED for path, stat in sorted(self.files.items())}
+        hashes = {path.name: _sha256(path, stat) if stat_of(path) == stat else CHANGED for path, stat in sorted(self.files.items())}
         return {"source": source, "revision": revision, "pinned": self.pinned, "files": hashes}
 
 
@@ -84,10 +84,25 @@ def note(place: str | Path, files: Sequence[Path] = (), *, pinned: bool | None =
     """Note that a file (without `files`) or the files of a part were read; a file that is noted already stays as it is."""
     listed = list(files) or ([path] if (path := Path(place)).is_file() else [])
     if _noted is not None and not any(reading.place == str(place) for reading in _noted):
-        _noted.append(Reading(str(place), {path: _stat(path) for path in listed}, pinned))
+        _noted.append(Reading(str(place), {path: stat_of(path) for path in listed}, pinned))
 
 
-def _stat(path: Path) -> Stat:
+def entries(readings: Iterable[Reading], earlier: Iterable[WeightsEntry] = ()) -> list[WeightsEntry]:
+    """Return the record's entries of readings, and those of the run that this one resumes, by source."""
+    found = [reading.entry() for reading in readings]
+    return sorted([*found, *(entry for entry in earlier if entry not in found)], key=lambda entry: entry["source"])
+
+
+def unpinned(sources: Iterable[tuple[str, str | None]]) -> list[str]:
+    """Return a line for each repository of a hub, given the sources and revisions of weights that the recipe does not pin."""
+    commits = {"/".join(source.split("/")[:2]): revision for source, revision in sources}
+    return [
+        f"{name}: unpinned, so another run may read other weights; name its revision, now {name}@{now}" for name, now in commits.items()
+    ]
+
+
+def stat_of(path: Path) -> Stat:
+    """Return what changes when a file is replaced or written: device, inode, size and time of change; zeros without a file."""
     try:
         found = os.stat(path)
     except OSError:

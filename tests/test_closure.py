@@ -28,6 +28,7 @@ FILES = {
     "by_star": "from fashiongen.nn import *",
     "by_child": "from fashiongen.does.part import y",
     "by_itself": "from fashiongen.data.a import A",
+    "by_turns": "def f():\n  from fashiongen.data import b as x\n  x.B()\ndef g():\n  from fashiongen.nn import two as x\n  x.Two()",
     "broken": "def (",
 }
 
@@ -52,6 +53,7 @@ def package(tmp_path):
         ("by_star", {"by_star", "nn.one", "nn.two", "nn.deep", "errors"}, {"torch", "json", "numpy"}),
         ("by_child", {"by_child", "does", "does.part", "nn.two"}, {"numpy"}),
         ("by_itself", {"by_itself", "data.a", "errors"}, {"typing"}),
+        ("by_turns", {"by_turns", "data.b", "nn.two"}, {"numpy"}),
         ("broken", {"broken"}, set()),
     ],
 )

@@ -144,6 +144,35 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_why_the_gpu_cannot_be_asked_is_told(tmp_path, capsys, monkeypatch):
+    asked = Check("probe", "", "toy_checks:wrong", 60.0, ())
+    monkeypatch.setattr(gpu_check, "Check", lambda *_: asked)
+    assert gpu_check.main(["--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gpu_check.py: asking for the GPU failed: ") and "no CUDA GPU" not in error and error.count("\n") == 1
+
+
+def test_a_smaller_batch_decides_anew_which_pairs_are_good(tmp_path):
+    from gpu.training import step_keys
+
+    work = SimpleNamespace(device="cpu", rehearse=True, scratch=tmp_path, folder=tmp_path)
+    name = "data.init_args.quality.init_args.decisions"
+    assert step_keys(work, "igr-hqft", 4)[name] != step_keys(work, "igr-hqft", 2)[name]
+
+
+def test_attention_counts_six_products_in_a_step():
+    """Two forward and four backward; torch also counts the scores that the backward pass computes again."""
+    from gpu.training import FOUR_PRODUCTS
+    from torch.utils.flop_counter import FlopCounterMode
+
+    query, key, value = (torch.randn(2, 3, 64, 16, device="meta", requires_grad=True) for _ in range(3))
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.EFFICIENT_ATTENTION):
+        with FlopCounterMode(display=False, custom_mapping=FOUR_PRODUCTS) as counter:
+            torch.nn.functional.scaled_dot_product_attention(query, key, value).sum().backward()
+    one = 2 * 2 * 3 * 64 * 64 * 16
+    assert len(FOUR_PRODUCTS) >= 3 and counter.get_total_flops() == 6 * one
+
+
 def test_a_check_depends_on_what_it_imports_and_on_nothing_else():
     checks = {check.name: check for check in all_checks()}
 
@@ -199,9 +228,13 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch, tmp_path):
     from gpu import steps
 
     def run_cli(command, configs, keys, callbacks):
-        if keys["batch"] > 105:
+        if keys["batch"] > 210:
             raise torch.OutOfMemoryError
+        if keys["batch"] > 105:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
         (meter,) = callbacks
+        assert meter.work is not None  # it notes what it has measured at once
+        meter.parameters = {"trained": 3, "frozen": 0}
         meter.seconds, meter.whole, meter.losses, meter.flops = [1.0, 2.0, 4.0], [3.0], [0.5], 1e12
         return SimpleNamespace(model=torch.nn.Linear(2, 1))
 

@@ -13,6 +13,7 @@ FLOORS = {
     "batches": 0,
     "checkpoints": 0,
     "closure": 0,
+    "own_code": 0,
     "records": 0,
     "shipped": 0,
     "weights_read": 0,
@@ -30,6 +31,7 @@ FLOORS = {
     "cli": 7,
     "__main__": 8,
 }
+GROUND_FLOOR = ("errors", "batches", "checkpoints", "closure", "own_code", "records", "shipped", "weights_read")
 SHARED_BY_METHODS = ("base", "multi_loss", "template_matching")  # files in methods/ that every method may import
 
 
@@ -56,7 +58,7 @@ def allowed(importer: tuple[str, ...], target: tuple[str, ...]) -> bool:
     """Return whether the file `importer` may import `target`; files directly in the package share a folder per floor."""
     here, there = importer[0], target[0]
     if here != there:
-        files = len(importer) == 1 and there in ("errors", "batches", "checkpoints", "closure", "records", "shipped", "weights_read")
+        files = len(importer) == 1 and there in GROUND_FLOOR
         return FLOORS.get(there, 9) < FLOORS[here] or (files and FLOORS[there] == FLOORS[here])
     if here == "methods" and len(target) > 1:
         return target[1] in SHARED_BY_METHODS or importer[1:2] == target[1:2]

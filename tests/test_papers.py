@@ -36,7 +36,7 @@ LONGEST_QUOTE = 12
 
 # What a recipe decides without deciding a number, or what belongs to the machine.
 UNTOLD = re.compile(
-    r"seed_everything|data\.init_args\.(root|num_workers|eval_batch_size|images|quality\.init_args\.decisions)|evaluate\.(task|protocol|checkpoint)"
+    r"seed_everything|data\.init_args\.(root|num_workers|eval_batch_size|images|quality\.init_args\.decisions)|evaluate\.(task|protocol)"
     r"|trainer\.(accelerator|logger|callbacks|log_every_n_steps|val_check_interval|check_val_every_n_epoch|limit_val_batches|num_sanity_val_steps)"
 )
 
@@ -63,9 +63,16 @@ def backbone_features() -> int:
         return load_backbone("resnet18", None, False, {}).num_features
 
 
+def monitored(recipe: str) -> str:
+    """Return which checkpoint of a recipe is the best."""
+    (saving,) = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())["trainer"]["callbacks"]
+    return f"{saving['init_args']['mode']} {saving['init_args']['monitor']}"
+
+
 # Settings that no recipe has, because the code fixes them.
 FACTS = {
     "sampler": lambda recipe: type(ddim(DDPMScheduler())).__name__,
+    "monitored": monitored,
     "garmnet channels": lambda recipe: garmnet_channels(),
     "image prompt size": lambda recipe: IMAGE["image_size"],
     "prompts": lambda recipe: len(set(PROMPTS.values())),
@@ -88,6 +95,7 @@ CHANGED = {
     ("igr-hqft", "data.init_args.quality.init_args.keep"): "0.3",
     ("geco", "model.init_args.alpha"): "2.5",
     ("mgcm", "data.init_args.batch_size"): "42",
+    ("geco", "evaluate.checkpoint"): "last",
 }
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 import lightning.pytorch as L
 import pytest
 import torch
+from judged import Copier, Gallery, trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file, save_file
 
 from fashiongen import weights_read
 from fashiongen.checkpoints import locate, locate_file, read_state, split_revision, tiny_weights
 from fashiongen.errors import UserError
+from fashiongen.evaluation import Evaluate
 from fashiongen.evaluation.provenance import unpinned, weights
 from fashiongen.methods.base import Method
 from fashiongen.methods.igr import IGR
@@ -116,6 +119,42 @@ def test_a_file_of_a_pinned_repository(hub):
     assert (entry["source"], entry["revision"], entry["pinned"]) == ("owner/name/models/ip.safetensors", COMMIT, True)
     with pytest.raises(UserError, match="none on the hub"):
         locate_file("owner/name/models/ip.safetensors", "x")  # not in the main branch's revision
+
+
+class Heir(Copier):
+    """Starts from a parent's weights."""
+
+    def load_parents(self, parents):
+        read_state(parents["first"])
+
+
+def test_a_resumed_training_names_what_it_started_from(tmp_path):
+    """Also one that is resumed twice; a test reads nothing but the checkpoint."""
+    parent, last = tmp_path / "first.safetensors", tmp_path / "last.ckpt"
+    save_file({"a": torch.zeros(2)}, parent)
+    for steps in (1, 2, 3):
+        method, evaluate = Heir(), Evaluate(out=str(tmp_path / "fit.json"))
+        if steps == 1:
+            method.load_parents({"first": parent})
+        saving = ModelCheckpoint(tmp_path, save_last=True, save_top_k=0, every_n_train_steps=1)
+        run = trainer(tmp_path, evaluate, saving, max_steps=steps, limit_val_batches=0)
+        run.fit(method, datamodule=Gallery(), ckpt_path=str(last) if steps > 1 else None, weights_only=True)
+        (entry,) = Record.read(tmp_path / "fit.json").weights
+        assert (entry["source"], entry["files"]) == (str(parent), {parent.name: file_sha256(parent)})
+    method = Heir()
+    trainer(tmp_path, Evaluate(metrics={})).test(method, datamodule=Gallery(), ckpt_path=str(last), weights_only=True, verbose=False)
+    assert weights(method) == []
+
+
+@pytest.mark.parametrize("revision", ["main", "v1"])
+def test_a_branch_or_a_tag_pins_nothing(hub, revision):
+    (hub / "refs" / revision).write_text(COMMIT)
+    method = Reader(
+        lambda: load_noise_schedule(locate(f"owner/name@{revision}")),
+        lambda: read_state(locate_file(f"owner/name@{revision}/models/ip.safetensors", "x")),
+    )
+    assert {(entry["revision"], entry["pinned"]) for entry in weights(method)} == {(COMMIT, False)}
+    assert [line.partition("; ")[2] for line in unpinned(method)] == [f"name its revision, now owner/name@{COMMIT}"]
 
 
 def test_a_folder_with_an_at_in_its_name_is_a_folder(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 
@@ -30,10 +31,10 @@ PEAKS = {
 def peak_flops(card: str) -> float | None:
     """Return a card's published peak in FLOP/s; None if the card is unknown.
 
-    >>> peak_flops("NVIDIA H100 80GB HBM3"), peak_flops("cpu")
-    (989000000000000.0, None)
+    >>> peak_flops("NVIDIA H100 80GB HBM3"), peak_flops("NVIDIA L40"), peak_flops("cpu")
+    (989000000000000.0, None, None)
     """
-    return next((peak * 1e12 for name, peak in PEAKS.items() if name in card), None)
+    return next((peak * 1e12 for name, peak in PEAKS.items() if re.search(rf"\b{name}\b", card)), None)
 
 
 def probe(work: Work) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 
 import torch
 
 from gpu.cards import peak_flops
-from gpu.training import Meter, count_parameters, forget, parent_keys, run_cli, settings_of, step_keys
+from gpu.training import Meter, forget, parent_keys, run_cli, settings_of, step_keys
 from gpu.work import CheckFailed, Work
 
 SMALLEST_BATCH = 2
+FULL = re.compile("out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_(ALLOC_FAILED|INTERNAL_ERROR_HOST_ALLOCATION_FAILED)")
 WARM = 1
 LARGE = 512 * 512
 TIMED = {True: 4, False: 24}
@@ -27,9 +29,8 @@ def run(work: Work, recipe: str) -> None:
     parents = parent_keys(work, recipe)
     forget()  # what drawing random weights has left on the card
     while True:
-        meter = Meter(WARM, 1 if work.rehearse else TIMED[math.prod(size) > LARGE], count=True)
-        fitted = _attempt(work, recipe, batch, meter, parents)
-        if fitted is not None:
+        meter = Meter(WARM, 1 if work.rehearse else TIMED[math.prod(size) > LARGE], count=True, work=work)
+        if _fits(work, recipe, batch, meter, parents):
             break
         too_large.append(batch)
         work.note(too_large=too_large)
@@ -41,21 +42,13 @@ def run(work: Work, recipe: str) -> None:
     seconds = statistics.median(meter.seconds)
     rate = None if meter.flops is None else meter.flops * batch / seconds
     peak = peak_flops(work.common["card"])
-    work.note(
-        parameters=fitted,
-        losses=meter.losses,
-        seconds=meter.seconds,
-        seconds_with_loading=meter.whole,
-        flops_a_sample=meter.flops,
-        peak_bytes=meter.peak,
-        resident_bytes=meter.resident,
-    )
+    work.note(**meter.measured(), flops_a_sample=meter.flops)
     work.row(
         recipe=recipe,
         batch=batch if batch == own else f"{batch} (recipe: {own})",
         **{
             "size": "small" if work.rehearse else "x".join(map(str, size)),
-            "trained, M": fitted["trained"] / 1e6,
+            "trained, M": meter.parameters["trained"] / 1e6,
             "step, s": seconds,
             "with loading, s": statistics.median(meter.whole),
             "samples/s": batch / seconds,
@@ -67,16 +60,15 @@ def run(work: Work, recipe: str) -> None:
     )
 
 
-def _attempt(work: Work, recipe: str, batch: int, meter: Meter, parents: dict[str, str]) -> dict[str, int] | None:
-    """Run the steps; return the numbers of parameters, or None if they do not fit the memory.
-
-    That only the count of operations does not fit is no failure.
-    """
+def _fits(work: Work, recipe: str, batch: int, meter: Meter, parents: dict[str, str]) -> bool:
+    """Run the steps; return whether they fit the memory. That only the count of operations does not is no failure."""
     keys = step_keys(work, recipe, batch) | parents | {"trainer.max_steps": meter.steps}
     try:
-        return count_parameters(run_cli("fit", [recipe, "overlays/bf16"], keys, [meter]).model)
-    except torch.OutOfMemoryError:
+        run_cli("fit", [recipe, "overlays/bf16"], keys, [meter])
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; cuBLAS and cuDNN report a full card in words of their own
+        if not (isinstance(error, torch.OutOfMemoryError) or FULL.search(str(error))):
+            raise
         if len(meter.seconds) < meter.timed:
-            return None
+            return False
         work.note(not_counted="the operations of one sample without gradient checkpointing do not fit the memory")
-        return {"trained": 0, "frozen": 0}
+    return True

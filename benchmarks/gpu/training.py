@@ -16,7 +16,7 @@ import stand_ins
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, Checkpoint
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop
 
 from fashiongen.cli.build import build
 from fashiongen.cli.lightning import FashionCLI
@@ -95,7 +95,8 @@ def step_keys(work: Work, recipe: str, batch: int) -> Settings:
     if "cache_encodings" in model["init_args"]:  # as in a first epoch, in which encoders run
         keys |= {"model.init_args.cache_encodings": False}
     if "quality" in data["init_args"]:  # the share that it keeps decides how many pairs a step needs, and not what the step costs
-        keys |= {"data.init_args.quality.init_args.keep": 1.0, "data.init_args.quality.init_args.decisions": str(work.folder / "kept.csv")}
+        decisions = work.folder / f"kept-{batch}.csv"  # a smaller batch has fewer people, and decisions about others are refused
+        keys |= {"data.init_args.quality.init_args.keep": 1.0, "data.init_args.quality.init_args.decisions": str(decisions)}
     if shutil.disk_usage("/dev/shm").free < SHARED_BYTES:  # through which worker processes pass batches
         keys |= {"data.init_args.num_workers": 0}
     if work.rehearse:
@@ -123,7 +124,7 @@ class Meter(Callback):
     """Measures steps: `warm` unmeasured, `timed` measured and, if asked, one more whose floating-point operations are counted.
 
     Operations are counted without gradient checkpointing, whose repeated forward pass is no work of the model: on one sample then, since
-    all activations of a batch would not fit.
+    all activations of a batch would not fit. Nor is it work of the model that attention's backward pass computes its scores again.
 
     Attributes:
         seconds: of each timed step: forward, backward and optimizer, the batch being on the device.
@@ -132,16 +133,19 @@ class Meter(Callback):
         resident: bytes allocated on the GPU after the last timed step: weights, gradients and the optimizer's states.
         peak: bytes allocated at most up to then.
         flops: operations a sample, of forward and backward.
+        parameters: the numbers of trained and of frozen ones.
     """
 
-    def __init__(self, warm: int, timed: int, count: bool = False) -> None:
-        """Measure that many steps."""
+    def __init__(self, warm: int, timed: int, count: bool = False, work: Work | None = None) -> None:
+        """Measure that many steps; `work` notes what was measured at once, since a check may be stopped before it returns."""
+        self.work = work
         self.warm, self.timed, self.count = warm, timed, count
         self.seconds: list[float] = []
         self.whole: list[float] = []
         self.losses: list[float] = []
         self.resident = self.peak = 0
         self.flops: float | None = None
+        self.parameters: dict[str, int] = {}
         self._counter: FlopCounterMode | None = None
 
     @property
@@ -163,7 +167,7 @@ class Meter(Callback):
             if checkpointed:
                 vars(batch).update(vars(batch.select([0])))
             self._samples = len(batch)
-            self._counter = FlopCounterMode(display=False)
+            self._counter = FlopCounterMode(display=False, custom_mapping=FOUR_PRODUCTS)
             self._counter.__enter__()
         self._started = time.perf_counter()
 
@@ -182,8 +186,31 @@ class Meter(Callback):
         self._ended = ended
         logged = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("train/")}
         self.losses.append(logged.get("train/loss", sum(logged.values())))
-        if pl_module.device.type == "cuda" and len(self.losses) == self.warm + self.timed:
-            self.peak, self.resident = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
+        if len(self.losses) == self.warm + self.timed:
+            self.parameters = count_parameters(pl_module)
+            if pl_module.device.type == "cuda":
+                self.peak, self.resident = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
+            if self.work is not None:
+                self.work.note(**self.measured())
+
+    def measured(self) -> dict[str, Any]:
+        """Return what is known so far, for a record."""
+        return {
+            "parameters": self.parameters,
+            "losses": self.losses,
+            "seconds": self.seconds,
+            "seconds_with_loading": self.whole,
+            "peak_bytes": self.peak,
+            "resident_bytes": self.resident,
+        }
+
+
+def _four_of_five(*shapes: Any, **options: Any) -> int:  # noqa: ANN401  as torch calls it
+    """Return the operations of attention's backward pass without the scores that it computes again: four of five equal products."""
+    return int(sdpa_backward_flop(*shapes, **options)) * 4 // 5
+
+
+FOUR_PRODUCTS = {op: _four_of_five for op in flop_registry if "scaled_dot_product" in str(op) and "backward" in str(op)}
 
 
 def _wait(device: torch.device) -> None:

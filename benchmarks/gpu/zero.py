@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from typing import Any
 
@@ -16,6 +17,10 @@ RECIPE = "igr"
 BATCH, STEPS = 2, 4
 TOLERANCE = 0.02
 """Of a loss, relatively: bfloat16 has 8 bits, and DeepSpeed keeps the weights themselves in it."""
+
+NEEDED = ("deepspeed", "hjson", "einops", "msgpack", "psutil", "pydantic", "tqdm")
+OFFLOADING = ("cpuinfo",)
+"""What DeepSpeed imports, and what its Adam on the CPU imports besides."""
 
 GPUS = (1, 4, 8)
 CPU_STRATEGY = "cpu_deepspeed.CPUDeepSpeedStrategy"  # of the tests: Lightning supports DeepSpeed with CUDA alone
@@ -50,8 +55,11 @@ def _on_cpu(way: str) -> dict[str, Any]:
 
 def run(work: Work, way: str) -> None:
     """Train plainly and with the overlay `way` from the same weights on the same samples, and compare."""
-    if importlib.util.find_spec("deepspeed") is None:
-        raise CannotRun("DeepSpeed is not installed here")
+    needed = (*NEEDED, *(OFFLOADING if way == "zero2-offload" and not work.rehearse else ()))
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise CannotRun(f"not installed here: {', '.join(missing)}")
+    if way == "zero2-offload" and not work.rehearse and shutil.which("ninja") is None:
+        raise CannotRun("no ninja on the PATH, which compiles DeepSpeed's Adam")
     losses: dict[str, list[float]] = {}
     steps = 2 if work.rehearse else STEPS
     for name in ("plain", way):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import fashionvc_lists
 import numpy as np
+import vtoff_tiny
 from study import ROOT, keep, keep_grid, per_sample, row, value
 
 from fashiongen.intervals import interval
@@ -94,7 +95,10 @@ def quality() -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"try-off": try_off},
+    "benchmarks/results/vtoff-tiny/README.md": {"tables": lambda: vtoff_tiny.table(records("vtoff-tiny"), SEEDS)},
     "benchmarks/results/fashionvc-lists/README.md": {"table": lambda: fashionvc_lists.table(records("fashionvc-lists"))},
+    "fashiongen/tiny/README.md": {"quality": quality},
 }
 
 

@@ -145,20 +145,21 @@ def tables(out: Path, runs: dict[str, list[str]], columns: list[str], first: str
     others = [name for name in runs if name != first]
     lines += ["", row([f"{first} less", *paired]), row(["---", *["---:"] * len(paired)])]
     cells = [differences(out, runs[first], [runs[name] for name in others], column) for column in paired]
-    lines += [row([name + checkpoint(runs[name]), *found]) for name, *found in zip(others, *cells, strict=True)]
+    lines += [row([name + remark(out, runs[name]), *found]) for name, *found in zip(others, *cells, strict=True)]
     lines += [
         "",
         f"In brackets: the 95 % interval over seeds and clusters (samples that share an input). {len(others)} comparisons a column; ≈:",
     ]
-    lines += [
-        "not told apart at 5 % by Holm's adjusted p-values of the column. Rows with one run are about this checkpoint, not the method."
-    ]
+    lines += ["not told apart at 5 % by Holm's adjusted p-values of the column. Rows with one run are about that run, not the method."]
     return "\n".join(lines)
 
 
-def checkpoint(names: list[str]) -> str:
-    """Return the remark of a row with one run."""
-    return " (this checkpoint)" if len(names) == 1 else ""
+def remark(out: Path, names: list[str]) -> str:
+    """Return the remark of a row with one run: of what was trained only this checkpoint is compared, of what was not this run."""
+    if len(names) > 1:
+        return ""
+    trained = json.loads((out / f"{names[0]}.json").read_text()).get("checkpoint")
+    return " (this checkpoint)" if trained else " (one run)"
 
 
 def differences(out: Path, first: list[str], others: list[list[str]], column: str) -> list[str]:

@@ -14,10 +14,10 @@ import yaml
 from fashiongen import shipped
 from fashiongen.benchmark.boards import Board, Cell, Column, Leaderboard, Node, Row, Run, about, column_identity, entry_of, overlays
 from fashiongen.benchmark.paired import Samples, compare, over_samples, per_sample
-from fashiongen.benchmark.plugins import SOURCE
 from fashiongen.benchmark.published import Published
 from fashiongen.errors import UserError
 from fashiongen.intervals import ROUNDING, over_seeds
+from fashiongen.own_code import SOURCE
 from fashiongen.records import JUDGED_FOLDER, Record
 
 WAYS = {True: "higher is better", False: "lower is better", None: "neither is better"}

@@ -171,7 +171,10 @@ class Board:
                 "checkpoint, not about the method: another training may differ by more."
             )
         if shared:
-            told.append(f"A cluster is all samples with the same {' or '.join(shared)}. Clusters count as independent, samples do not.")
+            told.append(
+                f"A cluster is all samples with the same {' or '.join(shared)}, directly or over other samples. "
+                "Clusters count as independent, samples do not."
+            )
         if any(record.per_sample and not record.clusters for record in runs):
             told.append(
                 "Some records name no clusters. Their samples count as independent; where samples share an input, intervals are too narrow."

@@ -33,7 +33,7 @@ class CommandInfo:
         content: hash of the settings, the data and the frozen weights, independent of their location.
         code: hash of the modules of this package that it uses (`fashiongen.closure`).
         libraries: versions of the libraries that it uses.
-        sources: identifies the code outside this package that it runs, by package or module (`plugins.own_sources`).
+        sources: identifies the code outside this package that it runs, by package or module (`own_code.own_sources`).
     """
 
     method: str

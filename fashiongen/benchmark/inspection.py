@@ -16,16 +16,38 @@ from pathlib import Path
 from typing import Any
 
 from fashiongen.benchmark.command_info import CommandInfo
-from fashiongen.benchmark.plugins import dotted, own_files, own_sources, versions_of
-from fashiongen.checkpoints import cached_revision, tiny_weights
+from fashiongen.checkpoints import tiny_weights
 from fashiongen.closure import COMMAND, PACKAGE, Name, Source, closure, names_in, read
 from fashiongen.errors import UserError
+from fashiongen.own_code import dotted, own_files, own_sources, versions_of
 from fashiongen.records import file_sha256
 
 LISTS = (".txt", ".csv", ".json", ".jsonl")
 Resolve = Callable[[list[list[str]]], list[dict[str, Any]]]
 PATH_PLACEHOLDER = "identified by its content"
 """Placeholder for paths when hashing settings; changing it would make all earlier results stale."""
+
+IGNORED = {
+    # by both kinds
+    "ckpt_path": ("fit test", "the key has the parents' keys instead"),
+    "trainer.logger": ("fit test", "only writes"),
+    "trainer.log_every_n_steps": ("fit test", "only writes"),
+    "trainer.default_root_dir": ("fit test", "only written to"),
+    "trainer.enable_progress_bar": ("fit test", "only prints"),
+    "trainer.enable_model_summary": ("fit test", "only prints"),
+    "data.init_args.num_workers": ("fit test", "the order and all draws are keyed by the seed and the sample, whichever process loads it"),
+    "evaluate": ("fit", "only tests evaluate; a child's key has the checkpoint that `evaluate.checkpoint` selects"),
+    "evaluate.out": ("test", "only written to"),
+    "evaluate.keep": ("test", "only written to"),
+    "evaluate.reuse": ("test", "its predictions are those that the test would make"),
+    "evaluate.images": ("test", "the images that are shown; metrics are over all samples"),
+    "evaluate.validation_images": ("test", "only `fit` shows them"),
+    "evaluate.reference.data.init_args.num_workers": ("test", "as of the data"),
+    "trainer.max_epochs": ("test", "only `fit` has epochs"),
+    "trainer.max_steps": ("test", "only `fit` has steps"),
+}
+"""Settings that decide no number, by the kinds of commands, and why. Not `eval_batch_size`: GECo's `val/auc`, which selects its best
+checkpoint, is over each batch, and rounding depends on the batch."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +132,10 @@ def _inspect(kind: str, settings: dict[str, Any], seen: dict[str, Any], *, rende
     files = own_files(sources)
     used = closure(_names(counting, [method, data, handler]) | {name for file in files for name in names_in(file)})
     modules = {**used.sources, **{str(file): read(file, file.stem) for file in files}}
+    for name, place in _extractors(counting):
+        identities.append(f"{name} {'absent' if place is None else _identify_files(str(place), seen, contents=True)[0]}")
     for part in _tiny_parts(counting, modules):
         identities.append(f"tiny/{part} {_identify_files(str(tiny_weights() / part), seen, contents=True)[0]}")
-    identities += _cached_revisions(counting)
     strategy = trainer["strategy"]
     return CommandInfo(
         method=method.__name__,
@@ -167,13 +190,18 @@ def _tiny_parts(settings: dict[str, Any], modules: dict[str, Source]) -> list[st
     return sorted(parts)
 
 
-def _cached_revisions(settings: dict[str, Any]) -> list[str]:
-    """Return the revisions of unpinned repositories of a hub in the local cache; a pinned one is part of the settings."""
-    found = []
-    for key, value in (leaf for part in ("model", "evaluate") for leaf in _leaves(settings.get(part), part)):
-        if isinstance(value, str) and (revision := cached_revision(value)) is not None:
-            found.append(f"{key} {revision}")
-    return found
+def _extractors(settings: dict[str, Any]) -> Iterator[tuple[str, Path | None]]:
+    """Yield the extractors of the metrics and their weights; None where these are missing."""
+    from fashiongen.metrics.features import EXTRACTORS, find
+
+    for metric in ((settings.get("evaluate") or {}).get("metrics") or {}).values():
+        given = (metric.get("init_args") or {}) if isinstance(metric, dict) else {}
+        name = given.get("extractor")
+        if isinstance(name, str) and name in EXTRACTORS:
+            try:
+                yield name, find(name, given.get("weights"))
+            except UserError:
+                yield name, None
 
 
 def _class(path: str) -> Any:  # noqa: ANN401  any class
@@ -257,24 +285,25 @@ def _leaves(value: object, key: str) -> Iterator[tuple[str, object]]:
 
 
 def _what_counts(settings: dict[str, Any], kind: str, paths: dict[str, str]) -> dict[str, Any]:
-    """Return the settings that affect the result: without file locations and, for a fit, without the evaluation."""
-    counting = json.loads(json.dumps(settings))
-    counting["trainer"].pop("logger", None)
-    counting["trainer"].pop("enable_progress_bar", None)
-    counting.pop("ckpt_path", None)
-    if kind == "fit":
-        counting.pop("evaluate")
-    else:
-        for place in ("out", "keep", "reuse"):
-            counting["evaluate"].pop(place, None)
+    """Return the settings that affect the result: without those of `IGNORED` and without file locations."""
+    counting: dict[str, Any] = json.loads(json.dumps(settings))
+    for key, (kinds, _) in IGNORED.items():
+        holder, name = _holder(counting, key)
+        if kind in kinds.split():
+            holder.pop(name, None)
     for key in paths:
-        inner: Any = counting
-        *path, last = key.split(".")
-        for name in path:
-            inner = inner.get(name) if isinstance(inner, dict) else None
-        if isinstance(inner, dict):
-            inner[last] = PATH_PLACEHOLDER
-    return counting  # type: ignore[no-any-return]
+        holder, name = _holder(counting, key)
+        holder[name] = PATH_PLACEHOLDER
+    return counting
+
+
+def _holder(settings: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """Return the mapping that holds a dotted key, and the key's last part; an empty mapping if there is none."""
+    *path, last = key.split(".")
+    inner: Any = settings
+    for name in path:
+        inner = inner.get(name) if isinstance(inner, dict) else None
+    return (inner if isinstance(inner, dict) else {}), last
 
 
 def _probe_once(settings: dict[str, Any], kind: str | None, absolute: dict[str, str], seen: dict[str, Any], *, render: bool) -> DataProbe:

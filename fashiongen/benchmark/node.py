@@ -243,7 +243,7 @@ def intact(job: Job, record: Record) -> bool:
 def _is_recorded(path: Path, record: Record, role: str) -> bool:
     """Return whether a checkpoint is the one in a record; older records only have `checkpoint`, the last one."""
     recorded = record.checkpoints.get(role, record.checkpoint)
-    return path.is_dir() or (path.is_file() and (recorded is None or recorded["sha256"] == file_sha256(path)))
+    return path.is_dir() or (path.is_file() and (recorded is None or recorded.get("sha256") == file_sha256(path)))
 
 
 def _prepare(job: Job, spent: float = 0.0) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fashiongen.benchmark.command_info import CommandInfo
 from fashiongen.benchmark.plan import Describe
-from fashiongen.benchmark.plugins import INSTALLED
 from fashiongen.errors import UserError
+from fashiongen.own_code import INSTALLED
 
 STDERR = 2  # shows the progress of rendering
 

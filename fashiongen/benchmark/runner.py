@@ -24,6 +24,7 @@ from fashiongen.benchmark.program import command_line, describer, python_path
 from fashiongen.benchmark.progress import FAILED_STATUSES, State, counts, live_table
 from fashiongen.errors import UserError
 from fashiongen.records import Record, Status, write_atomically
+from fashiongen.weights_read import unpinned
 
 
 class Executor(Protocol):
@@ -172,7 +173,9 @@ class Runner:
         running: dict[Future[Record], State] = {}
         while True:
             for state in self.states.values():
-                if state.status == "waiting" and len(running) < self.executor.jobs and self._ready(state):
+                # A test that shares its predictions would wait for the running one while its own time limit runs.
+                alone = all(_tested(state.node) != _tested(other.node) for other in running.values())
+                if state.status == "waiting" and len(running) < self.executor.jobs and alone and self._ready(state):
                     state.status, state.began = "running", time.monotonic()
                     running[pool.submit(self.executor.run, state.job)] = state
             if not running:
@@ -239,6 +242,9 @@ class Runner:
             if state.status in (*FAILED_STATUSES, "skipped") and state.record is not None:
                 log = f"\n    log: {state.job.folder / 'log.txt'}" if state.status in FAILED_STATUSES else ""
                 self._say(f"{state.status}: {state.node.id}: {state.record.reason}{log}")
+        read = [entry for state in self.states.values() if state.record is not None for entry in state.record.weights]
+        for line in unpinned((entry["source"], entry["revision"]) for entry in read if entry["pinned"] is False):
+            self._say(line)
         return int(any(state.status in FAILED_STATUSES for state in self.states.values()))
 
     def _say(self, text: str) -> None:

@@ -9,7 +9,7 @@ from fashiongen import shipped
 from fashiongen.cli.lightning import FashionCLI, run
 from fashiongen.cli.protocols import CommandLine
 from fashiongen.errors import UserError
-from fashiongen.evaluation import FromFiles
+from fashiongen.evaluation import Evaluate, FromFiles
 from fashiongen.evaluation.judge import Request
 
 STAND_IN = f"{FromFiles.__module__}.{FromFiles.__name__}"
@@ -20,15 +20,20 @@ SETTINGS = ("logger=false", "callbacks=null", "enable_checkpointing=false", "ena
 class JudgeCLI(FashionCLI):
     """Judges files instead of running a method."""
 
-    def __init__(self, line: CommandLine, request: Request) -> None:
-        """Take what to judge."""
-        self.request = request
+    def __init__(self, line: CommandLine, request: Request, protocol: str) -> None:
+        """Take what to judge, and the protocol as typed."""
+        self.request, self.protocol = request, protocol
         super().__init__(line)
 
     def after_instantiate_classes(self) -> None:
         """Tell the stand-in for the method what to judge."""
         super().after_instantiate_classes()
-        self._get(self.config_init, "evaluate").reuse = None
+        evaluate: Evaluate = self._get(self.config_init, "evaluate")
+        evaluate.reuse = None
+        if not evaluate.metrics:
+            raise UserError(
+                f"--protocol {self.protocol}: has no evaluate.metrics to judge by: give a protocol (`fashiongen recipes` lists them)"
+            )
         assert isinstance(self.model, FromFiles), "judge names the method itself"
         self.model.request = self.request
 
@@ -48,7 +53,7 @@ def judge_files(options: argparse.Namespace) -> None:
     trainer = [f"--trainer.{setting}" for setting in SETTINGS]
     out = [] if options.out is None else [f"--evaluate.out={options.out}"]
     args = ["test", *configs, f"--model={STAND_IN}", *trainer, *out, *options.keys]
-    run(args, lambda line: JudgeCLI(line, request), debug=options.debug)
+    run(args, lambda line: JudgeCLI(line, request, options.protocol), debug=options.debug)
 
 
 def _protocol_file(given: str) -> Path:

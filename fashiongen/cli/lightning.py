@@ -28,6 +28,7 @@ from fashiongen.cli.saving import KeepLast, check_saving
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, TellDivergence, WritePredictions
+from fashiongen.evaluation.provenance import TestedCheckpoint
 from fashiongen.methods.base import Method
 
 if TYPE_CHECKING:
@@ -241,18 +242,17 @@ class FashionCLI(LightningCLI):
     def before_test(self) -> None:
         """With `evaluate.reuse`, read the predictions of an earlier test in place of running the method."""
         evaluate: Evaluate = self._get(self.config_init, "evaluate")
-        if evaluate.reuse is None or self.trainer.world_size > 1:
+        if self.options.ckpt_path is not None and Path(self.options.ckpt_path).exists():
+            evaluate.tested = TestedCheckpoint(self.options.ckpt_path)
+        if evaluate.reuse is None:
             return
-        from fashiongen.cli.reuse import share
+        from fashiongen.cli.reuse import can_share, share
 
+        if not can_share(evaluate, self.trainer, self.datamodule, self.options.ckpt_path):
+            return
         self._shared, stand_in = share(evaluate, self.model, self.datamodule, self.config_dump, self.options.ckpt_path)
         if stand_in is not None:
             self.model, self.config_init[self.subcommand].ckpt_path = stand_in, None
-
-    def after_test(self) -> None:
-        """Let other tests have the shared predictions."""
-        if self._shared is not None:
-            self._shared.release()
 
     def _resumes(self) -> bool:
         """Return whether there is a checkpoint to resume from; with `last`, for restartable jobs, there is none at first."""
@@ -260,6 +260,15 @@ class FashionCLI(LightningCLI):
             return self.options.ckpt_path is not None
         saving = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
         return any(callback._find_last_checkpoints(self.trainer) for callback in saving)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the command; then let other tests have the shared predictions, also after an error."""
+        try:
+            super()._run_subcommand(subcommand)
+        finally:
+            if self._shared is not None:
+                tested = self._get(self.config_init, "evaluate").tested
+                self._shared.release(usable=tested is None or tested.unchanged())
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}

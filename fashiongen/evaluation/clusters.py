@@ -1,6 +1,18 @@
 """Clusters of samples that are not independent of each other."""
 
+from collections import Counter
 from collections.abc import Sequence
+
+LARGE, FEW = 0.25, 20
+"""Share of the samples in one cluster above which intervals are far too wide; fewer samples say little anyway."""
+
+
+def chained(clusters: Sequence[str]) -> str | None:
+    """Return a warning if a single cluster, a chain of samples that share something, holds much of a test: its intervals say little."""
+    name, most = Counter(clusters).most_common(1)[0] if clusters else ("", 0)
+    if most <= LARGE * len(clusters) or len(clusters) < FEW:
+        return None
+    return f"{most} of {len(clusters)} samples are one cluster, chained over what they share ({name}): intervals are much too wide"
 
 
 def join(shared: Sequence[Sequence[str]]) -> list[str]:

@@ -23,24 +23,28 @@ class TellDivergence(Callback):
 
     def __init__(self) -> None:
         """Start without a count."""
-        self._steps = 0
+        self._batches, self._step = 0, 0
         self._bad: Tensor | None = None
         self._first: Tensor | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the count."""
-        self._steps, self._bad, self._first = 0, None, None
+        self._batches, self._bad, self._first = 0, None, None
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401  Lightning's own
+        """Remember the step that the batch belongs to: several accumulate to one, and a resumed training goes on counting."""
+        self._step = trainer.global_step + 1
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ANN401  Lightning's own
-        """Count the step if its loss is not finite; a method with several losses returns none and is judged at the end."""
+        """Count the batch if its loss is not finite; a method with several losses returns none and is judged at the end."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        self._steps += 1
+        self._batches += 1
         if not isinstance(loss, Tensor):
             return
         bad = (~loss.detach().isfinite()).any().long()
         if self._bad is None or self._first is None:
             self._bad, self._first = torch.zeros_like(bad), torch.zeros_like(bad)
-        self._first = torch.where((self._bad == 0) & (bad > 0), self._steps, self._first)
+        self._first = torch.where((self._bad == 0) & (bad > 0), self._step, self._first)
         self._bad = self._bad + bad
 
     @rank_zero_only
@@ -52,7 +56,7 @@ class TellDivergence(Callback):
     def _losses(self, trainer: L.Trainer) -> str | None:
         if self._bad is not None and (bad := int(self._bad)):
             assert self._first is not None
-            return f"the loss is not finite in {bad} of {self._steps} steps, first in step {int(self._first)}"
+            return f"the loss is not finite in {bad} of {self._batches} batches, first in step {int(self._first)}"
         names = [name for name, value in trainer.callback_metrics.items() if name.startswith("train/") and not value.isfinite().all()]
         return f"{', '.join(sorted(names))} is not finite in the last step" if names else None
 

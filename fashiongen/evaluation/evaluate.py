@@ -16,16 +16,17 @@ from torchmetrics import Metric
 from fashiongen.batches import Batch
 from fashiongen.data.base import FashionData
 from fashiongen.evaluation.checks import data_of, task_of_run
-from fashiongen.evaluation.clusters import join
+from fashiongen.evaluation.clusters import chained, join
 from fashiongen.evaluation.divergence import broken_weights, metrics_doubt, tell
 from fashiongen.evaluation.images import grid
 from fashiongen.evaluation.judge import FromFiles
 from fashiongen.evaluation.kept import KeptPredictions
 from fashiongen.evaluation.loggers import log_image
 from fashiongen.evaluation.provenance import (
-    checkpoint,
+    TestedCheckpoint,
     checkpoints_left,
     code_sha256,
+    conditions,
     data_info,
     device_name,
     finish_reading,
@@ -34,6 +35,7 @@ from fashiongen.evaluation.provenance import (
     peak_memory,
     versions,
     weights,
+    weights_sha256,
 )
 from fashiongen.evaluation.reference import Reference
 from fashiongen.evaluation.report import Report, print_table
@@ -61,6 +63,7 @@ class Evaluate(Callback):
         parents: the checkpoints of earlier stages, by role.
         config_sha256: hash of the resolved config.
         protocol_sha256: hash of the protocol's metrics and size.
+        tested: the checkpoint of a test, as it was when it was loaded.
     """
 
     def __init__(
@@ -111,6 +114,8 @@ class Evaluate(Callback):
         self.config_sha256: str | None = None
         self.protocol_sha256: str | None = None
         self.results: dict[str, MetricEntry] = {}
+        self.tested: TestedCheckpoint | None = None
+        self._code: dict[str, str] = {}
         self._task: Task | None = None
         self._validation = ValidationImages(validation_images)
         self._ids: list[str] = []
@@ -140,8 +145,12 @@ class Evaluate(Callback):
             checkpoint[FIT_SECONDS] = self._fit_seconds + time.perf_counter() - self._started
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Restore the training time of the checkpoint."""
+        """Restore the training time of the checkpoint, and identify the weights that a test loads."""
         self._fit_seconds = checkpoint.get(FIT_SECONDS)
+        if trainer.testing and trainer.is_global_zero and trainer.ckpt_path is not None:
+            if self.tested is None or self.tested.loaded is not None:  # the command line has looked at the file before it was loaded
+                self.tested = TestedCheckpoint(trainer.ckpt_path)
+            self.tested.loaded = weights_sha256(checkpoint.get("state_dict", {}))
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check before any work that method, data, task and protocol fit together.
@@ -153,6 +162,10 @@ class Evaluate(Callback):
         finish_reading(pl_module)
         data = data_of(trainer)
         self._task = task_of_run(self.task_name, pl_module, data)
+        # What runs from here on: files may be edited before a long run ends.
+        reference = [] if self.protocol.reference is None else [self.protocol.reference.source]
+        method = (isinstance(pl_module, FromFiles) and pl_module.request and pl_module.request.made_by) or pl_module
+        self._code = code_sha256(method, data, *reference, self.task, *self.metrics.values())
         if stage in ("fit", "test") and self.out is not None and trainer.is_global_zero:
             Report(self.out).check_writable()
         if stage == "test":
@@ -273,7 +286,7 @@ class Evaluate(Callback):
         if doubt := metrics_doubt(pl_module, {name: result["value"] for name, result in self.results.items()}, not_finite):
             doubts.append(doubt)
             tell(doubt)
-        doubts += [doubt for metric in self.metrics.values() if (doubt := metric_info(metric, "doubt"))]
+        doubts += filter(None, [*(metric_info(metric, "doubt") for metric in self.metrics.values()), chained(clusters)])
         extractors = {_reported(name, metric): metric_info(metric, "provenance") for name, metric in self.metrics.items()}
         reference = self.task.reference_info(data, self.protocol)
         record = Record(
@@ -293,10 +306,10 @@ class Evaluate(Callback):
             fit_seconds=self._fit_seconds,
             seconds_per_sample=sum(part["seconds"] for part in parts) / len(ids) if ids else None,
             peak_memory_bytes=max(part["memory"] for part in parts),
-            checkpoint=checkpoint(trainer.ckpt_path),
+            checkpoint=None if trainer.ckpt_path is None else (self.tested or TestedCheckpoint(trainer.ckpt_path)).entry(),
             device=device_name(pl_module.device, trainer.world_size),
         )
-        record.conditions = self._conditions(record, data, reference)
+        record.conditions = conditions(record, self.task.conditions(data, self.protocol))
         if isinstance(pl_module, FromFiles):
             pl_module.mark(record)
         if self.out is not None:
@@ -309,20 +322,6 @@ class Evaluate(Callback):
             record.per_sample, record.clusters = report.write_per_sample(ids, clusters, per_sample), self.task.shares
             record.write(self.out)
         print_table(record, self.out)
-
-    def _conditions(self, record: Record, data: FashionData, reference: dict[str, str]) -> dict[str, str]:
-        """Return what comparable results must share, besides task, dataset, split and protocol."""
-        conditions = {
-            "world": record.data.get("world", ""),
-            "data": record.data["fingerprint"][:12],
-            "masks": record.data.get("masks", ""),
-            "samples": str(record.n_samples),
-            "reference": " ".join(reference.get(key, "") for key in ("dataset", "split", "field", "size")).strip(),
-            "reference_data": reference.get("fingerprint", "")[:12],
-            "protocol_settings": (self.protocol_sha256 or "")[:12],
-            **self.task.conditions(data, self.protocol),
-        }
-        return {name: value for name, value in conditions.items() if value}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the training clock, or continue the checkpoint's, and reset the memory peak."""
@@ -372,7 +371,7 @@ class Evaluate(Callback):
             "weights": weights(pl_module),
             "data": data_info(data),
             "config_sha256": self.config_sha256,
-            **code_sha256(pl_module, data, self.task, *self.metrics.values()),
+            **self._code,
             "versions": versions(),
         }
 

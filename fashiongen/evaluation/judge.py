@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from fashiongen.data.base import FashionData
 from fashiongen.data.images import Size, image_to_tensor, open_image
 from fashiongen.errors import UserError
 from fashiongen.evaluation.folder import Inspected, Matching, Naming, find_images, inspect, match
-from fashiongen.evaluation.kept import TABLES, Manifest, Tables, content_sha256
+from fashiongen.evaluation.kept import TABLES, Manifest, Tables, content_sha256, restore
 from fashiongen.methods.base import Method
 from fashiongen.records import JUDGED_FOLDER, KEPT_PREDICTIONS, Record
 from fashiongen.tasks import Protocol, Resize, Task
@@ -40,6 +41,7 @@ class Request:
         naming: what the files are named after; by default found out.
         allow_missing: judge although samples have no prediction.
         reused: a test with the settings of the one that kept the predictions reads them in place of sampling.
+        made_by: then the method that would have sampled, whose code the record names.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class Request:
     naming: Naming | None = None
     allow_missing: bool = False
     reused: bool = False
+    made_by: Method | None = None
 
 
 class ImageFiles:
@@ -151,14 +154,18 @@ class FromFiles(Method):
         if self.request is None:
             raise UserError("FromFiles reads predictions for `fashiongen judge`; a recipe cannot train or test it")
         folder, names = self.request.folder, data.sample_names()
-        self._task, self._manifest = task, Manifest.read(folder)
+        restore(folder)
+        self._task, manifest = task, Manifest.read(folder)
+        self._manifest = manifest if manifest is not None and manifest.intact(folder) else None
         self._source = {"kind": JUDGED_FOLDER, "path": str(folder)}
         self.notes = task.doubts(protocol)
+        if self._manifest is not manifest:
+            self.notes.append("the files differ from their manifest: judged as a folder of unknown origin")
         if task.kept_as == "rows":
             self._open_rows(folder, names)
         else:
             self._open_images(folder, names, protocol, data)
-        self._check_manifest(data)
+        self._use_manifest(names, data)
         if self._source["kind"] == JUDGED_FOLDER:
             conventions = {name: getattr(metric, "convention", None) for name, metric in protocol.metrics.items()}
             self.notes += [f"{name} {convention()}" for name, convention in conventions.items() if convention is not None]
@@ -174,13 +181,19 @@ class FromFiles(Method):
 
     def _open_images(self, folder: Path, names: Mapping[str, Mapping[str, str]], protocol: Protocol, data: FashionData) -> None:
         assert self.request is not None
-        matching = match(find_images(folder), names, self.request.naming)
-        broken = [id_ for id_ in (self._manifest.not_finite if self._manifest else ()) if id_ in names and id_ not in matching.files]
+        kept = self._manifest
+        broken = [id_ for id_ in kept.not_finite if id_ in names] if kept else []
+        if kept and broken and len(broken) == sum(id_ in names for id_ in kept.ids):  # none of the samples has a file
+            matching = Matching(naming="id", files={}, missing=list(names), extra=[])
+        else:
+            matching = match(find_images(folder), names, self.request.naming)
         self._set_missing([id_ for id_ in matching.missing if id_ not in broken], folder)
         inspected = dict(zip(matching.files, inspect(list(matching.files.values())), strict=True))
         size = protocol.size or data.size
         size = (size[0], size[1]) if size else None
         self._check_sizes(inspected, size, protocol)
+        if size is None and kept and (known := re.fullmatch(r"(\d+)x(\d+)", kept.size)):
+            size = int(known[1]), int(known[2])
         self.files = ImageFiles(inspected, size, protocol.resize, broken)
         self._present = frozenset([*inspected, *broken])
         self._lossy = frozenset(id_ for id_, file in inspected.items() if file.lossy)
@@ -236,7 +249,7 @@ class FromFiles(Method):
             self.notes.append(
                 f"{len(self._lossy)} of {total} predictions are JPEG: its artefacts change FID, KID, LPIPS and SSIM; save PNG"
             )
-        if matching.extra:
+        if matching.extra and self._manifest is None:
             self.notes.append(f"{len(matching.extra)} images belong to no sample of the test, first {matching.extra[0].name}")
         if repeated := total - len({file.sha256 for file in files.values()}):
             self.notes.append(f"{repeated} of {total} predictions are copies of other samples' predictions")
@@ -252,21 +265,20 @@ class FromFiles(Method):
         if garments["unknown"]:
             self.notes.append(f"{garments['unknown']} of {total} files are named after a garment that the data do not pair with the person")
 
-    def _check_manifest(self, data: FashionData) -> None:
-        """Take the predictions for an own test's if they are as its manifest says."""
+    def _use_manifest(self, names: Mapping[str, object], data: FashionData) -> None:
+        """Take the predictions for those of the test that wrote the manifest."""
         if self._manifest is None:
             return
         made = self._manifest.record
-        if self._manifest.sha256 != self._source["sha256"] or self._source.get("extra"):
-            self.notes.append("the files differ from their manifest: judged as a folder of unknown origin")
-            self._manifest = None
-            return
+        if others := [id_ for id_ in self._manifest.ids if id_ not in names]:
+            self._source["extra"] = len(others)
+            self.notes.append(f"{len(others)} predictions are of samples that this test does not have, first {others[0]}")
+        if self._manifest.broken_weights:
+            self.notes.append(f"{self._manifest.broken_weights}, so the training has diverged")
         if made.data.get("fingerprint") != data.fingerprint():
             self.notes.append("the data differ from those that the predictions were made for")
-        self._source |= {
-            "kind": KEPT_PREDICTIONS,
-            "manifest": {name: value for name, value in asdict(made).items() if name in IDENTITY and value},
-        }
+        known = {name: value for name, value in asdict(made).items() if name in (*IDENTITY, *ORIGIN) and value not in (None, "", [], {})}
+        self._source |= {"kind": KEPT_PREDICTIONS, "manifest": known}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401  Lightning's own
         """Leave out the samples without a prediction."""
@@ -314,3 +326,6 @@ IDENTITY: dict[str, Any] = {
     **dict.fromkeys(("recipe", "seed", "checkpoint", "fit_seconds", "seconds_per_sample", "peak_memory_bytes", "device"), lambda: None),
 }
 """The fields of a record that belong to the predictions and not to their judging, and what they are where that is unknown."""
+
+ORIGIN = ("data", "config_sha256", "source_sha256", "versions")
+"""The fields that both have: those of the predictions stand in the record's `source`."""

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import lightning.pytorch as L
 import numpy as np
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from fashiongen.batches import Batch
 from fashiongen.errors import UserError
+from fashiongen.evaluation.divergence import broken_weights
 from fashiongen.evaluation.images import file_name
 from fashiongen.evaluation.predictions import PngWriter
 from fashiongen.nn.processes import gather
@@ -51,6 +52,7 @@ class Manifest:
         sha256: of the content, see `content_sha256`.
         not_finite: ids whose prediction was not finite; they have no file.
         size: of the images, such as 512x384; empty without images.
+        broken_weights: which of the method's weights were not finite, in words; empty if none.
     """
 
     record: Record
@@ -58,6 +60,7 @@ class Manifest:
     sha256: str
     not_finite: list[str]
     size: str = ""
+    broken_weights: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
@@ -76,23 +79,35 @@ class Manifest:
         kept = content.get("kept") if isinstance(content, dict) else None
         if not isinstance(kept, dict):
             return None
+        kept.setdefault("broken_weights", "")  # older ones lack it
         record = Record.read(path)
         lists = [kept.get("ids"), kept.get("not_finite")]
         if not all(isinstance(ids, list) and all(isinstance(id_, str) for id_ in ids) for ids in lists) or not all(
-            isinstance(kept.get(name), str) for name in ("sha256", "size")
+            isinstance(kept.get(name), str) for name in ("sha256", "size", "broken_weights")
         ):
             raise UserError(f"{path}: damaged: `kept` lacks ids, not_finite, sha256 or size; remove it to judge the images alone")
-        return cls(record=record, **{name: kept[name] for name in ("ids", "not_finite", "sha256", "size")})
+        return cls(record=record, **{name: kept[name] for name in ("ids", "not_finite", "sha256", "size", "broken_weights")})
 
     def intact(self, folder: Path) -> bool:
-        """Return whether the folder holds what it held when this was written."""
-        return content_sha256(file for file in folder.iterdir() if file.name != MANIFEST) == self.sha256
+        """Return whether the folder holds what it held when this was written; folders and hidden files inside it are other programs'."""
+        files = (file for file in folder.iterdir() if file.is_file() and file.name != MANIFEST and not file.name.startswith("."))
+        return content_sha256(files) == self.sha256
 
     def write(self, folder: Path) -> None:
         """Write it atomically."""
         here = replace(self.record, images=None, gallery={}, per_sample=None, predictions=None)  # these are beside the record
-        kept = {name: getattr(self, name) for name in ("sha256", "size", "not_finite", "ids")}
+        kept = {name: getattr(self, name) for name in ("sha256", "size", "broken_weights", "not_finite", "ids")}
         write_atomically(folder / MANIFEST, json.dumps(plain({**asdict(here), "kept": kept}), indent=1, ensure_ascii=False) + "\n")
+
+
+def restore(folder: Path) -> None:
+    """Put earlier predictions back that a test moved aside and was killed before it put new ones in their place."""
+    if not folder.exists() and _aside(folder).is_dir():
+        _aside(folder).rename(folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
 
 
 class KeptPredictions:
@@ -110,6 +125,9 @@ class KeptPredictions:
         self._labels: dict[str, list[str]] = {}
         self._parts: list[Any] = []
         self._started = False
+        self._own = folder.with_name(f".{folder.name}.writing")
+        self._lock: IO[str] | None = None
+        self._broken_weights: str | None = None
 
     def check_writable(self) -> None:
         """Check that the folder can be written, and is new, empty or holds kept predictions, which are replaced.
@@ -119,6 +137,7 @@ class KeptPredictions:
         """
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
+            restore(self.folder)
             if not os.access(self.folder.parent, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             taken = self.folder.exists() and any(self.folder.iterdir())
@@ -128,12 +147,22 @@ class KeptPredictions:
             raise UserError(f"evaluate.keep: {self.folder} holds other files: choose a new folder")
 
     def start(self, trainer: L.Trainer) -> None:
-        """Make an empty temporary folder, once for all processes."""
+        """Make an empty temporary folder, once for all processes; it belongs to this test until `finish` or `discard`.
+
+        Raises:
+            UserError: if another test is writing to the same folder: images of both would be mixed.
+        """
         if trainer.is_global_zero:
+            self._lock = self._own.open("w")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"evaluate.keep: another test is writing to {self.folder}: wait, or choose another folder") from error
             shutil.rmtree(self.part, ignore_errors=True)
             self.part.mkdir()
         trainer.strategy.barrier("kept predictions")
         self._writer, self._started = PngWriter(), True
+        self._broken_weights = broken_weights(trainer.lightning_module)
         self._ids, self._not_finite, self._sizes, self._rows = [], [], set(), {}
 
     def add(self, task: Task, prediction: Any, batch: Batch) -> None:  # noqa: ANN401  what a task returns is its own
@@ -190,15 +219,17 @@ class KeptPredictions:
             sha256=content_sha256(self.part.iterdir()),
             not_finite=sorted(name for part in parts for name in part[1]),
             size=", ".join(sorted(set().union(*(part[2] for part in parts)))),
+            broken_weights=self._broken_weights or "",
         )
         manifest.write(self.part)
-        replaced = self.folder.with_name(f".{self.folder.name}.replaced")
+        replaced = _aside(self.folder)
         if self.folder.exists():
             shutil.rmtree(replaced, ignore_errors=True)
             self.folder.rename(replaced)
         self.part.rename(self.folder)
         shutil.rmtree(replaced, ignore_errors=True)
         self._started = False
+        self._release()
         record.predictions = {"path": str(self.folder), "sha256": manifest.sha256}
 
     def discard(self) -> None:
@@ -209,6 +240,13 @@ class KeptPredictions:
                 writer.close(cancel=True)
         if self._started:
             shutil.rmtree(self.part, ignore_errors=True)
+            self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._own.unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
 
 
 class Tables:
@@ -223,11 +261,11 @@ class Tables:
         self.path = path
         self._arrays: dict[str, NDArray[Any]]
         try:
-            with np.load(path, allow_pickle=False) as content:
+            with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as content:  # a bare array is no zip file
                 self._arrays = {name: content[name] for name in content.files}
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing, which holds the kept predictions of this task") from error
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # a damaged zip file or array can raise almost anything
             raise UserError(f"{path}: damaged, or not written by `--evaluate.keep` ({error})") from error
         self.ids = self._get("ids", 1).tolist()
         self._place = {id_: index for index, id_ in enumerate(self.ids)}
@@ -242,7 +280,7 @@ class Tables:
         if len(table) != len(self.ids) or table.dtype.kind not in "iu":
             raise UserError(f"{self.path}: damaged: {name} has {len(table)} rows for {len(self.ids)} ids")
         found: NDArray[Any] = table[[self._place[id_] for id_ in ids]]
-        return found
+        return found.astype(found.dtype.newbyteorder("="))  # torch takes this machine's byte order alone
 
     def labels(self, name: str) -> list[str]:
         """Return a list of names.
@@ -254,6 +292,6 @@ class Tables:
 
     def _get(self, name: str, dimensions: int) -> NDArray[Any]:
         array = self._arrays.get(name)
-        if array is None or array.ndim != dimensions:
+        if not isinstance(array, np.ndarray) or array.ndim != dimensions:
             raise UserError(f"{self.path}: holds no {name}: it was not written by `--evaluate.keep`, or for another task")
         return array

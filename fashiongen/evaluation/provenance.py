@@ -18,9 +18,11 @@ from lightning.pytorch.utilities import rank_zero_info
 import fashiongen
 from fashiongen import weights_read
 from fashiongen.checkpoints import read_state
-from fashiongen.closure import COMMAND, Name, of_objects
+from fashiongen.closure import COMMAND, Closure, Name, names_in, of_objects
 from fashiongen.data.base import FashionData
-from fashiongen.records import WeightsEntry, file_sha256
+from fashiongen.own_code import own_files, own_sources
+from fashiongen.records import Record, WeightsEntry, file_sha256
+from fashiongen.weights_read import CHANGED, Stat, stat_of
 
 
 def now(device: torch.device) -> float:
@@ -44,18 +46,23 @@ def parameters(module: torch.nn.Module) -> dict[str, int]:
     return {"trainable": trainable, "total": sum(parameter.numel() for parameter in module.parameters())}
 
 
+def code_of(*objects: object) -> Closure:
+    """Return this package's modules that a run uses: those of its command, of the objects' classes and of what the user's own import."""
+    names: list[Name] = [(COMMAND, None)]
+    classes = [f"{cls.__module__}.{cls.__qualname__}" for value in objects for cls in type(value).__mro__]
+    for file in own_files(own_sources(classes)):
+        names += names_in(file)
+    return of_objects(*objects, names=names)
+
+
 def code_sha256(method: object, *others: object) -> dict[str, str]:
     """Return a record's hashes of this package's code: all that the run uses, and that without the method's.
 
     Args:
         method: the method.
-        others: the data, the task's handler and the metrics.
+        others: the data, those of the reference images, the task's handler and the metrics.
     """
-    command: list[Name] = [(COMMAND, None)]
-    return {
-        "source_sha256": of_objects(method, *others, names=command).sha256,
-        "evaluation_sha256": of_objects(*others, names=command).sha256,
-    }
+    return {"source_sha256": code_of(method, *others).sha256, "evaluation_sha256": code_of(*others).sha256}
 
 
 def data_info(data: FashionData) -> dict[str, str]:
@@ -74,10 +81,56 @@ def data_info(data: FashionData) -> dict[str, str]:
     return {name: value for name, value in info.items() if value}
 
 
-def checkpoint(path: str | os.PathLike[str] | None) -> dict[str, str] | None:
+def conditions(record: Record, of_task: dict[str, str]) -> dict[str, str]:
+    """Return what comparable results must share, besides task, dataset, split and protocol: of a record so far, and of its task."""
+    reference = record.reference or {}
+    found = {
+        "world": record.data.get("world", ""),
+        "data": record.data["fingerprint"][:12],
+        "masks": record.data.get("masks", ""),
+        "samples": str(record.n_samples),
+        "reference": " ".join(reference.get(key, "") for key in ("dataset", "split", "field", "size")).strip(),
+        "reference_data": reference.get("fingerprint", "")[:12],
+        "protocol_settings": (record.protocol_sha256 or "")[:12],
+        **of_task,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+class TestedCheckpoint:
+    """The checkpoint of a test: what was loaded, whatever becomes of the file, which a training that goes on may replace.
+
+    Attributes:
+        path: the file, or the folder (DeepSpeed).
+        loaded: sha256 of the weights that were loaded, see `weights_sha256`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Look at the file, before it is loaded."""
+        self.path = Path(path)
+        self.loaded: str | None = None
+        self._before = self._stats()
+
+    def _stats(self) -> list[Stat]:
+        return [stat_of(file) for file in ([self.path] if self.path.is_file() else sorted(self.path.rglob("*")))]
+
+    def unchanged(self) -> bool:
+        """Return whether the file is the one that was looked at."""
+        return self._stats() == self._before
+
+    def entry(self) -> dict[str, str]:
+        """Return the record's entry: a file that has been replaced has no hash, only the weights that were loaded from it have."""
+        if not self.unchanged():
+            entry = {"path": str(self.path), "sha256": CHANGED}
+        elif self.loaded is None or self.path.is_dir():
+            entry = checkpoint(self.path)
+        else:
+            entry = {"path": str(self.path), "sha256": file_sha256(self.path)}
+        return entry if self.loaded is None else {**entry, "weights_sha256": self.loaded}
+
+
+def checkpoint(path: str | os.PathLike[str]) -> dict[str, str]:
     """Return a checkpoint's path, sha256 and sha256 of the weights; a folder's (DeepSpeed) sha256 covers its files' names and hashes."""
-    if path is None:
-        return None
     if Path(path).is_dir():
         files = sorted(file for file in Path(path).rglob("*") if file.is_file())
         listing = "".join(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files)
@@ -93,18 +146,16 @@ def checkpoints_left(trainer: L.Trainer) -> dict[str, dict[str, str]]:
     for callback in saving:
         path = callback.last_model_path or (callback.best_model_path if callback.monitor is None else "")
         if "last" not in left and path and Path(path).exists():
-            left["last"] = checkpoint(path) or {}
+            left["last"] = checkpoint(path)
         if "best" not in left and callback.monitor is not None and callback.best_model_path and Path(callback.best_model_path).exists():
             score = "" if callback.best_model_score is None else str(float(callback.best_model_score))
-            left["best"] = {**(checkpoint(callback.best_model_path) or {}), "monitor": callback.monitor, "score": score}
+            left["best"] = {**checkpoint(callback.best_model_path), "monitor": callback.monitor, "score": score}
     return left
 
 
 def unpinned(method: L.LightningModule) -> list[str]:
-    """Return a line for each repository of a hub from which a method has read without naming the revision."""
-    found = [reading.source() for reading in getattr(method, "weights_read", ()) if reading.pinned is False]
-    names = {"/".join(source.split("/")[:2]): revision for source, revision in found}
-    return [f"{name}: unpinned, so another run may read other weights; name its revision, now {name}@{now}" for name, now in names.items()]
+    """Return a line for each repository of a hub from which a method has read without naming the commit."""
+    return weights_read.unpinned(reading.source() for reading in getattr(method, "weights_read", ()) if reading.pinned is False)
 
 
 def finish_reading(method: L.LightningModule) -> None:
@@ -115,8 +166,11 @@ def finish_reading(method: L.LightningModule) -> None:
 
 
 def weights(method: L.LightningModule) -> list[WeightsEntry]:
-    """Return the identities of the frozen parts and of all other weights that a method has read, by source."""
-    return sorted((reading.entry() for reading in getattr(method, "weights_read", ())), key=lambda entry: entry["source"])
+    """Return the identities of the frozen parts and of all other weights that a method has read, by source.
+
+    Those of a resumed training include what the run before it had read, such as the weights of its parents.
+    """
+    return weights_read.entries(getattr(method, "weights_read", ()), getattr(method, "weights_resumed", ()))
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:

@@ -18,8 +18,11 @@ from fashiongen.batches import Batch
 from fashiongen.checkpoints import load_state, some
 from fashiongen.errors import UserError
 from fashiongen.nn.encodings import Encoding, EncodingCache
+from fashiongen.records import WeightsEntry
 
 Origin = Literal["run", "parent", "pretrained"]
+WEIGHTS = "weights_read"
+"""The key of a checkpoint that names the weights which its training has read."""
 
 
 class Method(L.LightningModule):
@@ -37,6 +40,7 @@ class Method(L.LightningModule):
         n_optimizers: number of optimizers; DeepSpeed supports one.
         trains_on_all: an epoch of training serves every sample, an incomplete last batch included, which is otherwise dropped.
         weights_read: the weights that were read since its construction, for records.
+        weights_resumed: those that the training had read which this one resumes, as in its record.
         encoding_cache: if set, `encoded` caches in memory what the frozen encoders return for training samples.
     """
 
@@ -60,6 +64,7 @@ class Method(L.LightningModule):
         self.lr_scheduler = lr_scheduler
         self.encoding_cache: EncodingCache | None = None
         self.weights_read = weights_read.begin()
+        self.weights_resumed: list[WeightsEntry] = []
         self.register_load_state_dict_post_hook(_forgive_pretrained)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     @property
@@ -151,17 +156,25 @@ class Method(L.LightningModule):
         return state
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to save less than is trained: a callback that averages weights copied them before more of them were trained.
+        """Name the weights that were read, which a resumed training reads no more, and refuse to save less than is trained.
+
+        That happens if a callback that averages weights copied them before more of them were trained.
 
         Raises:
             UserError: one line that names the callback's mistake.
         """
+        checkpoint[WEIGHTS] = weights_read.entries(self.weights_read, self.weights_resumed)
         saved = checkpoint.get("state_dict") or {}  # strategies that shard the weights save them elsewhere
         if saved and (absent := sorted(self.state_dict().keys() - saved.keys())):
             raise UserError(
                 f"the checkpoint would lack weights that are trained: {some(absent)}; unfreeze them in the constructor, "
                 "before the callback that averages weights copies them"
             )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember in a resumed training which weights it started from."""
+        if self._trainer is not None and self.trainer.training:  # `load_from_checkpoint` has no trainer
+            self.weights_resumed = checkpoint.get(WEIGHTS, [])
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> None:
         """Load all weights except those from `pretrained`; raise a UserError that names each missing, left over or misshapen key."""

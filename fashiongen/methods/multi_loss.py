@@ -185,7 +185,7 @@ class MultiLossMethod(Method):
         Raises:
             UserError: in `fit`; the weights can still be tested.
         """
-        # `load_from_checkpoint` has no trainer.
+        super().on_load_checkpoint(checkpoint)
         if self._trainer is not None and self.trainer.training and "steps_are_batches" not in checkpoint:
             raise UserError(
                 f"--ckpt_path: {type(self).__name__} cannot resume from a checkpoint of an earlier version, which counts steps "

@@ -216,16 +216,23 @@ class TemplateMatcher(nn.Module):
         `code` adds the distance, so a bottom unlike the template scores higher.
         """
         with torch.autocast(query.device.type, enabled=False), full_float32():
+            query, candidate = at_least_float32(query, candidate)
             alike = query[:, : self.dimensions] @ candidate[:, : self.dimensions].T
             return self._join(alike, torch.cdist(query[:, self.dimensions :], candidate[:, self.dimensions :], p=1.0))
 
     def pair_score(self, query: Tensor, candidate: Tensor) -> Tensor:
         """Score each query with the candidate in its own row, (..., B) of (B, D) and (..., B, D)."""
+        query, candidate = at_least_float32(query, candidate)
         alike = (query[:, : self.dimensions] * candidate[..., : self.dimensions]).sum(dim=-1)
         return self._join(alike, (query[:, self.dimensions :] - candidate[..., self.dimensions :]).abs().sum(dim=-1))
 
     def _join(self, alike: Tensor, distance: Tensor) -> Tensor:
         return self.alpha * alike + (self.beta if self.variant == "code" else -self.beta) * distance
+
+
+def at_least_float32(*embeddings: Tensor) -> list[Tensor]:
+    """Return embeddings of any shape in float32 or better: distances have too few digits in bfloat16, and torch has no cdist for it."""
+    return [values.to(torch.promote_types(values.dtype, torch.float32)) for values in embeddings]
 
 
 def discriminator_loss(fake: Tensor, real: Tensor, variant: Variant) -> Tensor:

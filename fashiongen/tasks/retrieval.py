@@ -151,8 +151,14 @@ class Retrieval(Task):
         self.catalogue = KeptCatalogue(listed.ids, [place[id_] for id_ in listed.ids], listed.n_positives)
 
     def read_prediction(self, files: PredictionFiles, batch: Batch) -> Tensor:
-        """Return the negative ranks as scores, (B, C) in the kept order of columns; NaN where a score was not finite."""
+        """Return the negative ranks as scores, (B, C) in the kept order of columns; NaN where a score was not finite.
+
+        Raises:
+            UserError: if there is not a rank for each bottom.
+        """
         ranks = files.rows(RANKS, batch.ids)
+        if ranks.shape[1] != len(self.catalogue):
+            raise UserError(f"the kept rankings are damaged: {ranks.shape[1]} ranks in a row for {len(self.catalogue)} bottoms")
         return torch.where(ranks < 0, torch.nan, -ranks.float())
 
     def reference_info(self, data: Data, protocol: EvaluationProtocol) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -133,7 +134,11 @@ def build_siglip(tokenizer: CLIPTokenizer) -> SiglipModel:
     common = {"hidden_size": 96, "intermediate_size": 192, "num_attention_heads": 4}
     text = {**common, "vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": PROMPT_LENGTH, "projection_size": 96}
     vision = {**common, "num_hidden_layers": 3, "image_size": SIGLIP_SIZE, "patch_size": 8}
-    return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    network = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    with torch.no_grad():  # as in the paper (Zhai et al. 2023, Section 3.2): from 0 and 0 all embeddings collapse into one
+        network.logit_scale.fill_(math.log(10.0))
+        network.logit_bias.fill_(-10.0)
+    return network
 
 
 def squares(rendered: RenderedImages, chosen: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from toys import KNOWN, bare_job
 
-from fashiongen.benchmark.node import Processes, finished, run_node, without_running
+from fashiongen.benchmark.node import Processes, finished, intact, run_node, without_running
 
 
 def test_a_resumed_training_keeps_its_time_and_limit(tmp_path):
@@ -49,6 +49,13 @@ def test_a_training_without_a_checkpoint_has_failed(tmp_path):
     job.key, job.resumable, job.files = "other", "last.ckpt", {"last": "last.ckpt"}
     found = run_node(job)
     assert (found.status, found.reason) == ("failed", "ended with exit status 0 but wrote no checkpoint last.ckpt")
+
+
+def test_a_record_without_the_hash_of_its_checkpoint_is_not_trusted(tmp_path):
+    record = json.dumps({"schema": 1, **KNOWN, "checkpoint": {"path": "last.ckpt"}})
+    job = bare_job(tmp_path, f"open('record.json', 'w').write({record!r}); open('last.ckpt', 'w').close()")
+    job.files = {"last": "last.ckpt"}
+    assert not intact(job, run_node(job))
 
 
 def test_a_success_while_the_runner_is_stopped_counts(tmp_path):

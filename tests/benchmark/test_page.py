@@ -172,7 +172,7 @@ def test_a_number_leads_to_its_record_log_and_command(show, folder, tmp_path):
     assert "95 % interval" in text and "over 40 samples, this checkpoint" in text
     assert "adjusted for the column's 2 comparisons: below 0.001" in text
     assert "40 samples in 40 clusters, seeds: 1 here, 3 of the best" in text
-    assert "Told apart. With one seed this is about that checkpoint, not about the method." in text
+    assert "Told apart. With one seed this is about that run, not about the method." in text
     assert "fashiongen test --config recipes/tiny/white.yaml --seed_everything 0" in text and "cpu (x86_64)" in text
     for name, content in (("record", '"method": "white"'), ("log", "what it printed"), ("values per sample", '"id": "00000_00"')):
         address = dialog.get_by_role("link", name=name).get_attribute("href")

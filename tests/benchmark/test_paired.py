@@ -107,7 +107,7 @@ def test_a_row_of_several_seeds_has_an_interval_over_seeds_and_clusters(tmp_path
     assert cells["one"].difference.seeds == (1, 3) and cells["one"].difference.clusters == 10
     told = " ".join(board.statistics())
     assert (
-        "all samples with the same top." in told
+        "all samples with the same top, directly or over other samples." in told
         and "name no clusters" not in told
         and "about this checkpoint, not about the method" in told
     )

@@ -11,10 +11,10 @@ import pytest
 import toys
 import yaml
 
-from fashiongen.benchmark import plugins
+from fashiongen import own_code as plugins
 from fashiongen.benchmark.arrange import read
 from fashiongen.benchmark.gallery import GALLERY_BYTES, ByteBudget, gallery
-from fashiongen.benchmark.plugins import own_sources
+from fashiongen.own_code import own_sources
 from fashiongen.records import Record
 
 ROOT = Path(__file__).parents[2]

@@ -57,6 +57,34 @@ def test_tests_that_differ_in_their_protocols_alone_share_predictions(tmp_path, 
     }
 
 
+def test_tests_that_share_predictions_run_one_after_the_other(tmp_path, trace):
+    """The second would wait for the first while its own time limit runs."""
+    running, together = set(), []
+
+    class Watched(OnMachine):
+        def run(self, job):
+            running.add(job.id)
+            together.append({name.split("--")[1] for name in running} if len(running) > 1 else set())
+            record = super().run(job)
+            running.remove(job.id)
+            return record
+
+    slow = {"facts": {"learns": False}, "toy": {"test": {"pause": 0.4}}}
+    runs = [{"methods": ["white", "grey"], "tests": [{"protocol": "one"}, {"protocol": "two"}]}]
+    suite = toys.write_suite(tmp_path, {"white": slow, "grey": slow}, runs)
+    assert toys.run(suite, tmp_path / "out", lambda gpus: Watched(2, gpus))[0] == 0
+    assert {"white", "grey"} in together and {"white"} not in together and {"grey"} not in together
+
+
+def test_weights_without_a_commit_are_told_once(tmp_path, trace):
+    entry = {"source": "owner/name/vae", "revision": "a" * 40, "pinned": False, "files": {}}
+    recipe = {"facts": {"learns": False}, "toy": {"test": {"weights": [entry, {**entry, "source": "owner/name/unet"}]}}}
+    suite = toys.write_suite(tmp_path, {"white": recipe, "grey": recipe})
+    _, told = toys.run(suite, tmp_path / "out")
+    line = f"owner/name: unpinned, so another run may read other weights; name its revision, now owner/name@{'a' * 40}"
+    assert told.count("unpinned") == 1 and line in told
+
+
 def test_what_is_finished_is_not_repeated(tmp_path, trace):
     suite = toys.write_suite(tmp_path, {"white": TRIVIAL, "base": LEARNT})
     toys.run(suite, tmp_path / "out")

@@ -40,10 +40,10 @@ def test_differences_are_over_seeds_and_clusters_and_their_p_values_adjusted(stu
         write(tmp_path, name, values, clusters=name != "chance0")
     text = study.tables(tmp_path, runs, ["auc"], "a", ["auc"])
     found = interval(np.array(first), [index // 4 for index in range(40)], np.array(others["far"]))
-    assert f"| far (this checkpoint) | {found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f}) |" in text
+    assert f"| far (one run) | {found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f}) |" in text
     (near,) = [line for line in text.splitlines() if line.startswith("| near |")][-1:]
     assert near.endswith(") ≈ |") and near.startswith("| near | +0.0100 (")
-    assert "3 comparisons a column" in text and "| chance (this checkpoint) |" in text
+    assert "3 comparisons a column" in text and "| chance (one run) |" in text
     # Each sample's difference is exactly 0.01: over samples alone it would be certain, over seeds it is not.
     assert float(near.split("(")[1].split(" to ")[0]) < 0
 

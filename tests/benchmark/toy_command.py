@@ -65,7 +65,7 @@ def test(toy: dict, given: dict[str, list[str]], seed: int) -> None:
     write_atomically(out.with_name(f"{out.stem}.per_sample.jsonl"), "".join(rows))
     record = Record(node="", method="class", task="rank", dataset="toys", split="test", protocol="toy", n_samples=5)
     record.metrics = {"score": {"value": sum(values) / 5, "higher_is_better": True, "ci95": None}}
-    record.per_sample = f"{out.stem}.per_sample.jsonl"
+    record.per_sample, record.weights = f"{out.stem}.per_sample.jsonl", toy.get("weights", [])
     record.write(out)
 
 

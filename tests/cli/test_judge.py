@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 from spoilt import TEST, Kind, check, cut
 
+from fashiongen import weights_read
 from fashiongen.benchmark.arrange import read
 from fashiongen.cli import main
 from fashiongen.records import Record
@@ -82,6 +83,12 @@ KINDS = [
         "an unknown protocol", lambda w: None, [*JUDGE, "--protocol", "vtoff-lost"], r"--protocol vtoff-lost: no such file, .*did you mean"
     ),
     Kind("a protocol that is not there", lambda w: Path("p.yaml").unlink(), JUDGE, r"p\.yaml: no such file"),
+    Kind(
+        "a recipe in the protocol's place",
+        lambda w: None,
+        [*JUDGE, "--protocol", "crop.yaml"],
+        r"--protocol crop\.yaml: has no evaluate\.metrics to judge by: give a protocol \(`fashiongen recipes` lists them\)",
+    ),
     Kind(
         "a protocol of another task",
         lambda w: None,
@@ -208,10 +215,42 @@ def test_tests_of_several_protocols_share_one_sampling(made, monkeypatch):
     second, count = test("q")
     assert count == 0 and second.metrics == alone.metrics and second.conditions == alone.conditions
     assert (second.method, second.recipe, second.overlays) == ("masked_crop", "crop.yaml", ["q.yaml"])
-    assert second.source["kind"] == "kept predictions"
+    assert second.source["kind"] == "kept predictions" and second.source_sha256 == alone.source_sha256
+    assert second.source["manifest"]["config_sha256"] == first.config_sha256 != second.config_sha256
+    assert second.source["manifest"]["seed"] == 0 and second.source["manifest"]["source_sha256"] == first.source_sha256
     assert test("q", "--seed_everything", "1")[1] == 2
     (file,) = (path for path in Path(first.predictions["path"]).glob(f"{made.stem}.png"))
     Image.new("RGB", (48, 64)).save(file)  # it is not what was kept
     assert test("q")[1] == 2
     made.resave(lambda image: image.resize((96, 128)))
     assert test("q")[1] == 2
+
+
+def test_whatever_decides_predictions_is_in_the_key_of_shared_ones(made, monkeypatch):
+    """Each change alone gives another key; without one the key stays."""
+    from fashiongen.cli import reuse
+
+    keys, share = [], reuse.SharedPredictions
+    monkeypatch.setattr(reuse, "SharedPredictions", lambda folder, key: keys.append(key) or share(folder, key))
+
+    def key(*args):
+        main(["test", "--config", "crop.yaml", "--config", "p.yaml", "--evaluate.reuse", "shared", "--evaluate.out", "p.json", *args])
+        return keys[-1]
+
+    start = key()
+    assert key() == start
+    changed = [key("--trainer.callbacks+", "lightning.pytorch.callbacks.RichModelSummary")]
+    schedule = Path("scheduler_config.json")
+    for text in ("one", "other"):  # a file without weights that a method has read, such as a schedule's
+        schedule.write_text(text)
+        with monkeypatch.context() as patch:
+            patch.setattr(weights_read, "begin", lambda: [weights_read.Reading("schedule", {schedule: weights_read.stat_of(schedule)})])
+            changed.append(key())
+    for name, value in (("versions_of", {"transformers": "5"}), ("own_sources", {"mine": "edited"})):
+        with monkeypatch.context() as patch:
+            patch.setattr(reuse, name, lambda *_, value=value: value)
+            changed.append(key())
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    changed.append(key("--seed_everything", "false"))
+    assert len({start, *changed}) == 1 + len(changed) == 7
+    assert "fashiongen.tasks.one_image" in reuse.code_of(reuse.find("vtoff")()).sources

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from fashiongen.evaluation.clusters import join
+from fashiongen.evaluation.clusters import chained, join
 
 
 def test_samples_that_share_a_key_are_one_cluster_directly_or_over_others():
@@ -20,3 +20,10 @@ def test_samples_that_share_a_key_are_one_cluster_directly_or_over_others():
     order = generator.permutation(80)
     assert join([keys[index] for index in order]) == [found[index] for index in order]
     assert join([]) == [] and join([("b", "a")]) == ["a"]
+
+
+def test_a_chain_over_much_of_a_test_is_told():
+    """Each of ten rows shares its bottom with the next one's top: no two rows share both."""
+    chain = join([(f"item:{index}", f"item:{index + 1}") for index in range(10)] + [(f"own:{index}",) for index in range(20)])
+    assert chained(chain) == "10 of 30 samples are one cluster, chained over what they share (item:0): intervals are much too wide"
+    assert chained(chain[7:]) is None and chained(chain[:10]) is None and chained([]) is None

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as L
+import pytest
 import torch
 from pair_batches import PairData, pairs
 from toy import Painter
@@ -23,7 +25,7 @@ def lines(capsys):
 def test_a_loss_that_became_nan_is_told_by_fit_and_test(recipe, capsys):
     main(["fit", "--config", recipe, "--model.init_args.optimizer.init_args.lr", "1e37", "--evaluate.out", "fit.json"])
     (told,) = lines(capsys)
-    assert told.startswith("fashiongen: the training diverged: the loss is not finite in 2 of 4 steps, first in step 3 and ")
+    assert told.startswith("fashiongen: the training diverged: the loss is not finite in 2 of 4 batches, first in step 3 and ")
     assert "2 of 2 weight tensors are not finite, first hand.weight; lower the learning rate" in told
     fit = Record.read(Path("fit.json"))
     assert (fit.status, fit.reason) == ("ok", "2 of 2 weight tensors are not finite, first hand.weight")
@@ -57,7 +59,20 @@ def test_a_single_step_is_told_too(recipe, capsys, monkeypatch):
     monkeypatch.setattr(Spiky, "__module__", "toy")
     main(["fit", "--config", recipe, "--trainer.gradient_clip_val", "1"])
     (told,) = lines(capsys)
-    assert "the loss is not finite in 1 of 4 steps, first in step 2" in told
+    assert "the loss is not finite in 1 of 4 batches, first in step 2" in told
+
+
+@pytest.mark.parametrize(("saved", "step"), [(2, 7), (0, 3)])
+def test_the_step_counts_from_the_beginning_of_the_training(saved, step):
+    """Also in a resumed one; with two batches to a step."""
+    tell = TellDivergence()
+    trainer = SimpleNamespace(global_step=2 * saved, callback_metrics={})
+    tell.on_train_start(trainer, None)
+    for batch in range(6):
+        tell.on_train_batch_start(trainer, None, None, batch)
+        trainer.global_step += batch % 2
+        tell.on_train_batch_end(trainer, None, torch.tensor(torch.nan if batch > 3 else 0.0), None, batch)
+    assert tell._losses(trainer) == f"the loss is not finite in 2 of 6 batches, first in step {step}"
 
 
 def test_a_method_with_several_losses_is_judged_by_its_logs(tmp_path, capsys):

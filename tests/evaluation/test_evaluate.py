@@ -5,20 +5,20 @@ import json
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from judged import Broken, Copier, Distance, Gallery, N, Restless, judge, metrics, sample, trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from scipy import stats
 
 from fashiongen.batches import to_float, to_uint8
-from fashiongen.closure import of_objects
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
-from fashiongen.evaluation.provenance import weights_sha256
+from fashiongen.evaluation.provenance import code_of, weights_sha256
 from fashiongen.intervals import interval
 from fashiongen.metrics import FID, KID
 from fashiongen.nn.classifier import AttributeClassifier
@@ -50,8 +50,12 @@ def test_the_record_states_what_was_measured_and_how(tmp_path, monkeypatch):
     assert record["command"] == "fashiongen test --evaluate.out 'a b.json'"
     assert 0 < record["seconds_per_sample"] < 1 and record["peak_memory_bytes"] > 1e6
     assert record["data"] == {"fingerprint": "f" * 64} and record["checkpoint"] is None
-    used = of_objects(method, Gallery(), TryOff(), *metrics().values(), names=[("fashiongen.cli.lightning", None)])
-    assert record["source_sha256"] == used.sha256 and "fashiongen.benchmark.leaderboard" not in used.sources
+    used = code_of(method, Gallery(), TryOff(), *metrics().values())
+    assert (
+        record["source_sha256"] == used.sha256
+        and "fashiongen.cli.lightning" in used.sources
+        and "fashiongen.benchmark.leaderboard" not in used.sources
+    )
     assert set(record["versions"]) == {"fashiongen", "torch", "lightning", "diffusers"}
     assert not method.saw_target
     assert evaluate.results == record["metrics"]
@@ -191,6 +195,52 @@ def test_the_checkpoint_is_named_with_its_hash(tmp_path):
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "weights_sha256": weights,
     }
+
+
+def test_a_checkpoint_that_is_replaced_during_its_test_is_not_named(tmp_path):
+    """As by a training that goes on: the record names the weights that were tested, and no hash of the new file."""
+    method = Copier()
+    trainer(tmp_path, ModelCheckpoint(tmp_path, filename="last"), max_epochs=1, limit_val_batches=0).fit(method, datamodule=Gallery())
+    path, tested = tmp_path / "last.ckpt", weights_sha256(method.state_dict())
+
+    class Training(Callback):
+        def on_test_batch_end(self, *_):
+            content = torch.load(path, weights_only=True)
+            content["state_dict"]["shade"] += 1
+            torch.save(content, tmp_path / "next.ckpt")
+            os.replace(tmp_path / "next.ckpt", path)
+
+    evaluate = Evaluate(out=str(tmp_path / "out.json"))
+    trainer(tmp_path, evaluate, Training()).test(Copier(), datamodule=Gallery(), ckpt_path=path, verbose=False)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["checkpoint"] == {"path": str(path), "sha256": "changed since it was read", "weights_sha256": tested}
+
+
+def test_the_code_is_that_of_the_start_and_what_own_modules_import(tmp_path, monkeypatch):
+    own = tmp_path / "own_method.py"
+    own.write_text("from judged import Copier\nfrom fashiongen.nn import guidance\nclass Own(Copier):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    from own_method import Own
+
+    read = []
+    monkeypatch.setattr("fashiongen.evaluation.evaluate.code_sha256", lambda *_: read.append(1) or {"source_sha256": "s" * len(read)})
+    judge(tmp_path, Own())
+    assert len(read) == 1 and json.loads((tmp_path / "out.json").read_text())["source_sha256"] == "s"
+    assert "fashiongen.nn.guidance" in code_of(Own()).sources and "fashiongen.nn.guidance" not in code_of(Gallery()).sources
+
+
+def test_two_tests_cannot_keep_in_one_folder_at_once(tmp_path):
+    first, second = (Evaluate(keep=str(tmp_path / "kept")).keep for _ in range(2))
+    running = SimpleNamespace(is_global_zero=True, strategy=SimpleNamespace(barrier=lambda _: None), lightning_module=Copier())
+    first.start(running)
+    with pytest.raises(UserError, match=r"evaluate.keep: another test is writing to .*kept: wait, or choose"):
+        second.start(running)
+    second.discard()
+    assert first.part.is_dir()  # not removed by the one that was refused
+    first.discard()
+    second.start(running)
+    second.discard()
+    assert not list(tmp_path.glob(".kept*"))
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,15 @@ def plain_score(query, candidate, variant):
     return ALPHA * alike + (BETA if variant == "code" else -BETA) * distance
 
 
+def test_embeddings_in_bfloat16_are_scored_in_float32():
+    query, candidate = torch.rand(3, DIMENSIONS + CODE).bfloat16(), torch.rand(4, DIMENSIONS + CODE).bfloat16()
+    scores = matcher().score(query, candidate)
+    assert scores.dtype == torch.float32
+    expected = torch.tensor([[plain_score(one, other, "paper") for other in candidate] for one in query])
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(matcher().pair_score(query, candidate[:3]), expected.diagonal(), atol=1e-5, rtol=1e-5)
+
+
 def plain_ranking_loss(query, candidate, batch, variant):
     terms = []
     for row in range(len(query)):

@@ -224,6 +224,14 @@ def test_everything_runs_on_a_task_of_another_package(folder, capsys):
     assert all(image.startswith("data:image/png;base64,") for line in gallery["lines"] for image in line["images"])
 
 
+def test_tests_of_a_task_that_is_not_read_from_files_share_nothing(folder):
+    """`bench run` asks for it wherever a row has several protocols."""
+    for _ in range(2):
+        main(["test", "--config", "shades.yaml", "--evaluate.reuse", "shared", "--evaluate.out", "out.json"])
+        record = json.loads(Path("out.json").read_text())
+        assert record["status"] == "ok" and record["source"] == {} and record["predictions"] is None
+
+
 def test_the_contract_holds_for_a_task_of_another_package(folder):
     data = class_of("outside_shades.Walls")(count=6)
     check_contract(folder / "shades.yaml", data)

@@ -6,12 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from transformers import CLIPTokenizer
 
+from fashiongen.checkpoints import tiny_weights
 from fashiongen.methods.igr.module import PROMPTS
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.tiny.captions import BLANK, SHORT_CAPTIONS, UNKNOWN, CaptionForms, caption_forms
 from fashiongen.tiny.classifiers import worn_garments
-from fashiongen.tiny.clip import squares
+from fashiongen.tiny.clip import build_siglip, squares
 from fashiongen.tiny.denoiser import build_unet, noise_loss, random_masks, widened
 from fashiongen.tiny.images import RenderedImages, heads
 from fashiongen.tiny.training import Draws
@@ -132,6 +134,12 @@ def test_an_inpainting_denoiser_starts_as_the_denoiser():
     with torch.no_grad():
         expected = unet(latents, 10, text).sample
         torch.testing.assert_close(wide(torch.cat([latents, condition], dim=1), 10, text).sample, expected)
+
+
+def test_siglips_loss_starts_with_the_papers_scale_and_bias():
+    """From transformers' 1 and 0 every pair counts as a match at first, and the embeddings collapse before that is unlearnt."""
+    network = build_siglip(CLIPTokenizer.from_pretrained(tiny_weights() / "clip"))
+    assert network.logit_scale.exp().item() == pytest.approx(10) and network.logit_bias.item() == -10
 
 
 def test_whole_images_are_padded_by_their_edges():

@@ -176,7 +176,7 @@ function openDetails(board, row, column) {
       body.push(el("p", {}, `Against the best: ${mean} (95 % interval ${interval[0]} to ${interval[1]}, p ${p}; adjusted for the column's ${family} comparisons: ${adjusted}), `,
         `paired over ${samples} samples in ${clusters} clusters, seeds: ${seeds[0]} here, ${seeds[1]} of the best. `,
         cell.apart ? "Told apart." : "Not told apart.",
-        seeds.includes(1) ? " With one seed this is about that checkpoint, not about the method." : ""));
+        seeds.includes(1) ? " With one seed this is about that run, not about the method." : ""));
     }
     if (cell.untested) body.push(el("p", {}, "Against the best: ", cell.untested, "."));
     if (cell.note) body.push(el("p", { class: "note" }, cell.note));

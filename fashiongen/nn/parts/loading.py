@@ -15,7 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
-from fashiongen.checkpoints import some, split_revision
+from fashiongen.checkpoints import is_commit, some, split_revision
 from fashiongen.errors import UserError
 from fashiongen.weights_read import note
 
@@ -88,9 +88,9 @@ def load_part(
         raise UserError(f"pretrained: {place}: cannot load a {kind.__name__} from there ({reason})") from error
     found = _local_folder(source, subfolder, revision)
     if found is None:  # from a hub's cache of another layout
-        note(place, pinned=revision is not None)
+        note(place, pinned=is_commit(revision))
     else:
-        note(found, _read_files(found, weights=is_module), pinned=None if Path(source).is_dir() else revision is not None)
+        note(found, _read_files(found, weights=is_module), pinned=None if Path(source).is_dir() else is_commit(revision))
     if not is_module:
         return loaded
     part, info = loaded
