@@ -6,8 +6,9 @@ The folder names of a part (person, garment, mask, ...) differ between copies of
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
 
 from fashiongen.errors import UserError
 
@@ -35,7 +36,6 @@ class TryOnRow:
         other_parse: the human-parse labels of `other`, if it is a photo of another person.
         other_box: the crop box of that photo, if it is a full one.
         dressed: the person wearing `other`, which only the embedded world can draw.
-        paired: False for a row of an unpaired test.
         mask: the agnostic mask of the person.
         agnostic: the person with the agnostic region painted grey; set only if it replaces the mask.
         parse: the human-parse labels.
@@ -60,7 +60,9 @@ class TryOnRow:
     pose: Path | None = None
     densepose: Path | None = None
     box: Path | None = None
-    paired: bool = True
+
+    paired: ClassVar[bool] = True
+    """Whether `garment` is the one that the person wears."""
 
     def parts(self) -> dict[str, Path]:
         """Return the sample's files by part, whether or not they exist."""
@@ -71,11 +73,18 @@ class TryOnRow:
         unread = UNPAIRED if self.paired else ("other", "other_mask")
         return [path for part, path in self.parts().items() if part not in unread]
 
-    def unpaired(self) -> "TryOnRow":
+    def unpaired(self) -> "UnpairedRow":
         """Return the row of an unpaired test: the other garment is the one to put on, and the own one takes its place."""
-        return replace(
-            self, garment=self.other, garment_mask=self.other_mask, other=self.garment, other_mask=self.garment_mask, paired=False
-        )
+        files: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        exchanged = {"garment": self.other, "garment_mask": self.other_mask, "other": self.garment, "other_mask": self.garment_mask}
+        return UnpairedRow(**(files | exchanged))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnpairedRow(TryOnRow):
+    """The files of a sample of an unpaired test."""
+
+    paired: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
