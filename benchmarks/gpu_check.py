@@ -16,9 +16,9 @@ Exit status: 0 if no check failed, 1 if one did, 2 if there is no GPU, a library
 On a bare machine
 -----------------
 It needs Linux, Python 3.12, torch 2.11 or later with CUDA, and this checkout; no network, no installed fashiongen. What the machine's
-Python lacks comes as wheels, for example diffusers, jsonargparse, docstring-parser, typeshed-client, importlib-metadata, rich, resvg-py,
-lpips, clean-fid, requests, and for the checks of ZeRO deepspeed, hjson, einops, msgpack, py-cpuinfo, ninja, psutil, pydantic,
-pydantic-core, annotated-types, typing-inspection: collect them where there is a network,
+Python lacks comes as wheels, for example diffusers, jsonargparse, docstring-parser, typeshed-client, importlib-metadata, lazy-importer,
+rich, resvg-py, lpips, clean-fid, requests, and for the checks of ZeRO deepspeed, hjson, einops, msgpack, py-cpuinfo, ninja, psutil,
+pydantic, pydantic-core, annotated-types, typing-inspection: collect them where there is a network,
 
     python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .wheels NAME ...      # 15 MB

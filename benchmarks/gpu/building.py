@@ -23,7 +23,7 @@ def run(work: Work) -> None:
         few = dict.fromkeys((name for name in vars(builder.Plan()) if name.endswith("_steps")), 1)
         plan = builder.Plan(items=24, people=12, held_out=50, batch=8, backbone_items=24, **few)
         shipped = json.loads((tiny_weights() / "BUILD.json").read_text())["stages"]
-        reuse = tuple(name for name in shipped if name not in ("classifier", "clip"))
+        reuse = tuple(name for name in shipped if name not in ("classifier", "siglip"))  # on which no other stage is built
         builder.DRAWN, builder.PROMPTED = 2, 2
     with _watched(work, report):
         builder.build(out, plan=plan, device=work.device, reuse=reuse)

@@ -66,20 +66,6 @@ def try_off() -> str:
     return "\n".join([*lines, f"| another person's garment | | | {chance} |"])
 
 
-def retrieval() -> str:
-    """Return the README's table of retrieval."""
-    folder, columns = records("retrieval-tiny"), {"auc": 3, "mrr": 3}
-    geco, dae = ([f"{name}-seed{seed}" for seed in SEEDS] for name in ("geco", "bpr_dae"))
-    tops = len(per_sample(folder, geco, "auc").ids)
-    bottoms = json.loads((folder / "geco-seed0.json").read_text())["reference"]["catalogue"]
-    lines = [f"| retrieval, {tops} held-out tops, {bottoms} bottoms | AUC ↑ | MRR ↑ |", "| --- | ---: | ---: |"]
-    rows = (("the wardrobe's own rule (ceiling)", ["oracle"]), ("GeCo", geco), ("BPR-DAE", dae), ("nearest colours", ["colour_neighbour"]))
-    for label, runs in rows:
-        cells = [versus(folder, runs, dae, *column) if runs is geco else mean(folder, runs, *column) for column in columns.items()]
-        lines += [row([label, *cells])]
-    return "\n".join(lines)
-
-
 def quality() -> str:
     """Return the quality of the shipped tiny checkpoints as `BUILD.json` states it."""
     lines = ["| part | on held-out items and people | trained |", "| --- | --- | --- |"]

@@ -96,9 +96,7 @@ def keep(out: Path, folder: Path, root: Path | None = None) -> None:
     Raises:
         SystemExit: if a record would still name an absolute path.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        path.unlink()
+    texts: dict[str, str] = {}
     packed: dict[str, np.ndarray] = {}
     for path in sorted(out.glob("*.json")):
         text = path.read_text()
@@ -107,11 +105,17 @@ def keep(out: Path, folder: Path, root: Path | None = None) -> None:
             text = text.replace(of_machine, name) if of_machine else text
         if left := re.search(r'["= ](/[^/" ]+/[^" ]*)', text):
             raise SystemExit(f"{path} names {left.group(1)}: such a path must not be committed")
-        (folder / path.name).write_text(text)
+        texts[path.name] = text
         ids, clusters, values = samples(out, path.stem)
-        texts = {"ids": ids, "clusters": clusters, "metrics": [*values]}
-        packed |= {f"{path.stem}/{part}": np.array(content) for part, content in texts.items()}
+        named = {"ids": ids, "clusters": clusters, "metrics": [*values]}
+        packed |= {f"{path.stem}/{part}": np.array(content) for part, content in named.items()}
         packed[f"{path.stem}/values"] = np.stack([*values.values()]).astype(np.float32)
+    # Only now, when nothing was refused, are the earlier records replaced.
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        path.unlink()
+    for name, text in texts.items():
+        (folder / name).write_text(text)
     np.savez_compressed(folder / SAMPLES, **packed)
 
 

@@ -21,7 +21,7 @@ from fashiongen.evaluation.kept import KeptPredictions, Manifest
 from fashiongen.evaluation.provenance import checkpoint, code_of, weights_sha256
 from fashiongen.methods.base import Method
 from fashiongen.own_code import own_sources, versions_of
-from fashiongen.tasks import Task, find
+from fashiongen.tasks import Task
 
 SETTINGS = ("model", "data", "parents")
 TRAINER_SETTINGS = ("precision", "limit_test_batches", "fast_dev_run", "callbacks")
@@ -112,8 +112,9 @@ def share(
         raise UserError("evaluate.keep and evaluate.reuse both keep predictions: give one of them")
     data.prepare_data()
     data.setup("test")
-    named = [f"{kind.__module__}.{kind.__qualname__}" for kind in (type(model), type(data), find(evaluate.task_name or data.task))]
-    code = code_of(model, data, find(evaluate.task_name or data.task)())
+    task = tasks.find(evaluate.task_name or data.task)
+    named = [f"{kind.__module__}.{kind.__qualname__}" for kind in (type(model), type(data), task)]
+    code = code_of(model, data, task())
     decides = {
         **{name: settings.get(name) for name in SETTINGS},
         **{name: settings["trainer"].get(name) for name in TRAINER_SETTINGS},

@@ -150,7 +150,8 @@ class Evaluate(Callback):
         if trainer.testing and trainer.is_global_zero and trainer.ckpt_path is not None:
             if self.tested is None or self.tested.loaded is not None:  # the command line has looked at the file before it was loaded
                 self.tested = TestedCheckpoint(trainer.ckpt_path)
-            self.tested.loaded = weights_sha256(checkpoint.get("state_dict", {}))
+            if state := checkpoint.get("state_dict"):  # DeepSpeed loads its weights from other files
+                self.tested.loaded = weights_sha256(state)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check before any work that method, data, task and protocol fit together.

@@ -102,8 +102,24 @@ class Manifest:
 
 def restore(folder: Path) -> None:
     """Put earlier predictions back that a test moved aside and was killed before it put new ones in their place."""
-    if not folder.exists() and _aside(folder).is_dir():
+    if not folder.exists() and _aside(folder).is_dir() and not _being_written(folder):
         _aside(folder).rename(folder)
+
+
+def _being_written(folder: Path) -> bool:
+    """Return whether a living test is about to put new predictions there itself; a killed one leaves its file, and no lock."""
+    try:
+        with _writing(folder).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _writing(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.writing")
 
 
 def _aside(folder: Path) -> Path:
@@ -125,7 +141,7 @@ class KeptPredictions:
         self._labels: dict[str, list[str]] = {}
         self._parts: list[Any] = []
         self._started = False
-        self._own = folder.with_name(f".{folder.name}.writing")
+        self._own = _writing(folder)
         self._lock: IO[str] | None = None
         self._broken_weights: str | None = None
 

@@ -86,8 +86,11 @@ def test_records_are_kept_without_paths_and_read_again(modules, tmp_path):
     (out / "a.json").write_text(json.dumps(record))
     lines = [{"id": "1", "cluster": "t", "auc": 0.25}, {"id": "2", "cluster": "t", "auc": None}]
     (out / "a.per_sample.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "earlier.json").write_text("{}")
     with pytest.raises(SystemExit, match="names /data/set"):
         study.keep(out, tmp_path / "records")
+    assert (tmp_path / "records" / "earlier.json").is_file()  # nothing is lost by a refusal
     study.keep(out, tmp_path / "records", Path("/data/set"))
     kept = json.loads((tmp_path / "records" / "a.json").read_text())
     assert (

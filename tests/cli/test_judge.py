@@ -253,4 +253,4 @@ def test_whatever_decides_predictions_is_in_the_key_of_shared_ones(made, monkeyp
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
     changed.append(key("--seed_everything", "false"))
     assert len({start, *changed}) == 1 + len(changed) == 7
-    assert "fashiongen.tasks.one_image" in reuse.code_of(reuse.find("vtoff")()).sources
+    assert "fashiongen.tasks.one_image" in reuse.code_of(reuse.tasks.find("vtoff")()).sources

@@ -18,6 +18,7 @@ from fashiongen.batches import to_float, to_uint8
 from fashiongen.data.base import FashionData
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate, WritePredictions
+from fashiongen.evaluation.kept import restore
 from fashiongen.evaluation.provenance import code_of, weights_sha256
 from fashiongen.intervals import interval
 from fashiongen.metrics import FID, KID
@@ -216,6 +217,16 @@ def test_a_checkpoint_that_is_replaced_during_its_test_is_not_named(tmp_path):
     assert record["checkpoint"] == {"path": str(path), "sha256": "changed since it was read", "weights_sha256": tested}
 
 
+def test_a_checkpoint_without_weights_of_its_own_gets_no_hash_of_none(tmp_path):
+    """As DeepSpeed's, whose weights are in other files."""
+    evaluate, path = Evaluate(), tmp_path / "last.ckpt"
+    path.touch()
+    running = SimpleNamespace(testing=True, is_global_zero=True, ckpt_path=path)
+    for checkpoint in ({}, {"state_dict": {}}):
+        evaluate.on_load_checkpoint(running, Copier(), checkpoint)
+        assert evaluate.tested is not None and evaluate.tested.loaded is None
+
+
 def test_the_code_is_that_of_the_start_and_what_own_modules_import(tmp_path, monkeypatch):
     own = tmp_path / "own_method.py"
     own.write_text("from judged import Copier\nfrom fashiongen.nn import guidance\nclass Own(Copier):\n    pass\n")
@@ -237,7 +248,12 @@ def test_two_tests_cannot_keep_in_one_folder_at_once(tmp_path):
         second.start(running)
     second.discard()
     assert first.part.is_dir()  # not removed by the one that was refused
+    (tmp_path / ".kept.replaced").mkdir()  # as between the two renames of `finish`
+    restore(tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()  # it would stand where the first one's will be put
     first.discard()
+    restore(tmp_path / "kept")
+    (tmp_path / "kept").rmdir()  # the first one is gone: the earlier predictions are put back
     second.start(running)
     second.discard()
     assert not list(tmp_path.glob(".kept*"))
