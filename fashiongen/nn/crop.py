@@ -33,6 +33,21 @@ def cut_out(images: Tensor, mask: Tensor, size: tuple[int, int]) -> Tensor:
     return crop_and_resize(images.where(mask, torch.full_like(images[:, :1], 0.5)), bounding_boxes(mask), size)
 
 
+def stretch_into(images: Tensor, boxes: Tensor) -> Tensor:
+    """Stretch (B, 3, H, W) images so that each fills its box (left, top, right, bottom), (B, 4) pixels: the inverse of a crop.
+
+    Pixels outside of the box repeat the image's edge.
+    """
+    height, width = images.shape[-2:]
+    left, top, right, bottom = boxes.to(images).unbind(dim=1)
+    # The region of the image that the whole frame shows, if the box shows the image.
+    across, down = width / (right - left), height / (bottom - top)
+    regions = torch.stack([-left * across, -top * down, (width - left) * across, (height - top) * down], dim=1)
+    indices = torch.arange(len(images), device=images.device, dtype=images.dtype)[:, None]
+    rois = torch.cat([indices, regions], dim=1)
+    return roi_align(images, rois, output_size=(height, width), sampling_ratio=-1, aligned=True)  # type: ignore[no-any-return]
+
+
 def _ends(occupied: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first and one past the last True of (B, N), each (B,)."""
     first = occupied.int().argmax(dim=1)

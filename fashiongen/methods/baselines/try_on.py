@@ -6,11 +6,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from fashiongen.batches import TryOnBatch, to_float
 from fashiongen.methods.base import Method
-from fashiongen.nn.crop import bounding_boxes
+from fashiongen.nn.crop import bounding_boxes, stretch_into
 
 
 class PasteGarment(Method):
@@ -34,18 +33,3 @@ class Agnostic(Method):
     def try_on(self, batch: TryOnBatch) -> Tensor:
         """Return (B, 3, H, W) in [-1, 1]: the photo with mid-grey inside the mask."""
         return to_float(batch.agnostic)
-
-
-def stretch_into(images: Tensor, boxes: Tensor) -> Tensor:
-    """Stretch (B, 3, H, W) images so that each fills its box (left, top, right, bottom), (B, 4) pixels: the inverse of a crop.
-
-    Pixels outside of the box repeat the image's edge.
-    """
-    height, width = images.shape[-2:]
-    left, top, right, bottom = boxes.to(images).unbind(dim=1)
-    # The region of the image that the whole frame shows, if the box shows the image.
-    across, down = width / (right - left), height / (bottom - top)
-    regions = torch.stack([-left * across, -top * down, (width - left) * across, (height - top) * down], dim=1)
-    indices = torch.arange(len(images), device=images.device, dtype=images.dtype)[:, None]
-    rois = torch.cat([indices, regions], dim=1)
-    return roi_align(images, rois, output_size=(height, width), sampling_ratio=-1, aligned=True)  # type: ignore[no-any-return]

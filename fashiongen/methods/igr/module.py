@@ -19,9 +19,9 @@ from fashiongen.batches import TryOffBatch, to_float
 from fashiongen.checkpoints import locate, locate_file, read_state
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
-from fashiongen.methods.igr.network import Conditions, IGRNetwork, drop, join, repeat
+from fashiongen.methods.igr.network import Conditions, IGRNetwork, drop, repeat
 from fashiongen.nn import noise
-from fashiongen.nn.attention import Memory
+from fashiongen.nn.attention import Memory, join
 from fashiongen.nn.crop import bounding_boxes, crop_and_resize
 from fashiongen.nn.encodings import Encoding, EncodingCache
 from fashiongen.nn.guidance import condition_mask, guide

@@ -5,7 +5,7 @@ from fashiongen.nn.parts.image_encoder import load_image_encoder
 from fashiongen.nn.parts.loading import freeze, load_part
 from fashiongen.nn.parts.schedule import ddim, load_noise_schedule
 from fashiongen.nn.parts.text_encoder import PromptEncoder, load_prompt_encoder
-from fashiongen.nn.parts.unet import load_unet
+from fashiongen.nn.parts.unet import load_inpainting_unet, load_unet
 
 __all__ = [
     "LatentCodec",
@@ -14,6 +14,7 @@ __all__ = [
     "freeze",
     "load_codec",
     "load_image_encoder",
+    "load_inpainting_unet",
     "load_noise_schedule",
     "load_part",
     "load_prompt_encoder",
