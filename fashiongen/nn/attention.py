@@ -167,6 +167,15 @@ def join(first: dict[str, Memory], second: dict[str, Memory]) -> dict[str, Memor
     return joined
 
 
+def repeat(memory: dict[str, Memory], times: int) -> dict[str, Memory]:
+    """Repeat the keys and values of B samples `times` times along the batch."""
+
+    def of(pair: KeyValue) -> KeyValue:
+        return KeyValue(*(part.repeat(times, 1, 1, 1) for part in pair))
+
+    return {name: Memory(of(one), None if other is None else of(other)) for name, (one, other) in memory.items()}
+
+
 def attention_layers(unet: nn.Module, kind: str) -> dict[str, Attention]:
     """Return a UNet's attention layers by name; `kind` is "attn1" (self-attention) or "attn2" (cross-attention)."""
     return {name: module for name, module in unet.named_modules() if isinstance(module, Attention) and name.endswith(kind)}

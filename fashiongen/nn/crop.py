@@ -36,7 +36,7 @@ def cut_out(images: Tensor, mask: Tensor, size: tuple[int, int]) -> Tensor:
 def stretch_into(images: Tensor, boxes: Tensor) -> Tensor:
     """Stretch (B, 3, H, W) images so that each fills its box (left, top, right, bottom), (B, 4) pixels: the inverse of a crop.
 
-    Pixels outside of the box repeat the image's edge.
+    Pixels outside of the box are 0, but for the image's edge, which fades over one pixel.
     """
     height, width = images.shape[-2:]
     left, top, right, bottom = boxes.to(images).unbind(dim=1)

@@ -171,9 +171,9 @@ def test_guidance_of_one_skips_the_unconditional_half(igr, people, monkeypatch):
     monkeypatch.setattr(
         igr.network.denoiser, "forward", lambda sample, *args, **kwargs: (sizes.append(len(sample)), forward(sample, *args, **kwargs))[1]
     )
-    igr.guidance_scale = 1.0
+    igr.sampling = replace(igr.sampling, scale=1.0)
     plain = igr.take_off(people)
-    igr.guidance_scale = 1.0 + 1e-6
+    igr.sampling = replace(igr.sampling, scale=1.0 + 1e-6)
     guided = igr.take_off(people)
     assert sizes == [6] * 3 + [12] * 3
     torch.testing.assert_close(plain, guided, atol=1e-3, rtol=0)

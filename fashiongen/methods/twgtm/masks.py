@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, max_pool2d
 
 from fashiongen.nn import noise
 from fashiongen.nn.crop import bounding_boxes
@@ -50,3 +50,13 @@ def rectangles(boxes: Tensor, height: int, width: int) -> Tensor:
     inside_columns = ((columns >= left) & (columns < right)) | (columns == middle_column)
     inside_rows = ((rows >= top) & (rows < bottom)) | (rows == middle_row)
     return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
+
+
+def mask_loss(logits: Tensor, mask: Tensor, dice_weight: float, bce_weight: float) -> Tensor:
+    """Return L_mask = lambda' L_dice + lambda'' L_bce (eq. 15); the mask (B, 1, H, W) is resized to the logits (B, 1, h, w)."""
+    logits = logits.float()
+    target = interpolate(mask.float(), size=logits.shape[-2:], mode="bilinear", antialias=True)
+    found = logits.sigmoid()
+    overlap, total = (found * target).sum(dim=(1, 2, 3)), (found + target).sum(dim=(1, 2, 3))
+    dice = 1 - ((2 * overlap + 1) / (total + 1)).mean()
+    return dice_weight * dice + bce_weight * binary_cross_entropy_with_logits(logits, target)

@@ -6,31 +6,33 @@ Equation numbers are the paper's; what the paper leaves open is a parameter, exp
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
+from torch.nn.functional import interpolate
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from fashiongen.batches import TryOffBatch, TryOnBatch, to_float
 from fashiongen.checkpoints import locate, read_state
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
-from fashiongen.methods.twgtm.masks import flat_mask, grown_squares, rectangles
+from fashiongen.methods.twgtm.masks import flat_mask, grown_squares, mask_loss, rectangles
 from fashiongen.methods.twgtm.network import Fusion, Reference, TWGTMNetwork, keep_mask_last, scale_heads, scale_widths
 from fashiongen.methods.twgtm.semantic import PlainTokens, SemanticAbstraction
 from fashiongen.methods.twgtm.settings import PROMPTS, SWIN, Direction, Layout, Painting, check
 from fashiongen.methods.twgtm.spatial import SpatialRefinement, build_swin, load_swin
 from fashiongen.nn import noise
-from fashiongen.nn.attention import join
+from fashiongen.nn.attention import join, repeat
 from fashiongen.nn.crop import bounding_boxes, crop_and_resize, stretch_into
 from fashiongen.nn.denoising import add_noise, denoising_loss
 from fashiongen.nn.encodings import Encoding, EncodingCache
 from fashiongen.nn.guidance import condition_mask
 from fashiongen.nn.parts import load_codec, load_image_encoder, load_inpainting_unet, load_noise_schedule, load_prompt_encoder
 from fashiongen.nn.sampling import SamplerName, Sampling, sample
+
+TARGETS = {"vton": "person", "vtoff": "garment"}
 
 
 class TWGTM(Method):
@@ -143,6 +145,7 @@ class TWGTM(Method):
                 "units": units,
                 "noises_per_sample": noises_per_sample,
             },
+            weights={"mask_weight": mask_weight, "dice_weight": dice_weight, "bce_weight": bce_weight},
         )
         self.phase, self.directions, self.layout, self.rectangle = phase, tuple(directions), layout, rectangle
         self.synthesised_masks, self.growth = synthesised_masks, growth
@@ -180,13 +183,7 @@ class TWGTM(Method):
         if phase == 1:
             for part in self.network.spatial_parts():
                 part.requires_grad_(False)
-        self._text: dict[str, Tensor] = {}
         self.encoding_cache = EncodingCache() if cache_encodings else None
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401  nn.Module's own signature
-        """Discard encoded prompts when the module changes device or precision."""
-        self._text = {}
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]  # torch leaves it untyped
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the network's parts and the frozen ones."""
@@ -219,48 +216,48 @@ class TWGTM(Method):
         """
         if batch.garment is None or batch.person is None:
             raise ValueError("training needs the people and the garments")
-        paintings = [self.painting(batch, direction, names) for direction in self.directions]
-        both = Painting(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*paintings, strict=True)))
-        targets = {"vton": "person", "vtoff": "garment"}
-        latents = torch.cat([self.codec.mode(self.encoded(targets[direction], batch)) for direction in self.directions])
+        images = {name: self.codec.mode(self.encoded(name, batch)) for name in ("person", "garment")}
+        paintings = [self.painting(batch, direction, images, names) for direction in self.directions]
+        both = Painting(*(torch.cat(parts) for parts in zip(*paintings, strict=True)))
+        latents = torch.cat([images[TARGETS[direction]] for direction in self.directions])
         if self.layout == "side_by_side":
             latents = torch.cat([latents, both.reference_latents], dim=-1)  # E(h_i)
         ids = [f"{id_}/{direction}" for direction in self.directions for id_ in batch.ids]
         reference, mask_logits = self.reference(both, batch.category * len(self.directions))
         condition = self.condition(both)
         if dropout > 0:
-            kept = condition_mask(ids, dropout, self.seed, *names, "dropout")
-            reference, condition = self.drop(reference, condition, kept.to(condition.device))
+            shown = condition_mask(ids, dropout, self.seed, *names, "dropout")
+            reference, condition = self.drop(reference, condition, both, shown.to(condition.device))
 
-        draws = self.noises_per_sample
-        ids = [id_ if draw == 0 else f"{id_}/{draw}" for draw in range(draws) for id_ in ids]
-        noised = add_noise(self.schedule, latents.repeat(draws, 1, 1, 1), ids, self.seed, *names)
-        reference = Reference(reference.semantic.repeat(draws, 1, 1), [part.repeat(draws, 1, 1) for part in reference.spatial])
-        memory = self.network.memory(reference)
-        predicted = self.network(noised.latents, condition.repeat(draws, 1, 1, 1), noised.timestep, memory, reference.semantic)
+        # The reference is read and projected once for all noises of a sample.
+        times = self.noises_per_sample
+        ids = [id_ if time == 0 else f"{id_}/{time}" for time in range(times) for id_ in ids]
+        noised = add_noise(self.schedule, latents.repeat(times, 1, 1, 1), ids, self.seed, *names)
+        memory, semantic = repeat(self.network.memory(reference), times), reference.semantic.repeat(times, 1, 1)
+        predicted = self.network(noised.latents, condition.repeat(times, 1, 1, 1), noised.timestep, memory, semantic)
         gamma = None if names == ("val",) else self.snr_gamma
         found = {"noise": denoising_loss(predicted, noised, self.schedule, gamma)}
         if self.phase == 1 and mask_logits is not None:
-            found["mask"] = self.mask_loss(mask_logits, self.flat_masks(batch).repeat(len(self.directions), 1, 1, 1))
+            flat = self.flat_masks(batch).repeat(len(self.directions), 1, 1, 1)
+            found["mask"] = mask_loss(mask_logits, flat, self.dice_weight, self.bce_weight)
         return {"loss": found["noise"] + self.mask_weight * found.get("mask", torch.zeros_like(found["noise"])), **found}
 
-    def painting(self, batch: TryOffBatch | TryOnBatch, direction: Direction, names: tuple[str | int, ...]) -> Painting:
-        """Return one direction of a training batch (Figure 2a)."""
+    def painting(
+        self, batch: TryOffBatch | TryOnBatch, direction: Direction, images: dict[str, Tensor], names: tuple[str | int, ...]
+    ) -> Painting:
+        """Return one direction of a training batch (Figure 2a), given the latents of both images."""
         assert batch.garment is not None and batch.person is not None
         person, garment = to_float(batch.person), to_float(batch.garment)
-        latents = {name: self.codec.mode(self.encoded(name, batch)) for name in ("person", "garment")}
         if direction == "vton":
-            known = person * ~batch.mask  # x_a = (1 - M) x
-            masked = self.codec.mode(self.encoded("masked_person", batch))
+            kept = person.masked_fill(batch.mask, 0.0)  # x_a = (1 - M) x
+            latents, tokens = self.codec.mode(self.encoded("masked_person", batch)), self.encoded("clip_garment", batch)
             region = self.flat_masks(batch) if self.layout == "warped" else batch.mask
-            return Painting(known, batch.mask, garment, region, latents["garment"], self.encoded("clip_garment", batch), masked)
+            return Painting(kept, latents, batch.mask, garment, images["garment"], tokens, region)
         hole = self.flat_masks(batch)
         if self.phase == 2:
             hole = grown_squares(hole, self.growth, batch.ids, self.seed, *names, "growth")
-        known = garment * ~hole
-        side_by_side = self.layout == "side_by_side"
-        encoded = self.codec.encode(known) if side_by_side else torch.zeros_like(latents["garment"])
-        return Painting(known, hole, person, batch.mask, latents["person"], self.encoded("clip_person", batch), encoded)
+        kept = garment.masked_fill(hole, 0.0)
+        return Painting(kept, self.codec.encode(kept), hole, person, images["person"], self.encoded("clip_person", batch), batch.mask)
 
     def flat_masks(self, batch: TryOffBatch | TryOnBatch) -> Tensor:
         """Return the flat garments' masks, (B, 1, H, W) bool: the dataset's, or synthesised from the images."""
@@ -273,47 +270,39 @@ class TWGTM(Method):
 
     def condition(self, painting: Painting) -> Tensor:
         """Return E(h_f) and h_m, resized: (B, 5, h, 2w), or (B, 5, h, w) with the garment warped into the hole."""
-        keep = (~painting.hole).float()
+        shown = (~painting.hole).float()
         if self.layout == "warped":
             garment = crop_and_resize(painting.reference, bounding_boxes(painting.region), tuple(painting.reference.shape[-2:]))
-            known = torch.where(painting.hole, stretch_into(garment, bounding_boxes(painting.hole)), painting.known)
-            latents = self.codec.encode(known)
+            latents = self.codec.encode(torch.where(painting.hole, stretch_into(garment, bounding_boxes(painting.hole)), painting.kept))
         else:
-            first = self.codec.encode(painting.known) if painting.known_latents is None else painting.known_latents
-            latents = torch.cat([first, painting.reference_latents], dim=-1)
-            keep = torch.cat([keep, torch.ones_like(keep)], dim=-1)
-        return torch.cat([latents, interpolate(keep, size=latents.shape[-2:], mode="nearest")], dim=1)
+            latents = torch.cat([painting.kept_latents, painting.reference_latents], dim=-1)
+            shown = torch.cat([shown, torch.ones_like(shown)], dim=-1)
+        return torch.cat([latents, interpolate(shown, size=latents.shape[-2:], mode="nearest")], dim=1)
 
     def reference(self, painting: Painting, categories: list[str]) -> tuple[Reference, Tensor | None]:
         """Return F_SAM and F_SRM of the references (eqs. 3, 4, 12), and the logits of the flat garment mask, if it is predicted."""
         encoder: Any = self.image_encoder
-        semantic = self.network.semantic(painting.tokens, self.text([self.prompts[category] for category in categories]))
+        text = self.prompt_encoder.remembered([self.prompts[category] for category in categories])
+        semantic = self.network.semantic(painting.tokens, text)
         with torch.no_grad():  # CLIP's embedding from its cached last hidden states
-            whole = encoder.visual_projection(encoder.vision_model.post_layernorm(painting.tokens[:, 0]))
+            first = painting.tokens[:, 0].to(encoder.dtype)
+            whole = encoder.visual_projection(encoder.vision_model.post_layernorm(first))
         joined = torch.cat([whole[:, None].to(semantic), semantic], dim=1)
         if self.network.spatial is None:
             return Reference(joined, []), None
         size = tuple(painting.reference_latents.shape[-2:])
         image = _normalised(painting.reference, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-        spatial = self.network.spatial(image, semantic, None if self.phase == 1 else size)
+        spatial = self.network.spatial(image.to(semantic), semantic, None if self.phase == 1 else size)
         return Reference(joined, spatial.tokens), spatial.flat_mask
 
-    def drop(self, reference: Reference, condition: Tensor, kept: Tensor) -> tuple[Reference, Tensor]:
-        """Replace what is known of the reference by zeros in the samples where `kept`, (B,) bool, is False; h_m and x_a stay."""
-        tokens = kept[:, None, None]
-        width = condition.shape[-1] // 2
+    def drop(self, reference: Reference, condition: Tensor, painting: Painting, shown: Tensor) -> tuple[Reference, Tensor]:
+        """Replace what is told of the reference by zeros in the samples where `shown`, (B,) bool, is False; h_m and x_a stay."""
+        bare = painting.kept_latents
         if self.layout == "side_by_side":
-            second = torch.cat([condition[:, :4, :, width:] * kept[:, None, None, None], condition[:, 4:, :, width:]], dim=1)
-            condition = torch.cat([condition[..., :width], second], dim=-1)
-        return Reference(reference.semantic * tokens, [part * tokens for part in reference.spatial]), condition
-
-    def mask_loss(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """L_mask = lambda' L_dice + lambda'' L_bce (eq. 15) of logits (B, 1, h, w) and a mask that is resized to them."""
-        target = interpolate(mask.float(), size=logits.shape[-2:], mode="bilinear", antialias=True)
-        found = logits.float().sigmoid()
-        overlap, total = (found * target).sum(dim=(1, 2, 3)), (found + target).sum(dim=(1, 2, 3))
-        dice = 1 - ((2 * overlap + 1) / (total + 1)).mean()
-        return self.dice_weight * dice + self.bce_weight * binary_cross_entropy_with_logits(logits.float(), target)
+            bare = torch.cat([bare, torch.zeros_like(painting.reference_latents)], dim=-1)
+        images = shown[:, None, None, None]
+        condition = torch.where(images, condition, torch.cat([bare, condition[:, 4:]], dim=1))
+        return Reference(reference.semantic * shown[:, None, None], [part * shown[:, None, None] for part in reference.spatial]), condition
 
     def encodings(self) -> dict[str, Encoding]:
         """Return E of the garment, the person and the masked person (moments, (B, 8, h, w)), and CLIP's tokens of both, (B, L, E)."""
@@ -322,11 +311,12 @@ class TWGTM(Method):
             return self.codec.moments(to_float(images))
 
         def masked(person: Tensor, mask: Tensor) -> Tensor:
-            return self.codec.moments(to_float(person) * ~mask)
+            return self.codec.moments(to_float(person).masked_fill(mask, 0.0))
 
         vae, clip = self.codec.vae, self.image_encoder
         latents = "moments of RGB in [-1, 1]"
-        tokens = f"last hidden states of RGB in [0, 1] stretched to a square, less {tuple(OPENAI_CLIP_MEAN)}, over {tuple(OPENAI_CLIP_STD)}"
+        mean, std = tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD)
+        tokens = f"last hidden states of RGB in [0, 1], resized to a square (bicubic, antialiased, clamped), less {mean}, over {std}"
         return {
             "garment": Encoding(reads=("garment",), compute=moments, encoder=vae, preprocessing=latents),
             "person": Encoding(reads=("person",), compute=moments, encoder=vae, preprocessing=latents),
@@ -342,63 +332,58 @@ class TWGTM(Method):
         states: Tensor = self.image_encoder(_normalised(resized, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)).last_hidden_state
         return states
 
-    def text(self, prompts: list[str]) -> Tensor:
-        """Return T_p, the prompts' encodings, (B, T, D); each prompt is encoded only once per run."""
-        for prompt in set(prompts):
-            if prompt not in self._text:
-                self._text[prompt] = self.prompt_encoder([prompt])
-        return torch.cat([self._text[prompt] for prompt in prompts])
-
     @torch.no_grad()
     def try_on(self, batch: TryOnBatch) -> Tensor:
         """Dress the people: (B, 3, H, W) in [-1, 1]."""
         garment = to_float(batch.garment)
-        region = flat_mask(garment)
-        known = to_float(batch.agnostic) * ~batch.mask
-        painting = Painting(known, batch.mask, garment, region, self.codec.encode(garment), self.encode_tokens(garment))
-        return self.paint(painting, batch.ids, batch.category)
+        kept = to_float(batch.agnostic).masked_fill(batch.mask, 0.0)
+        region = flat_mask(garment) if self.synthesised_masks or batch.garment_mask is None else batch.garment_mask
+        images = self.codec.encode(kept), self.codec.encode(garment)
+        painting = Painting(kept, images[0], batch.mask, garment, images[1], self.encode_tokens(garment), region)
+        return self.paint(painting, batch.ids, self.reference(painting, batch.category)[0])
 
     @torch.no_grad()
     def take_off(self, batch: TryOffBatch) -> Tensor:
         """Restore the garments, (B, 3, H, W) in [-1, 1]: without a mask, everything is painted."""
-        person = to_float(batch.person)
-        hole = torch.ones_like(batch.mask)
-        painting = Painting(torch.zeros_like(person), hole, person, batch.mask, self.codec.encode(person), self.encode_tokens(person))
+        person, hole = to_float(batch.person), torch.ones_like(batch.mask)
+        nothing = torch.zeros_like(person)
+        latents = self.codec.encode(nothing[:1]).expand(len(person), -1, -1, -1)
+        painting = Painting(nothing, latents, hole, person, self.codec.encode(person), self.encode_tokens(person), batch.mask)
+        reference, mask_logits = self.reference(painting, batch.category)
         if self.rectangle is not None:
             height, width = person.shape[-2:]
             if isinstance(self.rectangle, str):
-                _, logits = self.reference(painting, batch.category)
-                assert logits is not None  # checked by the constructor
-                boxes = bounding_boxes(interpolate(logits, size=(height, width), mode="bilinear") > 0)
+                assert mask_logits is not None  # checked by the constructor
+                boxes = bounding_boxes(interpolate(mask_logits.float(), size=(height, width), mode="bilinear") > 0)
             else:
                 shares = person.new_tensor(self.rectangle) * person.new_tensor([width, height, width, height])
                 boxes = shares.expand(len(person), 4)
             hole = rectangles(boxes, height, width)
-            painting = painting._replace(hole=hole, known=torch.ones_like(person) * ~hole)  # a shop image is white around the garment
-        return self.paint(painting, batch.ids, batch.category)
+            white = torch.ones_like(person).masked_fill(hole, 0.0)  # a shop image is white around the garment
+            painting = painting._replace(hole=hole, kept=white, kept_latents=self.codec.encode(white))
+        return self.paint(painting, batch.ids, reference)
 
     def encode_tokens(self, images: Tensor) -> Tensor:
         """Return CLIP's tokens as in `encodings`: outside autocast, so that they are those of the training."""
         with torch.autocast(images.device.type, enabled=False):
             return self.tokens(images).float()
 
-    def paint(self, painting: Painting, ids: list[str], categories: list[str]) -> Tensor:
+    def paint(self, painting: Painting, ids: list[str], reference: Reference) -> Tensor:
         """Sample from pure noise and decode the first image: (B, 3, H, W) in [-1, 1].
 
         Everything but the UNet runs once per sample: both images' latents, F_SAM, F_SRM, and their projections to keys and values.
         """
         condition = self.condition(painting)
-        reference, _ = self.reference(painting, categories)
         memory, semantic = self.network.memory(reference), reference.semantic
         if self.sampling.scale != 1.0:
-            none, bare = self.drop(reference, condition, torch.zeros(len(ids), dtype=torch.bool, device=condition.device))
+            none, bare = self.drop(reference, condition, painting, torch.zeros(len(ids), dtype=torch.bool, device=condition.device))
             doubled = (torch.cat([bare, condition]), join(self.network.memory(none), memory), torch.cat([none.semantic, semantic]))
         height, width = condition.shape[-2:]
         latents = noise.normal(noise.keys(ids, self.seed, "sample", 0, 0), (self.codec.channels, height, width), self.device)
 
         def predict(noisy: Tensor, timestep: Tensor, guided: bool) -> Tensor:
-            beside, known, tokens = doubled if guided else (condition, memory, semantic)
-            predicted: Tensor = self.network(noisy, beside, timestep, known, tokens)
+            beside, projected, tokens = doubled if guided else (condition, memory, semantic)
+            predicted: Tensor = self.network(noisy, beside, timestep, projected, tokens)
             return predicted
 
         latents = sample(self.sampling, self.schedule, predict, latents, ids, self.seed, "sampler")

@@ -50,7 +50,8 @@ class SemanticAbstraction(nn.Module):
             text: T_p, the encoded prompt, (B, T, D).
         """
         count = self.queries.shape[1]
-        inputs = torch.cat([self.queries.expand(len(tokens), -1, -1), text.to(self.queries)], dim=1)
+        tokens, text = tokens.to(self.queries), text.to(self.queries)
+        inputs = torch.cat([self.queries.expand(len(tokens), -1, -1), text], dim=1)
         states: Tensor = self.qformer(query_embeds=inputs, query_length=count, encoder_hidden_states=tokens).last_hidden_state
         return states[:, :count]
 
@@ -65,5 +66,5 @@ class PlainTokens(nn.Module):
 
     def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
         """Return (B, L, D); the text is not used."""
-        projected: Tensor = self.projection(tokens)
+        projected: Tensor = self.projection(tokens.to(self.projection[0].weight))
         return projected

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
 from fashiongen.errors import UserError
 from fashiongen.methods.twgtm.network import Fusion
+from fashiongen.methods.twgtm.spatial import STAGES
 
 Direction = Literal["vton", "vtoff"]
 Layout = Literal["side_by_side", "warped"]
 PROMPTS = {"upper": "upper garment", "lower": "lower garment", "full": "dress"}
-SWIN = {"width": 96, "depths": (2, 2, 6), "heads": (3, 6, 12), "window": 7}
+SWIN: dict[str, Any] = {"width": 96, "depths": (2, 2, 6), "heads": (3, 6, 12), "window": 7}
 """The first three stages of Swin-T."""
 
 
@@ -20,22 +21,22 @@ class Painting(NamedTuple):
     """One direction of a batch: what is painted, where, and from which reference.
 
     Attributes:
-        known: h_f's first image, the target with zeros inside `hole`, (B, 3, H, W) in [-1, 1].
+        kept: h_f's first image, the target with zeros inside `hole`, (B, 3, H, W) in [-1, 1].
+        kept_latents: E(kept), (B, 4, h, w).
         hole: (B, 1, H, W) bool, True where the target is repainted: 1 minus h_m's first half.
         reference: the other image, (B, 3, H, W) in [-1, 1].
-        region: (B, 1, H, W) bool, where the reference shows the garment; read by Table 4's variant 2 alone.
         reference_latents: E(reference), (B, 4, h, w).
         tokens: CLIP's last hidden states of the reference, (B, L, E).
-        known_latents: E(known), if it is known already.
+        region: (B, 1, H, W) bool, where the reference shows the garment; read by Table 4's variant 2 alone.
     """
 
-    known: Tensor
+    kept: Tensor
+    kept_latents: Tensor
     hole: Tensor
     reference: Tensor
-    region: Tensor
     reference_latents: Tensor
     tokens: Tensor
-    known_latents: Tensor | None = None
+    region: Tensor
 
 
 def check(
@@ -52,6 +53,7 @@ def check(
     snr_gamma: float | None,
     swin: object,
     counts: dict[str, int],
+    weights: dict[str, float],
 ) -> None:
     """Check the settings, see TWGTM's constructor.
 
@@ -75,8 +77,11 @@ def check(
         raise UserError(f"TWGTM: condition_dropout: {condition_dropout}: must lie in [0, 1]")
     if snr_gamma is not None and not snr_gamma > 0:
         raise UserError(f"TWGTM: snr_gamma: {snr_gamma}: must be above 0; leave it out to weight all noises equally")
-    if not -0.5 <= growth[0] <= growth[1]:
-        raise UserError(f"TWGTM: growth: {growth[0]} to {growth[1]}: must be two ascending shares of the image, of at least -0.5")
+    if len(growth) != 2 or not -0.5 <= growth[0] <= growth[1]:
+        raise UserError(f"TWGTM: growth: {list(growth)}: must be two ascending shares of the image, of at least -0.5")
+    for name in ("depths", "heads"):
+        if isinstance(swin, dict) and len(swin.get(name, SWIN[name])) != STAGES:
+            raise UserError(f"TWGTM: swin: {name}: {list(swin[name])}: give {STAGES} numbers, one for each stage")
     if isinstance(rectangle, str):
         if rectangle != "predicted" or not spatial:
             raise UserError(
@@ -86,6 +91,11 @@ def check(
         left, top, right, bottom = rectangle
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             raise UserError(f"TWGTM: rectangle: {list(rectangle)}: left, top, right, bottom are shares of the image in [0, 1]")
+    if counts["spatial_width"] % 32 and counts["spatial_width"] > 32:
+        raise UserError(f"TWGTM: spatial_width: {counts['spatial_width']}: must be a multiple of 32, the width of a head")
+    for what, weight in weights.items():
+        if not weight >= 0:
+            raise UserError(f"TWGTM: {what}: {weight}: must not be negative")
     for what, count in counts.items():
         if count < 1:
             raise UserError(f"TWGTM: {what}: {count}: must be at least 1")

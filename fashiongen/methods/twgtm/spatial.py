@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, logsigmoid, scaled_dot_product_attention
 from transformers import SwinBackbone, SwinConfig, SwinModel
 
+from fashiongen.errors import UserError
 from fashiongen.nn.parts import load_part
 
 STAGES = 3
@@ -133,7 +134,7 @@ class Block(nn.Module):
         """Refine the queries (B, K, d) by keys and values (B, N, d), weighted by masks with logits (B, K, N)."""
         split = [_split(part, self.heads) for part in (self.query(state + positions), self.key(key), self.value(value))]
         # Mask2Former blocks where M < 0.5, which gives its masks no gradient; adding log M weights by M itself, and blocks where it is 0.
-        attended = scaled_dot_product_attention(*split, attn_mask=logsigmoid(mask)[:, None])
+        attended = scaled_dot_product_attention(*split, attn_mask=logsigmoid(mask.float()).to(split[0].dtype)[:, None])
         state = self.norms[0](state + self.out(attended.transpose(1, 2).flatten(2)))
         placed = state + positions
         state = self.norms[1](state + self.self_attention(placed, placed, state, need_weights=False)[0])
@@ -175,7 +176,7 @@ class Decoder(nn.Module):
         found = []
         for scale, (convolve, transform) in enumerate(zip(self.convolutions, self.transformers, strict=True)):
             target = [max(1, side // 2**scale) for side in size]
-            resized = interpolate(maps, size=target, mode="bilinear", antialias=True)
+            resized = interpolate(maps.float(), size=target, mode="bilinear", antialias=True).to(maps.dtype)
             found.append(transform(_tokens(convolve(resized))))
         return found
 
@@ -189,36 +190,36 @@ def build_swin(width: int, depths: tuple[int, ...], heads: tuple[int, ...], wind
         heads: of the attention in each of them.
         window: side of its windows, in tokens.
     """
-    stages = [f"stage{stage + 1}" for stage in range(STAGES)]
-    config = SwinConfig(
-        embed_dim=width,
-        depths=list(depths),
-        num_heads=list(heads),
-        window_size=window,
-        patch_size=4,
-        out_features=stages,
-        drop_path_rate=0.0,
-    )
-    return without_unused(SwinBackbone(config))
+    return _three_stages(SwinConfig(embed_dim=width, depths=list(depths), num_heads=list(heads), window_size=window, patch_size=4))
 
 
 def load_swin(folder: str) -> SwinBackbone:
-    """Load a pretrained Swin Transformer, and keep what comes before its fourth stage; the norms of its three outputs start as identity."""
+    """Load a pretrained Swin Transformer, and keep what comes before its fourth stage; the norms of its three outputs start anew.
+
+    Raises:
+        UserError: if it cannot be loaded, or its patches are not of 4x4 pixels.
+    """
     whole: SwinModel = load_part(SwinModel, folder, add_pooling_layer=False)
-    config = whole.config
-    swin = build_swin(config.embed_dim, tuple(config.depths[:STAGES]), tuple(config.num_heads[:STAGES]), config.window_size)
-    own, given = swin.state_dict(), whole.state_dict()
+    if whole.config.patch_size != 4:
+        raise UserError(f"swin: {folder}: has patches of {whole.config.patch_size} pixels; the paper's features start at 1/4 of the image")
+    swin = _three_stages(whole.config)
+    given = {f"swin.{key}": value for key, value in whole.state_dict().items()}
     with torch.no_grad():
-        for key, value in own.items():
+        for key, value in swin.state_dict().items():
             if not key.startswith(("hidden_states_norms.", "swin.layernorm.")):  # not in the file, and of its fourth stage
-                value.copy_(given[key.removeprefix("swin.")])
+                value.copy_(given[key])
     return swin
 
 
-def without_unused(swin: SwinBackbone) -> SwinBackbone:
-    """Freeze what gets no gradient: the norm after the last stage, of which only the stages' own outputs are read."""
+def _three_stages(config: SwinConfig) -> SwinBackbone:
+    """Build the backbone of a config's first three stages, and freeze the norm after the last one, which nothing reads."""
+    settings = config.to_dict() | {"depths": list(config.depths[:STAGES]), "num_heads": list(config.num_heads[:STAGES])}
+    for name in ("stage_names", "out_features", "out_indices", "hidden_size", "num_layers"):
+        settings.pop(name, None)  # they follow from the depths
+    stages = [f"stage{stage + 1}" for stage in range(STAGES)]
+    swin = SwinBackbone(SwinConfig(**settings | {"out_features": stages, "drop_path_rate": 0.0}))
     for name, parameter in swin.named_parameters():
-        if name.removeprefix("swin.").startswith("layernorm."):
+        if name.startswith("swin.layernorm."):
             parameter.requires_grad_(False)
     return swin
 
@@ -249,7 +250,7 @@ def _tokens(features: Tensor) -> Tensor:
 
 def _resized(logits: Tensor, like: Tensor) -> Tensor:
     """Resize masks (B, K, H/4, W/4) to the places of `like` and flatten them, (B, K, h * w)."""
-    return interpolate(logits, size=like.shape[-2:], mode="bilinear", antialias=True).flatten(2)
+    return interpolate(logits.float(), size=like.shape[-2:], mode="bilinear", antialias=True).flatten(2)
 
 
 def _split(tokens: Tensor, heads: int) -> Tensor:

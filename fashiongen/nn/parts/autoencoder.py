@@ -34,9 +34,10 @@ class LatentCodec(nn.Module):
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:
-        """Return mean and log-variance of z, unscaled, (B, 2C, ...): float32 whatever the weights' dtype."""
+        """Return mean and log-variance of z, unscaled, (B, 2C, ...): float32 whatever the weights' dtype, and outside autocast."""
         parts = images.to(self.vae.dtype).split(self._at_once(*images.shape[-2:]))
-        return torch.cat([self.vae.encode(part).latent_dist.parameters.float() for part in parts])
+        with torch.autocast(images.device.type, enabled=False):
+            return torch.cat([self.vae.encode(part).latent_dist.parameters.float() for part in parts])
 
     def mode(self, moments: Tensor) -> Tensor:
         """Return the mode of the latents given their moments, (B, C, ...)."""

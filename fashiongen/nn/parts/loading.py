@@ -39,9 +39,10 @@ CONFIGS = ("config.json", "tokenizer_config.json", "vocab.json", "scheduler_conf
 # The names of weights files, before `.safetensors` or the number of a shard.
 STEMS = ("diffusion_pytorch_model", "model")
 
-# Keys in files of a whole CLIP pair that belong to the other half.
+# Keys in files that belong to another part: the other half of a CLIP pair, a classifier's head.
 OTHER_HALF = {
     "CLIPTextModel": ("vision_model.", "visual_projection.", "text_projection.", "logit_scale"),
+    "SwinModel": ("classifier.",),
     "CLIPVisionModelWithProjection": ("text_model.", "text_projection.", "logit_scale"),
 }
 
