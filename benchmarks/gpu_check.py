@@ -146,7 +146,7 @@ class Run:
         file = records.file_of(self.out if self.card else self.scratch, check.name, self.card or "probe")
         # An older record stays until this check has ended well, or failed.
         what = (check.name, check.function, check.arguments, self.device, self.options.rehearse)
-        todo = Work(*what, self.scratch, folder, folder / file.name, common)
+        todo = Work(*what, self.scratch, folder, folder / file.name, common, (records.read(file) or {}).get("facts", {}))
         log = self.scratch / f"{check.name}.log"
         program = [sys.executable, str(HERE / "gpu_check.py"), "--perform"]
         environment = dict(self.environment)
@@ -176,6 +176,7 @@ class Run:
             record |= {"status": status, "reason": reason, "seconds": took}
         if record["status"] == "failed":
             record["log"] = job.log.read_text(errors="replace")[-work.LOG_END :] if job.log.is_file() else ""
+        record = records.without_places(record, (self.scratch, ROOT))
         older = records.read(place)
         if record["status"] in ("ok", "failed") or older is None or older["status"] != "ok":
             records.write(place, record)

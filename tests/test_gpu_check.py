@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from statistics import StatisticsError
 from types import SimpleNamespace
 
 import pytest
@@ -82,7 +83,8 @@ def test_one_that_hangs_fails_or_dies_stops_no_other(toys, tmp_path, capsys):
         "right": ("ok", None),
     }
     assert records["killed"]["facts"] == {"found": 1}  # what it had found stays
-    assert "CheckFailed" in records["wrong"]["log"]
+    log = records["wrong"]["log"]
+    assert "CheckFailed" in log and '"benchmarks/gpu/work.py"' in log and str(ROOT) not in log
     place = Path(f"/proc/{records['hang']['facts']['child']}/stat")  # what it started is gone with it, but for a zombie
     assert not place.exists() or place.read_text().rpartition(")")[2].split()[0] == "Z"
     page = (tmp_path / "out" / "README.md").read_text()
@@ -152,22 +154,45 @@ def test_why_the_gpu_cannot_be_asked_is_told(tmp_path, capsys, monkeypatch):
     assert error.startswith("gpu_check.py: asking for the GPU failed: ") and "no CUDA GPU" not in error and error.count("\n") == 1
 
 
-def test_a_smaller_batch_decides_anew_which_pairs_are_good(tmp_path):
+def test_a_smaller_batch_reads_the_same_world(tmp_path):
+    """Rendering large people takes longer than the steps."""
     from gpu.training import step_keys
 
-    work = SimpleNamespace(device="cpu", rehearse=True, scratch=tmp_path, folder=tmp_path)
-    name = "data.init_args.quality.init_args.decisions"
-    assert step_keys(work, "igr-hqft", 4)[name] != step_keys(work, "igr-hqft", 2)[name]
+    work = SimpleNamespace(device="cuda", rehearse=False, scratch=tmp_path, folder=tmp_path)
+    stand_ins_of = lambda settings, *place: {}  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stand_ins, "replaced", stand_ins_of)
+        large, small = (step_keys(work, "igr-hqft", batch) for batch in (32, 2))
+    assert {key for key in large if large[key] != small[key]} == {"data.init_args.batch_size"}
+
+
+def test_a_batch_that_did_not_fit_this_card_is_not_tried_again(tmp_path, monkeypatch):
+    from gpu import steps
+
+    tried = []
+    monkeypatch.setattr(steps, "_fits", lambda work, recipe, batch, *rest: tried.append(batch) or len(tried) > 1)
+    monkeypatch.setattr(steps, "parent_keys", lambda *_: {})
+    work = Work("step", "", {}, "cpu", True, tmp_path, tmp_path, tmp_path / "step.json", {"card": "a card"}, {"too_large": [32]})
+    with pytest.raises(StatisticsError):  # no step was measured
+        steps.run(work, "igr")
+    assert tried == [16, 8] and work.facts["too_large"] == [32, 16]
 
 
 def test_attentions_backward_pass_counts_four_products():
     """torch counts a fifth: the scores that the backward pass computes again, which are no work of the model."""
     from gpu.training import FOUR_PRODUCTS
-    from torch.utils.flop_counter import sdpa_backward_flop
+    from torch.utils.flop_counter import FlopCounterMode
 
-    one, shape = 2 * 2 * 3 * 64 * 64 * 16, (2, 3, 64, 16)
-    assert sdpa_backward_flop(*[shape] * 4) == 5 * one
-    assert len(FOUR_PRODUCTS) >= 3 and {count(*[shape] * 4) for count in FOUR_PRODUCTS.values()} == {4 * one}
+    one, tensor = 2 * 2 * 3 * 64 * 64 * 16, torch.empty(2, 3, 64, 16, device="meta")
+    assert len(FOUR_PRODUCTS) >= 3
+    for operation in FOUR_PRODUCTS:
+        totals = []
+        for mapping in ({}, FOUR_PRODUCTS):
+            counter = FlopCounterMode(display=False, custom_mapping=mapping)
+            with counter:  # as torch itself calls a formula, with the tensors' shapes
+                counter._count_flops(operation, (tensor,) * 3, (tensor,) * 4, {})
+            totals.append(counter.get_total_flops())
+        assert totals == [5 * one, 4 * one], operation
 
 
 def test_a_check_depends_on_what_it_imports_and_on_nothing_else():
@@ -271,7 +296,7 @@ def test_a_meter_counts_the_operations_of_a_step():
     assert all(whole >= step > 0 for whole, step in zip(meter.whole, meter.seconds, strict=True))
 
 
-@pytest.mark.parametrize("module", ["cards", "zero", "longer"])
+@pytest.mark.parametrize("module", ["cards", "records", "zero", "longer"])
 def test_examples(module):
     failed, tried = doctest.testmod(importlib.import_module(f"gpu.{module}"))
     assert tried and not failed

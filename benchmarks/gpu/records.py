@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +32,16 @@ def read(path: Path) -> Facts | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and "check" in record else None
+
+
+def without_places(record: Facts, folders: Iterable[Path]) -> Facts:
+    """Return a record without the names of `folders` and of a user's, so that it names no machine.
+
+    >>> without_places({"log": "File /home/me/code/a.py, /home/me/other/b.py, /opt/c.py"}, [Path("/home/me/code")])
+    {'log': 'File a.py, .../other/b.py, /opt/c.py'}
+    """
+    text = json.dumps(record)
+    for folder in folders:
+        text = text.replace(f"{folder}/", "")
+    found: Facts = json.loads(re.sub(r"/(tmp|home|root|work|Users)/[^/\s\\\"']+", "...", text))
+    return found

@@ -25,7 +25,10 @@ def run(work: Work, recipe: str) -> None:
     settings = settings_of(recipe)
     own: int = settings["data"]["init_args"]["batch_size"]
     size: list[int] = settings["data"]["init_args"]["size"]
-    batch, too_large = (4 if work.rehearse else own), []
+    batch, too_large = (4 if work.rehearse else own), list(work.earlier.get("too_large", []))  # known of this card from an older record
+    if too_large:
+        work.note(too_large=too_large)
+        batch = too_large[-1] // 2
     parents = parent_keys(work, recipe)
     forget()  # what drawing random weights has left on the card
     while True:

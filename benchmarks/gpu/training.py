@@ -16,7 +16,7 @@ import stand_ins
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, Checkpoint
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop_count
 
 from fashiongen.cli.build import build
 from fashiongen.cli.lightning import FashionCLI
@@ -25,8 +25,8 @@ from fashiongen.cli.protocols import CommandLine
 from gpu.work import ROOT, Work
 
 RECIPES = ROOT / "recipes"
-EPOCH = 3
-"""Batches of an epoch: a new epoch must not start with every step."""
+EPOCH = 2
+"""Batches of an epoch: a new epoch must not start with every step, and rendering one large person takes four seconds of a core."""
 
 SMALLEST_PAIRS = 240  # that the embedded world of tops and bottoms needs
 SHARED_BYTES = 4e9
@@ -87,7 +87,7 @@ def step_keys(work: Work, recipe: str, batch: int) -> Settings:
     size, tall = ("small", [64, 48]) if work.rehearse else ("full", None)
     for name, path in stand_ins.replaced(model["init_args"], work.scratch / "weights", size, work.device).items():
         keys[f"model.init_args.{name}"] = path
-    samples = EPOCH * batch
+    samples = EPOCH * (batch if work.rehearse else settings["data"]["init_args"]["batch_size"])  # smaller batches share the world
     if accepts(data["class_path"], "validation"):  # 85 % of the embedded world's people are for training, and 75 % of its pairs
         keys |= {"data.init_args.validation": 2, "data.init_args.people": 40 if work.rehearse else math.ceil((samples + 4) / 0.85)}
     else:
@@ -95,8 +95,8 @@ def step_keys(work: Work, recipe: str, batch: int) -> Settings:
     if "cache_encodings" in model["init_args"]:  # as in a first epoch, in which encoders run
         keys |= {"model.init_args.cache_encodings": False}
     if "quality" in data["init_args"]:  # the share that it keeps decides how many pairs a step needs, and not what the step costs
-        decisions = work.folder / f"kept-{batch}.csv"  # a smaller batch has fewer people, and decisions about others are refused
-        keys |= {"data.init_args.quality.init_args.keep": 1.0, "data.init_args.quality.init_args.decisions": str(decisions)}
+        decisions = {"keep": 1.0, "decisions": str(work.folder / "kept.csv")}
+        keys |= {f"data.init_args.quality.init_args.{name}": value for name, value in decisions.items()}
     if shutil.disk_usage("/dev/shm").free < SHARED_BYTES:  # through which worker processes pass batches
         keys |= {"data.init_args.num_workers": 0}
     if work.rehearse:
@@ -205,9 +205,9 @@ class Meter(Callback):
         }
 
 
-def _four_of_five(*shapes: Any, **options: Any) -> int:  # noqa: ANN401  as torch calls it
+def _four_of_five(grad: Any, query: Any, key: Any, value: Any, *others: Any, **options: Any) -> int:  # noqa: ANN401  shapes, as torch passes them
     """Return the operations of attention's backward pass without the scores that it computes again: four of five equal products."""
-    return int(sdpa_backward_flop(*shapes, **options)) * 4 // 5
+    return int(sdpa_backward_flop_count(grad, query, key, value)) * 4 // 5
 
 
 FOUR_PRODUCTS = {op: _four_of_five for op in flop_registry if "scaled_dot_product" in str(op) and "backward" in str(op)}

@@ -45,6 +45,7 @@ class Work:
         folder: the check's own empty folder, in which it runs.
         file: its record.
         common: the record's entries that are known before it runs.
+        earlier: the facts of the check's last record on this card, by whatever code.
         facts: what it has found so far.
     """
 
@@ -57,6 +58,7 @@ class Work:
     folder: Path
     file: Path
     common: dict[str, Any]
+    earlier: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def note(self, **facts: Any) -> None:  # noqa: ANN401  plain values

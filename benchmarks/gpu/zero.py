@@ -1,4 +1,9 @@
-"""ZeRO-2, with and without offloading, on one GPU against plain training: the same losses, and memory beside ZeRO's formula."""
+"""ZeRO-2, with and without offloading, on one GPU: the losses that its bfloat16 weights should give, and memory beside ZeRO's formula.
+
+On an H100 the losses of ZeRO-2 were up to 8.2 % off those of plain `bf16-mixed` within four steps. That is no test of DeepSpeed: it keeps
+the weights themselves in bfloat16, whose steps are larger than most of Adam's at this learning rate, and plain training keeps them in
+float32. So both are compared with `rounded`, plain training whose weights and gradients are rounded as DeepSpeed's are.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,9 @@ import shutil
 import sys
 from typing import Any
 
+import lightning.pytorch as L
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from gpu.training import Meter, count_parameters, forget, run_cli, step_keys
 from gpu.work import ROOT, CannotRun, CheckFailed, Work
@@ -16,7 +23,7 @@ from gpu.work import ROOT, CannotRun, CheckFailed, Work
 RECIPE = "igr"
 BATCH, STEPS = 2, 4
 TOLERANCE = 0.02
-"""Of a loss, relatively: bfloat16 has 8 bits, and DeepSpeed keeps the weights themselves in it."""
+"""Of a loss, relatively: the layers that autocast runs in float32, such as norms, run in bfloat16 under DeepSpeed."""
 
 NEEDED = ("deepspeed", "hjson", "einops", "msgpack", "psutil", "pydantic", "tqdm")
 OFFLOADING = ("cpuinfo",)
@@ -24,6 +31,26 @@ OFFLOADING = ("cpuinfo",)
 
 GPUS = (1, 4, 8)
 CPU_STRATEGY = "cpu_deepspeed.CPUDeepSpeedStrategy"  # of the tests: Lightning supports DeepSpeed with CUDA alone
+
+
+class Rounded(Callback):
+    """Rounds trained weights to bfloat16 for the forward and backward pass, and gradients after it; Adam updates float32 weights."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Keep the float32 weights, and round those that the model uses."""
+        self.kept = {parameter: parameter.detach().clone() for parameter in pl_module.parameters() if parameter.requires_grad}
+        with torch.no_grad():
+            for parameter in self.kept:
+                parameter.copy_(parameter.bfloat16())
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        """Put the float32 weights back."""
+        with torch.no_grad():
+            for parameter, weight in self.kept.items():
+                parameter.copy_(weight)
+                if parameter.grad is not None:
+                    parameter.grad.copy_(parameter.grad.bfloat16())
+        self.kept = {}
 
 
 def formula(trained: int, frozen: int, way: str, gpus: int) -> float:
@@ -37,7 +64,7 @@ def formula(trained: int, frozen: int, way: str, gpus: int) -> float:
     >>> [formula(10, 0, way, 1) for way in ("plain", "zero2", "zero2-offload")]
     [160.0, 160.0, 20.0]
     """
-    if way == "plain":
+    if way in ("plain", "rounded"):
         return 16.0 * trained + 4.0 * frozen
     return 2.0 * (trained + frozen) + (0.0 if way == "zero2-offload" else 14.0 * trained / gpus)
 
@@ -54,7 +81,7 @@ def _on_cpu(way: str) -> dict[str, Any]:
 
 
 def run(work: Work, way: str) -> None:
-    """Train plainly and with the overlay `way` from the same weights on the same samples, and compare."""
+    """Train plainly, with rounded weights, and with the overlay `way`, from the same weights on the same samples; compare the last two."""
     needed = (*NEEDED, *(OFFLOADING if way == "zero2-offload" and not work.rehearse else ()))
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise CannotRun(f"not installed here: {', '.join(missing)}")
@@ -62,13 +89,13 @@ def run(work: Work, way: str) -> None:
         raise CannotRun("no ninja on the PATH, which compiles DeepSpeed's Adam")
     losses: dict[str, list[float]] = {}
     steps = 2 if work.rehearse else STEPS
-    for name in ("plain", way):
-        overlays, keys = ([f"overlays/{name}"] if name != "plain" else []), step_keys(work, RECIPE, BATCH)
+    for name in (*(("plain",) if way == "zero2" else ()), "rounded", way):
+        overlays, keys = ([f"overlays/{name}"] if name == way else []), step_keys(work, RECIPE, BATCH)
         keys |= {"trainer.max_steps": steps, "trainer.precision": "bf16-mixed", "data.init_args.num_workers": 0}
-        if name != "plain" and work.device == "cpu":
+        if name == way and work.device == "cpu":
             keys |= _on_cpu(name)
         meter = Meter(1, steps - 1)
-        model = run_cli("fit", [RECIPE, *overlays], keys, [meter]).model
+        model = run_cli("fit", [RECIPE, *overlays], keys, [*([Rounded()] if name == "rounded" else []), meter]).model
         sizes, losses[name] = count_parameters(model), meter.losses
         del model
         forget()
@@ -86,8 +113,15 @@ def run(work: Work, way: str) -> None:
                 "losses": ", ".join(f"{loss:.4f}" for loss in meter.losses),
             },
         )
-    first, second = torch.tensor(losses["plain"]), torch.tensor(losses[way])
-    off = float(((second - first) / first).abs().max())
+    off = {name: _largest_difference(values, losses[way]) for name, values in losses.items() if name != way}
     work.note(losses=losses, largest_relative_difference=off, tolerance=TOLERANCE)
-    if not off <= TOLERANCE:
-        raise CheckFailed(f"the losses of {way} differ from the plain ones by up to {off:.1%}, more than {TOLERANCE:.0%}: {losses}")
+    if not off["rounded"] <= TOLERANCE:
+        raise CheckFailed(
+            f"{way}'s losses differ from those of rounded weights by up to {off['rounded']:.1%}, more than {TOLERANCE:.0%}: {losses}"
+        )
+
+
+def _largest_difference(first: list[float], second: list[float]) -> float:
+    """Return the largest difference of two lists of losses, relative to the first."""
+    one, other = torch.tensor(first), torch.tensor(second)
+    return float(((other - one) / one).abs().max())
