@@ -32,3 +32,18 @@ def batches(seed=0, height=64, width=48):
     common = {"ids": list("abc"), "mask": mask, "category": CATEGORIES, "garment": garment, "garment_mask": flat, "person": person}
     grey = torch.where(mask, torch.full_like(person, 128), person)
     return TryOffBatch(**common), TryOnBatch(agnostic=grey, **common)
+
+
+def painting(model, batch, direction, names=("val",)):
+    """One direction of a batch, as training reads it."""
+    images = {name: model.codec.mode(model.encoded(name, batch)) for name in ("person", "garment")}
+    return model.painting(batch, direction, images, names)
+
+
+def with_spatial(model):
+    """Let the spatial features in, which ZLL keeps out until it has learned."""
+    draw = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "zero_linear" in name:
+            parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=draw))
+    return model

@@ -6,13 +6,13 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from published_sd15 import UNET
-from small_twgtm import batches, small
+from small_twgtm import batches, painting, small
 from torch.nn.functional import interpolate
 
 from fashiongen.methods.twgtm import TWGTM
 from fashiongen.methods.twgtm.network import ExtendedSelfAttention, keep_mask_last, scale_heads, scale_of, scale_widths
 from fashiongen.methods.twgtm.semantic import SemanticAbstraction
-from fashiongen.methods.twgtm.spatial import Block, QueryMLPs, SpatialRefinement, build_swin, load_swin
+from fashiongen.methods.twgtm.spatial import Block, QueryMLPs, SpatialRefinement, build_swin, load_swin, positions
 from fashiongen.nn.attention import attention_layers
 
 OFF, ON = batches()
@@ -71,10 +71,10 @@ def type_of_reference(spatial, twgtm):
 
 @torch.no_grad()
 def test_spatial_features_change_nothing_until_phase_2_has_trained(twgtm):
-    painting = twgtm.painting(ON, "vton", ("val",))
-    reference, _ = twgtm.reference(painting, ON.category)
+    shown = painting(twgtm, ON, "vton")
+    reference, _ = twgtm.reference(shown, ON.category)
     assert len(reference.spatial) == 2
-    noisy, condition, step = torch.randn(3, 4, 16, 24), twgtm.condition(painting), torch.tensor(500)
+    noisy, condition, step = torch.randn(3, 4, 16, 24), twgtm.condition(shown), torch.tensor(500)
     with_spatial = twgtm.network(noisy, condition, step, twgtm.network.memory(reference), reference.semantic)
     bare = type(reference)(reference.semantic, [])
     torch.testing.assert_close(with_spatial, twgtm.network(noisy, condition, step, twgtm.network.memory(bare), reference.semantic))
@@ -84,18 +84,18 @@ def test_spatial_features_change_nothing_until_phase_2_has_trained(twgtm):
 @pytest.mark.parametrize("fusion", ["joined", "ip_adapter"])
 def test_the_variants_read_the_spatial_features(fusion):
     model = small(fusion=fusion).eval()
-    painting = model.painting(ON, "vton", ("val",))
-    reference, _ = model.reference(painting, ON.category)
+    shown = painting(model, ON, "vton")
+    reference, _ = model.reference(shown, ON.category)
     other = type(reference)(reference.semantic, [tokens + 1 for tokens in reference.spatial])
-    noisy, condition = torch.randn(3, 4, 16, 24), model.condition(painting)
+    noisy, condition = torch.randn(3, 4, 16, 24), model.condition(shown)
     first, second = (model.network(noisy, condition, torch.tensor(10), model.network.memory(r), r.semantic) for r in (reference, other))
     assert (first - second).abs().max() > 1e-4
 
 
 @torch.no_grad()
 def test_f_sam_is_clips_embedding_and_the_queries(twgtm):
-    painting = twgtm.painting(ON, "vton", ("val",))
-    reference, _ = twgtm.reference(painting, ON.category)
+    shown = painting(twgtm, ON, "vton")
+    reference, _ = twgtm.reference(shown, ON.category)
     assert reference.semantic.shape == (3, 1 + 8, 64)
     pixels = interpolate(ON.garment.float() / 127.5 - 1, size=(48, 48), mode="bicubic", antialias=True).clamp(-1, 1)
     from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -104,7 +104,7 @@ def test_f_sam_is_clips_embedding_and_the_queries(twgtm):
     expected = twgtm.image_encoder(((pixels + 1) / 2 - mean) / std).image_embeds
     torch.testing.assert_close(reference.semantic[:, 0], expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
-        reference.semantic[:, 1:], twgtm.network.semantic(painting.tokens, twgtm.text([twgtm.prompts[c] for c in ON.category]))
+        reference.semantic[:, 1:], twgtm.network.semantic(shown.tokens, twgtm.prompt_encoder([twgtm.prompts[c] for c in ON.category]))
     )
 
 
@@ -141,9 +141,7 @@ def test_a_masked_place_is_not_read():
     )
 
 
-def test_masks_weigh_attention_and_get_gradients(twgtm):
-    losses = small().losses(OFF, ("val",), 0.0)
-    losses["loss"].backward()
+def test_masks_weigh_attention_and_get_gradients():
     former = small(phase=1)
     former.losses(OFF, ("val",), 0.0)["loss"].backward()
     for part in (former.network.spatial.taskformer.semantic_mask, former.network.spatial.taskformer.spatial_mask):
@@ -175,14 +173,23 @@ def test_the_spatial_module_gives_one_mask_and_the_unets_scales():
     on_words, on_image = module.taskformer.masks(torch.randn(2, 6, 64), torch.randn(2, 8, 64), torch.randn(2, 64, 16, 12))
     assert on_words.shape == (2, 6, 8) and on_image.shape == (2, 6, 16, 12)
     assert module(image, semantic, None).tokens == []
+    states = []
+    masks = module.taskformer.masks
+    module.taskformer.masks = lambda state, *others: states.append(state) or masks(state, *others)
+    module.taskformer(list(features), semantic)
+    assert len(states) == 2 and not torch.equal(states[0], states[1]), "each unit has the masks of the one before"
+    placed = positions(torch.zeros(1, 64, 5, 7)).flatten(2)[0].T
+    assert len({tuple(place.tolist()) for place in placed}) == 35
 
 
 def test_a_published_swin_loads_up_to_its_third_stage(tmp_path):
-    from transformers import SwinConfig, SwinModel
+    from transformers import SwinConfig, SwinForImageClassification
 
     torch.manual_seed(0)
-    whole = SwinModel(SwinConfig(embed_dim=16, depths=[1, 1, 1, 1], num_heads=[2, 2, 4, 4], window_size=4), add_pooling_layer=False).eval()
-    whole.save_pretrained(tmp_path)
+    config = SwinConfig(embed_dim=16, depths=[1, 1, 1, 1], num_heads=[2, 2, 4, 4], window_size=4)
+    published = SwinForImageClassification(config).eval()
+    published.save_pretrained(tmp_path)
+    whole = published.swin
     swin = load_swin(str(tmp_path)).eval()
     assert len(swin.swin.encoder.layers) == 3
     own, given = swin.swin.encoder.layers[2].blocks[0], whole.encoder.layers[2].blocks[0]
