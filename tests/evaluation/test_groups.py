@@ -6,8 +6,9 @@ import pytest
 import torch
 from judged import Broken, Copier, Gallery, judge, metrics, trainer
 
+from fashiongen.batches import to_float
 from fashiongen.errors import UserError
-from fashiongen.evaluation import Evaluate
+from fashiongen.evaluation import Evaluate, Reference
 from fashiongen.metrics import AgreementByChance
 from fashiongen.records import Record
 
@@ -79,6 +80,43 @@ def test_two_processes_give_the_groups_of_one(tmp_path):
             assert two.groups[group]["metrics"][name]["value"] == (entry["value"] and same(entry["value"]))
             assert two.groups[group]["metrics"][name]["ci95"] == (entry["ci95"] and same(entry["ci95"]))
     assert (tmp_path / "one" / "out.per_sample.jsonl").read_text() == (tmp_path / "two" / "out.per_sample.jsonl").read_text()
+
+
+class Shop(Gallery):
+    """Another dataset, of garments of three categories in another order and number."""
+
+    order = ("lower", "upper", "full", "lower", "upper", "upper", "full", "lower", "full")
+
+    def __init__(self):
+        super().__init__(2, count=len(self.order))
+        self.eval_batch_size = 2
+
+    def images_of(self, split, field):
+        return Garments([one.garment[0] for one in self.samples])
+
+
+class Garments(list):
+    def groups(self, by):
+        return list(Shop.order)
+
+    def fingerprint(self):
+        return "garments"
+
+
+def test_each_group_is_compared_with_the_reference_images_of_its_own(tmp_path):
+    settings = {"metrics": {"gap": metrics()["gap"]}, "reference": Reference(data=Shop()), "by": "category"}
+    judge(tmp_path / "one", data=gallery(batch_size=2), **settings)
+    found = Record.read(tmp_path / "one" / "out.json").groups
+    for group in ("upper", "full"):
+        predictions = torch.cat([to_float(one.person) * 0.9 for one in gallery(group).samples])
+        targets = torch.stack([one.garment[0] for one, kind in zip(Shop().samples, Shop.order, strict=True) if kind == group]).float() / 255
+        gap = ((predictions + 1) / 2).mean(dim=(0, 2, 3)) - targets.mean(dim=(0, 2, 3))
+        assert found[group]["metrics"]["gap"]["value"] == pytest.approx(gap.norm().item(), abs=1e-3)
+    evaluate = Evaluate(protocol="toy", out=str(tmp_path / "two" / "out.json"), images=2, **settings)
+    trainer(tmp_path, evaluate, devices=2, strategy="ddp_fork").test(Copier(), datamodule=gallery(batch_size=2), verbose=False)
+    both = Record.read(tmp_path / "two" / "out.json").groups
+    for group in ("upper", "full"):
+        assert both[group]["metrics"]["gap"]["value"] == same(found[group]["metrics"]["gap"]["value"])
 
 
 def test_metrics_of_pairs_in_sets_stay_paired_within_a_group(tmp_path):
