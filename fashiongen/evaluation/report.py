@@ -15,7 +15,7 @@ from rich.table import Table
 from fashiongen.errors import UserError
 from fashiongen.evaluation.images import file_name, grid, reduced, write_png
 from fashiongen.evaluation.results import Results
-from fashiongen.records import Record, write_atomically
+from fashiongen.records import MetricEntry, Record, write_atomically
 from fashiongen.tasks import GalleryRow
 
 BETTER = {True: "higher", False: "lower", None: ""}
@@ -107,21 +107,24 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def print_table(record: Record, out: Path | None) -> None:
-    """Print a record's metrics as a table, with the doubts about them."""
+    """Print a record's metrics as a table, after those of its groups, with the doubts about them."""
     title = f"{record.method}: {record.task} on {record.dataset} ({record.split}), {record.n_samples} samples"
-    table = Table(title=title, caption=None if out is None else str(out))
+    for group, found in record.groups.items():
+        Console().print(_table(found["metrics"], f"{record.by} {group}, {found['n_samples']} samples"))
+    Console().print(_table(record.metrics, title, None if out is None else str(out)))
+    if record.reason:
+        Console().print(record.reason)
+
+
+def _table(metrics: dict[str, MetricEntry], title: str, caption: str | None = None) -> Table:
+    table = Table(title=title, caption=caption)
     for heading in ("metric", "better", "value", "95 % interval, this checkpoint"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
-    rows = list(record.metrics.items())
-    for group, found in record.groups.items():
-        rows += [(f"{name}, {group} ({found['n_samples']})", result) for name, result in found["metrics"].items()]
-    for name, result in rows:
+    for name, result in metrics.items():
         interval = "" if result["ci95"] is None else "{:.4f} to {:.4f}".format(*result["ci95"])
         # Rich interprets square brackets as markup.
         table.add_row(name.replace("[", r"\["), BETTER[result["higher_is_better"]], f"{result['value']:.4f}", interval)
-    Console().print(table)
-    if record.reason:
-        Console().print(record.reason)
+    return table
 
 
 def _number(value: float) -> float | None:

@@ -142,7 +142,9 @@ def test_one_group_alone_is_none(tmp_path):
 def test_the_groups_are_printed(tmp_path, capsys):
     judge(tmp_path, data=gallery(), by="category")
     told = capsys.readouterr().out
-    assert "gap, upper (4)" in told and "inside[tiny], full (2)" in told
+    titles = [line.strip() for line in told.splitlines() if "samples" in line]
+    assert titles == ["category full, 2 samples", "category lower, 1 samples", "category upper, 4 samples", titles[-1]]
+    assert titles[-1] == "copier: vtoff on gallery (test), 7 samples" and told.count("inside[tiny]") == 4
 
 
 @pytest.mark.parametrize(
