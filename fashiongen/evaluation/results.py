@@ -18,6 +18,9 @@ from fashiongen.metrics.base import PerSample, SetMetric
 from fashiongen.nn.processes import gather
 from fashiongen.records import GroupEntry, MetricEntry
 
+OfSamples = tuple[NDArray[np.float64], NDArray[np.bool_]]
+"""A metric's value for each sample, and which of them are defined, both (N,)."""
+
 
 @dataclass(kw_only=True)
 class Counted:
@@ -88,17 +91,14 @@ def reduce(metrics: Mapping[str, Metric], mine: Counted) -> Results:
         labels = []
     groups = np.array(labels, dtype=object)[order] if labels else None
     references = None if mine.references is None else [label for part in counted for label in part.references or ()]
-    samples = {
+    samples: dict[str, OfSamples] = {
         name: (
             np.concatenate([np.array(found[name][0], dtype=np.float64) for _, found in parts])[order],
             np.concatenate([np.array(found[name][1], dtype=bool) for _, found in parts])[order],
         )
         for name in of_samples
     }
-    results = {
-        name: _entry(metric, float(metric.compute()), *(samples[name] if name in samples else (None, None)), clusters)
-        for name, metric in metrics.items()
-    }
+    results = {name: _entry(metric, float(metric.compute()), samples.get(name), clusters) for name, metric in metrics.items()}
     return Results(
         ids=[ids[index] for index in order],
         clusters=clusters.tolist(),
@@ -112,11 +112,12 @@ def reduce(metrics: Mapping[str, Metric], mine: Counted) -> Results:
     )
 
 
-def _entry(
-    metric: Metric, value: float, values: NDArray[np.float64] | None, defined: NDArray[np.bool_] | None, clusters: NDArray[Any]
-) -> MetricEntry:
+def _entry(metric: Metric, value: float, found: OfSamples | None, clusters: NDArray[Any]) -> MetricEntry:
     """Return a metric's entry; its interval is over the samples with a defined value, if it has values per sample."""
-    interval = None if values is None or defined is None else interval_of_one_run(values[defined], clusters[defined].tolist())
+    interval = None
+    if found is not None:
+        values, defined = found
+        interval = interval_of_one_run(values[defined], clusters[defined].tolist())
     return {"value": value, "higher_is_better": metric.higher_is_better, "ci95": interval}
 
 
@@ -124,7 +125,7 @@ def _of_groups(
     metrics: Mapping[str, Metric],
     groups: NDArray[Any],
     clusters: NDArray[Any],
-    samples: Mapping[str, tuple[NDArray[np.float64], NDArray[np.bool_]]],
+    samples: Mapping[str, OfSamples],
     labels: Sequence[str],
     references: Sequence[str] | None,
 ) -> dict[str, GroupEntry]:
@@ -147,12 +148,12 @@ def _of_groups(
                 counted = values[inside & defined]
                 # As the metric itself: in double precision, then float32.
                 mean = float(np.float32(counted.mean())) if len(counted) else float("nan")
-                entry["metrics"][name] = _entry(metric, mean, values[inside], defined[inside], clusters[inside])
+                entry["metrics"][name] = _entry(metric, mean, (values[inside], defined[inside]), clusters[inside])
         elif isinstance(metric, SetMetric):
             with metric.sync_context():
                 for group, entry in found.items():
                     predictions, targets = _places(labels, group), _places(labels if references is None else references, group)
-                    entry["metrics"][name] = _entry(metric, float(metric.between(predictions, targets)), None, None, clusters)
+                    entry["metrics"][name] = _entry(metric, float(metric.between(predictions, targets)), None, clusters)
     return found
 
 
