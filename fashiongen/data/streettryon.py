@@ -60,7 +60,7 @@ class StreetTryOnDataset(TryOnDataset):
         assert row.garment is not None
         parse = read_labels(row.other_parse, self.size)
         worn = masks.DRESS if self.worn_category(parse) == "full" else masks.UPPER
-        return image_to_tensor(open_cropped(row.garment, row.other_box), self.size).masked_fill(parse != worn, 255)
+        return image_to_tensor(open_cropped(row.garment, row.other_box), self.size, self.filter).masked_fill(parse != worn, 255)
 
     def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
         """Derive the mask from labels and DensePose, as in CatVTON."""

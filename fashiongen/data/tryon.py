@@ -7,16 +7,19 @@ Sizes are (height, width) throughout.
 
 import hashlib
 from abc import abstractmethod
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from fashiongen import tasks
 from fashiongen.data.folder import FolderData, splits_of
+from fashiongen.data.images import Size
 from fashiongen.data.listing import UNPAIRED, Listing, TryOnRow, fingerprint, mask_origin
 from fashiongen.data.loading import Loader, ResumableLoader
 from fashiongen.data.task_parts import readable_parts, required_parts
 from fashiongen.data.tryon_dataset import AGNOSTIC, OPTIONAL, PARTS, ImageDataset, TryOnDataset, offered
 from fashiongen.errors import UserError
+from fashiongen.tasks import Filter
 
 if TYPE_CHECKING:  # it imports this module
     from fashiongen.data.check_tryon import TryOnReport
@@ -58,6 +61,7 @@ class TryOnData(FolderData):
         validation: int = 64,
         task: str = "vtoff",
         pairing: Pairing = "paired",
+        filter: Filter = "bilinear",
         **options: Any,  # noqa: ANN401  FolderData's own
     ) -> None:
         """Store the settings; nothing is read before `setup`.
@@ -70,6 +74,7 @@ class TryOnData(FolderData):
             validation: number of training samples held out for validation, the same for any seed.
             task: the task whose batches are returned, such as vtoff; only the parts that it has fields for are read.
             pairing: the garments of a try-on test: `paired`, each person's own, or `unpaired`, another one.
+            filter: how images are resized to `size`, antialiased: `bilinear`, or `lanczos` as in CatVTON's code.
             options: options of every dataset in a folder.
         """
         super().__init__(root, people=people, size=size, batch_size=batch_size, **options)
@@ -86,6 +91,9 @@ class TryOnData(FolderData):
             if AGNOSTIC not in self.parts:
                 raise UserError(f"{self.layout}: data.pairing=unpaired puts other garments on people, which {task} does not: leave it out")
             self.name = f"{self.layout}-unpaired"
+        self.filter = filter
+        if filter not in get_args(Filter):
+            raise UserError(f"{self.layout}: data.filter={filter}: choose {' or '.join(get_args(Filter))}")
         self._listings: dict[str, Listing] = {}
 
     @classmethod
@@ -148,12 +156,13 @@ class TryOnData(FolderData):
         for split in splits:
             self.datasets[split].offers = self.offers
 
-    def images_of(self, split: str, part: str) -> ImageDataset:
+    def images_of(self, split: str, part: str, size: Size | None = None) -> ImageDataset:
         """Find one image of each sample of a split, such as its shop image. Other files of the samples may be missing.
 
         Args:
             split: train, val or test.
             part: person or garment.
+            size: height and width of the images; by default that of the samples.
 
         Raises:
             UserError: if another part is asked for, what lists the samples is missing or damaged, or an image is missing.
@@ -166,11 +175,14 @@ class TryOnData(FolderData):
         dataset = self.dataset(split, self._split(listing))
         if not len(dataset):
             raise UserError(f"{self.layout}: {listing.lists}: no sample for {split}; set data.validation above 0 for val")
+        if size is not None:
+            dataset = copy(dataset)
+            dataset.size = size
         return ImageDataset(dataset, part, listing, self.root)
 
     def dataset(self, split: str, rows: dict[str, list[TryOnRow]]) -> TryOnDataset:
         """Build the Dataset of a split, given the rows of all splits that are set up together."""
-        return self.dataset_class(rows[split], self.size, batch_type=self.batch_type, in_memory=self.in_memory)
+        return self.dataset_class(rows[split], self.size, batch_type=self.batch_type, filter=self.filter, in_memory=self.in_memory)
 
     def lacks_garments(self, half: str) -> str:
         """Return the message that there are no shop images."""
@@ -256,8 +268,8 @@ class TryOnData(FolderData):
     def describe(self) -> dict[str, Any]:
         """Return what is read, for a log.
 
-        Name, root and size; per split the samples, how many of them have their own garment (paired) and another one (unpaired), and the
-        source of the masks; the parts offered.
+        Name, root, size and filter; per split the samples, how many of them have their own garment (paired) and another one (unpaired),
+        and the source of the masks; the parts offered.
         """
         counts: dict[str, dict[str, int]] = {"samples": {}, "paired": {}, "unpaired": {}}
         origins = {}
@@ -270,6 +282,7 @@ class TryOnData(FolderData):
             "name": self.name,
             "root": str(self.root),
             "size": list(self.size),
+            "filter": self.filter,
             **counts,
             "masks": origins,
             "offers": sorted(self.offers),

@@ -21,6 +21,7 @@ from fashiongen.data.listing import Listing, TryOnRow, fingerprint, mask_origin
 from fashiongen.data.reframe import Zooms, reframe, reframe_garment
 from fashiongen.data.task_parts import readable_parts, required_parts
 from fashiongen.errors import UserError
+from fashiongen.tasks import Filter
 
 # The parts that a folder may lack.
 OPTIONAL = ("garment", "garment_mask", "parse", "pose")
@@ -59,13 +60,15 @@ class TryOnSample:
     def person(self) -> Tensor | None:
         """Return the person, uint8 (1, 3, H, W); in an unpaired row the person wearing the other garment, which few datasets know."""
         if self.row.paired:
-            return image_to_tensor(self.photo, self.dataset.size)[None]
-        return read_image(self.row.dressed, self.dataset.size)[None] if self.row.dressed else None
+            return self._photo()[None]
+        return read_image(self.row.dressed, self.dataset.size, self.dataset.filter)[None] if self.row.dressed else None
 
     def agnostic(self) -> Tensor:
         """Return the photo with mid-grey where the mask is True, uint8 (1, 3, H, W)."""
-        photo = image_to_tensor(self.photo, self.dataset.size)
-        return photo.masked_fill(self.agnostic_mask, GREY)[None]
+        return self._photo().masked_fill(self.agnostic_mask, GREY)[None]
+
+    def _photo(self) -> Tensor:
+        return image_to_tensor(self.photo, self.dataset.size, self.dataset.filter)
 
     def mask(self) -> Tensor:
         """Return the agnostic mask, bool (1, 1, H, W)."""
@@ -116,6 +119,7 @@ class TryOnDataset(Dataset[Batch]):
     Attributes:
         rows: the samples.
         size: height and width.
+        filter: how images are resized to it; masks and labels always by the nearest neighbour.
         batch_type: the type of a sample.
         parts: the fields of a sample to read, if offered.
         offers: the parts that all samples have, so that any samples can share a batch.
@@ -128,6 +132,7 @@ class TryOnDataset(Dataset[Batch]):
         *,
         batch_type: type[Batch] = TryOffBatch,
         zooms: Mapping[str, Zooms] | None = None,
+        filter: Filter = "bilinear",
         in_memory: bool = False,
     ) -> None:
         """Read `rows` at `size` (height, width).
@@ -137,6 +142,7 @@ class TryOnDataset(Dataset[Batch]):
             size: height and width.
             batch_type: the type of a sample; only the parts that it has fields for are read.
             zooms: the factors by which the person and the shop image are scaled, for some ids (see `fashiongen.data.reframe`).
+            filter: how images are resized.
             in_memory: cache each sample once it is decoded.
 
         Raises:
@@ -144,6 +150,7 @@ class TryOnDataset(Dataset[Batch]):
         """
         self.rows = list(rows)
         self.size = size
+        self.filter = filter
         self.batch_type = batch_type
         self.parts = readable_parts(batch_type, PARTS, "try-on data")
         self.zooms = dict(zooms or {})
@@ -188,7 +195,7 @@ class TryOnDataset(Dataset[Batch]):
     def read_garment(self, row: TryOnRow) -> Tensor:
         """Read the shop image of a row that has one: uint8 (3, H, W)."""
         assert row.garment is not None
-        return read_image(row.garment, self.size)
+        return read_image(row.garment, self.size, self.filter)
 
     def read_garment_mask(self, path: Path) -> Tensor:
         """Read the foreground of a shop image: bool (1, H, W)."""
@@ -254,8 +261,20 @@ class ImageDataset(Dataset[Tensor]):
         Raises:
             UserError: if its file is missing or damaged.
         """
-        row, size = self.dataset.rows[index], self.dataset.size
-        return image_to_tensor(self.dataset.open_person(row), size) if self.part == "person" else self.dataset.read_garment(row)
+        row = self.dataset.rows[index]
+        if self.part == "person":
+            return image_to_tensor(self.dataset.open_person(row), self.dataset.size, self.dataset.filter)
+        return self.dataset.read_garment(row)
+
+    def groups(self, by: str) -> list[str]:
+        """Return the category of each image's sample, the only value that samples can be grouped by.
+
+        Raises:
+            UserError: if another one is asked for, or a label map that it is derived from cannot be read.
+        """
+        if by != "category":
+            raise UserError(f"evaluate.by={by}: the images of {self.root} can be grouped by their category alone")
+        return [TryOnSample(self.dataset, row).category()[0] for row in self.dataset.rows]
 
     def fingerprint(self) -> str:
         """Return a sha256 over the names and sizes of the images and the content of their lists."""

@@ -94,7 +94,7 @@ class VITONHD(TryOnData):
 
         Args:
             root: the dataset's folder or its parent, or `wardrobe` for the embedded world, rendered on first use.
-            quality: train only on good pairs.
+            quality: train only on good pairs, for any task.
             duplicates: JSON file of pairs to exclude, in the format of TryOffDiff's `references/vitonhd_duplicate_filenames.json`,
                 `{"test": {"duplicates": ["02015_00.jpg", ...], "leaked": [...]}, "train": {"duplicates": [...]}}`. That file leaves
                 1,990 of 2,032 test pairs and 11,552 of 11,647 training pairs.
@@ -178,7 +178,7 @@ class VITONHD(TryOnData):
         if self.quality is not None and split == "train":
             zooms = self.quality.select([*rows["train"], *rows["val"]])
             chosen = [row for row in chosen if row.id in zooms]
-        return self.dataset_class(chosen, self.size, batch_type=self.batch_type, zooms=zooms, in_memory=self.in_memory)
+        return self.dataset_class(chosen, self.size, batch_type=self.batch_type, zooms=zooms, filter=self.filter, in_memory=self.in_memory)
 
     def describe(self) -> dict[str, Any]:
         """Return a description for logs, with the number of pairs excluded by `duplicates`."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from fashiongen.batches import Batch, TryOnBatch
+from fashiongen.errors import UserError
+from fashiongen.tasks.base import Data
+from fashiongen.tasks.base import Protocol as EvaluationProtocol
 from fashiongen.tasks.one_image import OneImage
 
 
@@ -37,6 +41,22 @@ class TryOn(OneImage):
         """Return the shop image and the agnostic person."""
         assert isinstance(batch, TryOnBatch)
         return {"garment": batch.garment, "agnostic": batch.agnostic}
+
+    def applied(self, data: Data, protocol: EvaluationProtocol) -> EvaluationProtocol:
+        """Return the protocol with the metrics of an unpaired test alone, if it states them and the data are unpaired.
+
+        Raises:
+            UserError: if it states a metric that it lacks, or groups by a field that is none.
+        """
+        listed = protocol.metrics if protocol.unpaired is None else protocol.unpaired
+        if unknown := [name for name in listed if name not in protocol.metrics]:
+            raise UserError(f"evaluate.unpaired: {', '.join(unknown)}: evaluate.metrics has no such name")
+        chosen = listed if getattr(data, "pairing", "paired") == "unpaired" else protocol.metrics
+        return super().applied(data, replace(protocol, metrics={name: protocol.metrics[name] for name in chosen}, unpaired=None))
+
+    def conditions(self, data: Data, protocol: EvaluationProtocol) -> dict[str, str]:
+        """Return the image size, and how predictions were pasted into the photo, without which numbers are far lower."""
+        return {**super().conditions(data, protocol), "repaint": protocol.repaint or "none"}
 
     def shared_keys(self, batch: Batch) -> list[tuple[str, ...]]:
         """Return a hash of each sample's shop image, which is the same for several people, and one of the agnostic person."""

@@ -112,6 +112,7 @@ def test_street_garments_are_cut_out_by_their_own_labels(rendered):
             r"data.pairing=unpaired puts other garments on people, which vtoff does not: leave it out",
         ),
         ("viton_hd", {"pairing": "both"}, r"viton_hd: data.pairing=both: choose paired or unpaired"),
+        ("viton_hd", {"filter": "box"}, r"viton_hd: data.filter=box: choose bilinear or lanczos"),
         ("street_tryon", {"pairing": "paired"}, r"street_tryon: has no shop images, so a try-on is unpaired: set data.pairing=unpaired"),
         ("street_tryon", {"pairs": None}, r"names no other garment for 6 of 6 people, first .*; set data.pairs, such as street2street"),
         ("street_tryon", {"pairs": "shop2street_test_pairs_top.csv"}, r"4 of 4 samples of .* lack their other, first .*zalando/test/cloth"),
@@ -122,6 +123,25 @@ def test_what_cannot_be_is_told_in_one_line(layout, options, says, rendered):
         data(layout, rendered(layout), **{"task": "vton", "pairing": "unpaired", **LAYOUTS[layout], **options})
     with pytest.raises(UserError, match=r"\A[^\n]*\Z"):
         data(layout, rendered(layout), **{"task": "vton", "pairing": "unpaired", **LAYOUTS[layout], **options})
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_images_of_a_sample_are_read_by_the_filter(layout, rendered):
+    """And no mask or label: in whatever way images are resized, the same pixels are masked."""
+    usual, lanczos = (unpaired(layout, rendered(layout), size=(64, 48), filter=filter) for filter in ("bilinear", "lanczos"))
+    for plain, sample, row in zip(usual.datasets["test"], lanczos.datasets["test"], lanczos.datasets["test"].rows, strict=True):
+        photo = read_image(row.person, (64, 48), "lanczos")
+        assert torch.equal(sample.agnostic[0], photo.masked_fill(sample.mask[0], 128)) and torch.equal(plain.mask, sample.mask)
+        assert torch.equal(sample.person[0], read_image(row.dressed, (64, 48), "lanczos")) and not torch.equal(plain.person, sample.person)
+        garment, known = read_image(row.garment, (64, 48), "lanczos"), sample.garment[0]
+        assert torch.equal(torch.where(known == 255, known, garment), known) and not torch.equal(plain.garment, sample.garment)
+    photos = lanczos.images_of("test", "person")
+    assert torch.equal(photos[0], read_image(lanczos.datasets["test"].rows[0].person, (64, 48), "lanczos"))
+    assert lanczos.images_of("test", "person", (32, 24))[0].shape == (3, 32, 24) and photos[0].shape == (3, 64, 48)
+    assert photos.groups("category") == [one.category[0] for one in lanczos.datasets["test"]]
+    with pytest.raises(UserError, match=r"evaluate.by=ids: the images of .* can be grouped by their category alone"):
+        photos.groups("ids")
+    assert lanczos.fingerprint() == usual.fingerprint() and lanczos.describe()["filter"] == "lanczos"
 
 
 def test_a_missing_other_garment_is_named(copied):
