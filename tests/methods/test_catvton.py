@@ -1,0 +1,130 @@
+"""CatVTON: the authors' published self-attention layers, in every form that their file may have."""
+
+import pytest
+import torch
+from published_sd15 import UNET, empty_part
+from safetensors.torch import save_file
+from small_inpainting import config, write
+
+from fashiongen.errors import UserError
+from fashiongen.methods.catvton import CatVTON
+from fashiongen.methods.catvton.published import load_self_attention, published_names
+from fashiongen.nn.concatenation import remove_cross_attention
+
+# Stable Diffusion's self-attention layers in the order of the published file: down, up, middle.
+LAYERS = [
+    *(f"down_blocks.{block}.attentions.{index}" for block in range(3) for index in range(2)),
+    *(f"up_blocks.{block}.attentions.{index}" for block in (1, 2, 3) for index in range(3)),
+    "mid_block.attentions.0",
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("base") / "sd")
+
+
+def small():
+    """The tiny UNet: two blocks down and up, one and two layers each."""
+    torch.manual_seed(1)
+    return empty("cpu", config())
+
+
+def empty(device, settings):
+    from diffusers import UNet2DConditionModel
+
+    with torch.device(device):
+        return UNet2DConditionModel.from_config(settings)
+
+
+class Processor(torch.nn.Module):
+    """The authors' processors are modules, and so take a place in the list."""
+
+
+def authors_file(unet, path, *, stride=8, names="all", dtype=torch.float32):
+    """Write what `accelerate` writes of the authors' list of modules, made as in their code.
+
+    Args:
+        unet: whose weights are written.
+        path: the file.
+        stride: places of a layer in the list.
+        names: `all` of a weight's names, the `first` or the `last`.
+        dtype: of the file.
+    """
+    modules = []
+    for name, module in unet.named_modules():
+        if "attn1" in name:
+            modules.append(module)
+            if name.endswith("to_out.1") and stride == 8:
+                modules.append(Processor())
+    state = {key: value.to(dtype) for key, value in torch.nn.ModuleList(modules).state_dict().items()}
+    if names != "all":
+        places = {}
+        for key, value in torch.nn.ModuleList(modules).state_dict().items():
+            places.setdefault(value.data_ptr(), []).append(key)
+        state = {found[0 if names == "first" else -1]: state[found[0 if names == "first" else -1]] for found in places.values()}
+    save_file({key: value.clone() for key, value in state.items()}, path)
+    return state
+
+
+def test_the_published_file_has_these_names_and_this_size():
+    """Stable Diffusion 1.5's inpainting UNet on the meta device: 16 layers, 128 names, 49,574,080 weights."""
+    unet = empty_part("unet", UNET | {"in_channels": 9})
+    modules = [module for name, module in unet.named_modules() if "attn1" in name]
+    assert len(modules) == 16 * 7  # a processor that is a module makes it eight a layer
+    names = published_names(remove_cross_attention(unet), 8)
+    assert [key.removesuffix(".transformer_blocks.0.attn1.to_q.weight") for key in names if key.endswith("to_q.weight")] == LAYERS
+    first = {found[0]: unet.get_parameter(key).shape for key, found in names.items()}
+    assert set(first) == {
+        f"{8 * index}.{leaf}"
+        for index in range(16)
+        for leaf in ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight", "to_out.0.bias")
+    }
+    assert sum(shape.numel() for shape in first.values()) == 49_574_080
+    assert first["120.to_q.weight"] == (1280, 1280) and first["112.to_q.weight"] == (320, 320)  # the middle is last
+    aliases = {alias for found in names.values() for alias in found}
+    assert len(aliases) == 16 * 12 and {"1.weight", "4.0.bias", "5.bias", "125.weight"} <= aliases
+
+
+@pytest.mark.parametrize("names", ["all", "first", "last"])
+@pytest.mark.parametrize("stride", [8, 7])
+def test_every_form_of_the_file_fills_the_layers_by_name(stride, names, base, tmp_path):
+    source, file = small(), tmp_path / "model.safetensors"
+    state = authors_file(source, file, stride=stride, names=names, dtype=torch.float16 if names == "first" else torch.float32)
+    assert len(state) == {"all": 12, "first": 5, "last": 5}[names] * 7
+    method = CatVTON(pretrained=base, weights=str(file))
+    before = CatVTON(pretrained=base).network.unet.state_dict()
+    wanted = source.state_dict()
+    for key, value in method.network.unet.state_dict().items():
+        expected = wanted[key].half().float() if names == "first" else wanted[key]
+        assert torch.equal(value, expected if ".attn1." in key else before[key]), key
+        assert ".attn1." not in key or not torch.equal(value, before[key])
+
+
+FAULTS = {
+    "many": (lambda state: state.update({"64.to_q.weight": torch.zeros(1)}), r"left over: 64\.to_q\.weight"),
+    "a stranger": (lambda state: state.update({"0.norm.weight": torch.zeros(1)}), r"left over: 0\.norm\.weight"),
+    "few": (lambda state: state.pop("16.to_v.weight"), r"missing: 16\.to_v\.weight"),
+    "misshapen": (lambda state: state.update({"8.to_out.0.bias": torch.zeros(3)}), r"of another shape: 8\.to_out\.0\.bias \(3,\)"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_key_too_many_too_few_or_misshapen_is_named_in_one_line(fault, tmp_path):
+    unet, file = small(), tmp_path / "model.safetensors"
+    state = authors_file(unet, file, names="first")
+    change, says = FAULTS[fault]
+    change(state)
+    save_file({key: value.clone() for key, value in state.items()}, file)
+    with pytest.raises(UserError, match=says) as error:
+        load_self_attention(unet, file)
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_names_of_one_weight_that_differ_are_told(tmp_path):
+    unet, file = small(), tmp_path / "model.safetensors"
+    state = authors_file(unet, file)
+    state["9.weight"] = state["9.weight"] + 1
+    save_file({key: value.clone() for key, value in state.items()}, file)
+    with pytest.raises(UserError, match=r"8\.to_q\.weight and 9\.weight are one weight of a CatVTON, but differ"):
+        load_self_attention(unet, file)
