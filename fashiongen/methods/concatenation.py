@@ -16,13 +16,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn.functional import interpolate, mse_loss
 
-from fashiongen.batches import TryOffBatch, TryOnBatch
+from fashiongen.batches import TryOffBatch, TryOnBatch, to_float
 from fashiongen.checkpoints import locate, locate_file
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
 from fashiongen.nn import noise
 from fashiongen.nn.concatenation import JoinedDenoiser, Trained, apply_dream, check_trained, join_conditions, train_only
-from fashiongen.nn.encodings import EncodingCache
+from fashiongen.nn.encodings import Encoding, EncodingCache
 from fashiongen.nn.guidance import condition_mask
 from fashiongen.nn.parts import load_codec, load_noise_schedule, load_unet
 from fashiongen.nn.sampling import SamplerName, Sampling, sample
@@ -176,6 +176,14 @@ class ConcatenationMethod(Method):
         snr: Tensor = compute_snr(self.schedule, timestep)
         errors: Tensor = (predicted - target).square().mean(dim=(1, 2, 3))
         return (errors * snr.clamp(max=self.snr_gamma) / snr).mean()
+
+    def encoding_of(self, field: str) -> Encoding:
+        """Return the encoding of one image of the batch: the moments of its latents, (B, 8, h, w)."""
+
+        def moments(images: Tensor) -> Tensor:
+            return self.codec.moments(to_float(images))
+
+        return Encoding(reads=(field,), compute=moments, encoder=self.codec.vae, preprocessing="moments of RGB in [-1, 1]")
 
     def latents(self, kind: str, batch: TryOnBatch | TryOffBatch) -> Tensor:
         """Return the mode of an encoding's latents, (B, 4, h, w)."""

@@ -1,15 +1,22 @@
 """CatVTON: the authors' published self-attention layers, in every form that their file may have."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from published_sd15 import UNET, empty_part
 from safetensors.torch import save_file
 from small_inpainting import config, write
 
+from fashiongen import tasks
+from fashiongen.batches import to_float
+from fashiongen.data import VITONHD
 from fashiongen.errors import UserError
-from fashiongen.methods.catvton import CatVTON
+from fashiongen.methods.catvton import CatVTON, CatVTONMaskFree
 from fashiongen.methods.catvton.published import load_self_attention, published_names
 from fashiongen.nn.concatenation import remove_cross_attention
+
+STEPS = 2
 
 # Stable Diffusion's self-attention layers in the order of the published file: down, up, middle.
 LAYERS = [
@@ -128,3 +135,57 @@ def test_names_of_one_weight_that_differ_are_told(tmp_path):
     save_file({key: value.clone() for key, value in state.items()}, file)
     with pytest.raises(UserError, match=r"8\.to_q\.weight and 9\.weight are one weight of a CatVTON, but differ"):
         load_self_attention(unet, file)
+
+
+# ---- without a mask
+
+
+@pytest.fixture(scope="module")
+def strangers(cache):
+    """Four test people with the garments of others."""
+    data = VITONHD(root="wardrobe", people=40, size=(64, 48), num_workers=0, validation=4, task="vton", pairing="unpaired")
+    data.prepare_data()
+    data.setup("test")
+    assert CatVTONMaskFree.needs <= data.offers
+    return type(data.datasets["test"][0]).collate([data.datasets["test"][index] for index in range(4)])
+
+
+@pytest.fixture(scope="module")
+def pix2pix(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("pix2pix") / "sd", channels=8)
+
+
+@torch.no_grad()
+def test_without_a_mask_the_garment_stands_to_the_right_of_the_whole_photo(strangers, pix2pix, monkeypatch):
+    method = CatVTONMaskFree(pretrained=pix2pix, steps=STEPS).eval()
+    seen, forward = [], method.network.unet.forward
+    monkeypatch.setattr(method.network.unet, "forward", lambda x, *args, **kwargs: (seen.append(x.clone()), forward(x, *args, **kwargs))[1])
+    found = tasks.run(method, strangers)
+    assert found.shape == (4, 3, 64, 48) and [tuple(entry.shape) for entry in seen] == [(8, 8, 16, 24)] * STEPS
+    photo, garment = (method.codec.encode(to_float(images)) for images in (strangers.photo, strangers.garment))
+    for half in (seen[0][:4], seen[0][4:]):
+        torch.testing.assert_close(half[:, 4:, :, :12], photo, atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen[0][4:, 4:, :, 12:], garment, atol=1e-5, rtol=0)
+    assert not seen[0][:4, 4:, :, 12:].any()
+    # It reads neither the truth nor what the mask hides or shows.
+    hidden = {"agnostic": torch.full_like(strangers.agnostic, 7), "mask": ~strangers.mask}
+    spoiled = replace(tasks.find("vton").spoil_truth(strangers), **hidden)
+    assert torch.equal(method.try_on(spoiled), found)
+
+
+def test_without_a_mask_it_is_trained_on_photos_in_other_clothes(strangers, pix2pix):
+    method = CatVTONMaskFree(pretrained=pix2pix).train()
+    loss = method.denoising_loss(strangers, ("train", 0), 0.1)
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is not None for p in method.network.parameters() if p.requires_grad)
+    assert set(method.encodings()) == {"person", "photo", "garment"}
+
+
+def test_without_a_mask_the_published_file_has_the_same_form(pix2pix, base, tmp_path):
+    source, file = empty("cpu", config(8)), tmp_path / "model.safetensors"
+    authors_file(source, file)
+    unet = CatVTONMaskFree(pretrained=pix2pix, weights=str(file)).network.unet
+    key = "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0.bias"
+    assert torch.equal(unet.state_dict()[key], source.state_dict()[key])
+    with pytest.raises(UserError, match=r"its UNet has 9 input channels, not 8: \[noise \| image\] \(InstructPix2Pix\)"):
+        CatVTONMaskFree(pretrained=base)

@@ -33,19 +33,32 @@ class CatVTON(ConcatenationMethod):
     def encodings(self) -> dict[str, Encoding]:
         """Return the latents' moments of the person, of I_i (eq. 1: the person where the mask is False, else 0) and of the garment."""
 
-        def moments(images: Tensor) -> Tensor:
-            return self.codec.moments(to_float(images))
-
         def masked(agnostic: Tensor, mask: Tensor) -> Tensor:
             return self.codec.moments(torch.where(mask, 0.0, to_float(agnostic)))  # the photo's grey is 128 / 127.5 - 1, not quite 0
 
-        latents, hidden = "moments of RGB in [-1, 1]", "moments of RGB in [-1, 1], 0 where the mask is True"
-        return {
-            "person": Encoding(reads=("person",), compute=moments, encoder=self.codec.vae, preprocessing=latents),
-            "agnostic": Encoding(reads=("agnostic", "mask"), compute=masked, encoder=self.codec.vae, preprocessing=hidden),
-            "garment": Encoding(reads=("garment",), compute=moments, encoder=self.codec.vae, preprocessing=latents),
-        }
+        hidden = "moments of RGB in [-1, 1], 0 where the mask is True"
+        agnostic = Encoding(reads=("agnostic", "mask"), compute=masked, encoder=self.codec.vae, preprocessing=hidden)
+        return {"person": self.encoding_of("person"), "agnostic": agnostic, "garment": self.encoding_of("garment")}
 
     def try_on(self, batch: TryOnBatch) -> Tensor:
         """Dress the people, (B, 3, H, W) in [-1, 1]; eqs. 2 to 5."""
         return self.generate(batch)
+
+
+class CatVTONMaskFree(CatVTON):
+    """Dresses a person who wears something else, without a mask: CatVTON on InstructPix2Pix's UNet, [noise 4 | image latents 4].
+
+    It sees the whole photo, so it needs an unpaired test. In their code the two images stand side by side. The authors trained on people
+    whom the masked model had dressed in random garments; no dataset here offers such photos of training pairs, so it runs from their
+    weights (`weights`).
+    """
+
+    name: ClassVar[str] = "catvton_mask_free"
+    needs: ClassVar[frozenset[str]] = frozenset({"photo"})
+    first: ClassVar[str] = "photo"
+    axis: ClassVar[int] = -1
+    masked: ClassVar[bool] = False
+
+    def encodings(self) -> dict[str, Encoding]:
+        """Return the latents' moments of the person, of the whole photo (eq. 1, mask-free) and of the garment."""
+        return {kind: self.encoding_of(kind) for kind in ("person", "photo", "garment")}

@@ -33,18 +33,12 @@ class TryOffAnyone(ConcatenationMethod):
     def encodings(self) -> dict[str, Encoding]:
         """Return the latents' moments of the garment, of the person with 0 where the mask is True, and of the whole person."""
 
-        def moments(images: Tensor) -> Tensor:
-            return self.codec.moments(to_float(images))
-
         def masked(person: Tensor, mask: Tensor) -> Tensor:
             return self.codec.moments(torch.where(mask, 0.0, to_float(person)))
 
-        latents, hidden = "moments of RGB in [-1, 1]", "moments of RGB in [-1, 1], 0 where the mask is True"
-        return {
-            "garment": Encoding(reads=("garment",), compute=moments, encoder=self.codec.vae, preprocessing=latents),
-            "agnostic": Encoding(reads=("person", "mask"), compute=masked, encoder=self.codec.vae, preprocessing=hidden),
-            "person": Encoding(reads=("person",), compute=moments, encoder=self.codec.vae, preprocessing=latents),
-        }
+        hidden = "moments of RGB in [-1, 1], 0 where the mask is True"
+        agnostic = Encoding(reads=("person", "mask"), compute=masked, encoder=self.codec.vae, preprocessing=hidden)
+        return {"garment": self.encoding_of("garment"), "agnostic": agnostic, "person": self.encoding_of("person")}
 
     def take_off(self, batch: TryOffBatch) -> Tensor:
         """Restore the garments, (B, 3, H, W) in [-1, 1]."""
