@@ -256,8 +256,7 @@ def test_some_samples_lose_their_reference_by_their_own_draws(base, samples, mon
     assert 0 < int(seen[0][:, 5:, 16:].flatten(1).any(dim=1).sum()) < 6
 
 
-@METHODS
-@pytest.mark.parametrize("trained", ["self_attention", "transformers", "all"])
+@pytest.mark.parametrize(("kind", "trained"), [(CatVTON, "self_attention"), (TryOffAnyone, "transformers"), (CatVTON, "all")])
 def test_exactly_the_trained_part_gets_gradients_and_is_saved(kind, trained, base, samples):
     batch, _ = samples[kind]
     method = build(kind, base, trained=trained).train()
@@ -286,7 +285,7 @@ def test_a_few_steps_on_one_batch_lower_its_loss(kind, base, samples):
     method = build(kind, base, trained="all").train()
     optimizer = torch.optim.AdamW(method.configure_optimizers().param_groups[0]["params"], lr=1e-3)
     losses = []
-    for _ in range(10):
+    for _ in range(8):
         optimizer.zero_grad()
         loss = method.denoising_loss(batch, ("train", 0), 0.0)
         loss.backward()
