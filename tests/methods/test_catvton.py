@@ -1,15 +1,16 @@
-"""CatVTON: the authors' published self-attention layers, in every form that their file may have."""
+"""CatVTON: the authors' published self-attention layers in every form of their file, the model without a mask, and the settings."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 from published_sd15 import UNET, empty_part
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from small_inpainting import config, write
 
 from fashiongen import tasks
 from fashiongen.batches import to_float
+from fashiongen.checkpoints import tiny_weights
 from fashiongen.data import VITONHD
 from fashiongen.errors import UserError
 from fashiongen.methods.catvton import CatVTON, CatVTONMaskFree
@@ -189,3 +190,44 @@ def test_without_a_mask_the_published_file_has_the_same_form(pix2pix, base, tmp_
     assert torch.equal(unet.state_dict()[key], source.state_dict()[key])
     with pytest.raises(UserError, match=r"its UNet has 9 input channels, not 8: \[noise \| image\] \(InstructPix2Pix\)"):
         CatVTONMaskFree(pretrained=base)
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"trained": "attention"}, "CatVTON: trained: attention: choose one of self_attention, transformers, all"),
+        ({"condition_dropout": 1.5}, "CatVTON: condition_dropout: 1.5: must lie in"),
+        ({"dream": 0.0}, "CatVTON: dream: 0.0: must be above 0; leave it out to train without it"),
+        ({"snr_gamma": -1.0}, "CatVTON: snr_gamma: -1.0: must be above 0"),
+        ({"steps": 0}, "CatVTON: steps: 0: must lie in 1 to 1000"),
+        ({"eta": 2.0}, "CatVTON: eta: 2.0: must lie in"),
+        ({"weights": "tiny"}, "tiny: no such weights file; give a file or a file on the hub such as owner/name@revision"),
+        ({"weights": "./absent.safetensors"}, r"absent\.safetensors: no such weights file"),
+        ({"vae": "/absent/folder"}, "/absent/folder: no such folder"),
+    ],
+)
+def test_settings_out_of_range_are_told(settings, says, base):
+    with pytest.raises(UserError, match=says):
+        CatVTON(pretrained=base, **settings)
+
+
+def test_a_base_model_with_other_channels_is_refused(base, tmp_path):
+    with pytest.raises(
+        UserError, match=r"CatVTON: pretrained: .*: its UNet has 4 input channels, not 9: \[noise \| mask \| image\] \(Stable"
+    ):
+        CatVTON(pretrained=write(tmp_path / "sd", channels=4))
+
+
+def test_another_autoencoder_is_read_from_the_top_of_its_folder(base, tmp_path):
+    own = CatVTON(pretrained=base).codec.vae.state_dict()
+    folder = tmp_path / "vae"
+    folder.mkdir()
+    (folder / "config.json").symlink_to(tiny_weights() / "sd" / "vae" / "config.json")
+    state = load_file(tiny_weights() / "sd" / "vae" / "diffusion_pytorch_model.safetensors")
+    save_file({key: value * 2 for key, value in state.items()}, folder / "diffusion_pytorch_model.safetensors")
+    other = CatVTON(pretrained=base, vae=str(folder)).codec.vae.state_dict()
+    assert all(torch.equal(value * 2, other[key]) for key, value in own.items())
+    assert torch.equal(CatVTON(pretrained=base, vae="tiny").codec.vae.state_dict()["encoder.conv_in.weight"], own["encoder.conv_in.weight"])
