@@ -229,6 +229,8 @@ class TryOnBatch(Batch):
         garment_mask: (B, 1, H, W) bool, True on the shop image's garment, if offered.
         parse: (B, H, W) uint8 human-parse labels in the dataset's palette, 0 where `mask` is True, if offered.
         pose: (B, K, 3) float32 keypoints: x and y in pixels, confidence (0 if not visible), if offered.
+        photo: (B, 3, H, W) uint8 RGB, the whole photo, on which the person wears something else than `garment`. Only an unpaired test
+            offers it: in a paired one it is the target.
         person: target, (B, 3, H, W) uint8 RGB, the person wearing the garment. In a paired test this is the photo; in an unpaired one only
             the embedded world knows it.
     """
@@ -242,6 +244,7 @@ class TryOnBatch(Batch):
     garment_mask: Tensor | None = None
     parse: Tensor | None = None
     pose: Tensor | None = None
+    photo: Tensor | None = None
     person: Tensor | None = None
 
 

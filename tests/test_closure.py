@@ -126,7 +126,8 @@ def test_the_shipped_weights_that_a_file_names_are_known(tmp_path):
 from fashiongen.checkpoints import locate, locate_file as find, tiny_weights
 from fashiongen.data.listing import locate as other
 def f(value, name):
-    locate(value); locate(value, "clip"); find(value, tiny="ip/x.safetensors"); find(value, f"{name}/y"); tiny_weights() / "judge"
+    locate(value); locate(value, "clip"); find(value)
+    find(value, tiny="ip/x.safetensors"); find(value, f"{name}/y"); tiny_weights() / "judge"
     other(value, "no")
 """
     (tmp_path / "a.py").write_text(text)

@@ -64,6 +64,11 @@ class TryOnRow:
     paired: ClassVar[bool] = True
     """Whether `garment` is the one that the person wears."""
 
+    @property
+    def photo(self) -> Path | None:
+        """The person's photo where a method may see all of it: beside another garment; beside the own one it is the truth."""
+        return None if self.paired else self.person
+
     def parts(self) -> dict[str, Path]:
         """Return the sample's files by part, whether or not they exist."""
         return {entry.name: value for entry in fields(self) if isinstance(value := getattr(self, entry.name), Path)}

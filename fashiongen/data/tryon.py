@@ -39,7 +39,8 @@ class TryOnData(FolderData):
     `pairing: unpaired` the test half has those garments instead, and its name ends in `-unpaired`.
 
     Attributes:
-        offers: the parts that the folder holds and the task uses: mask and, if present, garment, garment_mask, parse, pose.
+        offers: the parts that the folder holds and the task uses: mask and, if present, garment, garment_mask, parse, pose; in an unpaired
+            test the whole photo.
         batch_type: the batch type of the task.
     """
 

@@ -24,7 +24,7 @@ from fashiongen.errors import UserError
 from fashiongen.tasks import Filter
 
 # The parts that a folder may lack.
-OPTIONAL = ("garment", "garment_mask", "parse", "pose")
+OPTIONAL = ("garment", "garment_mask", "parse", "pose", "photo")
 # A batch with this part shows the person without the garment: what else it shows must not give the garment away.
 AGNOSTIC = "agnostic"
 GREY = 128
@@ -70,6 +70,10 @@ class TryOnSample:
     def _photo(self) -> Tensor:
         return image_to_tensor(self.photo, self.dataset.size, self.dataset.filter)
 
+    def whole(self) -> Tensor | None:
+        """Return the whole photo beside another garment, uint8 (1, 3, H, W); None beside the own garment, where it is the truth."""
+        return None if self.row.photo is None else image_to_tensor(self.photo, self.dataset.size)[None]
+
     def mask(self) -> Tensor:
         """Return the agnostic mask, bool (1, 1, H, W)."""
         return self.agnostic_mask[None]
@@ -109,6 +113,7 @@ PARTS: dict[str, Callable[[TryOnSample], Any]] = {
     "pose": TryOnSample.pose,
     "garment": TryOnSample.garment,
     "garment_mask": TryOnSample.garment_mask,
+    "photo": TryOnSample.whole,
 }
 """The reader of each part, by the name of its batch field."""
 

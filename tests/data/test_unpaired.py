@@ -66,6 +66,27 @@ def test_an_unpaired_test_has_the_other_garment_and_its_truth(layout, rendered):
     assert all(named["own"] != named.get("other") for named in names.values())
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_whole_photo_is_seen_beside_another_garment_alone(layout, rendered):
+    """Beside the own garment it is the truth: no split and no setting offers it then."""
+    root = rendered(layout)
+    module = unpaired(layout, root)
+    assert "photo" in module.offers and "photo" not in TryOnBatch.TARGETS
+    for row in module.datasets["test"].rows:
+        sample = samples(module)[row.id]
+        assert torch.equal(sample.photo[0], read_image(row.person, SIZE)) and sample.without_target().photo is not None
+        inside = sample.mask.expand_as(sample.photo)
+        assert (sample.photo[inside].float() - sample.person[inside].float()).abs().mean() > 4, "it shows the result"
+    if layout == "street_tryon":  # has no paired try-on
+        return
+    for options in ({}, {"pairing": "unpaired"}):  # training is paired in any case
+        module = data(layout, root, "fit", task="vton", **options)
+        assert "photo" not in module.offers and "photo" not in data(layout, root, task="vton").offers
+        for split in ("train", "val"):
+            assert len(module.datasets[split]) and all(sample.photo is None for sample in samples(module, split).values())
+    assert all(sample.photo is None for sample in samples(data(layout, root, task="vton")).values())
+
+
 def test_only_the_test_half_is_unpaired(rendered):
     module = data("viton_hd", rendered("viton_hd"), None, task="vton", pairing="unpaired")
     assert all(row.garment.name == row.person.name for split in ("train", "val") for row in module.datasets[split].rows)

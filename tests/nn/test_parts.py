@@ -7,7 +7,9 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.utils import logging as diffusers_logging
 
+from fashiongen import weights_read
 from fashiongen.checkpoints import locate
+from fashiongen.errors import UserError
 from fashiongen.nn.parts import LatentCodec, load_codec, load_image_encoder, load_prompt_encoder
 
 
@@ -62,3 +64,46 @@ def test_loading_prints_nothing(dtype):
     finally:
         diffusers_logging.remove_handler(handler)
     assert not told
+
+
+def test_a_part_that_was_published_before_safetensors_is_read_from_its_bin(tmp_path):
+    """Like the inpainting model's UNet; safetensors beside it win, and the record names the file that was read."""
+    folder = tmp_path / "sd" / "vae"
+    old = autoencoder()
+    old.save_pretrained(folder, safe_serialization=False)
+    assert {path.name for path in folder.iterdir()} == {"config.json", "diffusion_pytorch_model.bin"}
+    for codec in (load_codec(str(folder.parent)), load_codec(str(folder), subfolder=None)):
+        assert all(torch.equal(value, old.state_dict()[key]) for key, value in codec.vae.state_dict().items())
+    assert noted(folder) == {"config.json", "diffusion_pytorch_model.bin"}
+    new = autoencoder(latent_channels=8)
+    new.save_pretrained(folder)
+    assert load_codec(str(folder.parent)).channels == 8
+    assert noted(folder) == {"config.json", "diffusion_pytorch_model.safetensors"}
+    torch.save(new.state_dict(), folder / "diffusion_pytorch_model.bin")  # would fit the config now
+    (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="cannot load a AutoencoderKL"):
+        load_codec(str(folder.parent))
+
+
+def noted(folder):
+    readings = weights_read.begin()
+    load_codec(str(folder.parent))
+    weights_read.end()
+    return {path.name for reading in readings for path in reading.files}
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_a_bin_that_could_run_code_is_refused(tmp_path):
+    folder = tmp_path / "sd" / "vae"
+    autoencoder().save_pretrained(folder, safe_serialization=False)
+    torch.save({"conv_in.weight": Bomb(str(tmp_path / "written"))}, folder / "diffusion_pytorch_model.bin")
+    with pytest.raises(UserError, match=r"cannot load a AutoencoderKL from there \(.*safetensors"):
+        load_codec(str(folder.parent))
+    assert not (tmp_path / "written").exists()
