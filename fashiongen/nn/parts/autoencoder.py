@@ -60,6 +60,6 @@ class LatentCodec(nn.Module):
         return max(1, PIXELS_AT_ONCE // (height * width))
 
 
-def load_codec(folder: str, dtype: torch.dtype = torch.float32) -> LatentCodec:
-    """Load the `vae` of a Stable-Diffusion-style folder, with weights of `dtype`."""
-    return LatentCodec(loading.load_part(AutoencoderKL, folder, "vae", dtype=dtype))
+def load_codec(folder: str, dtype: torch.dtype = torch.float32, *, subfolder: str | None = "vae") -> LatentCodec:
+    """Load the `vae` of a Stable-Diffusion-style folder, with weights of `dtype`; without `subfolder` the folder is the `vae` itself."""
+    return LatentCodec(loading.load_part(AutoencoderKL, folder, subfolder, dtype=dtype))

@@ -39,10 +39,11 @@ CONFIGS = ("config.json", "tokenizer_config.json", "vocab.json", "scheduler_conf
 # The names of weights files, before `.safetensors` or the number of a shard.
 STEMS = ("diffusion_pytorch_model", "model")
 
-# Keys in files of a whole CLIP pair that belong to the other half.
+# Keys in files of a whole CLIP or SigLIP pair that belong to the other half.
 OTHER_HALF = {
     "CLIPTextModel": ("vision_model.", "visual_projection.", "text_projection.", "logit_scale"),
     "CLIPVisionModelWithProjection": ("text_model.", "text_projection.", "logit_scale"),
+    "SiglipVisionModel": ("text_model.", "logit_scale", "logit_bias"),
 }
 
 
@@ -130,7 +131,7 @@ def _read_files(folder: Path, *, weights: bool) -> list[Path]:
 
 
 def _is_no_weight(key: str, kind: type) -> bool:
-    """Return whether a key may be left over: the other half of a CLIP pair, or the position indices in older files."""
+    """Return whether a key may be left over: the other half of a pair, or the position indices in older files."""
     return key.endswith("position_ids") or key.startswith(OTHER_HALF.get(kind.__name__, ()))
 
 
