@@ -97,9 +97,7 @@ class TryOffDiff(Method):
         self.image_size = image_size
         self.condition_dropout = condition_dropout
         self.adapter_lr_scale = adapter_lr_scale
-        self.sampling = Sampling(
-            sampler=sampler, steps=steps, scale=guidance_scale, interval=tuple(guidance_interval), eta=eta, karras=karras
-        )
+        self.sampling = Sampling(sampler=sampler, steps=steps, scale=guidance_scale, interval=guidance_interval, eta=eta, karras=karras)
 
         folder = locate(pretrained, "sd")
         self.codec = load_codec(folder) if vae is None else load_codec(locate(vae, "sd/vae"), subfolder=None)
