@@ -132,3 +132,5 @@ def f(value, name):
 """
     (tmp_path / "a.py").write_text(text)
     assert read(tmp_path / "a.py", "a").shipped == {"sd", "clip", "ip/x.safetensors", "", "judge"}
+    (tmp_path / "b.py").write_text("from fashiongen.checkpoints import locate_file\nlocate_file(given)\n")
+    assert read(tmp_path / "b.py", "b").shipped == set(), "a file that has no tiny one"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from fashiongen.errors import UserError
@@ -15,7 +15,7 @@ from fashiongen.nn import noise
 from fashiongen.nn.guidance import guide
 from fashiongen.nn.parts.schedule import ddim
 
-SamplerName = Literal["ddim", "dpm++", "unipc", "euler"]
+SamplerName = Literal["ddim", "dpm++", "unipc", "euler", "pndm"]
 Predict = Callable[[Tensor, Tensor, bool], Tensor]
 """Takes latents, a timestep and whether the batch is doubled for guidance (unconditional first), and predicts the noise."""
 
@@ -25,12 +25,14 @@ class Sampling:
     """How latents are sampled.
 
     Attributes:
-        sampler: `ddim` (Song et al. 2021), `dpm++` (DPM-Solver++, second order, Lu et al. 2022), `unipc` (Zhao et al. 2023) or `euler`.
-        steps: number of steps, each with one prediction (two with guidance, in one batch).
+        sampler: `ddim` (Song et al. 2021), `dpm++` (DPM-Solver++, second order, Lu et al. 2022), `unipc` (Zhao et al. 2023), `euler`, or
+            `pndm` (Liu et al. 2022, linear multistep alone, as Stable Diffusion samples).
+        steps: number of steps, each with one prediction (two with guidance, in one batch); `pndm` predicts twice in one of its steps.
         scale: of the guidance; at 1 the unconditional half is never computed.
         interval: the share of the training timesteps in which guidance applies, from 0 (no noise) to 1 (noise alone); outside of it only
             the conditional half is computed (Kynkäänniemi et al. 2024). By default everywhere.
         eta: of `ddim`: 0 is deterministic, 1 adds as much noise in each step as DDPM does (CatVTON).
+        karras: of `euler`: noise levels as in Karras et al. 2022, equation 5, instead of evenly spaced timesteps.
     """
 
     sampler: SamplerName = "ddim"
@@ -38,6 +40,7 @@ class Sampling:
     scale: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
     eta: float = 0.0
+    karras: bool = False
 
     def check(self, schedule: DDPMScheduler, owner: str) -> None:
         """Check the settings against a schedule.
@@ -55,6 +58,8 @@ class Sampling:
             raise UserError(f"{owner}: guidance_interval: {low} to {high}: must be two ascending numbers in [0, 1]")
         if not 0.0 <= self.eta <= 1.0 or (self.eta and self.sampler != "ddim"):
             raise UserError(f"{owner}: eta: {self.eta}: must lie in [0, 1], and be 0 for other samplers than ddim")
+        if self.karras and self.sampler != "euler":
+            raise UserError(f"{owner}: karras: must be false for other samplers than euler, such as {self.sampler}")
 
     def guided(self, timestep: Tensor, timesteps: int) -> bool:
         """Return whether guidance applies at a timestep of `timesteps`."""
@@ -62,7 +67,7 @@ class Sampling:
         return self.scale != 1.0 and low <= float(timestep) / timesteps <= high
 
 
-def build_sampler(schedule: DDPMScheduler, name: SamplerName) -> Any:  # noqa: ANN401  diffusers' samplers share no type
+def build_sampler(schedule: DDPMScheduler, sampling: Sampling) -> Any:  # noqa: ANN401  diffusers' samplers share no type
     """Return diffusers' sampler on the published schedule; latents are never clipped or rescaled."""
     plain = {"timestep_spacing": "linspace", "final_sigmas_type": "zero", "lower_order_final": True}
     builders: dict[str, Callable[[], Any]] = {
@@ -71,13 +76,26 @@ def build_sampler(schedule: DDPMScheduler, name: SamplerName) -> Any:  # noqa: A
             schedule.config, algorithm_type="dpmsolver++", solver_order=2, thresholding=False, **plain
         ),
         "unipc": lambda: UniPCMultistepScheduler.from_config(schedule.config, solver_order=2, thresholding=False, **plain),
-        "euler": lambda: EulerDiscreteScheduler.from_config(schedule.config, timestep_spacing="linspace"),
+        "euler": lambda: EulerDiscreteScheduler.from_config(
+            schedule.config, timestep_spacing="linspace", use_karras_sigmas=sampling.karras
+        ),
+        "pndm": lambda: PNDMScheduler.from_config(
+            schedule.config, skip_prk_steps=True, set_alpha_to_one=False, timestep_spacing="leading", steps_offset=1
+        ),
     }
-    return builders[name]()
+    return builders[sampling.sampler]()
 
 
 @torch.no_grad()
-def sample(sampling: Sampling, schedule: DDPMScheduler, predict: Predict, latents: Tensor, ids: Sequence[str], *names: str | int) -> Tensor:
+def sample(
+    sampling: Sampling,
+    schedule: DDPMScheduler,
+    predict: Predict,
+    latents: Tensor,
+    ids: Sequence[str],
+    *names: str | int,
+    build: Callable[[DDPMScheduler, Sampling], Any] = build_sampler,
+) -> Tensor:
     """Denoise latents (B, C, h, w) of unit variance, and return the sampled ones.
 
     Args:
@@ -87,8 +105,9 @@ def sample(sampling: Sampling, schedule: DDPMScheduler, predict: Predict, latent
         latents: pure noise.
         ids: the samples; with `names` they key the noise that a stochastic sampler adds, so that a sample does not depend on its batch.
         names: further parts of these keys, such as the seed.
+        build: returns the sampler, for published weights whose authors sample in another way.
     """
-    sampler = build_sampler(schedule, sampling.sampler)
+    sampler = build(schedule, sampling)
     sampler.set_timesteps(sampling.steps, device=latents.device)
     latents = latents * sampler.init_noise_sigma
     for step, timestep in enumerate(sampler.timesteps):

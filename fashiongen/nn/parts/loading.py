@@ -42,11 +42,12 @@ STEMS = {".safetensors": ("diffusion_pytorch_model", "model"), ".bin": ("diffusi
 # In the libraries' errors for a place without safetensors.
 ABSENT = re.compile(r"(no file named|does not appear to have a file named) [\w.-]*\.safetensors")
 
-# Keys in files that belong to another part: the other half of a CLIP pair, a classifier's head.
+# Keys in files that belong to another part: the other half of a CLIP or SigLIP pair, a classifier's head.
 OTHER_HALF = {
     "CLIPTextModel": ("vision_model.", "visual_projection.", "text_projection.", "logit_scale"),
     "SwinModel": ("classifier.",),
     "CLIPVisionModelWithProjection": ("text_model.", "text_projection.", "logit_scale"),
+    "SiglipVisionModel": ("text_model.", "logit_scale", "logit_bias"),
 }
 
 
@@ -154,7 +155,7 @@ def _read_files(folder: Path, *, weights: bool) -> list[Path]:
 
 
 def _is_no_weight(key: str, kind: type) -> bool:
-    """Return whether a key may be left over: the other half of a CLIP pair, or the position indices in older files."""
+    """Return whether a key may be left over: the other half of a pair, or the position indices in older files."""
     return key.endswith("position_ids") or key.startswith(OTHER_HALF.get(kind.__name__, ()))
 
 
