@@ -1,6 +1,7 @@
 """The options of `fashiongen data masks`. This file imports nothing heavy."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def add_masks(actions: Any) -> None:  # noqa: ANN401  argparse's class of subpar
 def _box(text: str) -> tuple[float, float, float, float]:
     try:
         left, top, right, bottom = (float(value) for value in text.split(","))
+        if not all(map(math.isfinite, (left, top, right, bottom))):
+            raise ValueError("NaN or infinity")
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not LEFT,TOP,RIGHT,BOTTOM, such as 310,420,890,1400 or 0.2,0.3,0.8,0.7") from None
     return left, top, right, bottom

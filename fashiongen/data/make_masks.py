@@ -108,8 +108,8 @@ def make_masks(options: MaskOptions) -> None:
     before = _read_earlier(options, settings)
     places = {person.id: _Places(options, person) for person in people}
     keys = {person.id: _key(person, source, settings) for person in people}
-    todo = [person for person in people if not places[person.id].hold(keys[person.id])]
-    replaced = [places[person.id].mask for person in todo if places[person.id].mask.exists()]
+    todo = [person for person in people if not places[person.id].whole(keys[person.id])]
+    replaced = [places[person.id].mask for person in todo if places[person.id].key() != keys[person.id] and places[person.id].mask.exists()]
     if replaced and not options.replace:
         raise UserError(
             f"{replaced[0]}{f' and {len(replaced) - 1} more' if len(replaced) > 1 else ''}: made from another photo, box or setting, or "
@@ -146,19 +146,23 @@ class _Places:
     def __init__(self, options: MaskOptions, person: Person) -> None:
         folder = options.out / "test"
         # A photo that is not cut or resized stays as it is, byte for byte.
-        self.whole = options.size is None and (person.row is None or person.row.box is None)
-        self.image = folder / "image" / f"{person.id}{person.path.suffix if self.whole else '.png'}"
+        self.copied = options.size is None and (person.row is None or person.row.box is None)
+        self.image = folder / "image" / f"{person.id}{person.path.suffix if self.copied else '.png'}"
         self.painted = folder / "agnostic-v3.2" / f"{person.id}.png"
         self.worn = folder / "masks" / f"{person.id}.png"
         self.mask = folder / "agnostic-mask" / f"{person.id}_mask.png"
 
-    def hold(self, key: str) -> bool:
-        """Return whether all is there, made from what `key` is the hash of."""
+    def key(self) -> str | None:
+        """Return the key in the mask, None if there is none."""
         try:
             with Image.open(self.mask) as image:
-                return image.info.get(KEY) == key and self.image.is_file() and self.painted.is_file()
-        except (*UNREADABLE, FileNotFoundError):
-            return False
+                return image.info.get(KEY)
+        except UNREADABLE:
+            return None
+
+    def whole(self, key: str) -> bool:
+        """Return whether all is there, made from what `key` is the hash of."""
+        return self.key() == key and self.image.is_file() and self.painted.is_file()
 
 
 def _key(person: Person, source: MaskSource, settings: dict[str, Any]) -> str:
@@ -189,7 +193,7 @@ def _make(person: Person, source: MaskSource, options: MaskOptions, places: _Pla
         worn = None if worn is None else _framed(worn, frame, options.size, 0)
     painted = image.copy()
     painted.paste((GREY, GREY, GREY), mask=mask)
-    if places.whole:
+    if places.copied:
         _write(places.image, lambda part: shutil.copyfile(person.path, part))
     else:
         _write(places.image, lambda part: image.save(part, format="PNG"))
