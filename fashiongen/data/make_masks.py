@@ -19,6 +19,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,6 +104,9 @@ def make_masks(options: MaskOptions) -> None:
         UserError: if an option, a photo or what its mask is derived from is unsuitable, or masks that were made otherwise are in the way.
     """
     people, source = _find(options)
+    counts = Counter(person.id for person in people)
+    if repeated := [person.path.name for person in people if counts[person.id] > 1]:
+        raise UserError(f"{options.source}: {', '.join(repeated[:2])} would share a name in the output: rename one")
     garments = [] if options.garments is None else list_photos(_folder(options.garments, "--garments"))[0]
     settings = {**source.settings, "shape": options.shape, "dilate": options.dilate, "size": options.size and list(options.size)}
     before = _read_earlier(options, settings)
@@ -115,12 +119,12 @@ def make_masks(options: MaskOptions) -> None:
             f"{replaced[0]}{f' and {len(replaced) - 1} more' if len(replaced) > 1 else ''}: made from another photo, box or setting, or "
             "changed by hand; add --replace to make it again, or choose another --out"
         )
-    names = [place.image.name for place in places.values()]
-    others = _copy_garments(garments, names, options)
     if replaced:
         (options.out / PAIRS).unlink(missing_ok=True)  # a reader would take old and new masks for one folder
     if before is None or before.settings != settings:
         write_atomically(options.out / RECORD, MaskRecord(settings, {}).as_json())
+    names = [place.image.name for place in places.values()]
+    others = _copy_garments(garments, names, options)
     failures: list[UserError] = []
     for person in track(todo, "making masks", console=Console(stderr=True), transient=True):
         try:
@@ -191,6 +195,8 @@ def _make(person: Person, source: MaskSource, options: MaskOptions, places: _Pla
         image = _framed(image, frame, options.size, "white")
         mask = _framed(mask, frame, options.size, 0)
         worn = None if worn is None else _framed(worn, frame, options.size, 0)
+        if mask.getbbox() is None:
+            raise UserError(f"{person.path}: its mask is less than a pixel of --size: enlarge one of them")
     painted = image.copy()
     painted.paste((GREY, GREY, GREY), mask=mask)
     if places.copied:
@@ -253,14 +259,17 @@ def _copy_garments(paths: Sequence[Path], people: Sequence[str], options: MaskOp
     if not set(people) <= set(names):
         names = [f"{Path(name).stem}_garment{Path(name).suffix}" if name in people else name for name in names]
     for path, name in zip(paths, names, strict=True):
-        image, target = open_image(path), options.out / "test" / "cloth" / name
-        if options.size is None:
-            _write(target, lambda part, path=path: shutil.copyfile(path, part))
-        else:
-            frame = framed(Box(0, 0, *image.size), (image.height, image.width), options.size, None)
-            shown = _framed(image, frame, options.size, "white")
-            _write(target, lambda part, shown=shown: shown.save(part, format="PNG"))
+        _copy_garment(path, options.out / "test" / "cloth" / name, options.size)
     return names
+
+
+def _copy_garment(path: Path, target: Path, size: Size | None) -> None:
+    image = open_image(path)
+    if size is None:
+        _write(target, lambda part: shutil.copyfile(path, part))
+        return
+    shown = _framed(image, framed(Box(0, 0, *image.size), (image.height, image.width), size, None), size, "white")
+    _write(target, lambda part: shown.save(part, format="PNG"))
 
 
 def pairs_of(people: Sequence[str], garments: Sequence[str]) -> list[tuple[str, str]]:
@@ -307,7 +316,10 @@ def _read_earlier(options: MaskOptions, settings: dict[str, Any]) -> MaskRecord 
 
 
 def _short(value: object) -> str:
-    return str(value.get("name")) if isinstance(value, dict) else str(value)
+    """Return a setting for a message: of a checkpoint the hash of its weights."""
+    if isinstance(value, dict):
+        return " ".join(str(sha256)[:12] for name, sha256 in value.items() if str(name).endswith(".safetensors"))
+    return str(value)
 
 
 def _find(options: MaskOptions) -> tuple[list[Person], MaskSource]:
@@ -364,10 +376,7 @@ def _people(options: MaskOptions) -> list[Person]:
     if not source.exists():
         raise UserError(f"{source}: no such photo or folder of photos")
     paths = list_photos(source)[0] if source.is_dir() else [source]
-    ids = [safe_name(path.stem) for path in paths]
-    if repeated := [path.name for path, id_ in zip(paths, ids, strict=True) if ids.count(id_) > 1]:
-        raise UserError(f"{source}: {', '.join(repeated[:2])} would share a name in the output: rename one")
-    return [Person(id=id_, path=path, category=options.category or "upper") for path, id_ in zip(paths, ids, strict=True)]
+    return [Person(id=safe_name(path.stem), path=path, category=options.category or "upper") for path in paths]
 
 
 def _open_layout(options: MaskOptions) -> TryOnData:

@@ -12,7 +12,8 @@ class MaskRecord(NamedTuple):
     """The content of `masks.json`.
 
     Attributes:
-        settings: what all masks were made with: `from` (parse, segformer or box), its settings, and those of the shape.
+        settings: what all masks were made with: `from` (parse, segformer or box), its settings, such as the sha256 of a checkpoint's files,
+            and those of the shape.
         photos: by id, the photo's sha256, its name in the folder, its category and the covered share.
     """
 

@@ -215,8 +215,7 @@ class SegmentationSource:
             )
         self.atr = np.array([known[name] for name in names], dtype=np.uint8)
         read = [path for path in sorted(checkpoint.iterdir()) if path.suffix == ".safetensors" or path.name.endswith("config.json")]
-        hashes = {path.name: file_sha256(path) for path in read}
-        self.settings: dict[str, Any] = {"from": "segformer", "checkpoint": {"name": checkpoint.resolve().name, "files": hashes}}
+        self.settings: dict[str, Any] = {"from": "segformer", "checkpoint": {path.name: file_sha256(path) for path in read}}
         self.name = checkpoint
 
     def inputs(self, person: Person) -> list[Path | Corners]:

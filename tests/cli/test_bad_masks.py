@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn_people import BOX, CLOTHES, HEIGHT, WIDTH, change_config, config, refused, write_parses
+from drawn_people import BOX, CLOTHES, HEIGHT, WIDTH, change_config, config, masks, refused, write_parses
 from PIL import Image
 from transformers import SegformerForImageClassification
 
@@ -125,6 +125,7 @@ BAD_INPUT = {
     "nothing to make masks from": ((), r"photos: nothing to make masks from: give --parse and --labels, .*; or --checkpoint; or --box"),
     "the named source is not given": (("--from", "box"), r"nothing to make masks from by --from box: give --box or --boxes"),
     "box outside": (("--box", "100,0,120,10"), r"--box: the box of anna\.png \(100, 0, 120, 10\) lies outside of the photo, which is 96"),
+    "a mask that is too small": (("--box", "1,1,2,2", "--size", "8x6"), r"anna\.png: its mask is less than a pixel of --size"),
     "empty box": (("--box", "20,20,10,40"), r"--box: the box of anna\.png is empty .*\(2 more of 3 photos have such faults\)"),
     "box of words": (("--box", "a,b,c,d"), r"--box: 'a,b,c,d' is not LEFT,TOP,RIGHT,BOTTOM|--box 'a,b,c,d' is not LEFT"),
     "endless box": (("--box", "0,0,inf,9"), r"is not LEFT,TOP,RIGHT,BOTTOM"),
@@ -145,6 +146,7 @@ def test_bad_input_is_told_in_one_line(kind, capsys):
     Path("broken/x.jpg").write_text("hello")
     assert re.search(words, refused(capsys, *args)), words
     assert not list(Path().glob("out/test/agnostic-mask/*"))
+    masks(*BOX, "--replace")  # nothing is left that would be in its way
 
 
 def test_bad_photos_and_boxes_are_told(capsys):
@@ -166,6 +168,10 @@ def test_bad_photos_and_boxes_are_told(capsys):
     ):
         Path("boxes.json").write_text(content)
         assert re.search(words, refused(capsys, "--boxes", "boxes.json", out=f"out{len(content)}")), content
+    shutil.copytree("photos", "spaces")
+    for name in ("a b.png", "a_b.png"):
+        shutil.copy("photos/anna.png", f"spaces/{name}")
+    assert "a b.png, a_b.png would share a name in the output" in refused(capsys, *BOX, source="spaces", out="spaced")
     Path("photos/bert.png").write_bytes(b"\x89PNG")
     line = refused(capsys, *BOX)
     assert "photos/bert.png is truncated, damaged or not an image" in line and Path("out/test/agnostic-mask/cleo_mask.png").exists()

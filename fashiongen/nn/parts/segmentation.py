@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import transformers
 from PIL import Image
@@ -25,7 +27,7 @@ class Segmenter:
         Raises:
             UserError: one line, if it is no semantic segmentation network, or its files are missing or unsuitable.
         """
-        local = {"local_files_only": True, "trust_remote_code": False}
+        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         config = loading.load_part(transformers.AutoConfig, folder, **local)
         known = transformers.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
         if type(config) not in known:
