@@ -293,8 +293,9 @@ def test_the_fingerprint_changes_with_the_masks():
     shutil.copy("lower/test/agnostic-mask/anna_mask.png", "out/test/agnostic-mask/anna_mask.png")
     assert data().fingerprint() != first
     shutil.copytree("out", "foreign")
-    Path("foreign/masks.json").write_text("[1]")  # another program's: not read
-    assert data(out="foreign").describe()["masks"] == {"test": ["file"]}
+    for content in ("[1]", "{", '{"made_by": "me", "settings": {"from": "a hat"}, "photos": {}}'):  # another program's: not read
+        Path("foreign/masks.json").write_text(content)
+        assert data(out="foreign").describe()["masks"] == {"test": ["file"]}
 
 
 def test_the_real_photos_are_dressed_and_undressed(shared_data):

@@ -159,3 +159,14 @@ def test_a_widened_mask_reaches_further_and_a_box_fills_its_corners():
     assert wide[18:23, 8:13].all() and wide.sum() == 50
     boxed = masks.widened(mask, 32, as_box=True)
     assert boxed[18:33, 8:23].all() and boxed.sum() == 15 * 15
+
+
+def test_labels_alone_give_limbs_a_margin_and_keep_the_head():
+    """The margin of AutoMasker round body parts, 8 of 500 pixels, besides that of smoothing."""
+    parse = np.zeros((500, 400), np.uint8)
+    for label, columns in ((masks.LEFT_ARM, slice(50, 80)), (masks.LEFT_LEG, slice(200, 230))):
+        parse[100:300, columns] = label
+    parse[100:130, 300:330] = masks.HEAD
+    upper, lower = masks.from_atr(parse, "upper"), masks.from_atr(parse, "lower")
+    assert upper[200, 38:92].all() and not upper[200, 32] and not upper[:, 200:].any()
+    assert lower[200, 188:242].all() and not lower[200, 182] and not lower[:, :150].any()
