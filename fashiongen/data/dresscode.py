@@ -63,6 +63,8 @@ class _Pair(NamedTuple):
 class DressCodeDataset(TryOnDataset):
     """Samples as batches of one, at one size."""
 
+    palette: ClassVar[str] = "atr"
+
     def read_pose(self, path: Path, source: Size, size: Size) -> Tensor:
         """Read 18 keypoints."""
         return read_keypoints(path, size)

@@ -49,6 +49,8 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
 class StreetTryOnDataset(TryOnDataset):
     """Samples as batches of one, at one size."""
 
+    palette: ClassVar[str] = "atr"
+
     def open_person(self, row: TryOnRow) -> Image.Image:
         """Decode a photo, cropped to its box if it is a full photo."""
         return open_cropped(row.person, row.box)

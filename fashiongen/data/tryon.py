@@ -16,6 +16,7 @@ from fashiongen.data.folder import FolderData, splits_of
 from fashiongen.data.images import Size
 from fashiongen.data.listing import UNPAIRED, Listing, TryOnRow, fingerprint, mask_origin
 from fashiongen.data.loading import Loader, ResumableLoader
+from fashiongen.data.mask_record import RECORD, read_record
 from fashiongen.data.task_parts import readable_parts, required_parts
 from fashiongen.data.tryon_dataset import AGNOSTIC, OPTIONAL, PARTS, ImageDataset, TryOnDataset, offered
 from fashiongen.errors import UserError
@@ -255,9 +256,15 @@ class TryOnData(FolderData):
         return self.evaluation_loader(self.datasets["test"], block=self.eval_batch_size)
 
     def fingerprint(self) -> str:
-        """Return a sha256 over the names and sizes of the current split's files and the content of its lists."""
-        files = [file for row in self.datasets[self.split].rows for file in row.files()]
-        return fingerprint(self._listings[SPLIT_SOURCES[self.split]].sources, files, self.root)
+        """Return a sha256 over the names and sizes of the current split's files and the content of its lists.
+
+        Masks that `fashiongen data masks` has made, or the user has then corrected, often keep their size: their content counts.
+        """
+        rows = self.datasets[self.split].rows
+        contents = list(self._listings[SPLIT_SOURCES[self.split]].sources)
+        if read_record(self.root) is not None:
+            contents += [self.root / RECORD, *sorted({row.mask for row in rows if row.mask is not None})]
+        return fingerprint(contents, [file for row in rows for file in row.files()], self.root)
 
     def sample_names(self) -> dict[str, dict[str, str]]:
         """Return each sample's id with the names of its person, its garment and the other garment of an unpaired test."""
@@ -274,11 +281,14 @@ class TryOnData(FolderData):
         """
         counts: dict[str, dict[str, int]] = {"samples": {}, "paired": {}, "unpaired": {}}
         origins = {}
+        made = read_record(self.root)
         for split, dataset in self.datasets.items():
             counts["samples"][split] = len(dataset)
             counts["paired"][split] = sum(row.garment is not None for row in dataset.rows)
             counts["unpaired"][split] = sum(not row.paired or row.other is not None for row in dataset.rows)
             origins[split] = sorted({mask_origin(row) for row in dataset.rows})
+            if made is not None:
+                origins[split] = [f"made from {made.settings.get('from')}" if origin == "file" else origin for origin in origins[split]]
         return {
             "name": self.name,
             "root": str(self.root),

@@ -6,7 +6,7 @@ Sizes are (height, width) throughout.
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +128,10 @@ class TryOnDataset(Dataset[Batch]):
         batch_type: the type of a sample.
         parts: the fields of a sample to read, if offered.
         offers: the parts that all samples have, so that any samples can share a batch.
+        palette: the labels of a parse, `lip` or `atr`; empty if others.
     """
+
+    palette: ClassVar[str] = ""
 
     def __init__(
         self,

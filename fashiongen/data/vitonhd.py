@@ -13,9 +13,11 @@
 The archive's top folder and some other folders have several names (`PLACES`). Missing agnostic masks are derived from the grey paint of
 `agnostic-v3.2`, else from parse and keypoints.
 
+`fashiongen data masks` writes this layout too, with `masks.json`, which holds the category of each person; here all are upper by default.
+
 Both pair files are mismatched in their second column: they are for dressing a person in another garment. A person's own garment is the
 image of the same name, so samples here are always (person, garment of that name), and the second column is the other garment of an
-unpaired test. CatVTON names the test file `test_pairs_unpaired.txt`.
+unpaired test. CatVTON names the test file `test_pairs_unpaired.txt`. It may list a person several times, with different garments.
 """
 
 import json
@@ -30,6 +32,7 @@ from torch import Tensor
 from fashiongen.data import masks
 from fashiongen.data.images import Size, read_labels
 from fashiongen.data.listing import UNPAIRED, Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
+from fashiongen.data.mask_record import read_record
 from fashiongen.data.openpose import read_openpose
 from fashiongen.data.quality import QualityFilter
 from fashiongen.data.reframe import Zooms
@@ -59,6 +62,8 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
 class VITONHDDataset(TryOnDataset):
     """Samples as batches of one, at one size."""
 
+    palette: ClassVar[str] = "lip"
+
     def read_pose(self, path: Path, source: Size, size: Size) -> Tensor:
         """Read 25 keypoints."""
         return read_openpose(path, KEYPOINTS, source, size)
@@ -74,8 +79,9 @@ class VITONHDDataset(TryOnDataset):
 class VITONHD(TryOnData):
     """VITON-HD, paired in training and test.
 
-    A sample's id is the stem of its person image. With `duplicates` the name is `viton_hd-clean`: its numbers are not comparable to those
-    of the whole dataset.
+    A sample's id is the stem of its person image. If the test file lists some person with several garments, an unpaired test has a sample
+    per line, with the id `PERSON_GARMENT`, and a paired one a sample per person. With `duplicates` the name is `viton_hd-clean`: its
+    numbers are not comparable to those of the whole dataset.
     """
 
     layout: ClassVar[str] = "viton_hd"
@@ -129,8 +135,18 @@ class VITONHD(TryOnData):
                     f"{self.duplicates}: none of its {half} names is in {pairs_file}, which is clean already or another dataset's"
                 )
             pairs = clean
+        first: dict[str, tuple[str, ...]] = {}
+        for pair in pairs:
+            first.setdefault(pair[0], pair)
+        several = half == "test" and len(set(pairs)) > len(first)  # garments for some person
+        if several and self.pairing == "paired":
+            pairs = list(first.values())
         names, others = [person for person, _ in pairs], [cloth for _, cloth in pairs]
         stems = [PurePosixPath(name).stem for name in names]
+        ids = stems
+        if several and self.pairing == "unpaired":
+            ids = [f"{stem}_{PurePosixPath(other).stem}" for stem, other in zip(stems, others, strict=True)]
+        drawn = [f"{id_}{PurePosixPath(name).suffix}" for id_, name in zip(ids, names, strict=True)]
         found = {part: find(self.root / half, places, names, stems) for part, places in PLACES.items()}
         found["other"] = find(self.root / half, PLACES["garment"], others, others)
         found["other_mask"] = find(self.root / half, PLACES["garment_mask"], others, [PurePosixPath(name).stem for name in others])
@@ -139,11 +155,14 @@ class VITONHD(TryOnData):
             raise UserError(f"{self.layout}: {folder} is missing or holds none of the {whose} of {pairs_file}")
         if found["mask"] is not None:
             found["agnostic"] = None
+        found["dressed"] = find(self.root / half, PLACES["dressed"], drawn, ids)
+        made = read_record(self.root)
+        photos = made.photos if made else {}
         present = {part: both for part, both in found.items() if both is not None}
         rows = [
             TryOnRow(
-                id=stem,
-                category="upper",
+                id=ids[index],
+                category=photos.get(stem, {}).get("category", "upper"),
                 **{
                     "person": self.root / half / "image" / names[index],
                     # A pair of the same name has no other garment.
@@ -152,7 +171,7 @@ class VITONHD(TryOnData):
             )
             for index, stem in enumerate(stems)
         ]
-        repeated = [stem for stem, count in Counter(stems).items() if count > 1]
+        repeated = [id_ for id_, count in Counter(ids).items() if count > 1]
         return Listing(
             half=half, sources=(pairs_file,), rows=rows, absent={part: absent for part, (_, absent) in present.items()}, repeated=repeated
         )
