@@ -8,6 +8,7 @@ Sizes are (height, width) throughout.
 import hashlib
 from abc import abstractmethod
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -64,6 +65,7 @@ class TryOnData(FolderData):
         task: str = "vtoff",
         pairing: Pairing = "paired",
         filter: Filter = "bilinear",
+        garments: str | None = None,
         **options: Any,  # noqa: ANN401  FolderData's own
     ) -> None:
         """Store the settings; nothing is read before `setup`.
@@ -77,6 +79,8 @@ class TryOnData(FolderData):
             task: the task whose batches are returned, such as vtoff; only the parts that it has fields for are read.
             pairing: the garments of a try-on test: `paired`, each person's own, or `unpaired`, another one.
             filter: how images are resized to `size`, antialiased: `bilinear`, or `lanczos` as in CatVTON's code.
+            garments: a folder with an image for each person of a paired try-on test, named after the sample's id, that replaces the shop
+                image, such as the predictions that a try-off test of the same people has kept (`evaluate.keep`): off and on again.
             options: options of every dataset in a folder.
         """
         super().__init__(root, people=people, size=size, batch_size=batch_size, **options)
@@ -96,6 +100,13 @@ class TryOnData(FolderData):
         self.filter = filter
         if filter not in get_args(Filter):
             raise UserError(f"{self.layout}: data.filter={filter}: choose {' or '.join(get_args(Filter))}")
+        self.garments = None if garments is None else Path(garments).expanduser()
+        if self.garments is not None:
+            if AGNOSTIC not in self.parts or pairing == "unpaired":
+                raise UserError(
+                    f"{self.layout}: data.garments={garments}: puts people's own garments on them again: only for paired try-on"
+                )
+            self.name = f"{self.layout}-cycle"
         self._listings: dict[str, Listing] = {}
 
     @classmethod
@@ -141,6 +152,8 @@ class TryOnData(FolderData):
             rows |= self._split(listing)
         if "test" in splits and self.pairing == "unpaired":
             rows["test"] = self._unpaired(rows["test"])
+        if "test" in splits and self.garments is not None:
+            rows["test"] = self._restored(rows["test"], self.garments)
         for split in splits:
             self.datasets[split] = self.dataset(split, rows)
             if not len(self.datasets[split]) and split != "val":
@@ -222,6 +235,20 @@ class TryOnData(FolderData):
             )
         return [row.unpaired() for row in rows]
 
+    def _restored(self, rows: list[TryOnRow], folder: Path) -> list[TryOnRow]:
+        """Return rows whose shop images are those of a folder.
+
+        Raises:
+            UserError: if one is missing.
+        """
+        found = [replace(row, garment=folder / f"{row.id}.png", garment_mask=None) for row in rows]
+        if absent := [row.garment for row in found if row.garment is not None and not row.garment.is_file()]:
+            raise UserError(
+                f"{self.layout}: data.garments: {len(absent)} of {len(found)} people have no garment there, first {absent[0]}: give the "
+                "predictions that a try-off test of the same people has kept (evaluate.keep)"
+            )
+        return found
+
     @abstractmethod
     def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:
         """Return why no agnostic mask can be derived for a row without one; None if it can."""
@@ -264,6 +291,8 @@ class TryOnData(FolderData):
         contents = list(self._listings[SPLIT_SOURCES[self.split]].sources)
         if read_record(self.root) is not None:
             contents += [self.root / RECORD, *sorted({row.mask for row in rows if row.mask is not None})]
+        if self.garments is not None and self.split == "test":  # predictions of two methods may have the same size
+            contents += [row.garment for row in rows if row.garment is not None]
         return fingerprint(contents, [file for row in rows for file in row.files()], self.root)
 
     def sample_names(self) -> dict[str, dict[str, str]]:

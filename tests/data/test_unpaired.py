@@ -171,3 +171,31 @@ def test_a_missing_other_garment_is_named(copied):
     (root / "upper_body" / "images" / line[1]).unlink()
     with pytest.raises(UserError, match=r"1 of 6 samples of .* lack their other, first .*_1.jpg"):
         unpaired("dress_code", root)
+
+
+def test_a_garment_that_was_taken_off_is_put_on_again(rendered, tmp_path):
+    """`vton-cycle`: another program's images, or kept predictions, in place of the shop images; the photo stays the truth."""
+    root = rendered("viton_hd")
+    plain = data("viton_hd", root, task="vton")
+    ids = [row.id for row in plain.datasets["test"].rows]
+    for number, id_ in enumerate(ids):
+        Image.new("RGB", SIZE[::-1], (number % 256, 9, 200)).save(tmp_path / f"{id_}.png")
+    cycle = data("viton_hd", root, task="vton", garments=str(tmp_path))
+    assert cycle.name == "viton_hd-cycle" and "garment_mask" not in cycle.offers
+    for number, id_ in enumerate(ids):
+        sample, own = samples(cycle)[id_], samples(plain)[id_]
+        assert (sample.garment[0, 0] == number % 256).all() and (sample.garment[0, 2] == 200).all()
+        assert torch.equal(sample.person, own.person) and torch.equal(sample.agnostic, own.agnostic)
+    before = cycle.fingerprint()
+    assert before != plain.fingerprint()
+    first = tmp_path / f"{ids[0]}.png"
+    size = first.stat().st_size
+    Image.new("RGB", SIZE[::-1], (7, 9, 200)).save(first)
+    assert abs(first.stat().st_size - size) <= 2
+    assert data("viton_hd", root, task="vton", garments=str(tmp_path)).fingerprint() != before
+    first.unlink()
+    with pytest.raises(UserError, match=rf"data.garments: 1 of {len(ids)} people have no garment there, first .*{ids[0]}.png"):
+        data("viton_hd", root, task="vton", garments=str(tmp_path))
+    for wrong in ({"task": "vtoff"}, {"task": "vton", "pairing": "unpaired"}):
+        with pytest.raises(UserError, match=r"data.garments=.*only for paired try-on"):
+            data("viton_hd", root, garments=str(tmp_path), **wrong)
