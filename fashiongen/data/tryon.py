@@ -104,7 +104,7 @@ class TryOnData(FolderData):
         if self.garments is not None:
             if AGNOSTIC not in self.parts or pairing == "unpaired":
                 raise UserError(
-                    f"{self.layout}: data.garments={garments}: puts people's own garments on them again: only for paired try-on"
+                    f"{self.layout}: data.garments={garments}: puts own garments on again: only for paired try-on"
                 )
             self.name = f"{self.layout}-cycle"
         self._listings: dict[str, Listing] = {}
