@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,13 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "text": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
         "image": {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16},
         "embedding": {"projection_dim": 1024, "image_size": 224},
+        "clip-l": {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "projection_dim": 768,
+        },
         "siglip": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 512},
         "alexnet": {},
     },
@@ -53,15 +61,16 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "text": {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
         "image": {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
         "embedding": {"projection_dim": 40, "image_size": 28},
+        "clip-l": {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "projection_dim": 48},
         "siglip": {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 64},
         "alexnet": {"channels": (8, 8, 8, 8, 8), "fc": 64},
     },
 }
 
 
-def build_unet(size: str) -> UNet2DConditionModel:
+def build_unet(size: str, channels: int = 4) -> UNet2DConditionModel:
     """Return Stable Diffusion 1.5's denoiser, or a small one with the same blocks, on torch's current default device."""
-    return UNet2DConditionModel(sample_size=64, **SIZES[size]["unet"])
+    return UNet2DConditionModel(sample_size=64, in_channels=channels, **SIZES[size]["unet"])
 
 
 def build_vae(size: str) -> AutoencoderKL:
@@ -86,20 +95,28 @@ def write_siglip(folder: Path, size: str, device: str) -> Path:
     return folder
 
 
-def write_stable_diffusion(folder: Path, size: str, device: str) -> Path:
-    """Write `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`."""
+def write_stable_diffusion(folder: Path, size: str, device: str, channels: int = 4) -> Path:
+    """Write `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`; for inpainting the UNet has 9 input channels."""
     widths = SIZES[size]
     with torch.device(device):
-        unet = build_unet(size)
+        unet = build_unet(size, channels)
         vae = build_vae(size)
         text = CLIPTextModel(CLIPTextConfig(**widths["text"], projection_dim=widths["text"]["hidden_size"]))
-    assert size != "full" or sum(parameter.numel() for parameter in unet.parameters()) == FULL_UNET
+    assert size != "full" or sum(p.numel() for p in unet.parameters()) == FULL_UNET + (channels - 4) * unet.conv_in.out_channels * 9
     for name, part in (("unet", unet), ("vae", vae), ("text_encoder", text)):
         part.half().save_pretrained(folder / name)
     for name in ("tokenizer", "scheduler"):
         shutil.copytree(tiny_weights() / "sd" / name, folder / name)
     settings = folder / "tokenizer" / "tokenizer_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 77}))
+    return folder
+
+
+def write_clip_l(folder: Path, size: str, device: str) -> Path:
+    """Write the image encoder of CLIP ViT-L/14 alone."""
+    with torch.device(device):
+        encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**SIZES[size]["clip-l"], image_size=224, patch_size=14))
+    encoder.half().save_pretrained(folder)
     return folder
 
 
@@ -146,6 +163,8 @@ def write_state(file: Path, state: dict[str, Tensor]) -> Path:
 STAND_INS: dict[str, Callable[[Path, str, str], Path]] = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": write_stable_diffusion,
     "CompVis/stable-diffusion-v1-4": write_stable_diffusion,
+    "stable-diffusion-v1-5/stable-diffusion-inpainting": partial(write_stable_diffusion, channels=9),
+    "openai/clip-vit-large-patch14": write_clip_l,
     "stabilityai/sd-vae-ft-mse": write_vae,
     "google/siglip-base-patch16-512": write_siglip,
     "h94/IP-Adapter": write_image_encoder,

@@ -103,9 +103,7 @@ class TryOnData(FolderData):
         self.garments = None if garments is None else Path(garments).expanduser()
         if self.garments is not None:
             if AGNOSTIC not in self.parts or pairing == "unpaired":
-                raise UserError(
-                    f"{self.layout}: data.garments={garments}: puts own garments on again: only for paired try-on"
-                )
+                raise UserError(f"{self.layout}: data.garments={garments}: puts own garments on again: only for paired try-on")
             self.name = f"{self.layout}-cycle"
         self._listings: dict[str, Listing] = {}
 
