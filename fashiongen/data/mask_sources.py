@@ -162,9 +162,9 @@ class LayoutSource:
         self.dataset = dataset
 
     def inputs(self, person: Person) -> list[Path | Corners]:
-        """Return the label map, the keypoints and the DensePose map."""
+        """Return the label map, the keypoints, the DensePose map and the crop box."""
         assert person.row is not None
-        return [path for path in (person.row.parse, person.row.pose, person.row.densepose) if path is not None]
+        return [path for path in (person.row.parse, person.row.pose, person.row.densepose, person.row.box) if path is not None]
 
     def derive(self, person: Person, image: Image.Image) -> Derived:
         """Draw the region like the reader of the layout."""
@@ -214,7 +214,9 @@ class SegmentationSource:
                 f"{f'unknown {some(others)}' if others else 'some are missing or repeated'}"
             )
         self.atr = np.array([known[name] for name in names], dtype=np.uint8)
-        read = [path for path in sorted(checkpoint.iterdir()) if path.suffix == ".safetensors" or path.name.endswith("config.json")]
+        read = [
+            path for path in sorted(checkpoint.iterdir()) if path.suffix in (".safetensors", ".bin") or path.name.endswith("config.json")
+        ]
         self.settings: dict[str, Any] = {"from": "segformer", "checkpoint": {path.name: file_sha256(path) for path in read}}
         self.name = checkpoint
 

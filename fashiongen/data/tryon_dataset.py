@@ -72,7 +72,7 @@ class TryOnSample:
 
     def whole(self) -> Tensor | None:
         """Return the whole photo beside another garment, uint8 (1, 3, H, W); None beside the own garment, where it is the truth."""
-        return None if self.row.photo is None else image_to_tensor(self.photo, self.dataset.size)[None]
+        return None if self.row.photo is None else self._photo()[None]
 
     def mask(self) -> Tensor:
         """Return the agnostic mask, bool (1, 1, H, W)."""

@@ -11,10 +11,9 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.training_utils import compute_snr
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torch.nn.functional import interpolate, mse_loss
+from torch.nn.functional import interpolate
 
 from fashiongen.batches import TryOffBatch, TryOnBatch, to_float
 from fashiongen.checkpoints import locate, locate_file
@@ -22,6 +21,7 @@ from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
 from fashiongen.nn import noise
 from fashiongen.nn.concatenation import JoinedDenoiser, Trained, apply_dream, check_trained, join_conditions, train_only
+from fashiongen.nn.denoising import add_noise, denoising_loss
 from fashiongen.nn.encodings import Encoding, EncodingCache
 from fashiongen.nn.guidance import condition_mask
 from fashiongen.nn.parts import load_codec, load_noise_schedule, load_unet
@@ -157,25 +157,19 @@ class ConcatenationMethod(Method):
             raise ValueError(f"training needs the true {self.generated}")
         conditions, training = self.conditions(batch), names != ("val",)
         latents = torch.cat([self.latents(self.generated, batch), conditions.reference], dim=self.axis)
-        steps = self.schedule.config.num_train_timesteps
-        epsilon = noise.normal(noise.keys(batch.ids, self.seed, *names, "noise"), latents.shape[1:], latents.device)
-        timestep = noise.integers(noise.keys(batch.ids, self.seed, *names, "timestep"), 0, steps, latents.device)
-        noisy, target = self.schedule.add_noise(latents, epsilon, timestep), epsilon
+        noised = add_noise(self.schedule, latents, batch.ids, self.seed, *names)
         if dropout > 0:  # of the condition alone: the reference's noisy half stays
             mask = condition_mask(batch.ids, dropout, self.seed, *names, "dropout").to(latents.device)
             conditions = conditions._replace(reference=conditions.reference * mask[:, None, None, None])
         joined = join_conditions(*conditions, self.axis)
         if self.dream is not None and training:
             with torch.no_grad():
-                predicted = self.network(noisy, timestep, joined)
-            kept = self.schedule.alphas_cumprod.to(latents.device)[timestep]
-            noisy, target = apply_dream(noisy, epsilon, predicted, kept, self.dream)
-        predicted = self.network(noisy, timestep, joined)
-        if self.snr_gamma is None or not training:
-            return mse_loss(predicted, target)
-        snr: Tensor = compute_snr(self.schedule, timestep)
-        errors: Tensor = (predicted - target).square().mean(dim=(1, 2, 3))
-        return (errors * snr.clamp(max=self.snr_gamma) / snr).mean()
+                predicted = self.network(noised.latents, noised.timestep, joined)
+            alpha_bar = self.schedule.alphas_cumprod.to(latents.device)[noised.timestep]
+            noisy, target = apply_dream(noised.latents, noised.epsilon, predicted, alpha_bar, self.dream)
+            noised = noised._replace(latents=noisy, epsilon=target)
+        predicted = self.network(noised.latents, noised.timestep, joined)
+        return denoising_loss(predicted, noised, self.schedule, self.snr_gamma if training else None)
 
     def encoding_of(self, field: str) -> Encoding:
         """Return the encoding of one image of the batch: the moments of its latents, (B, 8, h, w)."""

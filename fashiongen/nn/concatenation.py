@@ -88,7 +88,7 @@ def join_conditions(first: Tensor, reference: Tensor, mask: Tensor | None, axis:
     return torch.cat([torch.cat([mask, torch.zeros_like(mask)], dim=axis), latents], dim=1)
 
 
-def apply_dream(noisy: Tensor, epsilon: Tensor, predicted: Tensor, kept: Tensor, detail: float) -> tuple[Tensor, Tensor]:
+def apply_dream(noisy: Tensor, epsilon: Tensor, predicted: Tensor, alpha_bar: Tensor, detail: float) -> tuple[Tensor, Tensor]:
     """Return DREAM's noisy latents and target (arXiv 2312.00210), which correct a sample by the network's own error on it.
 
     With s = sqrt(1 - alpha bar) and e = s^p * (epsilon - predicted): z_t + s * e, and epsilon + e.
@@ -97,9 +97,9 @@ def apply_dream(noisy: Tensor, epsilon: Tensor, predicted: Tensor, kept: Tensor,
         noisy: z_t, (B, ...).
         epsilon: the noise in it.
         predicted: the noise that the network predicts, without gradients.
-        kept: alpha bar of each sample's timestep, (B,).
+        alpha_bar: of each sample's timestep, (B,).
         detail: p; the larger, the more is left as it is at small timesteps, which preserves detail.
     """
-    deviation = (1.0 - kept).sqrt().view(-1, *[1] * (noisy.ndim - 1))
+    deviation = (1.0 - alpha_bar).sqrt().view(-1, *[1] * (noisy.ndim - 1))
     correction = deviation**detail * (epsilon - predicted)
     return noisy + deviation * correction, epsilon + correction

@@ -37,7 +37,7 @@ def paste(prediction: Tensor, photo: Tensor, mask: Tensor, how: Repaint) -> Tens
     if how == "soft":
         sigma = max(1.0, mask.shape[-2] / 50)
         blurred = gaussian_blur(weight, 2 * round(3 * sigma) + 1, sigma)
-        weight = torch.where(mask, weight, blurred)
+        weight = torch.where(mask, weight, (2 * blurred).clamp(max=1))  # a blurred edge has a half of it outside
     return torch.where(weight > 0, prediction * weight, 0.0) + torch.where(weight < 1, photo * (1 - weight), 0.0)
 
 

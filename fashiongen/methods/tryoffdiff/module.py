@@ -10,7 +10,6 @@ from typing import Any, ClassVar, get_args
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 
 from fashiongen.batches import TryOffBatch, to_float
 from fashiongen.checkpoints import locate, locate_file
@@ -19,6 +18,7 @@ from fashiongen.methods.base import Method
 from fashiongen.methods.tryoffdiff.network import DROPOUTS, LABELS, TryOffDiffNetwork, Version, from_square, to_square
 from fashiongen.methods.tryoffdiff.published import load_published, unscaled_euler
 from fashiongen.nn import noise
+from fashiongen.nn.denoising import add_noise, denoising_loss
 from fashiongen.nn.encodings import Encoding, EncodingCache
 from fashiongen.nn.guidance import condition_mask
 from fashiongen.nn.parts import load_codec, load_noise_schedule, load_siglip, load_unet
@@ -42,6 +42,7 @@ class TryOffDiff(Method):
         context_tokens: int = 77,
         adapter_dropout: float = 0.1,
         condition_dropout: float = 0.0,
+        snr_gamma: float | None = None,
         sampler: SamplerName = "pndm",
         karras: bool = False,
         steps: int = 50,
@@ -66,6 +67,7 @@ class TryOffDiff(Method):
             context_tokens: number of tokens that the denoiser attends to.
             adapter_dropout: of v1's transformer layer, in training; in [0, 1).
             condition_dropout: probability that a training sample has no condition: SigLIP's tokens are zeros. The authors drop none.
+            snr_gamma: weight each sample's loss by min(SNR, snr_gamma) / SNR; None weights all equally, as the authors do.
             sampler: `pndm` (v1), `euler` (v2), `ddim`, `dpm++` or `unipc`.
             karras: of `euler` (v2): noise levels as in Karras et al. 2022.
             steps: of the sampler.
@@ -91,12 +93,15 @@ class TryOffDiff(Method):
             raise UserError(f"TryOffDiff: adapter_dropout: {adapter_dropout}: must be at least 0 and below 1")
         if context_tokens < 1:
             raise UserError(f"TryOffDiff: context_tokens: {context_tokens}: must be at least 1")
+        if snr_gamma is not None and not snr_gamma > 0:
+            raise UserError(f"TryOffDiff: snr_gamma: {snr_gamma}: must be above 0; leave it out to weight all noises equally")
         if not adapter_lr_scale > 0:
             raise UserError(f"TryOffDiff: adapter_lr_scale: {adapter_lr_scale}: must be above 0")
         self.version = version
         self.image_size = image_size
         self.condition_dropout = condition_dropout
         self.adapter_lr_scale = adapter_lr_scale
+        self.snr_gamma = snr_gamma
         self.sampling = Sampling(sampler=sampler, steps=steps, scale=guidance_scale, interval=guidance_interval, eta=eta, karras=karras)
 
         folder = locate(pretrained, "sd")
@@ -175,20 +180,18 @@ class TryOffDiff(Method):
         if batch.garment is None:
             raise ValueError("training needs the garments")
         latents = self.codec.mode(self.encoded("garment", batch))
-        count = self.schedule.config.num_train_timesteps
-        epsilon = noise.normal(noise.keys(batch.ids, self.seed, *names, "noise"), latents.shape[1:], latents.device)
-        timestep = noise.integers(noise.keys(batch.ids, self.seed, *names, "timestep"), 0, count, latents.device)
-        noisy = self.schedule.add_noise(latents, epsilon, timestep)
+        noised = add_noise(self.schedule, latents, batch.ids, self.seed, *names)
         # Divided by sqrt(alpha bar) it is z + sigma * epsilon, on which the authors' v2 weights were trained.
-        kept = self.schedule.alphas_cumprod.to(latents)[timestep].view(-1, 1, 1, 1)
-        noisy = torch.where(self.network.unscaled, noisy / kept.sqrt(), noisy)
+        alpha_bar = self.schedule.alphas_cumprod.to(latents)[noised.timestep].view(-1, 1, 1, 1)
+        noisy = torch.where(self.network.unscaled, noised.latents / alpha_bar.sqrt(), noised.latents)
 
         tokens, keys = self.encoded("tokens", batch), None
         if training:
             mask = condition_mask(batch.ids, self.condition_dropout, self.seed, *names, "dropout")
             tokens = tokens * mask.to(tokens)[:, None, None]
             keys = [noise.keys(batch.ids, self.seed, *names, "adapter", place) for place in range(DROPOUTS)]
-        return mse_loss(self.network(noisy, timestep, self.network.context(tokens, keys), self.labels(batch)), epsilon)
+        predicted = self.network(noisy, noised.timestep, self.network.context(tokens, keys), self.labels(batch))
+        return denoising_loss(predicted, noised, self.schedule, self.snr_gamma if training else None)
 
     def encodings(self) -> dict[str, Encoding]:
         """Return E of the garment's square (moments, (B, 8, h, w)) and SigLIP's tokens of the person's square, (B, N, D)."""
@@ -248,6 +251,7 @@ class TryOffDiff(Method):
         Raises:
             UserError: if the authors' v2 weights, or weights that started from them, are to be sampled by another than Euler's method.
         """
-        if self.network.unscaled and self.sampling.sampler != "euler":
-            told = "the authors' v2 weights, and what was trained from them, can only be sampled by euler"
-            raise UserError(f"TryOffDiff: sampler: {self.sampling.sampler}: {told}: set --model.init_args.sampler euler")
+        if self.network.unscaled and (self.sampling.sampler != "euler" or not self.sampling.karras):
+            told = "the authors' v2 weights, and what was trained from them, can only be sampled by euler on Karras' steps"
+            remedy = "set --model.init_args.sampler euler --model.init_args.karras true"
+            raise UserError(f"TryOffDiff: sampler: {self.sampling.sampler}: {told}: {remedy}")

@@ -84,7 +84,7 @@ class TWGTM(Method):
 
         Args:
             pretrained: Stable Diffusion 1.5 for inpainting: `tiny`, a folder in the diffusers layout, or a hub id.
-            vae: another folder or hub id with a `vae` subfolder; None takes that of `pretrained`.
+            vae: another autoencoder: a folder or hub id that is one; None takes that of `pretrained`.
             image_encoder: the frozen CLIP image encoder: `tiny`, a folder, or a hub id. Its embedding is as wide as the text's.
             image_encoder_subfolder: its subfolder, if any.
             swin: the spatial refinement module's image encoder: a folder or hub id, or the sizes of one with random weights, some of
@@ -154,7 +154,7 @@ class TWGTM(Method):
         self.prompts = PROMPTS | (prompts or {})
 
         unet_folder, folder = locate(pretrained, "inpainting"), locate(pretrained, "sd")  # the tiny one shares its other parts
-        self.codec = load_codec(folder if vae is None else locate(vae, "sd"))
+        self.codec = load_codec(folder) if vae is None else load_codec(locate(vae, "sd/vae"), subfolder=None)
         self.prompt_encoder = load_prompt_encoder(folder)
         self.image_encoder = load_image_encoder(locate(image_encoder, "clip"), image_encoder_subfolder)
         self.schedule = load_noise_schedule(folder)

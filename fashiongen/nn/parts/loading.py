@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 # Raised by `from_pretrained` for files that are missing, damaged, of another model, or have invalid settings.
 UNLOADABLE = (
+    pickle.UnpicklingError,
     OSError,
     ValueError,
     RuntimeError,
@@ -40,6 +42,7 @@ CONFIGS = ("config.json", "tokenizer_config.json", "vocab.json", "scheduler_conf
 # The names of weights files by their ending, before it or the number of a shard. Where there are safetensors, nothing else is read.
 STEMS = {".safetensors": ("diffusion_pytorch_model", "model"), ".bin": ("diffusion_pytorch_model", "pytorch_model")}
 # In the libraries' errors for a place without safetensors.
+NO_FILE = re.compile(r"no file named|does not appear to have a file named")
 ABSENT = re.compile(r"(no file named|does not appear to have a file named) [\w.-]*\.safetensors")
 
 # Keys in files that belong to another part: the other half of a CLIP or SigLIP pair, a classifier's head.
@@ -124,9 +127,9 @@ def _from_pretrained(kind: Any, source: str, options: dict[str, Any]) -> Any:  #
         if "use_safetensors" not in options or not ABSENT.search(str(error)):
             raise
         try:
-            return kind.from_pretrained(source, **(options | {"use_safetensors": False}))
-        except UNLOADABLE:
-            raise error from None
+            return kind.from_pretrained(source, **(options | {"use_safetensors": False, "weights_only": True}))
+        except UNLOADABLE as second:
+            raise (error if NO_FILE.search(str(second)) else second) from None
 
 
 def _local_folder(source: str, subfolder: str | None, revision: str | None) -> Path | None:
