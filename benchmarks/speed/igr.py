@@ -34,9 +34,8 @@ from fashiongen.data.encoding_cache import EncodedDataset, encode
 from fashiongen.data.loading import Loader
 from fashiongen.evaluation.provenance import device_name, versions
 from fashiongen.methods.igr import IGR
-from fashiongen.methods.igr.network import join
 from fashiongen.nn import noise
-from fashiongen.nn.attention import KeyValue, Memory, attention_layers
+from fashiongen.nn.attention import KeyValue, Memory, attention_layers, join
 from fashiongen.nn.guidance import guide
 from fashiongen.nn.parts import ddim
 

@@ -93,7 +93,7 @@ def find(name: str, weights: str | None = None) -> Path:
         UserError: if it is missing; the message says what to put where.
     """
     if name in (*TINY, WORN):
-        return tiny_weights() / ("worn_classifier" if name == WORN else "classifier")
+        return tiny_weights() / "worn_classifier" if name == WORN else tiny_weights() / "classifier"
     published = EXTRACTORS[name]
     if weights is not None and (given := Path(weights).expanduser()).exists():
         return given

@@ -89,7 +89,7 @@ def bad_checkpoint(kind, segformer):
         change_config(folder, id2label={**{str(number): label for number, label in enumerate(CLOTHES)}, "3": "Hat"})
     if kind == "pickled":
         (folder / "model.safetensors").unlink()
-        torch.save({}, folder / "pytorch_model.bin")
+        torch.save({"weight": Path("code")}, folder / "pytorch_model.bin")  # anything but tensors
     if kind == "damaged":
         (folder / "model.safetensors").write_bytes(b"no weights")
     if kind == "no processor":

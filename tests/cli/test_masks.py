@@ -148,7 +148,7 @@ def test_the_folder_is_read_for_try_off_and_try_on():
     assert list(off) == list(NAMES) and all(sample.mask.float().mean() == 0.1875 and sample.garment is None for sample in off.values())
     module = data("vton", pairing="unpaired")
     on = samples(module)
-    assert list(on) == [f"{a}_{b}" for a in NAMES for b in ("blue", "red")] and module.offers == {"garment", "mask"}
+    assert list(on) == [f"{a}_{b}" for a in NAMES for b in ("blue", "red")] and module.offers == {"garment", "mask", "photo"}
     for id_, sample in on.items():
         person, shirt = id_.split("_")
         assert torch.equal(sample.mask, off[person].mask) and sample.person is None

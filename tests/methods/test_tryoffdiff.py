@@ -325,7 +325,7 @@ def test_a_scheduler_that_forgets_the_rates_is_refused():
         ({"siglip": "/absent/folder"}, "no such folder"),
         ({"vae": "/absent/folder"}, "no such folder"),
         ({"published": "/absent/file.pth"}, "no such weights file"),
-        ({"published": "tiny"}, "tiny: no such weights file; give a file, or a file on the hub"),
+        ({"published": "tiny"}, "tiny: no such weights file; give a file or a file on the hub"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )
