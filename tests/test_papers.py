@@ -222,7 +222,7 @@ def readme_word(setting: dict) -> str:
     """Return what a README must say of a setting: the last part of its key, or the words that it has instead."""
     words = {
         "data.init_args.quality.class_path": "by hand",
-        "data.init_args.size": "resizes all images to 128x128",
+        "data.init_args.size": "resizes all images to 128x128" if setting.get("value") == [128, 128] else "size",
         "trainer.precision": setting.get("value", "mixed precision"),
         "fact: sign of the distance to the template": "sign of the distance to the template",
         "fact: axis of the concatenation": "along the height",
