@@ -218,6 +218,37 @@ class TryOffBatch(Batch):
 
 
 @dataclass(kw_only=True)
+class TryOnBatch(Batch):
+    """Virtual try-on (task `vton`): dress a person in the garment of a shop image.
+
+    Attributes:
+        agnostic: (B, 3, H, W) uint8 RGB, the photo of the person with mid-grey (128) where `mask` is True.
+        mask: (B, 1, H, W) bool, True where the garment may be: what is to be repainted.
+        garment: (B, 3, H, W) uint8 RGB, the shop image of the garment to put on.
+        category: B of "upper", "lower", "full".
+        garment_mask: (B, 1, H, W) bool, True on the shop image's garment, if offered.
+        parse: (B, H, W) uint8 human-parse labels in the dataset's palette, 0 where `mask` is True, if offered.
+        pose: (B, K, 3) float32 keypoints: x and y in pixels, confidence (0 if not visible), if offered.
+        photo: (B, 3, H, W) uint8 RGB, the whole photo, on which the person wears something else than `garment`. Only an unpaired test
+            offers it: in a paired one it is the target.
+        person: target, (B, 3, H, W) uint8 RGB, the person wearing the garment. In a paired test this is the photo; in an unpaired one only
+            the embedded world knows it.
+    """
+
+    TARGETS: ClassVar[tuple[str, ...]] = ("person",)
+
+    agnostic: Tensor
+    mask: Tensor
+    garment: Tensor
+    category: list[str]
+    garment_mask: Tensor | None = None
+    parse: Tensor | None = None
+    pose: Tensor | None = None
+    photo: Tensor | None = None
+    person: Tensor | None = None
+
+
+@dataclass(kw_only=True)
 class PairBatch(Batch):
     """Tops with matching bottoms, for training methods of the task `retrieval`.
 

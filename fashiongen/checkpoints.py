@@ -72,22 +72,23 @@ def is_commit(revision: str | None) -> bool:
     return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
 
 
-def locate_file(value: str, tiny: str) -> Path:
+def locate_file(value: str, tiny: str | None = None) -> Path:
     """Resolve `tiny`, a local file or a file on the hub (`owner/name@revision/path/in/repository`) to a local path.
 
     Args:
         value: the value in the recipe.
-        tiny: the shipped file that `tiny` refers to, relative to `tiny_weights()`.
+        tiny: the shipped file that `tiny` refers to, relative to `tiny_weights()`; None if there is none.
 
     Raises:
         UserError: if there is no such file, locally or on the hub, or the hub cannot be reached.
     """
-    path = tiny_weights() / tiny if value == "tiny" else Path(value).expanduser()
+    path = tiny_weights() / tiny if value == "tiny" and tiny is not None else Path(value).expanduser()
     if path.is_file():
         return path
     if value == "tiny" or path.is_absolute() or value.startswith((".", "~")) or value.count("/") < 2:
+        choices = "a file" if tiny is None else "`tiny`, a file,"
         raise UserError(
-            f"{path}: no such weights file; give `tiny`, a file, or a file on the hub such as owner/name@revision/folder/file.safetensors"
+            f"{path}: no such weights file; give {choices} or a file on the hub such as owner/name@revision/folder/file.safetensors"
         )
     owner, name, inside = value.split("/", 2)
     name, _, revision = name.partition("@")

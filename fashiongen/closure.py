@@ -236,9 +236,12 @@ def _shipped(nodes: list[ast.AST], bound: dict[str, set[tuple[str, str]]]) -> It
     """Yield the parts that a file names, as in `locate(value, PART)`, `locate_file(value, PART)`, `tiny_weights() / PART`."""
     from_here = {alias: name for alias, places in bound.items() for base, name in places if base == f"{PACKAGE}.checkpoints"}
     for node in nodes:
-        if isinstance(node, ast.Call) and from_here.get(_name(node.func) or "") in ("locate", "locate_file"):
+        if isinstance(node, ast.Call) and (function := from_here.get(_name(node.func) or "")) in ("locate", "locate_file"):
             given = [*node.args[1:2], *(keyword.value for keyword in node.keywords if keyword.arg in ("part", "tiny"))]
-            yield _constant(given[0]) if given else "sd"
+            if given:
+                yield _constant(given[0])
+            elif function == "locate":  # whose default is `sd`; `locate_file` has none
+                yield "sd"
         elif (
             isinstance(node, ast.BinOp) and isinstance(node.left, ast.Call) and from_here.get(_name(node.left.func) or "") == "tiny_weights"
         ):

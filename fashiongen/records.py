@@ -42,6 +42,13 @@ class MetricEntry(TypedDict):
     ci95: list[float] | None
 
 
+class GroupEntry(TypedDict):
+    """The results of a group of a test's samples, such as those of one category."""
+
+    n_samples: int
+    metrics: dict[str, MetricEntry]
+
+
 class WeightsEntry(TypedDict):
     """The weights of a frozen part, or a file that a method starts from.
 
@@ -87,6 +94,8 @@ class Record:
     samples of a cluster share, such as a garment; the lines of `per_sample` name each sample's cluster. `extractors` maps the
     names of metrics with an extractor to `{weights, sha256}`. `reference` describes the images they were compared with:
     `{dataset, split, field, fingerprint}`.
+    `groups` maps each value of the batch's field `by`, such as a category, to `{n_samples, metrics}` of its samples; `metrics` is over all
+    of them and no mean of the groups. Without several groups both are empty. The lines of `per_sample` then name each sample's group.
     `weights` are the frozen parts and all other weights that the method has read, such as those of its parents.
     `data` describes the data: `fingerprint`, `size`, the source of the `masks`, and `world: wardrobe` for the embedded world.
     `protocol_sha256` hashes the protocol's metrics with their settings, and its size.
@@ -115,6 +124,8 @@ class Record:
     reference: dict[str, str] | None = None
     metrics: dict[str, MetricEntry] = field(default_factory=dict)
     extractors: dict[str, dict[str, str]] = field(default_factory=dict)
+    by: str | None = None
+    groups: dict[str, GroupEntry] = field(default_factory=dict)
     per_sample: str | None = None
     clusters: str | None = None
     images: str | None = None

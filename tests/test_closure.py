@@ -126,8 +126,11 @@ def test_the_shipped_weights_that_a_file_names_are_known(tmp_path):
 from fashiongen.checkpoints import locate, locate_file as find, tiny_weights
 from fashiongen.data.listing import locate as other
 def f(value, name):
-    locate(value); locate(value, "clip"); find(value, tiny="ip/x.safetensors"); find(value, f"{name}/y"); tiny_weights() / "judge"
+    locate(value); locate(value, "clip"); find(value)
+    find(value, tiny="ip/x.safetensors"); find(value, f"{name}/y"); tiny_weights() / "judge"
     other(value, "no")
 """
     (tmp_path / "a.py").write_text(text)
     assert read(tmp_path / "a.py", "a").shipped == {"sd", "clip", "ip/x.safetensors", "", "judge"}
+    (tmp_path / "b.py").write_text("from fashiongen.checkpoints import locate_file\nlocate_file(given)\n")
+    assert read(tmp_path / "b.py", "b").shipped == set(), "a file that has no tiny one"

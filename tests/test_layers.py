@@ -32,7 +32,7 @@ FLOORS = {
     "__main__": 8,
 }
 GROUND_FLOOR = ("errors", "batches", "checkpoints", "closure", "own_code", "records", "shipped", "weights_read")
-SHARED_BY_METHODS = ("base", "multi_loss", "template_matching")  # files in methods/ that every method may import
+SHARED_BY_METHODS = ("base", "concatenation", "multi_loss", "template_matching")  # files in methods/ that every method may import
 
 
 def imported(tree: ast.AST, module: tuple[str, ...], package: Path) -> list[tuple[str, ...]]:
@@ -94,6 +94,7 @@ def test_planted_imports_are_found(tmp_path):
     (package / "methods" / "one").mkdir()
     (package / "methods" / "one" / "module.py").write_text(
         "import fashiongen.methods.two.network\nfrom fashiongen.methods.base import Method\n"
+        "from fashiongen.methods.concatenation import ConcatenationMethod\n"
         "from fashiongen.methods.multi_loss import MultiLossMethod\n"
         "from fashiongen.methods.template_matching import TemplateMatchingMethod\n"
     )

@@ -34,9 +34,8 @@ from fashiongen.data.encoding_cache import EncodedDataset, encode
 from fashiongen.data.loading import Loader
 from fashiongen.evaluation.provenance import device_name, versions
 from fashiongen.methods.igr import IGR
-from fashiongen.methods.igr.network import join
 from fashiongen.nn import noise
-from fashiongen.nn.attention import KeyValue, Memory, attention_layers
+from fashiongen.nn.attention import KeyValue, Memory, attention_layers, join
 from fashiongen.nn.guidance import guide
 from fashiongen.nn.parts import ddim
 
@@ -150,7 +149,7 @@ def sample(igr: IGR, batch: TryOffBatch, *, anew: bool = False, two_passes: bool
     height, width = (side // igr.codec.factor for side in batch.person.shape[-2:])
     latents = noise.normal(noise.keys(batch.ids, 0, "sample", 0, 0), (igr.codec.channels, height, width), igr.device)
     sampler = ddim(igr.schedule)
-    sampler.set_timesteps(igr.steps, device=igr.device)
+    sampler.set_timesteps(igr.sampling.steps, device=igr.device)
     memory: dict[str, Memory] = {}
     for timestep in sampler.timesteps:
         if anew or not memory:
@@ -161,7 +160,7 @@ def sample(igr: IGR, batch: TryOffBatch, *, anew: bool = False, two_passes: bool
         else:
             text = torch.cat([conditions.text] * 2)
             unconditional, conditional = igr.network(torch.cat([latents] * 2), timestep, memory, text).chunk(2)
-        latents = sampler.step(guide(unconditional, conditional, igr.guidance_scale), timestep, latents, eta=0.0).prev_sample
+        latents = sampler.step(guide(unconditional, conditional, igr.sampling.scale), timestep, latents, eta=0.0).prev_sample
     return latents
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.embeddings import ImageProjection
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from fashiongen.checkpoints import tiny_weights
 from fashiongen.methods.bpr_dae.network import HEAD, AlexNet
@@ -37,6 +45,14 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "text": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
         "image": {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16},
         "embedding": {"projection_dim": 1024, "image_size": 224},
+        "clip-l": {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "projection_dim": 768,
+        },
+        "siglip": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 512},
         "alexnet": {},
     },
     "small": {
@@ -45,31 +61,62 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "text": {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
         "image": {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
         "embedding": {"projection_dim": 40, "image_size": 28},
+        "clip-l": {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "projection_dim": 48},
+        "siglip": {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 64},
         "alexnet": {"channels": (8, 8, 8, 8, 8), "fc": 64},
     },
 }
 
 
-def build_unet(size: str) -> UNet2DConditionModel:
+def build_unet(size: str, channels: int = 4) -> UNet2DConditionModel:
     """Return Stable Diffusion 1.5's denoiser, or a small one with the same blocks, on torch's current default device."""
-    return UNet2DConditionModel(sample_size=64, **SIZES[size]["unet"])
+    return UNet2DConditionModel(sample_size=64, in_channels=channels, **SIZES[size]["unet"])
 
 
-def write_stable_diffusion(folder: Path, size: str, device: str) -> Path:
-    """Write `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`."""
-    widths = SIZES[size]
+def build_vae(size: str) -> AutoencoderKL:
+    """Return Stable Diffusion 1.5's autoencoder, or a small one with the same blocks, on torch's current default device."""
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    return AutoencoderKL(**kinds, **SIZES[size]["vae"], layers_per_block=2, latent_channels=4, sample_size=512)
+
+
+def write_vae(folder: Path, size: str, device: str) -> Path:
+    """Write an autoencoder in a folder of its own."""
     with torch.device(device):
-        unet = build_unet(size)
-        vae = AutoencoderKL(**kinds, **widths["vae"], layers_per_block=2, latent_channels=4, sample_size=512)
+        vae = build_vae(size)
+    vae.half().save_pretrained(folder)
+    return folder
+
+
+def write_siglip(folder: Path, size: str, device: str) -> Path:
+    """Write SigLIP's image encoder alone."""
+    with torch.device(device):
+        encoder = SiglipVisionModel(SiglipVisionConfig(**SIZES[size]["siglip"], patch_size=16))
+    encoder.half().save_pretrained(folder)
+    return folder
+
+
+def write_stable_diffusion(folder: Path, size: str, device: str, channels: int = 4) -> Path:
+    """Write `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`; for inpainting the UNet has 9 input channels."""
+    widths = SIZES[size]
+    with torch.device(device):
+        unet = build_unet(size, channels)
+        vae = build_vae(size)
         text = CLIPTextModel(CLIPTextConfig(**widths["text"], projection_dim=widths["text"]["hidden_size"]))
-    assert size != "full" or sum(parameter.numel() for parameter in unet.parameters()) == FULL_UNET
+    assert size != "full" or sum(p.numel() for p in unet.parameters()) == FULL_UNET + (channels - 4) * unet.conv_in.out_channels * 9
     for name, part in (("unet", unet), ("vae", vae), ("text_encoder", text)):
         part.half().save_pretrained(folder / name)
     for name in ("tokenizer", "scheduler"):
         shutil.copytree(tiny_weights() / "sd" / name, folder / name)
     settings = folder / "tokenizer" / "tokenizer_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 77}))
+    return folder
+
+
+def write_clip_l(folder: Path, size: str, device: str) -> Path:
+    """Write the image encoder of CLIP ViT-L/14 alone."""
+    with torch.device(device):
+        encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**SIZES[size]["clip-l"], image_size=224, patch_size=14))
+    encoder.half().save_pretrained(folder)
     return folder
 
 
@@ -115,6 +162,11 @@ def write_state(file: Path, state: dict[str, Tensor]) -> Path:
 
 STAND_INS: dict[str, Callable[[Path, str, str], Path]] = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": write_stable_diffusion,
+    "CompVis/stable-diffusion-v1-4": write_stable_diffusion,
+    "stable-diffusion-v1-5/stable-diffusion-inpainting": partial(write_stable_diffusion, channels=9),
+    "openai/clip-vit-large-patch14": write_clip_l,
+    "stabilityai/sd-vae-ft-mse": write_vae,
+    "google/siglip-base-patch16-512": write_siglip,
     "h94/IP-Adapter": write_image_encoder,
     "h94/IP-Adapter/models/ip-adapter_sd15.safetensors": write_ip_adapter,
     "weights/alexnet-owt-7be5be79.pth": write_alexnet,

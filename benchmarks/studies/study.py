@@ -82,7 +82,7 @@ def samples(out: Path, name: str) -> tuple[list[str], list[str], dict[str, np.nd
             ids, clusters, metrics = (file[f"{name}/{part}"].tolist() for part in ("ids", "clusters", "metrics"))
             return ids, clusters, dict(zip(metrics, file[f"{name}/values"].astype(float), strict=True))
     lines = [json.loads(line) for line in (out / f"{name}.per_sample.jsonl").read_text().splitlines()]
-    metrics = [key for key in lines[0] if key not in ("id", "cluster")]
+    metrics = [key for key in lines[0] if key not in ("id", "cluster", "group")]
     values = {metric: np.array([np.nan if line[metric] is None else line[metric] for line in lines], dtype=float) for metric in metrics}
     return [line["id"] for line in lines], [line.get("cluster", line["id"]) for line in lines], values
 

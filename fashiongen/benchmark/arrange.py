@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -40,10 +41,11 @@ def read(folder: Path, published: Sequence[Published] = ()) -> Leaderboard:
     groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for node in tests:
         if node.status == "ok" and node.run is not None:
-            groups[_board_key(node.run.record)].append(node.run)
+            for run in (node.run, *_of_groups(node.run)):
+                groups[_board_key(run)].append(run)
     boards = []
     for key in sorted(groups):
-        alike = sorted(other for other in groups if other[:4] + other[5:] == key[:4] + key[5:])
+        alike = sorted(other for other in groups if other[:5] + other[6:] == key[:5] + key[6:])
         boards.append(_board(groups[key], fits, tests, published, number=alike.index(key) + 1 if len(alike) > 1 else None))
     with_result = {key[:2] + key[3:4] for key in groups}
     for test in sorted({node.test for node in tests if node.status not in ("ok", "unplanned") and node.test[0]} - with_result):
@@ -105,10 +107,23 @@ def _unread(id_: str, entry: dict[str, Any], status: str, reason: str) -> Node:
     return Node(id=id_, kind=str(entry.get("kind", "")), status=status, reason=reason, run=None, test=(task, dataset, protocol))
 
 
-def _board_key(record: Record) -> tuple[str, ...]:
+def _of_groups(run: Run) -> Iterator[Run]:
+    """Yield a run for each group of samples that the record has numbers of; its images are those of all samples, and left to them."""
+    record = run.record
+    for group, found in record.groups.items():
+        conditions = {**_conditions(record), record.by or "group": group, "samples": str(found["n_samples"])}
+        part = replace(
+            record, metrics=found["metrics"], n_samples=found["n_samples"], conditions=conditions, images=None, gallery={}, groups={}
+        )
+        yield replace(run, record=part, group=group)
+
+
+def _board_key(run: Run) -> tuple[str, ...]:
     """Return what the rows of one board share; images of unknown origin are on boards of their own."""
+    record = run.record
     origin = record.source["kind"] if record.source.get("kind") == JUDGED_FOLDER else ""
-    return (record.task, record.dataset, record.split, record.protocol, json.dumps(_conditions(record), sort_keys=True), origin)
+    conditions = json.dumps(_conditions(record), sort_keys=True)
+    return (record.task, record.dataset, record.split, record.protocol, run.group, conditions, origin)
 
 
 def _conditions(record: Record) -> dict[str, str]:
@@ -217,17 +232,19 @@ def _board(runs: list[Run], fits: _Fits, tests: list[Node], published: Sequence[
     conditions = _conditions(first)
     world, counted = f", {conditions['world']}" if "world" in conditions else "", f" ({number})" if number else ""
     origin = f", {JUDGED_FOLDER}s" if first.source.get("kind") == JUDGED_FOLDER else ""
+    group = f", {first.by or 'group'} {runs[0].group}" if runs[0].group else ""
     return Board(
         task=first.task,
         dataset=first.dataset,
         split=first.split,
         protocol=first.protocol,
         conditions=conditions,
-        label=f"{first.task} on {first.dataset}{world}{origin}{counted}",
+        label=f"{first.task} on {first.dataset}{world}{group}{origin}{counted}",
         protocol_text=protocol_text(first.protocol, [run.record.recipe for run in runs]),
         columns=columns,
         rows=rows,
-        absent=_absent(tests, (first.task, first.dataset, first.protocol)),
+        # Told once, on the board of all samples.
+        absent=[] if group else _absent(tests, (first.task, first.dataset, first.protocol)),
         published=_beside(published, first.task, first.dataset),
         notes=["Its rows were run by different versions of the code."] if len(versions) > 1 else [],
     )

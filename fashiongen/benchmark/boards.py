@@ -1,6 +1,7 @@
 """The data structures of a leaderboard; `arrange` builds them from records. Does not import torch, to start fast.
 
 A *board* is one table: one task, dataset, split and protocol, with the same conditions, such as the data files and the reference images.
+Records with groups of samples, such as categories, have a board for all samples and one for each group.
 A *row* is a recipe with its overlays; all its seeds share one row.
 A *column* is a metric by its reported name, which includes its feature extractor.
 """
@@ -22,11 +23,15 @@ Rank = Literal["best", "second"]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A record and its folder; `stale` if the suite now plans its node with other settings, data or code."""
+    """A record and its folder; `stale` if the suite now plans its node with other settings, data or code.
+
+    `group` names the group of samples that the record's numbers are of, such as a category; empty for all samples.
+    """
 
     record: Record
     folder: Path
     stale: bool = False
+    group: str = ""
 
     def file(self, name: str | None) -> Path | None:
         """Return the path of a file or folder that the record names, if it exists inside the record's folder."""

@@ -45,9 +45,9 @@ def per_sample(run: Run) -> Samples | None:
         return None
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        by_id = {line["id"]: line for line in lines}
+        by_id = {line["id"]: line for line in lines if not run.group or line.get("group") == run.group}
         ids = tuple(sorted(by_id))
-        names = dict.fromkeys(name for line in lines for name in line if name not in ("id", "cluster"))
+        names = dict.fromkeys(name for line in lines for name in line if name not in ("id", "cluster", "group"))
         values = {
             name: np.array([math.nan if (value := by_id[id_].get(name)) is None else float(value) for id_ in ids], dtype=np.float64)
             for name in names

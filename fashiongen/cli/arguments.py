@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fashiongen import __version__
+from fashiongen.cli.masks import add_masks
 from fashiongen.cli.parser import Parser
+from fashiongen.cli.values import key_value, positive, size
 from fashiongen.errors import UserError
 
 TRAINER_COMMANDS = {
@@ -87,26 +89,6 @@ Commands = Any
 """The type that `add_subparsers` returns: its class has no public name in argparse."""
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 512x384")
-    return int(height), int(width)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return int(text)
-
-
-def _key_value(text: str) -> tuple[str, str]:
-    key, _, value = text.partition("=")
-    if not key or not value:
-        raise argparse.ArgumentTypeError(f"{text}: must be KEY=VALUE, such as partition=gpu")
-    return key, value
-
-
 def _add_recipes(commands: Commands) -> None:
     commands.add_parser(
         "recipes",
@@ -122,7 +104,9 @@ def _add_recipes(commands: Commands) -> None:
 
 def _add_data(commands: Commands) -> None:
     data = commands.add_parser(
-        "data", help="check a dataset, or encode it before training", description="Check a dataset, or encode it before training."
+        "data",
+        help="check a dataset, encode it before training, or make masks",
+        description="Check a dataset, encode it before training, or make masks for your own photos.",
     )
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
     check = actions.add_parser(
@@ -161,6 +145,7 @@ def _add_data(commands: Commands) -> None:
     encode.add_argument(
         "--dtype", choices=["float32", "float16"], default="float32", help="float16 halves the folder's size (default: float32)"
     )
+    add_masks(actions)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -182,7 +167,7 @@ def _add_wardrobe(commands: Commands) -> None:
     )
     render.add_argument("root", metavar="ROOT", type=Path, help="folder to write")
     render.add_argument("--people", type=int, default=40, metavar="N", help="people, or pairs of items, to draw (default: %(default)s)")
-    render.add_argument("--size", type=_size, default=(512, 384), metavar="HxW", help="height and width in pixels (default: 512x384)")
+    render.add_argument("--size", type=size, default=(512, 384), metavar="HxW", help="height and width in pixels (default: 512x384)")
     render.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same world (default: %(default)s)")
 
 
@@ -199,7 +184,7 @@ def _add_retrieve(commands: Commands) -> None:
     _add_config(retrieve)
     retrieve.add_argument("--query", type=Path, required=True, metavar="IMAGE", help="the image of a top, or a folder of them")
     retrieve.add_argument("--catalogue", type=Path, required=True, metavar="DIR", help="folder of images of bottoms")
-    retrieve.add_argument("--top", type=_positive, default=10, metavar="N", help="how many to show (default: %(default)s)")
+    retrieve.add_argument("--top", type=positive, default=10, metavar="N", help="how many to show (default: %(default)s)")
     retrieve.add_argument("--out", type=Path, required=True, metavar="PAGE", help="HTML file to write; it is self-contained")
     retrieve.add_argument(
         "--index",
@@ -210,7 +195,7 @@ def _add_retrieve(commands: Commands) -> None:
     )
     retrieve.add_argument(
         "--effort",
-        type=_positive,
+        type=positive,
         default=64,
         metavar="N",
         help="nprobe of ivf, efSearch of hnsw (default: %(default)s)",
@@ -285,14 +270,14 @@ def _add_bench(commands: Commands) -> None:
     )
     run.add_argument("--dry-run", action="store_true", help="list the nodes with their commands and requirements; run none")
     run.add_argument(
-        "--jobs", type=_positive, default=1, metavar="N", help="nodes to run at once; they share the cores, each has its own GPUs"
+        "--jobs", type=positive, default=1, metavar="N", help="nodes to run at once; they share the cores, each has its own GPUs"
     )
     run.add_argument("--executor", choices=["local", "ray", "slurm"], default="local", help="where nodes run (default: this machine)")
     run.add_argument("--accept-stale", action="store_true", help="keep finished nodes even if code or libraries have changed")
     run.add_argument("--address", metavar="A", help="address of a running Ray cluster (default: RAY_ADDRESS, else a new local one)")
-    run.add_argument("--cpus", type=_positive, default=1, metavar="N", help="cores per node under ray or slurm (default: %(default)s)")
+    run.add_argument("--cpus", type=positive, default=1, metavar="N", help="cores per node under ray or slurm (default: %(default)s)")
     run.add_argument(
-        "--slurm", action="append", default=[], type=_key_value, metavar="KEY=VALUE", help="an option for sbatch; can be repeated"
+        "--slurm", action="append", default=[], type=key_value, metavar="KEY=VALUE", help="an option for sbatch; can be repeated"
     )
 
 

@@ -144,6 +144,17 @@ def _encode(options: argparse.Namespace) -> None:
     encode_data(_with_configs(options), options.out, options.split, options.dtype, debug=options.debug)
 
 
+def _masks(options: argparse.Namespace) -> None:
+    from dataclasses import fields
+
+    from fashiongen.data.base import layout_name
+    from fashiongen.data.make_masks import MaskOptions, make_masks
+
+    given = {entry.name: getattr(options, entry.name) for entry in fields(MaskOptions)}
+    given = {name: value.expanduser() if isinstance(value, Path) else value for name, value in given.items()}
+    make_masks(MaskOptions(**given | {"layout": options.layout and layout_name(options.layout)}))
+
+
 def _retrieve(options: argparse.Namespace) -> None:
     from fashiongen.cli.retrieve import retrieve_bottoms
 
@@ -233,6 +244,7 @@ COMMANDS: dict[tuple[str, str | None], Callable[[argparse.Namespace], int | None
     ("recipes", None): _recipes,
     ("data", "check"): _check,
     ("data", "encode"): _encode,
+    ("data", "masks"): _masks,
     ("wardrobe", "render"): _render,
     ("retrieve", None): _retrieve,
     ("judge", None): _judge,

@@ -203,9 +203,12 @@ class FashionCLI(LightningCLI):
         evaluate.config_sha256, evaluate.protocol_sha256 = self._config_sha256(), self._protocol_sha256()
 
     def _protocol_sha256(self) -> str:
-        """Hash the protocol's metrics, size and resizing, if any; the reference images are in the record's `reference`, by content."""
-        settings = {key: self.config_dump["evaluate"][key] for key in ("metrics", "size", "resize")}
-        return _hash({key: value for key, value in settings.items() if key != "resize" or value is not None})
+        """Hash the protocol's settings that are set; the reference images are in the record's `reference`, by content.
+
+        Groups (`by`) are numbers beside those of all samples, which they do not change.
+        """
+        settings = {key: self.config_dump["evaluate"][key] for key in ("metrics", "size", "resize", "filter", "repaint", "unpaired")}
+        return _hash({key: value for key, value in settings.items() if key in ("metrics", "size") or value is not None})
 
     def _config_sha256(self) -> str:
         settings = {

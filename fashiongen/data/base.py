@@ -30,6 +30,13 @@ class ImageSet(Protocol):
     def fingerprint(self) -> str:
         """Return a hash of the files, which changes if any of them does."""
 
+    def groups(self, by: str) -> list[str]:
+        """Return the value of a batch's field, such as its category, for the sample of each image.
+
+        Raises:
+            UserError: if it is unknown.
+        """
+
 
 class FashionData(L.LightningDataModule):
     """A self-describing DataModule.
@@ -87,12 +94,13 @@ class FashionData(L.LightningDataModule):
             "offers": sorted(self.offers),
         }
 
-    def images_of(self, split: str, field: str) -> ImageSet:
+    def images_of(self, split: str, field: str, size: tuple[int, int] | None = None) -> ImageSet:
         """Find one image of each sample of a split; the samples' other files may be missing.
 
         Args:
             split: train, val or test.
             field: the image's name in a batch, such as garment or person.
+            size: height and width of the images; by default that of the samples.
 
         Raises:
             UserError: if the dataset has no such images.

@@ -10,6 +10,7 @@
         skeletons/013563_5.jpg  dense/013563_5.png  dense/013563_5_uv.npz   (not read)
         masks/013563_1.png           the shop image's background, white, added by LaDI-VTON
         agnostic_masks/013563_0.png  white where the garment may be, made by CatVTON for test people
+        images-unpaired/013563_0.jpg the person in the garment of test_pairs_unpaired.txt; only the embedded wardrobe can have it
 
 Columns are separated by tabs or spaces. A pair file in the root may lack its third column, and either kind of pair file may be missing.
 The dataset itself has no agnostic masks: they are derived from labels and keypoints.
@@ -44,10 +45,13 @@ PAIR_FILES = {"train": ("train_pairs.txt",), "test": ("test_pairs_paired.txt", "
 PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "person": (("images", ""),),
     "garment_mask": (("masks", "_1.png"),),
+    "dressed": (("images-unpaired", ""),),
     "mask": (("agnostic_masks", "_0.png"), ("agnostic-masks", "_0.png"), ("agnostic_mask", "_0.png"), ("agnostic-mask", "_0.png")),
     "parse": (("label_maps", "_4.png"),),
     "pose": (("keypoints", "_2.json"),),
 }
+# The same for the garment of an unpaired test, whose name is in the pair file.
+PLACES_OF_OTHERS: dict[str, tuple[tuple[str, str], ...]] = {"other": PLACES["person"], "other_mask": (("masks", ".png"),)}
 
 
 class _Pair(NamedTuple):
@@ -58,6 +62,8 @@ class _Pair(NamedTuple):
 
 class DressCodeDataset(TryOnDataset):
     """Samples as batches of one, at one size."""
+
+    palette: ClassVar[str] = "atr"
 
     def read_pose(self, path: Path, source: Size, size: Size) -> Tensor:
         """Read 18 keypoints."""
@@ -108,7 +114,7 @@ class DressCode(TryOnData):
             raise UserError(f"{self.layout}: data.categories is {wrong}; choose from {', '.join(CATEGORIES)}")
         self.categories = tuple(category for category in CATEGORIES if category in categories)
         if len(self.categories) < len(CATEGORIES):
-            self.name = f"{self.layout}-{'-'.join(self.categories)}"
+            self.name = f"{self.name}-{'-'.join(self.categories)}"
 
     def listing(self, half: str, part: str = "person") -> Listing:
         """List the pairs of a half, train or test; each category's folder must hold at least one `part`, person or garment.
@@ -149,16 +155,23 @@ class DressCode(TryOnData):
             present = {name: both for name, both in found.items() if both is not None}
             for name, (_, gone) in present.items():
                 absent[name] += gone
+            exchanged = [person for person in people if (folder, person) in others]
+            other_files: dict[str, dict[str, Path]] = {person: {} for person in people}
+            for name, places in PLACES_OF_OTHERS.items():
+                garments = [others[folder, person] for person in exchanged]
+                paths, gone = find(self.root / folder, places, garments, [PurePosixPath(garment).stem for garment in garments]) or ([], [])
+                absent[name] += gone
+                for person, path in zip(exchanged, paths, strict=bool(paths)):
+                    other_files[person][name] = path
             for index, person in enumerate(people):
-                other = others.get((folder, person))
                 rows.append(
                     TryOnRow(
                         id=f"{folder}_{PurePosixPath(person).stem}",
                         category=CATEGORIES[folder],
-                        other=None if other is None else self.root / folder / "images" / other,
                         **{
                             "person": self.root / folder / "images" / person,
                             **{name: paths[index] for name, (paths, _) in present.items()},
+                            **other_files[person],
                         },
                     )
                 )

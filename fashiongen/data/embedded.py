@@ -10,15 +10,16 @@ from lightning.pytorch.utilities import rank_zero_info
 from fashiongen import wardrobe
 from fashiongen.data.user_cache import cache_folder, locked
 from fashiongen.errors import UserError
-from fashiongen.wardrobe import WORLD_VERSION
+from fashiongen.wardrobe import LAYOUTS_VERSION, WORLD_VERSION
 
 EMBEDDED = "wardrobe"
 """The value of `data.root` that selects the embedded world."""
 
 
 def embedded_folder(layout: str, people: int, size: tuple[int, int], seed: int) -> Path:
-    """Return the folder of the world with these settings, rendered or not. Its name contains everything that affects the pixels."""
-    return cache_folder() / EMBEDDED / f"{layout}-world{WORLD_VERSION}-people{people}-{size[0]}x{size[1]}-seed{seed}"
+    """Return the folder of the world with these settings, rendered or not. Its name contains everything that affects its files."""
+    version = f"{WORLD_VERSION}.{LAYOUTS_VERSION}"
+    return cache_folder() / EMBEDDED / f"{layout}-world{version}-people{people}-{size[0]}x{size[1]}-seed{seed}"
 
 
 def render_embedded(folder: Path, layout: str, people: int, size: tuple[int, int], seed: int) -> None:

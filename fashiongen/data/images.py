@@ -13,8 +13,12 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from fashiongen.errors import UserError
+from fashiongen.tasks import Filter
 
 Size = tuple[int, int]
+
+FILTERS: dict[Filter, Image.Resampling] = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
+"""Pillow's filters, all antialiased."""
 
 # Raised by Pillow for a file that is truncated, damaged, huge, or not an image.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -51,19 +55,19 @@ def image_size(path: Path) -> Size:
         raise unreadable(path, error) from error
 
 
-def image_to_tensor(image: Image.Image, size: Size) -> Tensor:
-    """Resize an RGB image with Pillow's antialiased bilinear filter; returns uint8 (3, H, W)."""
-    resized = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+def image_to_tensor(image: Image.Image, size: Size, filter: Filter = "bilinear") -> Tensor:
+    """Resize an RGB image with one of Pillow's antialiased filters; returns uint8 (3, H, W)."""
+    resized = image.resize((size[1], size[0]), FILTERS[filter])
     return torch.from_numpy(np.array(resized, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
 
-def read_image(path: Path, size: Size) -> Tensor:
-    """Read an image at `size`: uint8 (3, H, W), RGB, antialiased bilinear.
+def read_image(path: Path, size: Size, filter: Filter = "bilinear") -> Tensor:
+    """Read an image at `size`: uint8 (3, H, W), RGB, antialiased.
 
     Raises:
         UserError: if the file is missing, truncated or not an image.
     """
-    return image_to_tensor(open_image(path), size)
+    return image_to_tensor(open_image(path), size, filter)
 
 
 def read_mask(path: Path, size: Size) -> Tensor:

@@ -8,12 +8,17 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
 
 from fashiongen.errors import UserError
 
 
 class NotListed(UserError):
     """A half of a dataset has no pair file: it was not downloaded, or the folder is not in the layout."""
+
+
+UNPAIRED = ("other", "other_mask", "other_parse", "other_box", "dressed")
+"""The parts of a row that only an unpaired test needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,9 +29,13 @@ class TryOnRow:
         id: the sample's id, unique in its split.
         person: the dressed person.
         category: upper, lower or full; None if it is derived from the parse.
-        garment: the shop image of the garment that the person wears.
+        garment: the shop image of the garment that the person wears; in an unpaired row, that of the garment to put on.
         other: the shop image, or another person's photo, of the garment that an unpaired test puts on the person.
         garment_mask: the foreground of `garment`.
+        other_mask: the foreground of `other`.
+        other_parse: the human-parse labels of `other`, if it is a photo of another person.
+        other_box: the crop box of that photo, if it is a full one.
+        dressed: the person wearing `other`, which only the embedded world can draw.
         mask: the agnostic mask of the person.
         agnostic: the person with the agnostic region painted grey; set only if it replaces the mask.
         parse: the human-parse labels.
@@ -41,6 +50,10 @@ class TryOnRow:
     garment: Path | None = None
     other: Path | None = None
     garment_mask: Path | None = None
+    other_mask: Path | None = None
+    other_parse: Path | None = None
+    other_box: Path | None = None
+    dressed: Path | None = None
     mask: Path | None = None
     agnostic: Path | None = None
     parse: Path | None = None
@@ -48,13 +61,35 @@ class TryOnRow:
     densepose: Path | None = None
     box: Path | None = None
 
+    paired: ClassVar[bool] = True
+    """Whether `garment` is the one that the person wears."""
+
+    @property
+    def photo(self) -> Path | None:
+        """The person's photo where a method may see all of it: beside another garment; beside the own one it is the truth."""
+        return None if self.paired else self.person
+
     def parts(self) -> dict[str, Path]:
         """Return the sample's files by part, whether or not they exist."""
         return {entry.name: value for entry in fields(self) if isinstance(value := getattr(self, entry.name), Path)}
 
     def files(self) -> list[Path]:
-        """Return the files that a try-off sample is read from, without `other`."""
-        return [path for part, path in self.parts().items() if part != "other"]
+        """Return the files that a sample is read from: without those of an unpaired test, unless the row is one of it."""
+        unread = UNPAIRED if self.paired else ("other", "other_mask")
+        return [path for part, path in self.parts().items() if part not in unread]
+
+    def unpaired(self) -> "UnpairedRow":
+        """Return the row of an unpaired test: the other garment is the one to put on, and the own one takes its place."""
+        files: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        exchanged = {"garment": self.other, "garment_mask": self.other_mask, "other": self.garment, "other_mask": self.garment_mask}
+        return UnpairedRow(**(files | exchanged))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnpairedRow(TryOnRow):
+    """The files of a sample of an unpaired test."""
+
+    paired: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,21 @@ HAT, HAIR, SUNGLASSES, UPPER, SKIRT, TROUSERS, DRESS = 1, 2, 3, 4, 5, 6, 7
 LEFT_SHOE, RIGHT_SHOE, HEAD, LEFT_LEG, RIGHT_LEG, LEFT_ARM, RIGHT_ARM, BAG, SCARF = 9, 10, 11, 12, 13, 14, 15, 16, 17
 ACCESSORIES = (HAT, SUNGLASSES, BAG, LEFT_SHOE, RIGHT_SHOE, SCARF)
 
+# The ATR label of each LIP label. A glove is a hand, which ATR counts as an arm; label 10 is a jumpsuit in LIP, the neck in VITON-HD.
+ATR_OF_LIP = np.array(
+    (
+        *(0, HAT, HAIR, LEFT_ARM, SUNGLASSES, UPPER, DRESS, UPPER, LEFT_LEG, TROUSERS, DRESS, SCARF, SKIRT, HEAD),
+        *(LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG, LEFT_SHOE, RIGHT_SHOE),
+    ),
+    dtype=np.uint8,
+)
+
+# The labels of the worn garment, for each palette and category; ATR's as in TryOffAnyone, where tops and bottoms may be labelled dresses.
+WORN: dict[str, dict[str, tuple[int, ...]]] = {
+    "atr": {"upper": (UPPER, DRESS), "lower": (SKIRT, TROUSERS), "full": (UPPER, SKIRT, TROUSERS, DRESS)},
+    "lip": {"upper": (5, 6, 7), "lower": (9, 12), "full": (5, 6, 7, 9, 10, 12)},
+}
+
 # DensePose's part numbers.
 TORSO, HANDS, FEET, THIGHS, CALVES, UPPER_ARMS, FOREARMS = (
     (1, 2),
@@ -206,6 +221,36 @@ def from_atr_and_densepose(parse: Labels, parts: Labels, category: str) -> Mask:
     smooth = ndimage.gaussian_filter(region.astype(np.float32), 3.5 * step) > 0.1
     mask: Mask = _dilated((smooth | np.isin(parse, worn)) & ~untouched, step)
     return mask
+
+
+def from_atr(parse: Labels, category: str) -> Mask:
+    """Cover garment and body parts with smooth hulls, from labels alone: for a segmentation network without keypoints or DensePose.
+
+    The procedure is that of `from_atr_and_densepose`, with the body parts that the labels know. They know neither hands nor neck: hands
+    beside an upper garment are covered, and the neck is kept with the face.
+
+    Args:
+        parse: (H, W) ATR labels.
+        category: upper, lower or full.
+    """
+    parts = np.zeros_like(parse)
+    parts[np.isin(parse, (UPPER, DRESS))] = TORSO[0]
+    parts[np.isin(parse, (LEFT_ARM, RIGHT_ARM))] = UPPER_ARMS[0]
+    parts[np.isin(parse, (SKIRT, TROUSERS, LEFT_LEG, RIGHT_LEG))] = THIGHS[0]
+    return from_atr_and_densepose(parse, parts, category)
+
+
+def widened(mask: Mask, reach: float, *, as_box: bool = False) -> Mask:
+    """Dilate a mask by `reach` pixels of 1024, or fill the bounding box of that: what hides the outline of the garment better.
+
+    >>> bool(widened(np.eye(4, dtype=bool), 0, as_box=True).all())
+    True
+    """
+    grown = _dilated(mask, reach * mask.shape[0] / 1024)
+    if as_box and grown.any():
+        rows, columns = np.flatnonzero(grown.any(axis=1)), np.flatnonzero(grown.any(axis=0))
+        grown[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    return grown
 
 
 def _hulls(mask: Mask) -> Mask:

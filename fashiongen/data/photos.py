@@ -6,18 +6,16 @@
          boxes.csv       name,left,top,right,bottom,category
                          anna.jpg,310,420,890,1400,upper
 
-A box is in pixels of the photo as a viewer shows it, that is, upright. `category` is upper, lower or full, by default upper. The line of
-a photo with a mask may leave the box empty and give only the category. A mask is rotated upright like its photo, and its name may end in
-capitals (`bert_MASK.PNG`); a mask without a photo is an error.
+A box is in pixels of the photo as a viewer shows it, that is, upright, or in shares of its width and height (`boxes.py`). `category` is
+upper, lower or full, by default upper. The line of a photo with a mask may leave the box empty and give only the category. A mask is
+rotated upright like its photo, and its name may end in capitals (`bert_MASK.PNG`); a mask without a photo is an error.
 """
 
-import csv
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
@@ -26,29 +24,18 @@ from torch.utils.data import Dataset
 from fashiongen import tasks
 from fashiongen.batches import Batch, TryOffBatch
 from fashiongen.data.base import FashionData
+from fashiongen.data.boxes import BOX, CATEGORIES, Box, fit_box, read_boxes
 from fashiongen.data.images import Size, image_size, image_to_tensor, open_image, read_mask
-from fashiongen.data.listing import leaves_root
 from fashiongen.data.loading import Loader, ShardSampler, require_at_least_one, share
 from fashiongen.data.task_parts import readable_parts
 from fashiongen.errors import UserError
 
 BOXES = "boxes.csv"
-BOX = ("left", "top", "right", "bottom")
 MASK = "_mask.png"
-CATEGORIES = ("upper", "lower", "full")
 # The batch fields that a photo can fill.
 PARTS = ("person", "mask", "category")
 # Formats of cameras, phones and the web. One that Pillow cannot decode is reported as unreadable instead of ignored.
 ENDINGS = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"})
-
-
-class Box(NamedTuple):
-    """A rectangle in pixels of an upright photo; `right` and `bottom` are exclusive."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,8 +92,8 @@ class PhotoDataset(Dataset[Batch]):
         if garment is None:
             raise UserError(f"{photo.mask} is completely black: paint white where the garment of {photo.path.name} may be")
         frame = framed(Box(*garment), (image.height, image.width), self.size, self.garment_share)
-        person = _cut(image, frame, "white")
-        placed = _cut(mask, frame, 0).resize((self.size[1], self.size[0]), Image.Resampling.NEAREST)
+        person = cut(image, frame, "white")
+        placed = cut(mask, frame, 0).resize((self.size[1], self.size[0]), Image.Resampling.NEAREST)
         if placed.getbbox() is None:
             where = photo.mask or f"the box of {photo.path}"
             raise UserError(f"{where} marks less than a pixel at {self.size[0]}x{self.size[1]}: enlarge it, or set data.garment_share")
@@ -143,7 +130,7 @@ def _start(middle: float, length: int, whole: int) -> int:
     return min(max(round(middle - length / 2), 0), whole - length) if length <= whole else (whole - length) // 2
 
 
-def _cut(image: Image.Image, frame: Box, fill: str | int) -> Image.Image:
+def cut(image: Image.Image, frame: Box, fill: str | int) -> Image.Image:
     """Crop a frame from an image, filled where it extends beyond."""
     cut = Image.new(image.mode, (frame.right - frame.left, frame.bottom - frame.top), fill)
     cut.paste(image, (-frame.left, -frame.top))
@@ -253,8 +240,36 @@ def find_photos(root: Path, category: str) -> list[Photo]:
     """
     if not root.is_dir():
         raise UserError(f"photos: {root}: no such folder; data.root must be a folder of photos")
+    paths, masks = list_photos(root)
+    lines = read_boxes(root / BOXES, {path.name for path in paths})
+    photos = []
+    for path in paths:
+        box, told = lines.get(path.name, (None, None))
+        mask = None if box is not None else masks.get(path.stem)
+        size, fitted = image_size(path), None
+        if box is not None:
+            fitted = fit_box(box, size, f"{root / BOXES}: the box of {path.name}")
+        elif mask is not None:
+            check_proportion(mask, path.name, size)
+        photos.append(Photo(id=path.stem, path=path, category=told or category, box=fitted, mask=mask))
+    if bare := [photo for photo in photos if photo.box is None and photo.mask is None]:
+        first = bare[0].path.name
+        header = f"name,{','.join(BOX)},category"
+        raise UserError(
+            f"photos: {len(bare)} of {len(photos)} photos of {root} have neither a box nor a mask, first {first}: add a line such as "
+            f"`{first},LEFT,TOP,RIGHT,BOTTOM,{category}` to {root / BOXES} (header: {header}), or a mask {bare[0].id}{MASK}"
+        )
+    return photos
+
+
+def list_photos(root: Path) -> tuple[list[Path], dict[str, Path]]:
+    """Return the photos of a folder, by name, and the masks next to them, by the photo's stem.
+
+    Raises:
+        UserError: if there is no photo, two would have the same id, a mask has no photo, or a photo two masks.
+    """
     images = sorted(path for path in root.iterdir() if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file())
-    # By the photo's stem; a case-sensitive file system may hold two masks for one photo.
+    # A case-sensitive file system may hold two masks for one photo.
     masks: dict[str, Path] = {}
     for path in images:
         if path.name.lower().endswith(MASK) and masks.setdefault(path.name[: -len(MASK)], path) != path:
@@ -273,80 +288,22 @@ def find_photos(root: Path, category: str) -> list[Photo]:
             f"photos: {root}: {lone[0]}{more}: there is no photo {lone[0][: -len(MASK)]} for this mask; add the photo, "
             "rename the file (if it is a photo itself) or remove it"
         )
-    lines = read_boxes(root / BOXES, {path.name for path in paths})
-    photos = []
-    for path in paths:
-        box, told = lines.get(path.name, (None, None))
-        mask = None if box is not None else masks.get(path.stem)
-        size = image_size(path)
-        if box is not None:
-            box = _inside(box, size, f"{root / BOXES}: the box of {path.name}")
-        elif mask is not None:
-            _check_proportion(mask, path)
-        photos.append(Photo(id=path.stem, path=path, category=told or category, box=box, mask=mask))
-    if bare := [photo for photo in photos if photo.box is None and photo.mask is None]:
-        first = bare[0].path.name
-        header = f"name,{','.join(BOX)},category"
-        raise UserError(
-            f"photos: {len(bare)} of {len(photos)} photos of {root} have neither a box nor a mask, first {first}: add a line such as "
-            f"`{first},LEFT,TOP,RIGHT,BOTTOM,{category}` to {root / BOXES} (header: {header}), or a mask {bare[0].id}{MASK}"
-        )
-    return photos
+    return paths, masks
 
 
-def read_boxes(path: Path, names: set[str]) -> dict[str, tuple[Box | None, str | None]]:
-    """Read `boxes.csv`: the box and the category of each photo, None if its line omits them; empty if there is no such file.
+def check_proportion(mask: Path, photo: str, size: Size) -> None:
+    """Reject a mask or a label map with another aspect ratio than its photo's; other sizes are scaled.
+
+    Args:
+        mask: the mask.
+        photo: the photo's name, for the message.
+        size: height and width of the photo.
 
     Raises:
-        UserError: if the file is not such a table, or a line's photo is not in `names`.
+        UserError: if the aspect ratios differ.
     """
-    if not path.exists():
-        return {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            if missing := [column for column in ("name", *BOX) if column not in (reader.fieldnames or ())]:
-                raise UserError(f"{path}: has no column {', '.join(missing)}; its first line must be name,{','.join(BOX)},category")
-            lines = [(reader.line_num, {key: value.strip() for key, value in line.items() if key and value}) for line in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a comma-separated table in UTF-8 ({error}); save it as one") from error
-    found: dict[str, tuple[Box | None, str | None]] = {}
-    for number, line in lines:
-        name, category = line.get("name", ""), line.get("category") or None
-        if leaves_root(name) or name not in names:
-            raise UserError(f"{path}, line {number}: no photo {name!r} in this folder; fix the name or remove the line")
-        if name in found:
-            raise UserError(f"{path}, line {number}: a second line for {name}; remove one")
-        if category not in (None, *CATEGORIES):
-            raise UserError(f"{path}, line {number}: category {category!r}: unknown; choose among {', '.join(CATEGORIES)}")
-        found[name] = (_box([line.get(side, "") for side in BOX], f"{path}, line {number}"), category)
-    return found
-
-
-def _box(values: list[str], place: str) -> Box | None:
-    if not any(values):
-        return None
-    try:
-        left, top, right, bottom = (float(value) for value in values)
-        return Box(math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
-    except (ValueError, OverflowError) as error:  # not a number; NaN; infinity
-        raise UserError(f"{place}: {', '.join(BOX)} must be numbers of pixels, not {', '.join(values)}") from error
-
-
-def _inside(box: Box, size: Size, what: str) -> Box:
-    """Clip a box to the photo."""
-    if box.left >= box.right or box.top >= box.bottom:
-        raise UserError(f"{what} is empty ({', '.join(map(str, box))}): left must be less than right, top less than bottom")
-    clipped = Box(max(box.left, 0), max(box.top, 0), min(box.right, size[1]), min(box.bottom, size[0]))
-    if clipped.left >= clipped.right or clipped.top >= clipped.bottom:
-        raise UserError(f"{what} ({', '.join(map(str, box))}) lies outside of the photo, which is {size[1]} wide and {size[0]} high")
-    return clipped
-
-
-def _check_proportion(mask: Path, photo: Path) -> None:
-    """Reject a mask with another aspect ratio than its photo's; other sizes are scaled."""
-    (height, width), (rows, columns) = image_size(photo), image_size(mask)
+    (height, width), (rows, columns) = size, image_size(mask)
     if abs(height * columns - width * rows) > max(height, width, rows, columns):  # off by more than a rounded pixel
         raise UserError(
-            f"{mask} is {columns}x{rows}, with another aspect ratio than {photo.name} ({width}x{height}): it belongs to another photo"
+            f"{mask} is {columns}x{rows}, with another aspect ratio than {photo} ({width}x{height}): it belongs to another photo"
         )

@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from fashiongen.batches import Batch
 from fashiongen.data.images import Size
+from fashiongen.tasks.one_image import grey_out
 
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
@@ -28,7 +29,8 @@ def reframe(sample: AnyBatch, zoom: float) -> AnyBatch:
     """Scale the person around the mask's centre, in a frame of the same size; the area outside the photo is white and unmasked.
 
     The fields `person`, `mask`, `parse` and `pose` are transformed together, if present; keypoints that leave the frame get
-    confidence 0. Other fields, such as the shop image, do not change.
+    confidence 0. The `agnostic` image of a try-on is the transformed person with mid-grey in the transformed mask, as if it had been read
+    so. Other fields, such as the shop image, do not change.
 
     Args:
         sample: a batch of one with a person and a mask.
@@ -46,6 +48,8 @@ def reframe(sample: AnyBatch, zoom: float) -> AnyBatch:
         "pose": frame.move_points,
     }
     moved: dict[str, Any] = {name: move(values[name]) for name, move in moves.items() if values.get(name) is not None}
+    if "agnostic" in values:
+        moved["agnostic"] = grey_out(moved["person"], moved["mask"])
     return replace(sample, **moved)
 
 

@@ -25,10 +25,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from fashiongen.data import masks
-from fashiongen.data.images import UNREADABLE, Size, open_image, read_labels, unreadable
+from fashiongen.data.images import UNREADABLE, Size, image_to_tensor, open_image, read_labels, unreadable
 from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_lines, refuse_leaving
 from fashiongen.data.tryon import TryOnData
-from fashiongen.data.tryon_dataset import TryOnDataset
+from fashiongen.data.tryon_dataset import AGNOSTIC, TryOnDataset
 from fashiongen.errors import UserError
 
 FOLDERS = {"train": "train", "test": "validation"}
@@ -49,13 +49,20 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
 class StreetTryOnDataset(TryOnDataset):
     """Samples as batches of one, at one size."""
 
+    palette: ClassVar[str] = "atr"
+
     def open_person(self, row: TryOnRow) -> Image.Image:
         """Decode a photo, cropped to its box if it is a full photo."""
-        image = open_image(row.person)
-        if row.box is None:
-            return image
-        top, bottom, left, right = clip_box(row.box, read_box(row.box), (image.height, image.width))
-        return image.crop((left, top, right, bottom))
+        return open_cropped(row.person, row.box)
+
+    def read_garment(self, row: TryOnRow) -> Tensor:
+        """Read the garment of an unpaired row: a shop image, or what another person wears, cut out by the labels, on white."""
+        if row.other_parse is None:
+            return super().read_garment(row)
+        assert row.garment is not None
+        parse = read_labels(row.other_parse, self.size)
+        worn = masks.DRESS if self.worn_category(parse) == "full" else masks.UPPER
+        return image_to_tensor(open_cropped(row.garment, row.other_box), self.size, self.filter).masked_fill(parse != worn, 255)
 
     def make_mask(self, row: TryOnRow, source: Size) -> NDArray[np.bool_]:
         """Derive the mask from labels and DensePose, as in CatVTON."""
@@ -76,6 +83,8 @@ class StreetTryOnDataset(TryOnDataset):
 class StreetTryOn(TryOnData):
     """StreetTryOn, which has no shop images: for prediction and unpaired metrics.
 
+    Try-on is unpaired, with the garments of `pairs`: shop images of VITON-HD, or what other people wear, cut out of their photos.
+
     Without `pairs` the test half is every person of `validation`, each once, and a sample's id is the stem of its image.
 
     `pose` is never offered: the dataset has no keypoints, and joints estimated from labels and DensePose would be our own rule, used by
@@ -86,6 +95,7 @@ class StreetTryOn(TryOnData):
     markers: ClassVar[tuple[str, ...]] = ("annotations", "validation")
     dataset_class: ClassVar[type[TryOnDataset]] = StreetTryOnDataset
     has_shop_images: ClassVar[bool] = False
+    pairs_hint: ClassVar[str] = "; set data.pairs, such as street2street_test_pairs_top.csv"
     uniform_size: ClassVar[bool] = False
 
     def __init__(
@@ -104,9 +114,11 @@ class StreetTryOn(TryOnData):
             options: options of every try-on dataset.
         """
         super().__init__(root, **options)
+        if AGNOSTIC in self.parts and self.pairing == "paired":
+            raise UserError(f"{self.layout}: has no shop images, so a try-on is unpaired: set data.pairing=unpaired and data.pairs")
         self.pairs = pairs
         if pairs is not None:
-            self.name = f"{self.layout}-{PurePosixPath(pairs).stem.replace('_test_pairs', '')}"
+            self.name = f"{self.name}-{PurePosixPath(pairs).stem.replace('_test_pairs', '')}"
 
     def listing(self, half: str, part: str = "person") -> Listing:
         """List the people of a half, train or test; `part` can only be person.
@@ -127,29 +139,25 @@ class StreetTryOn(TryOnData):
         if not names:
             raise lists_nobody([source])
         stems = [PurePosixPath(name).stem for name in names]
-        found = {part: find(folder, places, names, stems) for part, places in PLACES.items()}
-        if found["person"] is not None:
-            found["box"] = None
-        else:
-            for raw in (self.root / "deepfashion2", self.root.parent / "deepfashion2"):
-                found["person"] = found["person"] or find(raw / FOLDERS[half], PLACES["person"], names, stems)
-            if found["person"] is None:
-                raise UserError(
-                    f"{self.layout}: {folder / 'image'} is missing or holds none of the people of {source}; make it with the dataset's "
-                    f"script from DeepFashion2, or put DeepFashion2 at {self.root.parent / 'deepfashion2'}"
-                )
-            if found["box"] is None:
-                raise UserError(f"{self.layout}: {folder / 'raw_bbox'} is missing: the photos of {found['person'][0][0].parent} are uncut")
-        present = {part: both for part, both in found.items() if both is not None}
+        present = self._photos(folder, names)
+        if "person" not in present:
+            raise UserError(
+                f"{self.layout}: {folder / 'image'} is missing or holds none of the people of {source}; make it with the dataset's "
+                f"script from DeepFashion2, or put DeepFashion2 at {self.root.parent / 'deepfashion2'}"
+            )
+        if present["person"][0][0].parent != folder / "image" and "box" not in present:
+            raise UserError(f"{self.layout}: {folder / 'raw_bbox'} is missing: the photos of {present['person'][0][0].parent} are uncut")
         # Photo numbers restart in each half: the pair files apply only to the test half.
         categories = self._categories() if half == "test" else {}
-        others = self._others(source, [garment for garment, _ in pairs])
         ids = [f"{stem}_{PurePosixPath(garment).stem}" for stem, (garment, _) in zip(stems, pairs, strict=True)] if pairs else stems
+        if pairs:
+            present |= self._others(source, [garment for garment, _ in pairs])
+            if dressed := find(folder, (("image-unpaired", ".jpg"),), ids, ids):
+                present["dressed"] = dressed
         rows = [
             TryOnRow(
                 id=id_,
                 category=_category_of(source) or categories.get(names[index]),
-                other=others[index] if pairs else None,
                 **{part: paths[index] for part, (paths, _) in present.items()},
             )
             for index, id_ in enumerate(ids)
@@ -187,11 +195,25 @@ class StreetTryOn(TryOnData):
                 told |= {person: CATEGORY_OF_PAIRS[name] for _, person in read_csv_pairs(path)}
         return told
 
-    def _others(self, source: Path, garments: list[str]) -> list[Path]:
-        """Return the garments of an unpaired test: photos of other people, or shop images of a VITON-HD next to the dataset."""
-        shop = self.root.parent / "zalando" / "test" / "cloth"
-        folder = shop if source.name.startswith("shop2") else self.root / FOLDERS["test"] / "image"
-        return [folder / garment for garment in garments]
+    def _photos(self, folder: Path, names: list[str]) -> dict[str, tuple[list[Path], list[Path]]]:
+        """Find the photos of people and what is stored with them: for each part that there is the files, and which of them are missing."""
+        stems = [PurePosixPath(name).stem for name in names]
+        found = {part: find(folder, places, names, stems) for part, places in PLACES.items()}
+        if found["person"] is not None:
+            found["box"] = None
+        else:
+            for raw in (self.root / "deepfashion2", self.root.parent / "deepfashion2"):
+                found["person"] = found["person"] or find(raw / folder.name, PLACES["person"], names, stems)
+        return {part: both for part, both in found.items() if both is not None}
+
+    def _others(self, source: Path, garments: list[str]) -> dict[str, tuple[list[Path], list[Path]]]:
+        """Find the garments of an unpaired test: shop images of a VITON-HD next to the dataset, or photos of other people."""
+        if source.name.startswith("shop2"):
+            folder = self.root.parent / "zalando" / "test" / "cloth"
+            files = [folder / garment for garment in garments]
+            return {"other": (files, [file for file in files if not file.is_file()])}
+        found = self._photos(self.root / FOLDERS["test"], garments)
+        return {name: found[part] for part, name in (("person", "other"), ("parse", "other_parse"), ("box", "other_box")) if part in found}
 
     def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:
         """Masks are derived from labels and DensePose."""
@@ -203,6 +225,15 @@ class StreetTryOn(TryOnData):
     def lacks_garments(self, half: str) -> str:
         """Say that there are no shop images."""
         return "the dataset has no shop images; it supports `test` with unpaired metrics, and `predict`"
+
+
+def open_cropped(photo: Path, box: Path | None) -> Image.Image:
+    """Decode a photo, cropped to its box if it has one."""
+    image = open_image(photo)
+    if box is None:
+        return image
+    top, bottom, left, right = clip_box(box, read_box(box), (image.height, image.width))
+    return image.crop((left, top, right, bottom))
 
 
 def _category_of(source: Path) -> str | None:

@@ -7,19 +7,27 @@ Sizes are (height, width) throughout.
 
 import hashlib
 from abc import abstractmethod
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from fashiongen import tasks
 from fashiongen.data.folder import FolderData, splits_of
-from fashiongen.data.listing import Listing, TryOnRow, fingerprint, mask_origin
+from fashiongen.data.images import Size
+from fashiongen.data.listing import UNPAIRED, Listing, TryOnRow, fingerprint, mask_origin
 from fashiongen.data.loading import Loader, ResumableLoader
+from fashiongen.data.mask_record import RECORD, read_record
 from fashiongen.data.task_parts import readable_parts, required_parts
-from fashiongen.data.tryon_dataset import OPTIONAL, PARTS, ImageDataset, TryOnDataset, offered
+from fashiongen.data.tryon_dataset import AGNOSTIC, OPTIONAL, PARTS, ImageDataset, TryOnDataset, offered
 from fashiongen.errors import UserError
+from fashiongen.tasks import Filter
 
 if TYPE_CHECKING:  # it imports this module
     from fashiongen.data.check_tryon import TryOnReport
+
+Pairing = Literal["paired", "unpaired"]
+"""Which garment a test puts on a person: the one that the photo shows, or the other one that the pair file names."""
 
 # Our splits, and the half of the dataset that each is taken from.
 SPLIT_SOURCES = {"train": "train", "val": "train", "test": "test"}
@@ -29,16 +37,20 @@ class TryOnData(FolderData):
     """A try-on dataset: people with the garments they wear, as the batches of one task.
 
     Splits: the training half without `validation` held-out samples, those held-out samples, and the test half, which `predict` also
-    uses. Rows also have the other garment that an unpaired test puts on a person; a try-off batch does not use it.
+    uses. Training and validation are always paired: the second column of a pair file names a garment that the person does not wear. With
+    `pairing: unpaired` the test half has those garments instead, and its name ends in `-unpaired`.
 
     Attributes:
-        offers: the parts that the folder holds and the task uses: mask and, if present, garment, garment_mask, parse, pose.
+        offers: the parts that the folder holds and the task uses: mask and, if present, garment, garment_mask, parse, pose; in an unpaired
+            test the whole photo.
         batch_type: the batch type of the task.
     """
 
     dataset_class: ClassVar[type[TryOnDataset]]
     has_shop_images: ClassVar[bool] = True
     """False for a dataset without shop images, which cannot be trained on; `data check` then does not report them missing."""
+    pairs_hint: ClassVar[str] = ""
+    """How to name other garments, for the error that there are none."""
     uniform_size: ClassVar[bool] = True
     """Whether all people and all shop images have the same size; `data check` reports those that differ."""
 
@@ -51,6 +63,9 @@ class TryOnData(FolderData):
         batch_size: int = 32,
         validation: int = 64,
         task: str = "vtoff",
+        pairing: Pairing = "paired",
+        filter: Filter = "bilinear",
+        garments: str | None = None,
         **options: Any,  # noqa: ANN401  FolderData's own
     ) -> None:
         """Store the settings; nothing is read before `setup`.
@@ -62,6 +77,10 @@ class TryOnData(FolderData):
             batch_size: training samples per process and step.
             validation: number of training samples held out for validation, the same for any seed.
             task: the task whose batches are returned, such as vtoff; only the parts that it has fields for are read.
+            pairing: the garments of a try-on test: `paired`, each person's own, or `unpaired`, another one.
+            filter: how images are resized to `size`, antialiased: `bilinear`, or `lanczos` as in CatVTON's code.
+            garments: a folder with an image for each person of a paired try-on test, named after the sample's id, that replaces the shop
+                image, such as the predictions that a try-off test of the same people has kept (`evaluate.keep`): off and on again.
             options: options of every dataset in a folder.
         """
         super().__init__(root, people=people, size=size, batch_size=batch_size, **options)
@@ -71,6 +90,21 @@ class TryOnData(FolderData):
         self.task = task
         self.batch_type = tasks.find(task).batch
         self.parts = readable_parts(self.batch_type, PARTS, self.layout)
+        self.pairing = pairing
+        if pairing not in get_args(Pairing):
+            raise UserError(f"{self.layout}: data.pairing={pairing}: choose {' or '.join(get_args(Pairing))}")
+        if pairing == "unpaired":
+            if AGNOSTIC not in self.parts:
+                raise UserError(f"{self.layout}: data.pairing=unpaired puts other garments on people, which {task} does not: leave it out")
+            self.name = f"{self.layout}-unpaired"
+        self.filter = filter
+        if filter not in get_args(Filter):
+            raise UserError(f"{self.layout}: data.filter={filter}: choose {' or '.join(get_args(Filter))}")
+        self.garments = None if garments is None else Path(garments).expanduser()
+        if self.garments is not None:
+            if AGNOSTIC not in self.parts or pairing == "unpaired":
+                raise UserError(f"{self.layout}: data.garments={garments}: puts own garments on again: only for paired try-on")
+            self.name = f"{self.layout}-cycle"
         self._listings: dict[str, Listing] = {}
 
     @classmethod
@@ -114,6 +148,10 @@ class TryOnData(FolderData):
                     raise UserError(f"{self.layout}: {problem}")
             self._listings[half] = listing
             rows |= self._split(listing)
+        if "test" in splits and self.pairing == "unpaired":
+            rows["test"] = self._unpaired(rows["test"])
+        if "test" in splits and self.garments is not None:
+            rows["test"] = self._restored(rows["test"], self.garments)
         for split in splits:
             self.datasets[split] = self.dataset(split, rows)
             if not len(self.datasets[split]) and split != "val":
@@ -131,12 +169,13 @@ class TryOnData(FolderData):
         for split in splits:
             self.datasets[split].offers = self.offers
 
-    def images_of(self, split: str, part: str) -> ImageDataset:
+    def images_of(self, split: str, part: str, size: Size | None = None) -> ImageDataset:
         """Find one image of each sample of a split, such as its shop image. Other files of the samples may be missing.
 
         Args:
             split: train, val or test.
             part: person or garment.
+            size: height and width of the images; by default that of the samples.
 
         Raises:
             UserError: if another part is asked for, what lists the samples is missing or damaged, or an image is missing.
@@ -149,11 +188,14 @@ class TryOnData(FolderData):
         dataset = self.dataset(split, self._split(listing))
         if not len(dataset):
             raise UserError(f"{self.layout}: {listing.lists}: no sample for {split}; set data.validation above 0 for val")
+        if size is not None:
+            dataset = copy(dataset)
+            dataset.size = size
         return ImageDataset(dataset, part, listing, self.root)
 
     def dataset(self, split: str, rows: dict[str, list[TryOnRow]]) -> TryOnDataset:
         """Build the Dataset of a split, given the rows of all splits that are set up together."""
-        return self.dataset_class(rows[split], self.size, batch_type=self.batch_type, in_memory=self.in_memory)
+        return self.dataset_class(rows[split], self.size, batch_type=self.batch_type, filter=self.filter, in_memory=self.in_memory)
 
     def lacks_garments(self, half: str) -> str:
         """Return the message that there are no shop images."""
@@ -169,13 +211,41 @@ class TryOnData(FolderData):
             raise UserError(
                 f"{listing.lists}: the person {listing.repeated[0]} is listed more than once; ids must be unique, remove the duplicates"
             )
+        unread = UNPAIRED if self.pairing == "paired" or listing.half != "test" else ("garment", "garment_mask")
         for part, absent in listing.absent.items():
-            if absent and part == only if only else absent and part != "other":
+            if absent and (part == only if only else part not in unread):
                 where = absent[0].parents[1]
                 raise UserError(
                     f"{self.layout}: {len(absent)} of {len(listing.rows)} samples of {where} lack their {part}, first {absent[0]}; "
                     f"restore the files or remove their lines from {listing.lists}"
                 )
+
+    def _unpaired(self, rows: list[TryOnRow]) -> list[TryOnRow]:
+        """Return the rows of an unpaired test.
+
+        Raises:
+            UserError: if a row names no other garment.
+        """
+        if lacking := [row.id for row in rows if row.other is None]:
+            raise UserError(
+                f"{self.layout}: data.pairing=unpaired: {self._listings['test'].lists} names no other garment for {len(lacking)} of "
+                f"{len(rows)} people, first {lacking[0]}{self.pairs_hint}"
+            )
+        return [row.unpaired() for row in rows]
+
+    def _restored(self, rows: list[TryOnRow], folder: Path) -> list[TryOnRow]:
+        """Return rows whose shop images are those of a folder.
+
+        Raises:
+            UserError: if one is missing.
+        """
+        found = [replace(row, garment=folder / f"{row.id}.png", garment_mask=None) for row in rows]
+        if absent := [row.garment for row in found if row.garment is not None and not row.garment.is_file()]:
+            raise UserError(
+                f"{self.layout}: data.garments: {len(absent)} of {len(found)} people have no garment there, first {absent[0]}: give the "
+                "predictions that a try-off test of the same people has kept (evaluate.keep)"
+            )
+        return found
 
     @abstractmethod
     def unmaskable(self, row: TryOnRow, listing: Listing) -> str | None:
@@ -211,9 +281,17 @@ class TryOnData(FolderData):
         return self.evaluation_loader(self.datasets["test"], block=self.eval_batch_size)
 
     def fingerprint(self) -> str:
-        """Return a sha256 over the names and sizes of the current split's files and the content of its lists."""
-        files = [file for row in self.datasets[self.split].rows for file in row.files()]
-        return fingerprint(self._listings[SPLIT_SOURCES[self.split]].sources, files, self.root)
+        """Return a sha256 over the names and sizes of the current split's files and the content of its lists.
+
+        Masks that `fashiongen data masks` has made, or the user has then corrected, often keep their size: their content counts.
+        """
+        rows = self.datasets[self.split].rows
+        contents = list(self._listings[SPLIT_SOURCES[self.split]].sources)
+        if read_record(self.root) is not None:
+            contents += [self.root / RECORD, *sorted({row.mask for row in rows if row.mask is not None})]
+        if self.garments is not None and self.split == "test":  # predictions of two methods may have the same size
+            contents += [row.garment for row in rows if row.garment is not None]
+        return fingerprint(contents, [file for row in rows for file in row.files()], self.root)
 
     def sample_names(self) -> dict[str, dict[str, str]]:
         """Return each sample's id with the names of its person, its garment and the other garment of an unpaired test."""
@@ -225,20 +303,24 @@ class TryOnData(FolderData):
     def describe(self) -> dict[str, Any]:
         """Return what is read, for a log.
 
-        Name, root and size; per split the samples, how many of them have their own garment (paired) and another one (unpaired), and the
-        source of the masks; the parts offered.
+        Name, root, size and filter; per split the samples, how many of them have their own garment (paired) and another one (unpaired),
+        and the source of the masks; the parts offered.
         """
         counts: dict[str, dict[str, int]] = {"samples": {}, "paired": {}, "unpaired": {}}
         origins = {}
+        made = read_record(self.root)
         for split, dataset in self.datasets.items():
             counts["samples"][split] = len(dataset)
             counts["paired"][split] = sum(row.garment is not None for row in dataset.rows)
-            counts["unpaired"][split] = sum(row.other is not None for row in dataset.rows)
+            counts["unpaired"][split] = sum(not row.paired or row.other is not None for row in dataset.rows)
             origins[split] = sorted({mask_origin(row) for row in dataset.rows})
+            if made is not None:
+                origins[split] = [f"made from {made.settings.get('from')}" if origin == "file" else origin for origin in origins[split]]
         return {
             "name": self.name,
             "root": str(self.root),
             "size": list(self.size),
+            "filter": self.filter,
             **counts,
             "masks": origins,
             "offers": sorted(self.offers),

@@ -6,7 +6,7 @@ Sizes are (height, width) throughout.
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,13 @@ from fashiongen.data.listing import Listing, TryOnRow, fingerprint, mask_origin
 from fashiongen.data.reframe import Zooms, reframe, reframe_garment
 from fashiongen.data.task_parts import readable_parts, required_parts
 from fashiongen.errors import UserError
+from fashiongen.tasks import Filter
 
 # The parts that a folder may lack.
-OPTIONAL = ("garment", "garment_mask", "parse", "pose")
+OPTIONAL = ("garment", "garment_mask", "parse", "pose", "photo")
+# A batch with this part shows the person without the garment: what else it shows must not give the garment away.
+AGNOSTIC = "agnostic"
+GREY = 128
 
 
 class EmptyMaskError(UserError):
@@ -48,21 +52,42 @@ class TryOnSample:
         """The human-parse labels, uint8 (H, W)."""
         return read_labels(self.row.parse, self.dataset.size) if self.row.parse else None
 
-    def person(self) -> Tensor:
-        """Return the person, uint8 (1, 3, H, W)."""
-        return image_to_tensor(self.photo, self.dataset.size)[None]
+    @cached_property
+    def agnostic_mask(self) -> Tensor:
+        """The agnostic mask, bool (1, H, W)."""
+        return self.dataset.read_agnostic_mask(self.row, self.photo)
+
+    def person(self) -> Tensor | None:
+        """Return the person, uint8 (1, 3, H, W); in an unpaired row the person wearing the other garment, which few datasets know."""
+        if self.row.paired:
+            return self._photo()[None]
+        return read_image(self.row.dressed, self.dataset.size, self.dataset.filter)[None] if self.row.dressed else None
+
+    def agnostic(self) -> Tensor:
+        """Return the photo with mid-grey where the mask is True, uint8 (1, 3, H, W)."""
+        return self._photo().masked_fill(self.agnostic_mask, GREY)[None]
+
+    def _photo(self) -> Tensor:
+        return image_to_tensor(self.photo, self.dataset.size, self.dataset.filter)
+
+    def whole(self) -> Tensor | None:
+        """Return the whole photo beside another garment, uint8 (1, 3, H, W); None beside the own garment, where it is the truth."""
+        return None if self.row.photo is None else self._photo()[None]
 
     def mask(self) -> Tensor:
         """Return the agnostic mask, bool (1, 1, H, W)."""
-        return self.dataset.read_agnostic_mask(self.row, self.photo)[None]
+        return self.agnostic_mask[None]
 
     def category(self) -> list[str]:
         """Return upper, lower or full."""
         return [self.row.category or self.dataset.worn_category(self.labels)]
 
     def parse(self) -> Tensor | None:
-        """Return the human-parse labels, uint8 (1, H, W)."""
-        return None if self.labels is None else self.labels[None]
+        """Return the human-parse labels, uint8 (1, H, W); 0 inside the mask beside an agnostic person, where they outline the garment."""
+        if self.labels is None:
+            return None
+        hidden = AGNOSTIC in self.dataset.parts
+        return (self.labels.masked_fill(self.agnostic_mask[0], 0) if hidden else self.labels)[None]
 
     def pose(self) -> Tensor | None:
         """Return the keypoints, float32 (1, K, 3)."""
@@ -72,7 +97,7 @@ class TryOnSample:
 
     def garment(self) -> Tensor | None:
         """Return the shop image, uint8 (1, 3, H, W)."""
-        return read_image(self.row.garment, self.dataset.size)[None] if self.row.garment else None
+        return self.dataset.read_garment(self.row)[None] if self.row.garment else None
 
     def garment_mask(self) -> Tensor | None:
         """Return the foreground of the shop image, bool (1, 1, H, W)."""
@@ -81,12 +106,14 @@ class TryOnSample:
 
 PARTS: dict[str, Callable[[TryOnSample], Any]] = {
     "person": TryOnSample.person,
+    "agnostic": TryOnSample.agnostic,
     "mask": TryOnSample.mask,
     "category": TryOnSample.category,
     "parse": TryOnSample.parse,
     "pose": TryOnSample.pose,
     "garment": TryOnSample.garment,
     "garment_mask": TryOnSample.garment_mask,
+    "photo": TryOnSample.whole,
 }
 """The reader of each part, by the name of its batch field."""
 
@@ -97,10 +124,14 @@ class TryOnDataset(Dataset[Batch]):
     Attributes:
         rows: the samples.
         size: height and width.
+        filter: how images are resized to it; masks and labels always by the nearest neighbour.
         batch_type: the type of a sample.
         parts: the fields of a sample to read, if offered.
         offers: the parts that all samples have, so that any samples can share a batch.
+        palette: the labels of a parse, `lip` or `atr`; empty if others.
     """
+
+    palette: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -109,6 +140,7 @@ class TryOnDataset(Dataset[Batch]):
         *,
         batch_type: type[Batch] = TryOffBatch,
         zooms: Mapping[str, Zooms] | None = None,
+        filter: Filter = "bilinear",
         in_memory: bool = False,
     ) -> None:
         """Read `rows` at `size` (height, width).
@@ -118,6 +150,7 @@ class TryOnDataset(Dataset[Batch]):
             size: height and width.
             batch_type: the type of a sample; only the parts that it has fields for are read.
             zooms: the factors by which the person and the shop image are scaled, for some ids (see `fashiongen.data.reframe`).
+            filter: how images are resized.
             in_memory: cache each sample once it is decoded.
 
         Raises:
@@ -125,6 +158,7 @@ class TryOnDataset(Dataset[Batch]):
         """
         self.rows = list(rows)
         self.size = size
+        self.filter = filter
         self.batch_type = batch_type
         self.parts = readable_parts(batch_type, PARTS, "try-on data")
         self.zooms = dict(zooms or {})
@@ -154,7 +188,8 @@ class TryOnDataset(Dataset[Batch]):
             UserError: if a file is missing or damaged, or the mask is empty.
         """
         sample = TryOnSample(self, row)
-        parts: dict[str, Any] = {part: PARTS[part](sample) for part in self.parts if part not in OPTIONAL or part in self.offers}
+        left_out = set(OPTIONAL) - self.offers
+        parts: dict[str, Any] = {part: PARTS[part](sample) for part in self.parts if part not in left_out}
         batch = self.batch_type(ids=[row.id], **parts)
         zooms = self.zooms.get(row.id, Zooms())
         if zooms.person != 1.0:
@@ -164,6 +199,11 @@ class TryOnDataset(Dataset[Batch]):
     def open_person(self, row: TryOnRow) -> Image.Image:
         """Decode the photo of a sample."""
         return open_image(row.person)
+
+    def read_garment(self, row: TryOnRow) -> Tensor:
+        """Read the shop image of a row that has one: uint8 (3, H, W)."""
+        assert row.garment is not None
+        return read_image(row.garment, self.size, self.filter)
 
     def read_garment_mask(self, path: Path) -> Tensor:
         """Read the foreground of a shop image: bool (1, H, W)."""
@@ -229,8 +269,20 @@ class ImageDataset(Dataset[Tensor]):
         Raises:
             UserError: if its file is missing or damaged.
         """
-        row, size = self.dataset.rows[index], self.dataset.size
-        return image_to_tensor(self.dataset.open_person(row) if self.part == "person" else open_image(getattr(row, self.part)), size)
+        row = self.dataset.rows[index]
+        if self.part == "person":
+            return image_to_tensor(self.dataset.open_person(row), self.dataset.size, self.dataset.filter)
+        return self.dataset.read_garment(row)
+
+    def groups(self, by: str) -> list[str]:
+        """Return the category of each image's sample, the only value that samples can be grouped by.
+
+        Raises:
+            UserError: if another one is asked for, or a label map that it is derived from cannot be read.
+        """
+        if by != "category":
+            raise UserError(f"evaluate.by={by}: the images of {self.root} can be grouped by their category alone")
+        return [TryOnSample(self.dataset, row).category()[0] for row in self.dataset.rows]
 
     def fingerprint(self) -> str:
         """Return a sha256 over the names and sizes of the images and the content of their lists."""
@@ -240,10 +292,12 @@ class ImageDataset(Dataset[Tensor]):
 def offered(rows: Sequence[TryOnRow], batch_type: type[Batch]) -> frozenset[str]:
     """Return which parts of a batch all rows have: the optional ones, and the mask, without which a row is refused.
 
-    Person and category count where the batch may lack them, as one whose target is the person does when it is judged.
+    Person and category count where the batch may lack them. The person of an unpaired row is the one in the other garment.
     """
     required = required_parts(batch_type)
     parts = readable_parts(batch_type, PARTS, "try-on data")
     optional = [part for part in OPTIONAL if part in parts and all(getattr(row, part) is not None for row in rows)]
     always = [part for part in parts if part == "mask" or part not in (*OPTIONAL, *required)]
+    if not all(row.paired or row.dressed is not None for row in rows):
+        always = [part for part in always if part != "person"]
     return frozenset([*optional, *always])

@@ -8,13 +8,16 @@
                       agnostic-v3.2/00006_00.jpg              the person with that region painted grey
                       image-parse-v3/00006_00.png             LIP labels
                       openpose_json/00006_00_keypoints.json   25 keypoints
+                      image-unpaired/00006_00.jpg   the person in the second column's garment; only the embedded wardrobe can have it
 
 The archive's top folder and some other folders have several names (`PLACES`). Missing agnostic masks are derived from the grey paint of
 `agnostic-v3.2`, else from parse and keypoints.
 
+`fashiongen data masks` writes this layout too, with `masks.json`, which holds the category of each person; here all are upper by default.
+
 Both pair files are mismatched in their second column: they are for dressing a person in another garment. A person's own garment is the
 image of the same name, so samples here are always (person, garment of that name), and the second column is the other garment of an
-unpaired test. CatVTON names the test file `test_pairs_unpaired.txt`.
+unpaired test. CatVTON names the test file `test_pairs_unpaired.txt`. It may list a person several times, with different garments.
 """
 
 import json
@@ -28,7 +31,8 @@ from torch import Tensor
 
 from fashiongen.data import masks
 from fashiongen.data.images import Size, read_labels
-from fashiongen.data.listing import Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
+from fashiongen.data.listing import UNPAIRED, Listing, NotListed, TryOnRow, find, lists_nobody, read_pairs
+from fashiongen.data.mask_record import read_record
 from fashiongen.data.openpose import read_openpose
 from fashiongen.data.quality import QualityFilter
 from fashiongen.data.reframe import Zooms
@@ -49,6 +53,7 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "garment_mask": (("cloth-mask", ""), ("cloth-mask", ".png"), ("cloth_mask", ""), ("cloth_mask", ".png")),
     "mask": tuple((folder, ending) for folder in ("agnostic-mask", "agnostic_masks", "agnostic_mask") for ending in ("_mask.png", ".png")),
     "agnostic": (("agnostic-v3.2", ""), ("agnostic-v3.2", ".png"), ("agnostic", ""), ("agnostic", ".png")),
+    "dressed": (("image-unpaired", ""),),
     "parse": (("image-parse-v3", ".png"), ("image-parse", ".png")),
     "pose": (("openpose_json", "_keypoints.json"), ("openpose-json", "_keypoints.json")),
 }
@@ -56,6 +61,8 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
 
 class VITONHDDataset(TryOnDataset):
     """Samples as batches of one, at one size."""
+
+    palette: ClassVar[str] = "lip"
 
     def read_pose(self, path: Path, source: Size, size: Size) -> Tensor:
         """Read 25 keypoints."""
@@ -72,8 +79,9 @@ class VITONHDDataset(TryOnDataset):
 class VITONHD(TryOnData):
     """VITON-HD, paired in training and test.
 
-    A sample's id is the stem of its person image. With `duplicates` the name is `viton_hd-clean`: its numbers are not comparable to those
-    of the whole dataset.
+    A sample's id is the stem of its person image. If the test file lists some person with several garments, an unpaired test has a sample
+    per line, with the id `PERSON_GARMENT`, and a paired one a sample per person. With `duplicates` the name is `viton_hd-clean`: its
+    numbers are not comparable to those of the whole dataset.
     """
 
     layout: ClassVar[str] = "viton_hd"
@@ -92,7 +100,7 @@ class VITONHD(TryOnData):
 
         Args:
             root: the dataset's folder or its parent, or `wardrobe` for the embedded world, rendered on first use.
-            quality: train only on good pairs.
+            quality: train only on good pairs, for any task.
             duplicates: JSON file of pairs to exclude, in the format of TryOffDiff's `references/vitonhd_duplicate_filenames.json`,
                 `{"test": {"duplicates": ["02015_00.jpg", ...], "leaked": [...]}, "train": {"duplicates": [...]}}`. That file leaves
                 1,990 of 2,032 test pairs and 11,552 of 11,647 training pairs.
@@ -102,7 +110,7 @@ class VITONHD(TryOnData):
         self.quality = quality
         self.duplicates = None if duplicates is None else Path(duplicates).expanduser()
         if self.duplicates is not None:
-            self.name = f"{self.layout}-clean"
+            self.name = f"{self.name}-clean"
         self.left_out: dict[str, int] = {}
 
     def listing(self, half: str, part: str = "person") -> Listing:
@@ -127,29 +135,43 @@ class VITONHD(TryOnData):
                     f"{self.duplicates}: none of its {half} names is in {pairs_file}, which is clean already or another dataset's"
                 )
             pairs = clean
+        first: dict[str, tuple[str, ...]] = {}
+        for pair in pairs:
+            first.setdefault(pair[0], pair)
+        several = half == "test" and len(set(pairs)) > len(first)  # garments for some person
+        if several and self.pairing == "paired":
+            pairs = list(first.values())
         names, others = [person for person, _ in pairs], [cloth for _, cloth in pairs]
         stems = [PurePosixPath(name).stem for name in names]
+        ids = stems
+        if several and self.pairing == "unpaired":
+            ids = [f"{stem}_{PurePosixPath(other).stem}" for stem, other in zip(stems, others, strict=True)]
+        drawn = [f"{id_}{PurePosixPath(name).suffix}" for id_, name in zip(ids, names, strict=True)]
         found = {part: find(self.root / half, places, names, stems) for part, places in PLACES.items()}
         found["other"] = find(self.root / half, PLACES["garment"], others, others)
+        found["other_mask"] = find(self.root / half, PLACES["garment_mask"], others, [PurePosixPath(name).stem for name in others])
         if found[part] is None and pairs:
             folder, whose = self.root / half / PLACES[part][0][0], {"person": "people", "garment": "garments"}[part]
             raise UserError(f"{self.layout}: {folder} is missing or holds none of the {whose} of {pairs_file}")
         if found["mask"] is not None:
             found["agnostic"] = None
+        found["dressed"] = find(self.root / half, PLACES["dressed"], drawn, ids)
+        made = read_record(self.root)
+        photos = made.photos if made else {}
         present = {part: both for part, both in found.items() if both is not None}
         rows = [
             TryOnRow(
-                id=stem,
-                category="upper",
+                id=ids[index],
+                category=photos.get(stem, {}).get("category", "upper"),
                 **{
                     "person": self.root / half / "image" / names[index],
                     # A pair of the same name has no other garment.
-                    **{part: paths[index] for part, (paths, _) in present.items() if part != "other" or others[index] != names[index]},
+                    **{part: paths[index] for part, (paths, _) in present.items() if part not in UNPAIRED or others[index] != names[index]},
                 },
             )
             for index, stem in enumerate(stems)
         ]
-        repeated = [stem for stem, count in Counter(stems).items() if count > 1]
+        repeated = [id_ for id_, count in Counter(ids).items() if count > 1]
         return Listing(
             half=half, sources=(pairs_file,), rows=rows, absent={part: absent for part, (_, absent) in present.items()}, repeated=repeated
         )
@@ -175,7 +197,7 @@ class VITONHD(TryOnData):
         if self.quality is not None and split == "train":
             zooms = self.quality.select([*rows["train"], *rows["val"]])
             chosen = [row for row in chosen if row.id in zooms]
-        return self.dataset_class(chosen, self.size, batch_type=self.batch_type, zooms=zooms, in_memory=self.in_memory)
+        return self.dataset_class(chosen, self.size, batch_type=self.batch_type, zooms=zooms, filter=self.filter, in_memory=self.in_memory)
 
     def describe(self) -> dict[str, Any]:
         """Return a description for logs, with the number of pairs excluded by `duplicates`."""

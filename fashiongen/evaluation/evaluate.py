@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from numpy.typing import NDArray
 from torchmetrics import Metric
 
 from fashiongen.batches import Batch
 from fashiongen.data.base import FashionData
 from fashiongen.evaluation.checks import data_of, task_of_run
-from fashiongen.evaluation.clusters import chained, join
+from fashiongen.evaluation.clusters import chained
 from fashiongen.evaluation.divergence import broken_weights, metrics_doubt, tell
 from fashiongen.evaluation.images import grid
 from fashiongen.evaluation.judge import FromFiles
@@ -39,13 +37,12 @@ from fashiongen.evaluation.provenance import (
 )
 from fashiongen.evaluation.reference import Reference
 from fashiongen.evaluation.report import Report, print_table
+from fashiongen.evaluation.results import Counted, Results, reduce
 from fashiongen.evaluation.validation import ValidationImages
-from fashiongen.intervals import interval_of_one_run
-from fashiongen.metrics.base import PerSample
 from fashiongen.metrics.distribution import shared_features
 from fashiongen.nn.processes import gather
 from fashiongen.records import MetricEntry, Record
-from fashiongen.tasks import GalleryRow, Protocol, Resize, Task
+from fashiongen.tasks import Filter, GalleryRow, Protocol, Repaint, Resize, Task
 
 FIT_SECONDS = "fit_seconds"
 
@@ -73,7 +70,11 @@ class Evaluate(Callback):
         metrics: dict[str, Metric] | None = None,
         size: tuple[int, int] | None = None,
         resize: Resize | None = None,
+        filter: Filter | None = None,
+        repaint: Repaint | None = None,
         reference: Reference | None = None,
+        unpaired: list[str] | None = None,
+        by: str | None = None,
         out: str | None = None,
         keep: str | None = None,
         reuse: str | None = None,
@@ -89,7 +90,12 @@ class Evaluate(Callback):
             metrics: metrics by name; one with an extractor is reported as `name[extractor]`.
             size: height and width that the protocol requires; data of another size are rejected. By default any.
             resize: how `fashiongen judge` resizes images of another size, see `fashiongen.tasks.Resize`; by default it rejects them.
-            reference: the reference images for set metrics, if they are from another dataset; paired metrics are then rejected.
+            filter: how the data must resize images, see `fashiongen.tasks.Filter`; by default any.
+            repaint: how predictions are pasted into the photo before they are compared, see `fashiongen.tasks.Repaint`; by default not.
+            reference: the reference images for set metrics, if they are not the truth of each sample; those of another dataset leave
+                nothing to compare pairs with, so that paired metrics are rejected.
+            unpaired: names of the metrics of an unpaired test, which has no true images outside of the embedded world; by default all.
+            by: a field of the samples, such as category: the metrics are computed for each of its values too.
             out: JSON file for the record of a test or a fit; a test writes per-sample values, images and an image grid next to it.
             keep: folder in which a test keeps all predictions for `fashiongen judge`; kept predictions of an earlier test are replaced.
             reuse: folder of kept predictions that tests share: a test of the same weights, data and settings of the method reads the
@@ -100,7 +106,18 @@ class Evaluate(Callback):
                 the best score of the ModelCheckpoint with a monitor, for methods whose paper selects so.
         """
         self.task_name = task
-        self.protocol = Protocol(name=protocol, metrics=metrics or {}, size=size, resize=resize, reference=reference)
+        self._stated = Protocol(
+            name=protocol,
+            metrics=metrics or {},
+            size=size,
+            resize=resize,
+            filter=filter,
+            repaint=repaint,
+            reference=reference,
+            unpaired=unpaired,
+            by=by,
+        )
+        self.protocol = self._stated
         self.out = None if out is None else Path(out).expanduser()
         self.keep = None if keep is None else KeptPredictions(Path(keep).expanduser())
         self.reuse = None if reuse is None else Path(reuse).expanduser()
@@ -116,11 +133,8 @@ class Evaluate(Callback):
         self._code: dict[str, str] = {}
         self._task: Task | None = None
         self._validation = ValidationImages(validation_images)
-        self._ids: list[str] = []
-        self._shared: list[tuple[str, ...]] = []
+        self._counted = Counted()
         self._rows: list[GalleryRow] = []
-        self._not_finite = 0
-        self._seconds = 0.0
         self._memory = 0
         self._device: str | None = None
         self._started = 0.0
@@ -128,7 +142,7 @@ class Evaluate(Callback):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """The protocol's metrics, by name."""
+        """The protocol's metrics by name; after `setup` those that apply to the data."""
         return self.protocol.metrics
 
     @property
@@ -161,8 +175,9 @@ class Evaluate(Callback):
         finish_reading(pl_module)
         data = data_of(trainer)
         self._task = task_of_run(self.task_name, pl_module, data)
+        self.protocol = self.task.applied(data, self._stated)
         # What runs from here on: files may be edited before a long run ends.
-        reference = [] if self.protocol.reference is None else [self.protocol.reference.source]
+        reference = [] if self.protocol.reference is None or self.protocol.reference.own else [self.protocol.reference.source]
         method = (isinstance(pl_module, FromFiles) and pl_module.request and pl_module.request.made_by) or pl_module
         self._code = code_sha256(method, data, *reference, self.task, *self.metrics.values())
         if stage in ("fit", "test") and self.out is not None and trainer.is_global_zero:
@@ -183,8 +198,9 @@ class Evaluate(Callback):
         for metric in self.metrics.values():
             metric.to(pl_module.device)
             metric.reset()
-        self.results, self._ids, self._shared, self._rows = {}, [], [], []
-        self._not_finite, self._seconds, self._memory = 0, 0.0, 0
+        self.results, self._counted, self._rows = {}, Counted(), []
+        reference, by = self.protocol.reference, self.protocol.by
+        self._counted.references = None if reference is None or by is None else reference.groups(trainer, by)
         with shared_features():
             if isinstance(pl_module, FromFiles):
                 assert pl_module.files is not None, "setup comes first"
@@ -206,15 +222,17 @@ class Evaluate(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Stop the clock and update the metrics with the prediction and the batch's targets."""
-        self._seconds += now(pl_module.device) - self._started
-        self._memory = max(self._memory, peak_memory(pl_module.device))
+        counted = self._counted
+        counted.seconds += now(pl_module.device) - self._started
+        counted.memory = max(counted.memory, peak_memory(pl_module.device))
         if not len(batch):  # none of its samples has a prediction to judge
             return
-        self._ids += batch.ids
-        self._shared += self.task.shared_keys(batch)
+        counted.ids += batch.ids
+        counted.shared += self.task.shared_keys(batch)
+        counted.groups += self.task.groups(batch, self.protocol)
         prediction = self.task.check_prediction(pl_module, outputs, batch)
         with shared_features():
-            self._not_finite += self.task.update(pl_module, prediction, batch, self.protocol)
+            counted.not_finite += self.task.update(pl_module, prediction, batch, self.protocol)
         if self.keep is not None:
             self.keep.add(self.task, prediction, batch)
         # Only the first samples by id are shown.
@@ -224,37 +242,16 @@ class Evaluate(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Reduce the metrics over all processes once; the first process prints, logs and writes."""
-        reported = {_reported(name, metric): metric for name, metric in self.metrics.items()}
-        mine: dict[str, Any] = {
-            "ids": self._ids,
-            "shared": self._shared,
-            "values": {name: metric.values().double().tolist() for name, metric in reported.items() if isinstance(metric, PerSample)},
-            "undefined": {name: metric.n_undefined for name, metric in reported.items() if isinstance(metric, PerSample)},
-            "not_finite": self._not_finite,
-            "seconds": self._seconds,
-            "memory": self._memory,
-        }
-        parts = gather(mine)
-        ids = [id_ for part in parts for id_ in part["ids"]]
-        order = np.argsort(np.array(ids, dtype=object), kind="stable")
-        clusters = np.array(join([keys for part in parts for keys in part["shared"]]), dtype=object)[order]
-        per_sample = {name: np.concatenate([part["values"][name] for part in parts])[order] for name in mine["values"]}
-        for name, metric in reported.items():
-            interval = None
-            if name in per_sample:
-                values, undefined = per_sample[name], sum(part["undefined"][name] for part in parts)
-                # Undefined values are excluded from the mean; any other NaN is a broken prediction and stays.
-                counted = ~np.isnan(values) if np.isnan(values).sum() == undefined else np.ones(len(values), dtype=bool)
-                interval = interval_of_one_run(values[counted], clusters[counted].tolist())
-            self.results[name] = {"value": float(metric.compute()), "higher_is_better": metric.higher_is_better, "ci95": interval}
-        first = set(sorted(ids)[: self.images])
+        results = reduce({_reported(name, metric): metric for name, metric in self.metrics.items()}, self._counted)
+        self.results = results.metrics
+        first = set(results.ids[: self.images])
         rows = [row for part in gather([row for row in self._rows if row.id in first]) for row in part]
         self._rows = sorted(rows, key=lambda row: row.id)
         if self.keep is not None:
             self.keep.gather()
         if trainer.is_global_zero:
             # A logger that fails, such as one whose server is gone, must not lose the record.
-            self._write_record(trainer, [ids[index] for index in order], clusters.tolist(), per_sample, parts, pl_module)
+            self._write_record(trainer, results, pl_module)
             self._log(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -269,23 +266,15 @@ class Evaluate(Callback):
         if self._rows:
             log_image(trainer, "test/images", grid(self._rows))
 
-    def _write_record(
-        self,
-        trainer: L.Trainer,
-        ids: list[str],
-        clusters: list[str],
-        per_sample: dict[str, NDArray[np.float64]],
-        parts: list[dict[str, Any]],
-        pl_module: L.LightningModule,
-    ) -> None:
-        data = data_of(trainer)
-        not_finite, repeated = sum(part["not_finite"] for part in parts), len(ids) - len(set(ids))
+    def _write_record(self, trainer: L.Trainer, results: Results, pl_module: L.LightningModule) -> None:
+        data, ids, not_finite = data_of(trainer), results.ids, results.not_finite
+        repeated = len(ids) - len(set(ids))
         counted = ((not_finite, "predictions are not finite"), (repeated, "samples were evaluated more than once"))
         doubts = [f"{count} of {len(ids)} {what}" for count, what in counted if count]
         if doubt := metrics_doubt(pl_module, {name: result["value"] for name, result in self.results.items()}, not_finite):
             doubts.append(doubt)
             tell(doubt)
-        doubts += filter(None, [*(metric_info(metric, "doubt") for metric in self.metrics.values()), chained(clusters)])
+        doubts += filter(None, [*(metric_info(metric, "doubt") for metric in self.metrics.values()), chained(results.clusters)])
         extractors = {_reported(name, metric): metric_info(metric, "provenance") for name, metric in self.metrics.items()}
         reference = self.task.reference_info(data, self.protocol)
         record = Record(
@@ -300,11 +289,13 @@ class Evaluate(Callback):
             protocol_sha256=self.protocol_sha256,
             reference=reference,
             metrics=self.results,
+            by=self.protocol.by if results.of_groups else None,
+            groups=results.of_groups,
             extractors={name: found for name, found in extractors.items() if found},
             n_samples=len(ids),
             fit_seconds=self._fit_seconds,
-            seconds_per_sample=sum(part["seconds"] for part in parts) / len(ids) if ids else None,
-            peak_memory_bytes=max(part["memory"] for part in parts),
+            seconds_per_sample=results.seconds / len(ids) if ids else None,
+            peak_memory_bytes=results.memory,
             checkpoint=None if trainer.ckpt_path is None else (self.tested or TestedCheckpoint(trainer.ckpt_path)).entry(),
             device=device_name(pl_module.device, trainer.world_size),
         )
@@ -318,7 +309,7 @@ class Evaluate(Callback):
         if self.out is not None:
             report = Report(self.out)
             record.images, record.gallery = report.write_images(self._rows, self.task.prediction, self.task.gallery)
-            record.per_sample, record.clusters = report.write_per_sample(ids, clusters, per_sample), self.task.shares
+            record.per_sample, record.clusters = report.write_per_sample(results), self.task.shares
             record.write(self.out)
         print_table(record, self.out)
 

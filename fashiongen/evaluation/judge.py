@@ -18,13 +18,13 @@ from torch import Tensor
 
 from fashiongen.batches import Batch
 from fashiongen.data.base import FashionData
-from fashiongen.data.images import Size, image_to_tensor, open_image
+from fashiongen.data.images import FILTERS, Size, image_to_tensor, open_image
 from fashiongen.errors import UserError
 from fashiongen.evaluation.folder import Inspected, Matching, Naming, find_images, inspect, match
 from fashiongen.evaluation.kept import TABLES, Manifest, Tables, content_sha256, restore
 from fashiongen.methods.base import Method
 from fashiongen.records import JUDGED_FOLDER, KEPT_PREDICTIONS, Record
-from fashiongen.tasks import Protocol, Resize, Task
+from fashiongen.tasks import Filter, Protocol, Resize, Task
 
 LOSSY_COPY = 2.0
 """Grey levels by which a JPEG of an image differs from it, at most, on average."""
@@ -56,9 +56,17 @@ class Request:
 class ImageFiles:
     """Images in files, by the names of their samples."""
 
-    def __init__(self, files: Mapping[str, Inspected], size: Size | None, resize: Resize | None, not_finite: Sequence[str]) -> None:
-        """Serve `files` at `size`; images of another size are resized."""
+    def __init__(
+        self,
+        files: Mapping[str, Inspected],
+        size: Size | None,
+        resize: Resize | None,
+        not_finite: Sequence[str],
+        filter: Filter = "bilinear",
+    ) -> None:
+        """Serve `files` at `size`; images of another size are resized by `filter`, as the data's are."""
         self._files, self._size, self._resize, self._not_finite = files, size, resize, frozenset(not_finite)
+        self._filter = filter
         self._pool = ThreadPoolExecutor(4)
 
     def images(self, names: Sequence[str]) -> Tensor:
@@ -73,7 +81,8 @@ class ImageFiles:
         if file is None:  # it was not finite
             return None
         image = open_image(file.path)
-        return image_to_tensor(fit(image, self._size, self._resize) if self._size else image, self._size or file.size)
+        fitting = fit(image, self._size, self._resize, self._filter) if self._size else image
+        return image_to_tensor(fitting, self._size or file.size, self._filter)
 
     def not_finite(self, names: Sequence[str]) -> Tensor:
         """Return which predictions were not finite when they were kept, (B,) bool."""
@@ -110,13 +119,13 @@ class RowFiles:
         return self._tables.labels(name)
 
 
-def fit(image: Image.Image, size: Size, resize: Resize | None) -> Image.Image:
+def fit(image: Image.Image, size: Size, resize: Resize | None, filter: Filter = "bilinear") -> Image.Image:
     """Return an image that covers `size` as the protocol states; `stretch` is left to the last step of reading."""
     if resize != "cover" or (image.height, image.width) == size:
         return image
     scale = max(size[0] / image.height, size[1] / image.width)
     whole = (max(size[0], round(image.height * scale)), max(size[1], round(image.width * scale)))
-    covering = image.resize((whole[1], whole[0]), Image.Resampling.BILINEAR)
+    covering = image.resize((whole[1], whole[0]), FILTERS[filter])
     top, left = round((whole[0] - size[0]) / 2), round((whole[1] - size[1]) / 2)
     return covering.crop((left, top, left + size[1], top + size[0]))
 
@@ -194,7 +203,7 @@ class FromFiles(Method):
         self._check_sizes(inspected, size, protocol)
         if size is None and kept and (known := re.fullmatch(r"(\d+)x(\d+)", kept.size)):
             size = int(known[1]), int(known[2])
-        self.files = ImageFiles(inspected, size, protocol.resize, broken)
+        self.files = ImageFiles(inspected, size, protocol.resize, broken, getattr(data, "filter", "bilinear"))
         self._present = frozenset([*inspected, *broken])
         self._lossy = frozenset(id_ for id_, file in inspected.items() if file.lossy)
         lines = sorted(f"{file.path.name} {file.sha256}\n" for file in inspected.values())
@@ -205,7 +214,7 @@ class FromFiles(Method):
             "lossy": len(self._lossy),
             "extra": len(matching.extra),
         }
-        self._note_files(inspected, matching, protocol)
+        self._note_files(inspected, matching, protocol, data)
 
     def _set_missing(self, missing: list[str], folder: Path) -> None:
         """Store which samples have no prediction.
@@ -243,7 +252,7 @@ class FromFiles(Method):
         self._source["resized"] = sum(others.values())
         self.notes.append(f"{listing}{swapped}: resized as the protocol states ({protocol.resize})")
 
-    def _note_files(self, files: Mapping[str, Inspected], matching: Matching, protocol: Protocol) -> None:
+    def _note_files(self, files: Mapping[str, Inspected], matching: Matching, protocol: Protocol, data: FashionData) -> None:
         total = len(files)
         if self._lossy:
             self.notes.append(
@@ -254,14 +263,16 @@ class FromFiles(Method):
         if repeated := total - len({file.sha256 for file in files.values()}):
             self.notes.append(f"{repeated} of {total} predictions are copies of other samples' predictions")
         garments = matching.garments
-        if garments["other"] and protocol.reference is None:
+        # Of an unpaired test `own` is the garment that it puts on, and `other` the one that the person wears.
+        reference, unpaired = protocol.reference, getattr(data, "pairing", "paired") == "unpaired"
+        no_truth = reference is not None and not reference.own
+        worn = garments["other"] if unpaired else garments["own"] if no_truth else 0
+        if garments["other"] and not unpaired and not no_truth:
             self.notes.append(
                 f"{garments['other']} of {total} files are named after another garment: unpaired predictions, judged as paired"
             )
-        if garments["own"] and protocol.reference is not None:
-            self.notes.append(
-                f"{garments['own']} of {total} files are named after the person's own garment: paired predictions, judged as unpaired"
-            )
+        if worn:
+            self.notes.append(f"{worn} of {total} files are named after the person's own garment: paired predictions, judged as unpaired")
         if garments["unknown"]:
             self.notes.append(f"{garments['unknown']} of {total} files are named after a garment that the data do not pair with the person")
 

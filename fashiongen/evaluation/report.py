@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from fashiongen.errors import UserError
 from fashiongen.evaluation.images import file_name, grid, reduced, write_png
-from fashiongen.records import Record, write_atomically
+from fashiongen.evaluation.results import Results
+from fashiongen.records import MetricEntry, Record, write_atomically
 from fashiongen.tasks import GalleryRow
 
 BETTER = {True: "higher", False: "lower", None: ""}
@@ -77,11 +76,16 @@ class Report:
         write_png(self.grid, grid(rows))
         return self.images.name, {heading: f"{self.gallery.name}/{heading}" for heading in headings}
 
-    def write_per_sample(self, ids: Sequence[str], clusters: Sequence[str], values: dict[str, NDArray[np.float64]]) -> str:
-        """Write one JSON line per sample with its cluster and its value for each metric, and return the file's name."""
+    def write_per_sample(self, results: Results) -> str:
+        """Write one JSON line per sample with its cluster, its group if there are any, and its value for each metric.
+
+        Returns:
+            The file's name.
+        """
+        groups = [{"group": group} for group in results.groups] or [{}] * len(results.ids)
         rows = [
-            {"id": id_, "cluster": cluster, **{name: _number(of_all[index]) for name, of_all in values.items()}}
-            for index, (id_, cluster) in enumerate(zip(ids, clusters, strict=True))
+            {"id": id_, "cluster": cluster, **group, **{name: _number(of_all[index]) for name, of_all in results.per_sample.items()}}
+            for index, (id_, cluster, group) in enumerate(zip(results.ids, results.clusters, groups, strict=True))
         ]
         write_atomically(self.per_sample, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return self.per_sample.name
@@ -103,18 +107,24 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def print_table(record: Record, out: Path | None) -> None:
-    """Print a record's metrics as a table, with the doubts about them."""
+    """Print a record's metrics as a table, after those of its groups, with the doubts about them."""
     title = f"{record.method}: {record.task} on {record.dataset} ({record.split}), {record.n_samples} samples"
-    table = Table(title=title, caption=None if out is None else str(out))
+    for group, found in record.groups.items():
+        Console().print(_table(found["metrics"], f"{record.by} {group}, {found['n_samples']} samples"))
+    Console().print(_table(record.metrics, title, None if out is None else str(out)))
+    if record.reason:
+        Console().print(record.reason)
+
+
+def _table(metrics: dict[str, MetricEntry], title: str, caption: str | None = None) -> Table:
+    table = Table(title=title, caption=caption)
     for heading in ("metric", "better", "value", "95 % interval, this checkpoint"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
-    for name, result in record.metrics.items():
+    for name, result in metrics.items():
         interval = "" if result["ci95"] is None else "{:.4f} to {:.4f}".format(*result["ci95"])
         # Rich interprets square brackets as markup.
         table.add_row(name.replace("[", r"\["), BETTER[result["higher_is_better"]], f"{result['value']:.4f}", interval)
-    Console().print(table)
-    if record.reason:
-        Console().print(record.reason)
+    return table
 
 
 def _number(value: float) -> float | None:

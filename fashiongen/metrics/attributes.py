@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from fashiongen.errors import UserError
-from fashiongen.metrics.base import PairMetric, SetMetric
-from fashiongen.metrics.features import INJECTED, TINY, FrozenNetwork
+from fashiongen.metrics.base import PairMetric, Region, SetMetric
+from fashiongen.metrics.features import INJECTED, TINY, WORN, FrozenNetwork
 from fashiongen.nn.classifier import AttributeClassifier
+from fashiongen.nn.crop import cut_out
 
 Judge = Callable[[Tensor], dict[str, Tensor]]
 
@@ -30,6 +31,7 @@ class AttributeAgreement(PairMetric):
         self,
         extractor: str = "tiny-classifier",
         attribute: str = "mean",
+        region: Region = "whole",
         judge: Judge | None = None,
         network: AttributeClassifier | None = None,
     ) -> None:
@@ -38,6 +40,8 @@ class AttributeAgreement(PairMetric):
         Args:
             extractor: Name of the judging classifier.
             attribute: One attribute's name, or `mean` over all.
+            region: `whole` images, or the `foreground`: what the mask shows, cropped to its box, mid-grey outside of it. The judge
+                `tiny-worn-classifier` was trained on such images of people.
             judge: Instead, a callable from images `(B, 3, H, W)` in [0, 1] to the value's index `(B,)` of each attribute.
             network: Instead, a classifier, reported as `custom` (like a judge) or under its own `extractor` name.
         """
@@ -45,13 +49,17 @@ class AttributeAgreement(PairMetric):
         if judge is not None and network is not None:
             raise UserError("AttributeAgreement takes a judge or a network, not both: leave one out")
         self.attribute = attribute
-        self._network = None if judge is not None else FrozenNetwork(extractor, network, choices=TINY)
+        self.region = region
+        self._network = None if judge is not None else FrozenNetwork(extractor, network, choices=(*TINY, WORN))
         # In a partial, a judge that is an nn.Module does not become a submodule.
         self._judge = None if judge is None else partial(judge)
         self.extractor = INJECTED if self._network is None else self._network.name
 
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Return the share of the selected attributes that agree `(B,)`."""
+        if self.region == "foreground" and mask is not None:
+            height, width = target.shape[2:]
+            prediction, target = (cut_out(images, mask, (height, width)) for images in (prediction, target))
         predicted, true = self._read(prediction), self._read(target)
         if self.attribute != "mean" and self.attribute not in true:
             raise UserError(f"AttributeAgreement(attribute={self.attribute}): the judge reads {', '.join(true)}; choose one, or mean")

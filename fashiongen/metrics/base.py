@@ -74,7 +74,7 @@ class PerSample(_Judged):
 
     def compute(self) -> Tensor:
         """Return the mean over all samples with a defined value, a scalar; NaN without any."""
-        return self.values()[_concatenate(self.defined, self.device) == 1].double().mean().float()
+        return self.values()[self.defined_samples()].double().mean().float()
 
     def values(self) -> Tensor:
         """Return the value of each sample `(N,)`, in the order of the updates, NaN if undefined.
@@ -83,17 +83,21 @@ class PerSample(_Judged):
         """
         return _concatenate(self.scores, self.device)
 
+    def defined_samples(self) -> Tensor:
+        """Return which samples have a defined value `(N,)` bool, in the order of `values`."""
+        return _concatenate(self.defined, self.device) == 1
+
     @property
     def n_undefined(self) -> int:
         """Number of samples with an undefined value, which are excluded from the mean."""
-        return int((_concatenate(self.defined, self.device) == 0).sum())
+        return int((~self.defined_samples()).sum())
 
 
 class PairMetric(PerSample):
     """Mean over samples of a score between each prediction and its target."""
 
     region: Region = "whole"
-    """`foreground`: compare only inside the true garment's mask."""
+    """`foreground`: compare only inside the mask: the true garment's on its shop image, or where a person was to be repainted."""
 
     @abstractmethod
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
@@ -119,7 +123,7 @@ class PairMetric(PerSample):
         if mask is not None and mask.shape != (len(target), 1, *target.shape[2:]):
             raise ValueError(f"{type(self).__name__} takes a mask (B, 1, H, W) that fits the images, got {tuple(mask.shape)}")
         if mask is None and self.region == "foreground":
-            raise UserError(f"{type(self).__name__}(region=foreground) needs the true garment's mask and got none: use region=whole")
+            raise UserError(f"{type(self).__name__}(region=foreground) needs a mask and got none: use region=whole")
         with exact_arithmetic(prediction.device):
             scores = self.score(prediction, target, mask)
         finite = _finite_samples(prediction) & _finite_samples(target)
@@ -181,15 +185,31 @@ class SetMetric(_Judged):
 
     def compute(self) -> Tensor:
         """Return the distance, a scalar; NaN if any image was not finite or either set has fewer than two samples."""
-        counts = int(self.n_predictions), int(self.n_targets)
+        everything = (torch.ones(int(count), dtype=torch.bool) for count in (self.n_predictions, self.n_targets))
+        return self.between(*everything)
+
+    def between(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Return the distance of parts of the sets, under the same rules: a scalar.
+
+        Inside `sync_context()` the images are those of all processes, in rank order.
+
+        Args:
+            predictions: which of the predictions, in the order of the updates, `(N,)` bool on the CPU.
+            targets: which of the targets, likewise `(M,)`.
+        """
         undefined = torch.tensor(torch.nan, device=self.device)
-        if min(counts) < 2:
+        if min(int(predictions.sum()), int(targets.sum())) < 2:
             return undefined
-        states = zip((self.prediction_features, self.target_features), counts, strict=True)
-        predictions, targets = (_concatenate(state, self.device).reshape(count, -1).cpu().double() for state, count in states)
-        if not (predictions.isfinite().all() and targets.isfinite().all()):
+        states = zip((self.prediction_features, self.target_features), (predictions, targets), strict=True)
+        features = [_concatenate(state, self.device).reshape(len(places), -1).cpu().double()[places] for state, places in states]
+        if not all(bool(values.isfinite().all()) for values in features):
             return undefined
-        return self.distance(predictions, targets).float().to(self.device)
+        return self.distance(*features).float().to(self.device)
+
+
+def grey_outside(images: Tensor, mask: Tensor | None, region: Region) -> Tensor:
+    """Return images (B, 3, H, W) in [0, 1] with mid-grey outside the mask (B, 1, H, W) for `foreground`, unchanged for `whole`."""
+    return images if region == "whole" or mask is None else images.where(mask, torch.full_like(images[:, :1], 0.5))
 
 
 @contextmanager

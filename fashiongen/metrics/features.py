@@ -55,6 +55,8 @@ EXTRACTORS = {
     # Both are the attribute classifier trained on the embedded wardrobe; e.g. lpips[tiny] for pairs, fid[tiny-classifier] for sets.
     "tiny": Extractor(AttributeClassifier.from_pretrained),
     "tiny-classifier": Extractor(AttributeClassifier.from_pretrained),
+    # The same for garments on people, cut out by the mask.
+    "tiny-worn-classifier": Extractor(AttributeClassifier.from_pretrained),
     "alex": Extractor(partial(load_lpips, "alex"), url=f"{TORCHVISION}/alexnet-owt-7be5be79.pth"),
     "vgg": Extractor(partial(load_lpips, "vgg"), url=f"{TORCHVISION}/vgg16-397923af.pth"),
     "squeeze": Extractor(partial(load_lpips, "squeeze"), url=f"{TORCHVISION}/squeezenet1_1-b8a52dc0.pth"),
@@ -66,6 +68,7 @@ EXTRACTORS = {
     "dinov2-large": Extractor(partial(DINOFeatures.from_pretrained, "dinov2-large"), repository=DINOV2_LARGE),
 }
 TINY = ("tiny", "tiny-classifier")
+WORN = "tiny-worn-classifier"
 # Set metrics work with any network that has pooled features.
 SET_EXTRACTORS = ("tiny-classifier", "inception-v3", "clip-vit-b-32", "dinov2-small", "dinov2-base", "dinov2-large")
 INJECTED = "custom"
@@ -89,8 +92,8 @@ def find(name: str, weights: str | None = None) -> Path:
     Raises:
         UserError: if it is missing; the message says what to put where.
     """
-    if name in TINY:
-        return tiny_weights() / "classifier"
+    if name in (*TINY, WORN):
+        return tiny_weights() / "worn_classifier" if name == WORN else tiny_weights() / "classifier"
     published = EXTRACTORS[name]
     if weights is not None and (given := Path(weights).expanduser()).exists():
         return given

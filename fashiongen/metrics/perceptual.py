@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fashiongen.errors import UserError
-from fashiongen.metrics.base import PairMetric
+from fashiongen.metrics.base import PairMetric, Region, grey_outside
 from fashiongen.metrics.features import FrozenNetwork
 from fashiongen.nn.classifier import AttributeClassifier
 
@@ -30,20 +30,25 @@ class LPIPS(PairMetric):
 
     higher_is_better = False
 
-    def __init__(self, extractor: str = "tiny", network: nn.Module | None = None, weights: str | None = None) -> None:
+    def __init__(
+        self, extractor: str = "tiny", region: Region = "whole", network: nn.Module | None = None, weights: str | None = None
+    ) -> None:
         """Measure in the named extractor.
 
         Args:
             extractor: `tiny`, `alex`, `vgg` or `squeeze`.
+            region: `whole` images, or the `foreground`: both images are mid-grey outside the mask.
             network: instead, an attribute classifier or a `lpips.LPIPS`, reported as `custom` or under its own `extractor` name.
             weights: torchvision's file for that network, by default torchvision's location.
         """
         super().__init__()
+        self.region = region
         self._network = FrozenNetwork(extractor, network, weights, ("tiny", "alex", "vgg", "squeeze"))
         self.extractor = self._network.name
 
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Return the distance `(B,)`."""
+        prediction, target = (grey_outside(images, mask, self.region) for images in (prediction, target))
         network = self._network.on(prediction.device)
         if isinstance(network, AttributeClassifier):
             return lpips(network.stages(prediction), network.stages(target))
@@ -66,24 +71,32 @@ class DISTS(PairMetric):
     higher_is_better = False
 
     def __init__(
-        self, extractor: str = "tiny", size: Size | None = None, network: nn.Module | None = None, weights: str | None = None
+        self,
+        extractor: str = "tiny",
+        size: Size | None = None,
+        region: Region = "whole",
+        network: nn.Module | None = None,
+        weights: str | None = None,
     ) -> None:
         """Measure in the named extractor.
 
         Args:
             extractor: `tiny` or `vgg16`.
             size: height and width to resize both images to first, antialiased bilinear; by default they are not resized.
+            region: `whole` images, or the `foreground`: both images are mid-grey outside the mask.
             network: instead, an attribute classifier or torchmetrics' `DISTSNetwork`, reported as `custom` or under its own
                 `extractor` name.
             weights: torchvision's VGG16 file, by default torchvision's location.
         """
         super().__init__()
+        self.region = region
         self._network = FrozenNetwork(extractor, network, weights, ("tiny", "vgg16"))
         self.extractor = self._network.name
         self.size = None if size is None else tuple(size)
 
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Return the distance `(B,)`."""
+        prediction, target = (grey_outside(images, mask, self.region) for images in (prediction, target))
         if self.size is not None:
             prediction, target = (
                 functional.interpolate(images, size=self.size, mode="bilinear", antialias=True) for images in (prediction, target)

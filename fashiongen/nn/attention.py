@@ -75,14 +75,37 @@ class JoinedSelfAttention:
         memory: dict[str, Memory] | None = None,
     ) -> Tensor:
         """Attend from (B, N, C) tokens to the reference's tokens and themselves; returns (B, N, C)."""
-        query = _heads(attn.to_q(hidden_states), attn.heads)
-        key = _heads(attn.to_k(hidden_states), attn.heads)
-        value = _heads(attn.to_v(hidden_states), attn.heads)
+        query = heads_of(attn.to_q(hidden_states), attn.heads)
+        key = heads_of(attn.to_k(hidden_states), attn.heads)
+        value = heads_of(attn.to_v(hidden_states), attn.heads)
         if memory is not None and self.name in memory:
             reference = memory[self.name].first
             key = torch.cat([reference.key, key], dim=2)
             value = torch.cat([reference.value, value], dim=2)
-        return _output(attn, scaled_dot_product_attention(query, key, value))
+        return output_of(attn, scaled_dot_product_attention(query, key, value))
+
+
+class MemoryAttention:
+    """Attention to the keys and values in `memory` under the layer's name; without them, to its own tokens."""
+
+    def __init__(self, name: str) -> None:
+        """Use the memory of the layer `name`."""
+        self.name = name
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        memory: dict[str, Memory] | None = None,
+    ) -> Tensor:
+        """Attend from (B, N, C) tokens; returns (B, N, C)."""
+        query = heads_of(attn.to_q(hidden_states), attn.heads)
+        own = memory is None or self.name not in memory
+        key, value = project(attn, hidden_states) if own or memory is None else memory[self.name].first
+        return output_of(attn, scaled_dot_product_attention(query, key, value))
 
 
 class ImagePromptAttention(nn.Module):
@@ -112,22 +135,45 @@ class ImagePromptAttention(nn.Module):
         if memory is None:
             raise ValueError(f"{self.name} attends to projected text and image tokens: pass them as `memory`")
         text, image = memory[self.name]
-        query = _heads(attn.to_q(hidden_states), attn.heads)
+        query = heads_of(attn.to_q(hidden_states), attn.heads)
         attended = scaled_dot_product_attention(query, text.key, text.value)
         if image is not None:
             attended = attended + self.scale * scaled_dot_product_attention(query, image.key, image.value)
-        return _output(attn, attended)
+        return output_of(attn, attended)
 
 
 def project(attn: Attention, tokens: Tensor) -> KeyValue:
     """Project (B, N, C) tokens with a layer's key and value weights."""
-    return KeyValue(_heads(attn.to_k(tokens), attn.heads), _heads(attn.to_v(tokens), attn.heads))
+    return KeyValue(heads_of(attn.to_k(tokens), attn.heads), heads_of(attn.to_v(tokens), attn.heads))
 
 
 def project_image_prompt(attn: Attention, tokens: Tensor) -> KeyValue:
     """Project (B, N, C) image-prompt tokens with the layer's image-prompt weights."""
     processor = attn.processor
-    return KeyValue(_heads(processor.to_k_ip(tokens), attn.heads), _heads(processor.to_v_ip(tokens), attn.heads))
+    return KeyValue(heads_of(processor.to_k_ip(tokens), attn.heads), heads_of(processor.to_v_ip(tokens), attn.heads))
+
+
+def join(first: dict[str, Memory], second: dict[str, Memory]) -> dict[str, Memory]:
+    """Concatenate two memories along the batch, for guidance in one pass; a `first` of batch size one is used for all samples."""
+
+    def stack(one: KeyValue, other: KeyValue) -> KeyValue:
+        return KeyValue(*(torch.cat([a.expand(len(b), *a.shape[1:]), b]) for a, b in zip(one, other, strict=True)))
+
+    joined = {}
+    for name, (one, image_one) in first.items():
+        other, image_other = second[name]
+        image = None if image_one is None or image_other is None else stack(image_one, image_other)
+        joined[name] = Memory(stack(one, other), image)
+    return joined
+
+
+def repeat(memory: dict[str, Memory], times: int) -> dict[str, Memory]:
+    """Repeat the keys and values of B samples `times` times along the batch."""
+
+    def of(pair: KeyValue) -> KeyValue:
+        return KeyValue(*(part.repeat(times, 1, 1, 1) for part in pair))
+
+    return {name: Memory(of(one), None if other is None else of(other)) for name, (one, other) in memory.items()}
 
 
 def attention_layers(unet: nn.Module, kind: str) -> dict[str, Attention]:
@@ -148,13 +194,13 @@ def image_prompt_state(projection: nn.Module, unet: nn.Module) -> dict[str, Tens
     return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
 
 
-def _heads(tokens: Tensor, heads: int) -> Tensor:
+def heads_of(tokens: Tensor, heads: int) -> Tensor:
     """Split (B, N, heads * d) into (B, heads, N, d)."""
     split: Tensor = tokens.unflatten(-1, (heads, -1))
     return split.transpose(1, 2)
 
 
-def _output(attn: Attention, attended: Tensor) -> Tensor:
+def output_of(attn: Attention, attended: Tensor) -> Tensor:
     """Join (B, heads, N, d) and apply the layer's output projection and dropout."""
     tokens = attended.transpose(1, 2).flatten(2)
     out: Tensor = attn.to_out[1](attn.to_out[0](tokens))

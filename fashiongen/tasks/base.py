@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as L
@@ -22,6 +22,13 @@ from fashiongen.errors import UserError
 Resize = Literal["stretch", "cover"]
 """How images of another size are resized. `stretch`: antialiased bilinear. `cover`: the same, but keeping the aspect ratio, until the image
 covers the size; then a center crop."""
+
+Filter = Literal["bilinear", "lanczos"]
+"""How images are resized when they are read: Pillow's antialiased filter."""
+
+Repaint = Literal["hard", "soft"]
+"""How a prediction is pasted into the photo before it is compared. `hard`: the prediction inside the mask, the photo outside. `soft`: the
+same, but outside the mask the prediction fades into the photo, by a Gaussian whose sigma is a fiftieth of the image's height in pixels."""
 
 
 class Data(typing.Protocol):
@@ -44,25 +51,34 @@ class Data(typing.Protocol):
 
 
 class ReferenceSet(typing.Protocol):
-    """True images of another dataset, which set metrics compare with.
+    """True images that set metrics compare with: of another dataset, or of the tested one.
 
     Attributes:
         split: the split of that dataset.
         field: which image of a sample.
+        size: height and width at which they are read; None for the dataset's own.
     """
 
     split: Any
     field: Any
+    size: Any
+
+    @property
+    def own(self) -> bool:
+        """Whether they are the tested dataset's: its samples may then have a truth of their own too."""
 
     @property
     def source(self) -> Data:
-        """The DataModule that holds them."""
+        """The DataModule that holds them; for the tested dataset's own images available after `setup`."""
 
-    def setup(self) -> None:
-        """Find the files; raises UserError if there are none."""
+    def setup(self, data: Data) -> None:
+        """Find the files, for a test of `data`; raises UserError if there are none."""
 
     def fingerprint(self) -> str:
         """Return a hash of the images."""
+
+    def groups(self, trainer: L.Trainer, by: str) -> list[str]:
+        """Return the group of each image of this process's share, in order; raises UserError if they are unknown."""
 
     def batches(self, trainer: L.Trainer, device: torch.device) -> Iterator[Tensor]:
         """Yield this process's share of them, (B, 3, H, W) in [0, 1]."""
@@ -93,14 +109,22 @@ class Protocol:
         metrics: the metrics by name.
         size: height and width at which images are compared; None for the data's own.
         resize: how images of another size, made by other code, are brought to that size; None refuses them.
-        reference: the reference images for set metrics, if they are from another dataset.
+        filter: how images are resized when they are read, which the data must state alike; None for any.
+        repaint: how predictions are pasted into the photo before they are compared; None compares them as they are.
+        reference: the reference images for set metrics, if they are not the truth of each sample.
+        unpaired: the names of the metrics of an unpaired test; None for all.
+        by: the batch's field, such as category, for whose values the metrics are computed too; None for no groups.
     """
 
     name: str
     metrics: dict[str, Metric]
     size: tuple[int, int] | None = None
     resize: Resize | None = None
+    filter: Filter | None = None
+    repaint: Repaint | None = None
     reference: ReferenceSet | None = None
+    unpaired: Sequence[str] | None = None
+    by: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +178,23 @@ class Task(ABC):
         By default these are the targets. A task whose input contains ground truth, such as the person inside the mask of a try-on, adds it.
         """
         return replace(batch, **{name: _spoiled(getattr(batch, name)) for name in batch.TARGETS})
+
+    def applied(self, data: Data, protocol: Protocol) -> Protocol:
+        """Return the protocol as it applies to the data, such as with the metrics of an unpaired test alone.
+
+        Raises:
+            UserError: if it groups by a field that the task's batches lack, or names metrics of an unpaired test and the task has none.
+        """
+        if protocol.unpaired is not None:
+            raise UserError(f"evaluate.unpaired: a {self.name} has no unpaired test: leave it out")
+        names = [entry.name for entry in fields(self.batch) if str(entry.type) == "list[str]" and entry.name != "ids"]
+        if protocol.by is not None and protocol.by not in names:
+            raise UserError(f"evaluate.by={protocol.by}: samples of {self.name} can be grouped by {', '.join(names) or 'nothing'}")
+        return protocol
+
+    def groups(self, batch: Batch, protocol: Protocol) -> list[str]:
+        """Return the group of each sample, B; empty if the protocol has no groups."""
+        return [] if protocol.by is None else list(getattr(batch, protocol.by))
 
     @abstractmethod
     def check_data(self, data: Data, protocol: Protocol) -> None:

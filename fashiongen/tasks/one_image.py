@@ -10,10 +10,13 @@ from typing import ClassVar
 import lightning.pytorch as L
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from fashiongen.batches import Batch, to_float, to_uint8
 from fashiongen.errors import UserError
-from fashiongen.tasks.base import Data, GalleryRow, PredictionFiles, Protocol, Task, size_text
+from fashiongen.tasks.base import Data, Filter, GalleryRow, PredictionFiles, Protocol, Repaint, Task, size_text
+
+USUAL_FILTER: Filter = "bilinear"
 
 
 def as_written(images: Tensor) -> Tensor:
@@ -22,6 +25,20 @@ def as_written(images: Tensor) -> Tensor:
     Non-finite values become NaN, so that metrics can detect them.
     """
     return torch.where(images.isfinite(), to_uint8(images.nan_to_num()).float() / 255.0, torch.nan)
+
+
+def paste(prediction: Tensor, photo: Tensor, mask: Tensor, how: Repaint) -> Tensor:
+    """Paste predictions into photos, both (B, 3, H, W) in [-1, 1], where the mask (B, 1, H, W) is True; `photo` is not read inside it.
+
+    CatVTON's own code blurs the mask, so that the true pixels of the photo, garment included, shine through at the inner side of its edge.
+    Here `soft` fades outwards alone.
+    """
+    weight = mask.to(photo)
+    if how == "soft":
+        sigma = max(1.0, mask.shape[-2] / 50)
+        blurred = gaussian_blur(weight, 2 * round(3 * sigma) + 1, sigma)
+        weight = torch.where(mask, weight, (2 * blurred).clamp(max=1))  # a blurred edge has a half of it outside
+    return torch.where(weight > 0, prediction * weight, 0.0) + torch.where(weight < 1, photo * (1 - weight), 0.0)
 
 
 class OneImage(Task):
@@ -46,17 +63,19 @@ class OneImage(Task):
         """Return the gallery images before the prediction, uint8 (B, 3, H, W) by heading."""
 
     def check_data(self, data: Data, protocol: Protocol) -> None:
-        """Check that the data have the protocol's size and ground truth, and that there is no paired metric with a reference set.
+        """Check that the data have the protocol's size and filter, and the ground truth that its metrics need.
 
         Raises:
-            UserError: if not.
+            UserError: if not, or if a paired metric is to compare with another dataset's images.
         """
         reference = protocol.reference
-        for key, source in (("data", data), ("evaluate.reference.data", reference and reference.source)):
-            found = tuple(getattr(source, "size", None) or protocol.size or ())
-            if protocol.size is not None and found != tuple(protocol.size):
-                sizes = f"uses size {list(protocol.size)}, but {key}.init_args.size is {list(found)}"
-                raise UserError(f"protocol {protocol.name} {sizes}: set --{key}.init_args.size")
+        if protocol.repaint is not None and self.pasted_into is None:
+            raise UserError(f"evaluate.repaint={protocol.repaint}: a {self.name} has no photo to paste its predictions into: leave it out")
+        _check_reading("data", data, protocol)
+        if reference is not None and not reference.own:
+            _check_reading("evaluate.reference.data", reference.source, protocol, size=reference.size is None)
+        paired = [key for key, metric in protocol.metrics.items() if getattr(metric, "pairs", True)]
+        judged = f"evaluate.metrics: {', '.join(paired)}: compare each image with its own ground truth"
         if reference is None:
             if self.truth not in data.offers:
                 raise UserError(
@@ -64,16 +83,18 @@ class OneImage(Task):
                     "instead, or a protocol whose evaluate.reference is another dataset's"
                 )
             return
-        if paired := [key for key, metric in protocol.metrics.items() if getattr(metric, "pairs", True)]:
-            judged = f"evaluate.metrics: {', '.join(paired)}: compare each image with its own ground truth"
+        if paired and not reference.own:
             raise UserError(f"{judged}, and evaluate.reference is only a set of images: remove one of them")
-        reference.setup()
+        if paired and self.truth not in data.offers:
+            raise UserError(f"{judged}, the {self.truth}, which {data.name} does not offer here: remove them")
+        reference.setup(data)
 
     def start(self, trainer: L.Trainer, module: L.LightningModule, protocol: Protocol) -> None:
         """Update the set metrics with the reference images, if there are any."""
         if protocol.reference is not None:
+            of_sets = [metric for metric in protocol.metrics.values() if not getattr(metric, "pairs", True)]
             for images in protocol.reference.batches(trainer, module.device):
-                for metric in protocol.metrics.values():
+                for metric in of_sets:
                     metric.update(None, images)
 
     def check_prediction(self, method: object, prediction: object, batch: Batch) -> Tensor:
@@ -90,13 +111,16 @@ class OneImage(Task):
 
     def update(self, method: L.LightningModule, prediction: Tensor, batch: Batch, protocol: Protocol) -> int:
         """Compare the images, rounded as in a PNG file, with the batch's truth, or as a set with the reference."""
-        truth = getattr(batch, self.truth)
-        # With a reference the batch may have targets too, but the protocol does not use them.
-        target = None if protocol.reference is not None else truth.float() / 255.0
+        truth, reference = getattr(batch, self.truth), protocol.reference
+        target = None if truth is None else truth.float() / 255.0
         foreground = None if self.foreground is None else getattr(batch, self.foreground)
+        if protocol.repaint is not None and self.pasted_into is not None:
+            prediction = paste(prediction, to_float(getattr(batch, self.pasted_into)), batch.mask, protocol.repaint)  # type: ignore[attr-defined]
         written = as_written(prediction)
         for metric in protocol.metrics.values():
-            metric.update(written, target, foreground)
+            # Set metrics have all targets from the reference; the batch may have some too.
+            compared = target if reference is None or getattr(metric, "pairs", True) else None
+            metric.update(written, compared, foreground)
         return int((~prediction.isfinite().flatten(1).all(dim=1)).sum())
 
     def shared_keys(self, batch: Batch) -> list[tuple[str, ...]]:
@@ -169,12 +193,31 @@ class OneImage(Task):
         else:
             split, field, source = protocol.reference.split, protocol.reference.field, protocol.reference.source
             fingerprint = protocol.reference.fingerprint()
-        size = size_text(source)
+        read_at = protocol.reference and protocol.reference.size
+        size = f"{read_at[0]}x{read_at[1]}" if read_at else size_text(source)
         return {"dataset": source.name, "split": split, "field": field, "fingerprint": fingerprint, **({"size": size} if size else {})}
 
     def conditions(self, data: Data, protocol: Protocol) -> dict[str, str]:
-        """Return the image size: images are compared at the data's size."""
-        return {"size": size_text(data)}
+        """Return the image size, at which images are compared, and the filter of reading them if it is not the usual one."""
+        found = getattr(data, "filter", USUAL_FILTER)
+        return {"size": size_text(data), **({} if found == USUAL_FILTER else {"filter": found})}
+
+
+def _check_reading(key: str, source: Data, protocol: Protocol, *, size: bool = True) -> None:
+    """Check that a DataModule reads images as the protocol states; `size` is False where the protocol states another size for it.
+
+    Raises:
+        UserError: naming the setting to change.
+    """
+    found = tuple(getattr(source, "size", None) or protocol.size or ())
+    if size and protocol.size is not None and found != tuple(protocol.size):
+        sizes = f"uses size {list(protocol.size)}, but {key}.init_args.size is {list(found)}"
+        raise UserError(f"protocol {protocol.name} {sizes}: set --{key}.init_args.size")
+    read_by = getattr(source, "filter", USUAL_FILTER)
+    if protocol.filter is not None and read_by != protocol.filter:
+        raise UserError(
+            f"protocol {protocol.name} uses filter {protocol.filter}, but {key}.init_args.filter is {read_by}: set --{key}.init_args.filter"
+        )
 
 
 def grey_out(images: Tensor, mask: Tensor) -> Tensor:

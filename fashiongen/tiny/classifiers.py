@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, interpolate, pad
 
 from fashiongen.methods.bpr_dae.network import AlexNet
 from fashiongen.nn.classifier import AttributeClassifier
-from fashiongen.nn.crop import bounding_boxes, crop_and_resize
+from fashiongen.nn.crop import cut_out
 from fashiongen.tiny.images import SIZE, RenderedImages, heads
 from fashiongen.tiny.training import AnyModule, Draws, Run, train
 
@@ -66,9 +66,7 @@ def worn_garments(people: RenderedImages) -> RenderedImages:
     """
     parts = []
     for chosen in torch.arange(len(people), device=people.images.device).split(1000):
-        masks = people.masks[chosen]
-        shown = (people.images[chosen].float() / 255).where(masks, torch.tensor(0.5, device=masks.device))
-        parts.append((crop_and_resize(shown, bounding_boxes(masks), SIZE) * 255).round().to(torch.uint8))
+        parts.append((cut_out(people.images[chosen].float() / 255, people.masks[chosen], SIZE) * 255).round().to(torch.uint8))
     return RenderedImages(torch.cat(parts), people.masks, people.labels, people.captions)
 
 

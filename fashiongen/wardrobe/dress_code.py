@@ -1,7 +1,7 @@
 """Writes a world of people with the exact folder layout, file names, labels, key points and pair formats of Dress Code."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fashiongen.wardrobe.draw import render_item, render_item_mask
-from fashiongen.wardrobe.layouts import SPLITS, Truth, black_and_white, mismatched, save_jpeg, split_numbers, truth_of, write_layout, writes
+from fashiongen.wardrobe.layouts import Truth, black_and_white, mismatched, save_jpeg, split_numbers, truth_of, write_layout, writes
 from fashiongen.wardrobe.people import BOTTOMS, VITON_CATEGORIES, make_person
-from fashiongen.wardrobe.portrait import draw_openpose, render_densepose_iuv, render_person
+from fashiongen.wardrobe.portrait import draw_openpose, render_densepose_iuv, render_dressed, render_person
 from fashiongen.wardrobe.world import Stream
 
 # In the order of the category numbers in the root's pair files.
 CATEGORIES: dict[str, tuple[str, ...]] = {"upper_body": VITON_CATEGORIES, "lower_body": BOTTOMS, "dresses": ("dress", "jumpsuit")}
 FOLDERS: tuple[str, ...] = ("images", "keypoints", "skeletons", "label_maps", "dense", "masks")
+# The test people in the garments of test_pairs_unpaired.txt: the truth of an unpaired try-on, which no public dataset has.
+UNPAIRED = "images-unpaired"
 # OpenPose's 18 COCO key points among the 25 of BODY_25, their bones, and the frame (height, width) of their coordinates.
 COCO_18 = np.array([0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18])
 COCO_BONES: tuple[tuple[int, int], ...] = (
@@ -29,11 +31,12 @@ FRAME = (512, 384)
 
 @dataclass(frozen=True)
 class _Job:
-    """One person to write; the split is also the namespace."""
+    """One person to write; the split is also the namespace. `other` wears the garment of the unpaired test."""
 
     split: str
     category: str
     number: int
+    other: int | None = None
 
     @property
     def stem(self) -> str:
@@ -62,29 +65,32 @@ def write_dress_code(
     numbered = split_numbers(people, test_fraction, least=2 * len(CATEGORIES))
     categories = list(CATEGORIES)
     jobs = [_Job(split, categories[number % len(categories)], number) for split, numbers in numbered.items() for number in numbers]
+    for category in categories:
+        tests = [place for place, job in enumerate(jobs) if (job.split, job.category) == ("test", category)]
+        others = mismatched([str(jobs[place].number) for place in tests], Stream(seed, "test", f"pairs-{category}", 0))
+        for place, other in zip(tests, others, strict=True):
+            jobs[place] = replace(jobs[place], other=int(other))
     return write_layout(
         Path(root),
         "dress_code",
         jobs,
         partial(_write_person, size, seed),
-        partial(_write_pairs, jobs, seed),
-        [f"{category}/{folder}" for category in CATEGORIES for folder in FOLDERS],
+        partial(_write_pairs, jobs),
+        [f"{category}/{folder}" for category in CATEGORIES for folder in (*FOLDERS, UNPAIRED)],
         {"seed": seed, "size": list(size), "people": people, "test_fraction": test_fraction},
         workers,
     )
 
 
-def _write_pairs(jobs: list[_Job], seed: int, root: Path) -> None:
+def _write_pairs(jobs: list[_Job], root: Path) -> None:
     """Write the pair files of each category, and those of the root with the category's number in a third column."""
     whole: dict[str, list[str]] = {"train_pairs.txt": [], "test_pairs_paired.txt": [], "test_pairs_unpaired.txt": []}
     for number, category in enumerate(CATEGORIES):
-        pairs = {split: [job.names for job in jobs if (job.split, job.category) == (split, category)] for split in SPLITS}
-        persons, garments = ([pair[column] for pair in pairs["test"]] for column in (0, 1))
-        others = mismatched(garments, Stream(seed, "test", f"pairs-{category}", 0))
+        here = [job for job in jobs if job.category == category]
         files = {
-            "train_pairs.txt": pairs["train"],
-            "test_pairs_paired.txt": pairs["test"],
-            "test_pairs_unpaired.txt": list(zip(persons, others, strict=True)),
+            "train_pairs.txt": [job.names for job in here if job.split == "train"],
+            "test_pairs_paired.txt": [job.names for job in here if job.split == "test"],
+            "test_pairs_unpaired.txt": [(job.names[0], replace(job, number=job.other).names[1]) for job in here if job.other is not None],
         }
         for name, lines in files.items():
             text = "".join(f"{person}\t{garment}\n" for person, garment in lines)
@@ -109,6 +115,9 @@ def _write_person(size: tuple[int, int], seed: int, root: Path, job: _Job) -> Tr
     save_jpeg(folder / "skeletons" / f"{stem}_5.jpg", draw_openpose(points, *size, COCO_BONES))
     iuv = render_densepose_iuv(person, *size)
     Image.fromarray(np.ascontiguousarray(iuv[:, :, 0])).save(folder / "dense" / f"{stem}_5.png")
+    if job.other is not None:
+        other = make_person(seed, job.split, job.other, CATEGORIES[job.category])
+        save_jpeg(folder / UNPAIRED / f"{stem}_0.jpg", render_dressed(person, other.garment, *size))
     np.savez_compressed(folder / "dense" / f"{stem}_5_uv.npz", uv=(iuv[:, :, 1:].transpose(2, 0, 1) / 255).astype(np.float32))
     return {"split": job.split, "folder": job.category, "stem": stem, **truth_of(person)}
 

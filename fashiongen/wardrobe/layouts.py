@@ -24,6 +24,8 @@ from fashiongen.wardrobe.people import Person
 from fashiongen.wardrobe.world import WORLD_VERSION, Stream
 
 TRUTH = "wardrobe_truth.jsonl"
+LAYOUTS_VERSION = 2
+"""Raised when writers write other files of the same world (2: people in the garments of unpaired tests)."""
 SPLITS: tuple[str, ...] = ("train", "test")
 
 Job = TypeVar("Job")

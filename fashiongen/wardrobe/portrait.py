@@ -1,7 +1,7 @@
 """A person wearing the garment of a shop image, with everything that datasets store with the photo."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,10 +214,23 @@ def _definitions(person: Person) -> str:
     )
 
 
+def render_dressed(person: Person, garment: Item, height: int, width: int) -> NDArray[np.uint8]:
+    """The photo of a person in another garment of the same type, `(H, W, 3)`: what an unpaired try-on should produce.
+
+    The background, the body, its pose and all that is worn beside the garment are those of `render_person`.
+    """
+    return _photo(_compose(replace(person, garment=garment)), height, width)
+
+
+def _photo(scene: Scene, height: int, width: int) -> NDArray[np.uint8]:
+    person = scene.person
+    return rasterize(svg([_definitions(person), *scene.drawing], background=person.background), height, width)
+
+
 def render_person(person: Person, height: int, width: int) -> PersonImages:
     """All images of one person at the given size."""
     scene = _compose(person)
-    image = rasterize(svg([_definitions(person), *scene.drawing], background=person.background), height, width)
+    image = _photo(scene, height, width)
     codes = np.rint(rasterize(svg(scene.labels, crisp=True, background=(0, 0, 0)), height, width)[:, :, 0] / LABEL_STEP).astype(np.uint8)
     garment_mask = codes == GARMENT
     parse = codes.copy()

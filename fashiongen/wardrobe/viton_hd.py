@@ -1,7 +1,7 @@
 """Writes a world of people with the exact folder layout, file names, palette and pair format of VITON-HD."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +21,15 @@ from fashiongen.wardrobe.layouts import (
     writes,
 )
 from fashiongen.wardrobe.people import make_person
-from fashiongen.wardrobe.portrait import PersonImages, render_person
+from fashiongen.wardrobe.portrait import PersonImages, render_dressed, render_person
 from fashiongen.wardrobe.world import Stream
 
 FOLDERS: tuple[str, ...] = (
     *("image", "cloth", "cloth-mask", "agnostic-v3.2", "agnostic-mask", "image-parse-v3", "image-parse-agnostic-v3.2"),
     *("openpose_img", "openpose_json", "image-densepose"),
 )
+# The test people in the garments of test_pairs.txt: the truth of an unpaired try-on, which no public dataset has.
+UNPAIRED = "image-unpaired"
 # The colours of LIP's twenty classes, as in the dataset's own palette images.
 LIP_PALETTE: tuple[tuple[int, int, int], ...] = (
     *((0, 0, 0), (128, 0, 0), (255, 0, 0), (0, 85, 0), (170, 0, 51), (255, 85, 0), (0, 0, 85), (0, 119, 221), (85, 85, 0), (0, 85, 85)),
@@ -38,10 +40,11 @@ LIP_PALETTE: tuple[tuple[int, int, int], ...] = (
 
 @dataclass(frozen=True)
 class _Job:
-    """One person to write; the split is also the namespace, and the number is part of the file names."""
+    """One person to write; the split is also the namespace, and the number is part of the file names. `other` wears the other garment."""
 
     split: str
     number: int
+    other: int
 
     @property
     def stem(self) -> str:
@@ -60,25 +63,27 @@ def write_viton_hd(
     Raises:
         UserError: if `root` is not empty, or a split would have fewer than two people.
     """
-    jobs = [_Job(split, number) for split, numbers in split_numbers(people, test_fraction).items() for number in numbers]
+    jobs = [
+        _Job(split, number, int(other))
+        for split, numbers in split_numbers(people, test_fraction).items()
+        for number, other in zip(numbers, mismatched([*map(str, numbers)], Stream(seed, split, "pairs", 0)), strict=True)
+    ]
     return write_layout(
         Path(root),
         "viton_hd",
         jobs,
         partial(_write_person, size, seed),
-        partial(_write_pairs, jobs, seed),
-        [f"{split}/{folder}" for split in SPLITS for folder in FOLDERS],
+        partial(_write_pairs, jobs),
+        [*(f"{split}/{folder}" for split in SPLITS for folder in FOLDERS), f"test/{UNPAIRED}"],
         {"seed": seed, "size": list(size), "people": people, "test_fraction": test_fraction},
         workers,
     )
 
 
-def _write_pairs(jobs: list[_Job], seed: int, root: Path) -> None:
+def _write_pairs(jobs: list[_Job], root: Path) -> None:
     """Write the pair files of both splits: each person with another person's garment."""
     for split in SPLITS:
-        names = [f"{job.stem}.jpg" for job in jobs if job.split == split]
-        pairs = zip(names, mismatched(names, Stream(seed, split, "pairs", 0)), strict=True)
-        text = "".join(f"{person} {cloth}\n" for person, cloth in pairs)
+        text = "".join(f"{job.stem}.jpg {replace(job, number=job.other).stem}.jpg\n" for job in jobs if job.split == split)
         (root / f"{split}_pairs.txt").write_text(text, encoding="utf-8")
 
 
@@ -97,6 +102,8 @@ def _write_person(size: tuple[int, int], seed: int, root: Path, job: _Job) -> Tr
     save_palette(folder / "image-parse-v3" / f"{stem}.png", images.parse, LIP_PALETTE)
     save_palette(folder / "image-parse-agnostic-v3.2" / f"{stem}.png", images.parse_agnostic, LIP_PALETTE)
     (folder / "openpose_json" / f"{stem}_keypoints.json").write_text(_keypoints_json(images), encoding="utf-8")
+    if job.split == "test":
+        save_jpeg(folder / UNPAIRED / f"{stem}.jpg", render_dressed(person, make_person(seed, job.split, job.other).garment, *size))
     return {"split": job.split, "stem": stem, **truth_of(person)}
 
 

@@ -1,10 +1,13 @@
 """A small folder of people, rendered once, and a copy of it to damage."""
 
 import shutil
+from pathlib import Path
 
 import diffusers  # noqa: F401  here, since its log handler keeps the stderr of the moment of its import: a test's would be closed
 import pytest
 import yaml
+from drawn_people import HEIGHT, WIDTH, write_people, write_segformer
+from PIL import Image
 from spoilt import PREDICT, World
 
 from fashiongen.cli import main
@@ -43,3 +46,19 @@ def world(rendered, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     return World(monkeypatch, baseline)
+
+
+@pytest.fixture(scope="session")
+def segformer(tmp_path_factory):
+    """A tiny SegFormer that labels drawn people."""
+    return write_segformer(tmp_path_factory.mktemp("networks") / "clothes")
+
+
+@pytest.fixture
+def people(tmp_path, monkeypatch):
+    """Three drawn photos, and two shop images, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    write_people(Path("photos"))
+    Path("shirts").mkdir()
+    for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
+        Image.new("RGB", (WIDTH, HEIGHT), colour).save(f"shirts/{name}.png")

@@ -35,7 +35,9 @@ def trained(recipe):
     return recipe, "logs/toy/last.ckpt"
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["recipes"], ["bench", "run", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--version"], ["recipes"], ["bench", "run", "--help"], ["data", "masks", "--help"]], ids=" ".join
+)
 def test_help_and_version_import_nothing_heavy(args):
     program = (
         f"import sys; from fashiongen.cli import main\ntry: main({args})\nexcept SystemExit: pass\nprint(*sys.modules, file=sys.stderr)"
@@ -134,7 +136,7 @@ def test_classes_in_the_current_folder_are_found(recipe):
     del sys.modules["own_shop"]
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "wardrobe render", "data encode", "bench run", "new method", "tiny build"])
+@pytest.mark.parametrize("command", [*COMMANDS, "wardrobe render", "data encode", "data masks", "bench run", "new method", "tiny build"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command.split(), "--help"])

@@ -32,6 +32,16 @@ def test_reducing_averages_instead_of_dropping_pixels(tmp_path):
     assert (read - 127).abs().max() <= 4
 
 
+@pytest.mark.parametrize("filter", ["bilinear", "lanczos"])
+def test_the_filter_of_reading_is_pillows(tmp_path, filter):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    expected = Image.fromarray(noise).resize((18, 24), {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}[filter])
+    assert np.array_equal(read_image(tmp_path / "noise.png", (24, 18), filter).permute(1, 2, 0).numpy(), np.asarray(expected))
+    if filter == "bilinear":
+        assert torch.equal(read_image(tmp_path / "noise.png", (24, 18)), read_image(tmp_path / "noise.png", (24, 18), filter))
+
+
 def test_a_photo_that_lies_on_its_side_is_turned(tmp_path):
     image = Image.fromarray(gradient(12, 8))
     exif = Image.Exif()

@@ -102,6 +102,7 @@ def test_made_masks_cover_the_worn_garment_and_spare_the_face(name, number):
     made = {
         "points": masks.from_atr_and_points(images.parse_atr, images.keypoints[COCO_18].astype(np.float32), category),
         "densepose": masks.from_atr_and_densepose(images.parse_atr, render_densepose_iuv(person, *SIZE)[:, :, 0], category),
+        "labels alone": masks.from_atr(images.parse_atr, category),
     }
     if category == "upper":
         made["lip"] = masks.from_lip(images.parse, images.keypoints.astype(np.float32))
@@ -117,6 +118,7 @@ def test_a_mask_of_nobody_is_empty():
     for category in ("upper", "lower", "full"):
         assert not masks.from_atr_and_points(nobody, unseen, category).any()
         assert not masks.from_atr_and_densepose(nobody, nobody, category).any()
+        assert not masks.from_atr(nobody, category).any()
 
 
 def test_skirts_are_lower_body_clothes_and_the_top_is_kept():
@@ -138,3 +140,33 @@ def test_hulls_close_what_lies_between_arm_and_body():
     assert mask[250, 200] and not mask[400, 200] and not mask[200, 330]
     parse[240:260, 190:210] = 6
     assert not masks.from_atr_and_densepose(parse, parts, "upper")[250, 200]
+
+
+def test_lip_labels_have_their_atr_counterparts():
+    worn = {category: set(masks.ATR_OF_LIP[list(labels)]) for category, labels in masks.WORN["lip"].items()}
+    assert all(worn[category] <= set(masks.WORN["atr"][category]) for category in worn)
+    assert masks.ATR_OF_LIP[list(masks.LIP_KEPT)].tolist() == [3, 11, 6, 5, 12, 13, 9, 10] and len(masks.ATR_OF_LIP) == 20
+    for number in range(3):
+        _, images, _ = drawn("upper_body", number)
+        assert (masks.ATR_OF_LIP[images.parse] == images.parse_atr)[~np.isin(images.parse, (3, 10))].mean() > 0.99
+
+
+def test_a_widened_mask_reaches_further_and_a_box_fills_its_corners():
+    mask = np.zeros((64, 48), bool)
+    mask[20, 10] = mask[30, 20] = True
+    assert np.array_equal(masks.widened(mask, 0), mask) and not masks.widened(mask & False, 9, as_box=True).any()
+    wide = masks.widened(mask, 32)  # two of 64 pixels
+    assert wide[18:23, 8:13].all() and wide.sum() == 50
+    boxed = masks.widened(mask, 32, as_box=True)
+    assert boxed[18:33, 8:23].all() and boxed.sum() == 15 * 15
+
+
+def test_labels_alone_give_limbs_a_margin_and_keep_the_head():
+    """The margin of AutoMasker round body parts, 8 of 500 pixels, besides that of smoothing."""
+    parse = np.zeros((500, 400), np.uint8)
+    for label, columns in ((masks.LEFT_ARM, slice(50, 80)), (masks.LEFT_LEG, slice(200, 230))):
+        parse[100:300, columns] = label
+    parse[100:130, 300:330] = masks.HEAD
+    upper, lower = masks.from_atr(parse, "upper"), masks.from_atr(parse, "lower")
+    assert upper[200, 38:92].all() and not upper[200, 32] and not upper[:, 200:].any()
+    assert lower[200, 188:242].all() and not lower[200, 182] and not lower[:, :150].any()

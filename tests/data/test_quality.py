@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fashiongen.batches import TryOffBatch
+from fashiongen.batches import TryOffBatch, TryOnBatch
 from fashiongen.data import VITONHD
 from fashiongen.data.quality import LIMITS, QualityFilter, decide, measure, measure_row, read_decisions, write_decisions
 from fashiongen.data.reframe import Zooms, foreground, reframe, reframe_garment
@@ -257,6 +257,35 @@ def test_a_reframed_person_keeps_image_mask_parse_and_pose_together(zoom, box):
         assert (after.person[0, :, 0, 0] == 255).all() and after.pose[0, 2, 2] == 0.9
     else:
         assert after.pose[0, 2, 2] == 0  # it has left the frame
+
+
+@pytest.mark.parametrize("zoom", [0.5, 1.5])
+def test_a_reframed_try_on_shows_no_more_of_the_garment_than_a_plain_one(zoom):
+    """The agnostic image is the reframed photo outside of the reframed mask, and grey inside."""
+    taken = framed()
+    parts = {name: getattr(taken, name) for name in ("person", "mask", "category", "pose", "garment")}
+    agnostic = taken.person.masked_fill(taken.mask, 128)
+    worn = reframe(TryOnBatch(ids=["a"], agnostic=agnostic, parse=taken.parse * ~taken.mask[:, 0], **parts), zoom)
+    plain = reframe(taken, zoom)
+    for name in ("person", "mask", "pose", "garment"):
+        assert torch.equal(getattr(worn, name), getattr(plain, name)), name
+    assert torch.equal(worn.agnostic, plain.person.masked_fill(plain.mask, 128)) and not torch.equal(worn.agnostic, agnostic)
+    assert not worn.parse.any() and worn.agnostic.dtype == torch.uint8
+
+
+def test_the_same_pairs_train_both_tasks(tmp_path):
+    """`data.quality` with task vton: it selects by the same measures and reframes the same images; the test is untouched."""
+    rows = extreme_rows(tmp_path)
+    root, taken = rows[0].person.parents[2], {}
+    for task in ("vtoff", "vton"):
+        module = VITONHD(str(root), size=(HEIGHT, WIDTH), validation=0, task=task, quality=QualityFilter(keep=0.8))
+        module.setup("fit")
+        taken[task] = {sample.ids[0]: sample for sample in module.datasets["train"]}
+    assert len(taken["vton"]) == 8 and taken["vton"].keys() == taken["vtoff"].keys()
+    for id_, worn in taken["vton"].items():
+        off = taken["vtoff"][id_]
+        assert type(worn) is TryOnBatch and torch.equal(worn.garment, off.garment) and torch.equal(worn.person, off.person)
+        assert torch.equal(worn.agnostic, off.person.masked_fill(off.mask, 128))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fashiongen import tasks
-from fashiongen.batches import Batch, TryOffBatch
+from fashiongen.batches import Batch, TryOffBatch, TryOnBatch
 from fashiongen.data import VITONHD, DressCode, FashionData, Photos, StreetTryOn, layouts
 from fashiongen.data.quality import QualityFilter
 from fashiongen.data.reframe import reframe
@@ -86,7 +86,8 @@ def test_only_what_the_task_has_fields_for_is_read(copied, other_tasks):
 
 
 def test_a_task_that_needs_what_is_not_there_is_refused_in_one_line(rendered, tmp_path, other_tasks):
-    with pytest.raises(UserError, match=r"viton_hd: a DepthBatch needs depth, which this dataset's reader does not know \(it reads cat"):
+    reads = r"\(it reads agnostic, category, garment, "
+    with pytest.raises(UserError, match=rf"viton_hd: a DepthBatch needs depth, which this dataset's reader does not know {reads}"):
         data("viton_hd", rendered("viton_hd"), task="depth")
     with pytest.raises(UserError, match=r"street_tryon: .* lacks the garment of some samples, which the task dress needs"):
         data("street_tryon", rendered("street_tryon"), task="dress")
@@ -153,8 +154,9 @@ def test_a_minimal_dataset_works():
         Numbers.check(".")
 
 
-def test_the_fields_of_try_off_are_all_read():
+def test_the_fields_of_both_tasks_are_all_read():
     """A field that no reader fills would always be None, unnoticed."""
     from fashiongen.data.tryon_dataset import PARTS
 
-    assert {field.name for field in fields(TryOffBatch)} - {"ids", "encoded", "skipped"} == PARTS.keys()
+    known = {field.name for batch in (TryOffBatch, TryOnBatch) for field in fields(batch)}
+    assert known - {"ids", "encoded", "skipped"} == PARTS.keys()

@@ -313,6 +313,32 @@ def test_unpaired_predictions_judged_as_paired_are_told(tmp_path):
     assert "7 of 7 files are named after another garment: unpaired predictions, judged as paired" in record.reason
 
 
+@pytest.mark.parametrize(
+    ("pairing", "named", "own_reference", "told"),
+    [
+        ("unpaired", "other", False, "7 of 7 files are named after the person's own garment: paired predictions, judged as unpaired"),
+        ("unpaired", "own", True, None),
+        ("paired", "own", True, None),
+        ("paired", "other", True, "7 of 7 files are named after another garment: unpaired predictions, judged as paired"),
+    ],
+)
+def test_the_pairing_of_the_data_says_which_garment_is_the_right_one(tmp_path, pairing, named, own_reference, told):
+    """Of an unpaired test `own` is the garment that it puts on; photos of the tested people as the reference do not change that."""
+    made, data = folder(tmp_path), Gallery()
+    names = {f"id{index}": {"own": f"g{index}", "other": f"h{index}"} for index in range(N)}
+    data.sample_names, data.pairing = lambda: names, pairing
+    data.images_of = lambda split, field: [one.person[0] for one in data.samples]
+    for file in sorted(made.iterdir()):
+        file.rename(made / f"{file.stem}_{names[file.stem][named]}.png")
+    method = FromFiles()
+    method.request = Request(folder=made)
+    reference = Reference(field="person") if own_reference else None
+    if reference is not None:
+        reference.setup(data)
+    method.open(find("vtoff")(), Protocol(name="toy", metrics={}, reference=reference), data)
+    assert [note for note in method.notes if "named after" in note] == ([told] if told else [])
+
+
 def test_the_scale_of_kid_is_told(tmp_path):
     class Mean(torch.nn.Module):
         def features(self, images):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torchmetrics import Metric
 from fashiongen.batches import TryOffBatch, to_uint8
 from fashiongen.cli import main
 from fashiongen.data import VITONHD, StreetTryOn
+from fashiongen.evaluation import Reference
 from fashiongen.evaluation.evaluate import _reported
 from fashiongen.methods.baselines import MaskedCrop
 from fashiongen.metrics import FID
@@ -26,7 +28,17 @@ REPORTED = {
     "vtoff-igr-street": SETS,
     "vtoff-tryoffdiff": PAIRS | SETS | {"ms_ssim", "cw_ssim"},
     "vtoff-twgtm": PAIRS | SETS | {"ms_ssim", "cw_ssim", "dino[dinov2-base]"},
-}
+    "vton-catvton": {"ssim", "ssim_mask", "lpips[squeeze]", "lpips_mask[squeeze]", "fid[inception-v3]", "kid_x1e3[inception-v3]"},
+    "vton-ladi": {"ssim", "ssim_mask", "lpips[alex]", "lpips_mask[alex]", "fid[inception-v3]", "kid[inception-v3]"},
+    "vton-twgtm": {
+        "ssim", "ssim_mask", "lpips[alex]", "lpips_mask[alex]", "dino[dinov2-base]", "fid[inception-v3]", "kid_x1e3[inception-v3]",
+    },
+}  # fmt: skip
+VTON = [name for name in REPORTED if name.startswith("vton-")]
+TRY_ON_WORDS = (
+    "size|filter|repaint|[-1, 1]|photos of the test's people|clean-fid's mode `clean`|times|256 levels|unpaired|data.pairing|by category"
+    "|union|*_mask|mid-grey|ne draw per person"
+)
 
 
 def read(protocol):
@@ -42,8 +54,8 @@ def test_names_carry_the_extractor_and_the_scale(protocol):
     parser.add_argument("--metrics", type=dict[str, Metric])
     metrics = parser.instantiate(parser.parse_object({"metrics": evaluate["metrics"]})).metrics
     assert {_reported(name, metric) for name, metric in metrics.items()} == REPORTED[protocol]
-    assert metrics["kid_x1e3"].scale == 1000
-    if evaluate["reference"] is not None:
+    assert {name: metric.scale for name, metric in metrics.items() if name.startswith("kid")} in ({"kid_x1e3": 1000}, {"kid": 1})
+    if evaluate["reference"] is not None and evaluate["task"] == "vtoff":
         assert not [name for name, metric in metrics.items() if metric.pairs]
         assert evaluate["reference"]["data"]["init_args"]["size"] == evaluate["size"]
 
@@ -52,7 +64,10 @@ def test_names_carry_the_extractor_and_the_scale(protocol):
 def test_a_protocol_leaves_nothing_to_the_one_before(protocol):
     """Files on the command line are merged key by key: what a protocol does not state it would take over from the recipe's own."""
     _, evaluate = read(protocol)
-    assert set(evaluate) == {"task", "protocol", "size", "resize", "reference", "metrics"}
+    of_try_on = {"filter", "repaint", "unpaired", "by"} if evaluate["task"] == "vton" else set()
+    assert set(evaluate) == {"task", "protocol", "size", "resize", "reference", "metrics"} | of_try_on
+    if protocol in VTON:
+        assert set(evaluate["reference"]) == {field.name for field in fields(Reference)}
 
 
 @pytest.mark.parametrize("protocol", REPORTED)
@@ -61,7 +76,9 @@ def test_the_header_states_the_protocol(protocol):
     header = " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
     words = ["arXiv", "ours", "reference", "x".join(map(str, evaluate["size"]))]
     if protocol != "vtoff-igr-street":  # which refers to vtoff-igr for the rest
-        words += ["RGB", "whole images", "no repainting", "seed 0", "subsets of 1000", "float32", ".pth"]
+        words += "RGB|whole images|seed 0|subsets of 1000|float32|.pth".split("|")
+        words += TRY_ON_WORDS.split("|") if protocol in VTON else ["no repainting"]
+    words += ["DINOv2 base", "224x224"] if protocol == "vton-twgtm" else []
     assert [word for word in words if word not in header] == []
 
 

@@ -61,7 +61,7 @@ def paper_noise(igr, batch, latents, timestep, null):
     """Predict the noise as in the paper, without any caching; the conditions are null or not."""
     unet, garmnet = igr.network.denoiser, igr.network.garmnet
     person = to_float(batch.person)
-    text = igr.text([igr.prompts[category] for category in batch.category])
+    text = igr.prompt_encoder([igr.prompts[category] for category in batch.category])
     image = igr.image_encoder(igr.garment_crop(person, batch.mask)).image_embeds
     garment = {}
     hooks = [
@@ -74,7 +74,7 @@ def paper_noise(igr, batch, latents, timestep, null):
     for hook in hooks:
         hook.remove()
     if null:
-        text = igr.text([""]).expand_as(text)
+        text = igr.prompt_encoder([""]).expand_as(text)
         image = torch.zeros_like(image)
         garment = {name: torch.zeros_like(features) for name, features in garment.items()}
     ours = unet.attn_processors
@@ -171,9 +171,9 @@ def test_guidance_of_one_skips_the_unconditional_half(igr, people, monkeypatch):
     monkeypatch.setattr(
         igr.network.denoiser, "forward", lambda sample, *args, **kwargs: (sizes.append(len(sample)), forward(sample, *args, **kwargs))[1]
     )
-    igr.guidance_scale = 1.0
+    igr.sampling = replace(igr.sampling, scale=1.0)
     plain = igr.take_off(people)
-    igr.guidance_scale = 1.0 + 1e-6
+    igr.sampling = replace(igr.sampling, scale=1.0 + 1e-6)
     guided = igr.take_off(people)
     assert sizes == [6] * 3 + [12] * 3
     torch.testing.assert_close(plain, guided, atol=1e-3, rtol=0)
@@ -211,7 +211,7 @@ def test_garmnet_starts_as_the_denoiser_with_a_silent_mask_channel(igr, people):
     fresh = build_garmnet(IGR(garmnet=False).network.denoiser.__class__.from_config(igr.network.denoiser.config))
     assert fresh.conv_in.in_channels == 5
     assert not fresh.conv_in.weight[:, 4].any()
-    latents, text = torch.randn(6, 4, 16, 12), igr.text([igr.prompts["upper"]] * 6)
+    latents, text = torch.randn(6, 4, 16, 12), igr.prompt_encoder([igr.prompts["upper"]] * 6)
     with_mask = igr.network.garment_features(latents, torch.ones(6, 1, 16, 12), text)
     without = igr.network.garment_features(latents, torch.zeros(6, 1, 16, 12), text)
     for name, features in with_mask.items():
@@ -278,8 +278,8 @@ def test_wrong_settings_are_named():
         ({"prompts": {"uper": "x"}}, "prompts: uper"),
         ({"condition_dropout": 1.5}, "condition_dropout: 1.5"),
         ({"image_tokens": 0}, "image_tokens: 0"),
-        ({"garmnet_timestep": 1000}, "garmnet_timestep in 0 to 999"),
-        ({"steps": 0}, "steps must lie in 1 to 1000"),
+        ({"garmnet_timestep": 1000}, "garmnet_timestep: 1000: must lie in 0 to 999"),
+        ({"steps": 0}, "steps: 0: must lie in 1 to 1000"),
     ):
         with pytest.raises(UserError, match=named):
             IGR(**wrong)

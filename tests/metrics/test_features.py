@@ -68,7 +68,7 @@ def test_injected_network_is_copied_and_left_alone(network, images):
 
 
 def test_unknown_name_is_refused_with_the_list():
-    with pytest.raises(UserError, match=r"'vgg19'.*tiny, tiny-classifier, alex"):
+    with pytest.raises(UserError, match=r"'vgg19'.*tiny, tiny-classifier, tiny-worn-classifier, alex"):
         FrozenNetwork("vgg19")
 
 

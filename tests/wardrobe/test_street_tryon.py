@@ -41,6 +41,9 @@ def test_every_file_of_the_layout_is_there_and_no_other(world):
     expected |= {f"annotations/{folder}_image_list.txt" for folder in ("train", "validation")}
     for folder in ("train", "validation"):
         expected |= {f"{folder}/{name.format(one[:-4])}" for name in NAMES for one in names(world, folder)}
+    # The truth of an unpaired try-on, which the dataset does not have.
+    unpaired = [pair for name in CSV for pair in pairs(world, name)]
+    expected |= {f"validation/image-unpaired/{person[:-4]}_{garment[:-4]}.jpg" for _, garment, person in unpaired}
     assert {str(path.relative_to(world)) for path in world.rglob("*") if path.is_file()} == expected
 
 

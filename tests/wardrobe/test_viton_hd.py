@@ -36,6 +36,8 @@ def test_every_file_of_the_layout_is_there_and_no_other(world):
     expected = {"train_pairs.txt", "test_pairs.txt", "wardrobe.json", "wardrobe_truth.jsonl"}
     for split in ("train", "test"):
         expected |= {f"{split}/{folder}/{name.format(stem)}" for folder, name in NAMES.items() for stem in stems(world, split)}
+    # The truth of an unpaired try-on, which the dataset does not have.
+    expected |= {f"test/image-unpaired/{stem}.jpg" for stem in stems(world, "test")}
     assert {str(path.relative_to(world)) for path in world.rglob("*") if path.is_file()} == expected
     assert stems(world, "train")[6] == "00006_00"
 

@@ -2,5 +2,17 @@
 
 from fashiongen.methods.baselines.ranking import ColourNeighbour, Popularity, RandomRanking, TrueRule
 from fashiongen.methods.baselines.try_off import MaskedCrop, MeanGarment, NearestGarment, White
+from fashiongen.methods.baselines.try_on import Agnostic, PasteGarment
 
-__all__ = ["ColourNeighbour", "MaskedCrop", "MeanGarment", "NearestGarment", "Popularity", "RandomRanking", "TrueRule", "White"]
+__all__ = [
+    "Agnostic",
+    "ColourNeighbour",
+    "MaskedCrop",
+    "MeanGarment",
+    "NearestGarment",
+    "PasteGarment",
+    "Popularity",
+    "RandomRanking",
+    "TrueRule",
+    "White",
+]

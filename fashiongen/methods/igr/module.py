@@ -6,26 +6,27 @@ Equation numbers are the paper's; what the paper leaves open is a parameter, exp
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
-from diffusers.training_utils import compute_snr
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, mse_loss
+from torch.nn.functional import interpolate
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from fashiongen.batches import TryOffBatch, to_float
 from fashiongen.checkpoints import locate, locate_file, read_state
 from fashiongen.errors import UserError
 from fashiongen.methods.base import Method
-from fashiongen.methods.igr.network import Conditions, IGRNetwork, drop, join, repeat
+from fashiongen.methods.igr.network import Conditions, IGRNetwork, drop, repeat
 from fashiongen.nn import noise
-from fashiongen.nn.attention import Memory
+from fashiongen.nn.attention import Memory, join
 from fashiongen.nn.crop import bounding_boxes, crop_and_resize
+from fashiongen.nn.denoising import add_noise, denoising_loss
 from fashiongen.nn.encodings import Encoding, EncodingCache
-from fashiongen.nn.guidance import condition_mask, guide
-from fashiongen.nn.parts import ddim, load_codec, load_image_encoder, load_noise_schedule, load_prompt_encoder, load_unet
+from fashiongen.nn.guidance import condition_mask
+from fashiongen.nn.parts import load_codec, load_image_encoder, load_noise_schedule, load_prompt_encoder, load_unet
+from fashiongen.nn.sampling import SamplerName, Sampling, sample
 
 PROMPTS = {
     "upper": "a photo of an upper body garment",
@@ -58,6 +59,9 @@ class IGR(Method):
         drop_conditions: tuple[str, ...] = CONDITIONS,
         guidance_scale: float = 1.5,
         steps: int = 25,
+        sampler: SamplerName = "ddim",
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        eta: float = 0.0,
         cache_encodings: bool = False,
         gradient_checkpointing: bool = False,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -80,7 +84,10 @@ class IGR(Method):
             condition_dropout: probability that the conditions of a training sample are dropped, in [0, 1].
             drop_conditions: which conditions are dropped, together: any of "text", "image", "garment" (eq. 2 drops all).
             guidance_scale: s of eq. 2; at 1.0 the unconditional half is not computed.
-            steps: DDIM steps.
+            steps: of the sampler.
+            sampler: the paper's is `ddim`; see `fashiongen.nn.sampling` for the others.
+            guidance_interval: the share of timesteps with guidance.
+            eta: of DDIM.
             cache_encodings: cache the frozen encoders' outputs of each training sample in memory, instead of encoding it in every epoch;
                 a sample takes 0.8 MB at 1024x768 (calculated). Only for data without augmentation.
             gradient_checkpointing: recompute activations in the backward pass to save memory.
@@ -105,8 +112,7 @@ class IGR(Method):
         self.snr_gamma = snr_gamma
         self.condition_dropout = condition_dropout
         self.drop_conditions = frozenset(drop_conditions)
-        self.guidance_scale = guidance_scale
-        self.steps = steps
+        self.sampling = Sampling(sampler=sampler, steps=steps, scale=guidance_scale, interval=guidance_interval, eta=eta)
         self.prompts = PROMPTS | (prompts or {})
 
         folder = locate(pretrained, "sd")
@@ -116,11 +122,9 @@ class IGR(Method):
         self.schedule = load_noise_schedule(folder)
         if self.schedule.config.prediction_type != "epsilon":
             raise UserError(f"IGR: pretrained: {folder}: predicts {self.schedule.config.prediction_type}, but IGR's eq. 1 needs epsilon")
-        timesteps = self.schedule.config.num_train_timesteps
-        if not (1 <= steps <= timesteps and 0 <= garmnet_timestep < timesteps):
-            raise UserError(
-                f"IGR: steps must lie in 1 to {timesteps} and garmnet_timestep in 0 to {timesteps - 1}, not {steps}, {garmnet_timestep}"
-            )
+        self.sampling.check(self.schedule, "IGR")
+        if not 0 <= garmnet_timestep < self.schedule.config.num_train_timesteps:
+            raise UserError(f"IGR: garmnet_timestep: {garmnet_timestep}: must lie in 0 to {self.schedule.config.num_train_timesteps - 1}")
         self.network = IGRNetwork(load_unet(folder), self.image_encoder.config.projection_dim, image_tokens, garmnet, garmnet_timestep)
         if ip_adapter is not None:
             file = locate_file(ip_adapter, "ip_adapter/ip_adapter.safetensors")
@@ -129,13 +133,7 @@ class IGR(Method):
             self.network.denoiser.enable_gradient_checkpointing()
             if self.network.garmnet is not None:
                 self.network.garmnet.enable_gradient_checkpointing()
-        self._text: dict[str, Tensor] = {}
         self.encoding_cache = EncodingCache() if cache_encodings else None
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401  nn.Module's own signature
-        """Discard encoded prompts when the module changes device or precision."""
-        self._text = {}
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]  # torch leaves it untyped
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the network's parts and the frozen ones."""
@@ -170,25 +168,17 @@ class IGR(Method):
         # The first draw of all samples, then the second, and so on.
         ids = [id_ if draw == 0 else f"{id_}/{draw}" for draw in range(self.noises_per_sample) for id_ in batch.ids]
         latents = self.codec.mode(self.encoded("garment", batch)).repeat(self.noises_per_sample, 1, 1, 1)
-        steps = self.schedule.config.num_train_timesteps
-        epsilon = noise.normal(noise.keys(ids, self.seed, *names, "noise"), latents.shape[1:], latents.device)
-        timestep = noise.integers(noise.keys(ids, self.seed, *names, "timestep"), 0, steps, latents.device)
-        noisy = self.schedule.add_noise(latents, epsilon, timestep)
-
+        noised = add_noise(self.schedule, latents, ids, self.seed, *names)
         conditions = repeat(self.conditions(batch), self.noises_per_sample)
         if dropout > 0:
             mask = condition_mask(ids, dropout, self.seed, *names, "dropout")
-            conditions = drop(conditions, mask, self.text([""]), self.drop_conditions)
-        predicted = self.network(noisy, timestep, self.network.memory(conditions), conditions.text)
-        if self.snr_gamma is None or names == ("val",):
-            return mse_loss(predicted, epsilon)
-        snr: Tensor = compute_snr(self.schedule, timestep)
-        errors: Tensor = (predicted - epsilon).square().mean(dim=(1, 2, 3))
-        return (errors * snr.clamp(max=self.snr_gamma) / snr).mean()
+            conditions = drop(conditions, mask, self.prompt_encoder.remembered([""]), self.drop_conditions)
+        predicted = self.network(noised.latents, noised.timestep, self.network.memory(conditions), conditions.text)
+        return denoising_loss(predicted, noised, self.schedule, None if names == ("val",) else self.snr_gamma)
 
     def conditions(self, batch: TryOffBatch) -> Conditions:
         """Compute the three conditions of a batch: prompt by category, image prompt of the cropped garment, GarmNet's features."""
-        text = self.text([self.prompts[category] for category in batch.category])
+        text = self.prompt_encoder.remembered([self.prompts[category] for category in batch.category])
         image = self.encoded("image", batch)
         latents = self.codec.mode(self.encoded("person", batch))
         resized_mask = interpolate(batch.mask.to(latents), size=latents.shape[-2:], mode="nearest")
@@ -224,16 +214,9 @@ class IGR(Method):
         mean, std = (crop.new_tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         return (crop - mean) / std
 
-    def text(self, prompts: list[str]) -> Tensor:
-        """Return the prompts' embeddings, (B, L, C); each prompt is encoded only once per run."""
-        for prompt in set(prompts):
-            if prompt not in self._text:
-                self._text[prompt] = self.prompt_encoder([prompt])
-        return torch.cat([self._text[prompt] for prompt in prompts])
-
     @torch.no_grad()
     def take_off(self, batch: TryOffBatch) -> Tensor:
-        """Restore the garments, (B, 3, H, W) in [-1, 1], by DDIM with the guidance of eq. 2.
+        """Restore the garments, (B, 3, H, W) in [-1, 1], with the guidance of eq. 2.
 
         GarmNet, the image encoder and the projections to keys and values run once per sample, before the first step.
         """
@@ -242,18 +225,15 @@ class IGR(Method):
         key = noise.keys(batch.ids, self.seed, "sample", 0, 0)
         latents = noise.normal(key, (self.codec.channels, height, width), self.device)
 
-        memory, text, guided = self.network.memory(conditions), conditions.text, self.guidance_scale != 1.0
-        if guided:
-            memory, text = join(self.null_memory(conditions), memory), torch.cat([text, text])
-        sampler = ddim(self.schedule)
-        sampler.set_timesteps(self.steps, device=self.device)
-        for timestep in sampler.timesteps:
-            doubled = torch.cat([latents, latents]) if guided else latents
-            epsilon = self.network(doubled, timestep, memory, text)
-            if guided:
-                unconditional, conditional = epsilon.chunk(2)
-                epsilon = guide(unconditional, conditional, self.guidance_scale)
-            latents = sampler.step(epsilon, timestep, latents, eta=0.0).prev_sample
+        memory, text = self.network.memory(conditions), conditions.text
+        guided_memory = join(self.null_memory(conditions), memory) if self.sampling.scale != 1.0 else memory
+
+        def predict(noisy: Tensor, timestep: Tensor, guided: bool) -> Tensor:
+            tokens = torch.cat([text, text]) if guided else text
+            epsilon: Tensor = self.network(noisy, timestep, guided_memory if guided else memory, tokens)
+            return epsilon
+
+        latents = sample(self.sampling, self.schedule, predict, latents, batch.ids, self.seed, "sampler")
         return self.codec.decode(latents)
 
     def null_memory(self, conditions: Conditions) -> dict[str, Memory]:
@@ -263,4 +243,4 @@ class IGR(Method):
                 conditions.text[:1], conditions.image[:1], {name: value[:1] for name, value in conditions.garment.items()}
             )
         mask = torch.zeros(len(conditions.text), dtype=torch.bool)
-        return self.network.memory(drop(conditions, mask, self.text([""]), self.drop_conditions))
+        return self.network.memory(drop(conditions, mask, self.prompt_encoder.remembered([""]), self.drop_conditions))

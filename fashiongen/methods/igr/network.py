@@ -17,7 +17,6 @@ from fashiongen.checkpoints import check_fit
 from fashiongen.nn.attention import (
     ImagePromptAttention,
     JoinedSelfAttention,
-    KeyValue,
     Memory,
     RecordingAttention,
     attention_layers,
@@ -171,17 +170,3 @@ def repeat(conditions: Conditions, times: int) -> Conditions:
         return conditions
     garment = {name: features.repeat(times, 1, 1) for name, features in conditions.garment.items()}
     return Conditions(conditions.text.repeat(times, 1, 1), conditions.image.repeat(times, 1), garment)
-
-
-def join(first: dict[str, Memory], second: dict[str, Memory]) -> dict[str, Memory]:
-    """Concatenate two memories along the batch, for guidance in one pass; a `first` of batch size one is used for all samples."""
-
-    def stack(one: KeyValue, other: KeyValue) -> KeyValue:
-        return KeyValue(*(torch.cat([a.expand(len(b), *a.shape[1:]), b]) for a, b in zip(one, other, strict=True)))
-
-    joined = {}
-    for name, (one, image_one) in first.items():
-        other, image_other = second[name]
-        image = None if image_one is None or image_other is None else stack(image_one, image_other)
-        joined[name] = Memory(stack(one, other), image)
-    return joined

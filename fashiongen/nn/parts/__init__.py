@@ -4,8 +4,9 @@ from fashiongen.nn.parts.autoencoder import LatentCodec, load_codec
 from fashiongen.nn.parts.image_encoder import load_image_encoder
 from fashiongen.nn.parts.loading import freeze, load_part
 from fashiongen.nn.parts.schedule import ddim, load_noise_schedule
+from fashiongen.nn.parts.siglip import load_siglip
 from fashiongen.nn.parts.text_encoder import PromptEncoder, load_prompt_encoder
-from fashiongen.nn.parts.unet import load_unet
+from fashiongen.nn.parts.unet import load_inpainting_unet, load_unet
 
 __all__ = [
     "LatentCodec",
@@ -14,8 +15,10 @@ __all__ = [
     "freeze",
     "load_codec",
     "load_image_encoder",
+    "load_inpainting_unet",
     "load_noise_schedule",
     "load_part",
     "load_prompt_encoder",
+    "load_siglip",
     "load_unet",
 ]

@@ -34,9 +34,10 @@ class LatentCodec(nn.Module):
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:
-        """Return mean and log-variance of z, unscaled, (B, 2C, ...): float32 whatever the weights' dtype."""
+        """Return mean and log-variance of z, unscaled, (B, 2C, ...): float32 whatever the weights' dtype, and outside autocast."""
         parts = images.to(self.vae.dtype).split(self._at_once(*images.shape[-2:]))
-        return torch.cat([self.vae.encode(part).latent_dist.parameters.float() for part in parts])
+        with torch.autocast(images.device.type, enabled=False):
+            return torch.cat([self.vae.encode(part).latent_dist.parameters.float() for part in parts])
 
     def mode(self, moments: Tensor) -> Tensor:
         """Return the mode of the latents given their moments, (B, C, ...)."""
@@ -60,6 +61,6 @@ class LatentCodec(nn.Module):
         return max(1, PIXELS_AT_ONCE // (height * width))
 
 
-def load_codec(folder: str, dtype: torch.dtype = torch.float32) -> LatentCodec:
-    """Load the `vae` of a Stable-Diffusion-style folder, with weights of `dtype`."""
-    return LatentCodec(loading.load_part(AutoencoderKL, folder, "vae", dtype=dtype))
+def load_codec(folder: str, dtype: torch.dtype = torch.float32, *, subfolder: str | None = "vae") -> LatentCodec:
+    """Load the `vae` of a Stable-Diffusion-style folder, with weights of `dtype`; without `subfolder` a folder that is itself a VAE."""
+    return LatentCodec(loading.load_part(AutoencoderKL, folder, subfolder, dtype=dtype))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 # Raised by `from_pretrained` for files that are missing, damaged, of another model, or have invalid settings.
 UNLOADABLE = (
+    pickle.UnpicklingError,
     OSError,
     ValueError,
     RuntimeError,
@@ -36,13 +39,18 @@ UNLOADABLE = (
 
 # One of these is in the folder of every part.
 CONFIGS = ("config.json", "tokenizer_config.json", "vocab.json", "scheduler_config.json")
-# The names of weights files, before `.safetensors` or the number of a shard.
-STEMS = ("diffusion_pytorch_model", "model")
+# The names of weights files by their ending, before it or the number of a shard. Where there are safetensors, nothing else is read.
+STEMS = {".safetensors": ("diffusion_pytorch_model", "model"), ".bin": ("diffusion_pytorch_model", "pytorch_model")}
+# In the libraries' errors for a place without safetensors.
+NO_FILE = re.compile(r"no file named|does not appear to have a file named")
+ABSENT = re.compile(r"(no file named|does not appear to have a file named) [\w.-]*\.safetensors")
 
-# Keys in files of a whole CLIP pair that belong to the other half.
+# Keys in files that belong to another part: the other half of a CLIP or SigLIP pair, a classifier's head.
 OTHER_HALF = {
     "CLIPTextModel": ("vision_model.", "visual_projection.", "text_projection.", "logit_scale"),
+    "SwinModel": ("classifier.",),
     "CLIPVisionModelWithProjection": ("text_model.", "text_projection.", "logit_scale"),
+    "SiglipVisionModel": ("text_model.", "logit_scale", "logit_bias"),
 }
 
 
@@ -55,6 +63,9 @@ def load_part(
     **options: Any,  # noqa: ANN401  from_pretrained's own
 ) -> Any:  # noqa: ANN401  an instance of `kind`
     """Load one part with its `from_pretrained`.
+
+    Weights come from safetensors. A part that was published before them, such as the UNet of Stable Diffusion's inpainting model, is read
+    from its `.bin`, with the unpickler that accepts tensors alone.
 
     Args:
         kind: the diffusers or transformers class.
@@ -79,7 +90,7 @@ def load_part(
     place = f"{folder}/{subfolder}" if subfolder else folder
     try:
         with _silenced():
-            loaded = kind.from_pretrained(source, **options)
+            loaded = _from_pretrained(kind, source, options)
             if is_module:
                 loaded[0].to(dtype)  # of which diffusers warns, whatever it casts
     except UNLOADABLE as error:
@@ -108,6 +119,19 @@ def load_part(
     return part
 
 
+def _from_pretrained(kind: Any, source: str, options: dict[str, Any]) -> Any:  # noqa: ANN401  as in load_part
+    """Load from safetensors, or from a `.bin` if there are none; both libraries load that with `weights_only=True`."""
+    try:
+        return kind.from_pretrained(source, **options)
+    except OSError as error:
+        if "use_safetensors" not in options or not ABSENT.search(str(error)):
+            raise
+        try:
+            return kind.from_pretrained(source, **(options | {"use_safetensors": False, "weights_only": True}))
+        except UNLOADABLE as second:
+            raise (error if NO_FILE.search(str(second)) else second) from None
+
+
 def _local_folder(source: str, subfolder: str | None, revision: str | None) -> Path | None:
     """Return the local folder of a part, in the hub's cache if it is from a hub; None if it is not there."""
     if Path(source).is_dir():
@@ -120,17 +144,21 @@ def _local_folder(source: str, subfolder: str | None, revision: str | None) -> P
 
 
 def _read_files(folder: Path, *, weights: bool) -> list[Path]:
-    """Return the files that `from_pretrained` reads: for a network its config and its safetensors, else all but weights."""
+    """Return the files that `from_pretrained` reads: for a network its config and its weights, else all but weights."""
     files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []  # a missing folder is told by the caller
     if not weights:
         return [path for path in files if path.suffix in (".json", ".txt", ".model") and ".index." not in path.name]
-    names = {"config.json", *(f"{stem}.safetensors" for stem in STEMS), *(f"{stem}.safetensors.index.json" for stem in STEMS)}
-    shards = tuple(f"{stem}-0" for stem in STEMS)
-    return [path for path in files if path.name in names or (path.suffix == ".safetensors" and path.name.startswith(shards))]
+    for ending, stems in STEMS.items():
+        whole, shards = {f"{stem}{ending}" for stem in stems}, tuple(f"{stem}-0" for stem in stems)
+        found = [path for path in files if path.name in whole or (path.suffix == ending and path.name.startswith(shards))]
+        if found:
+            indices = {f"{stem}{ending}.index.json" for stem in stems}
+            return sorted([*found, *(path for path in files if path.name == "config.json" or path.name in indices)])
+    return [path for path in files if path.name == "config.json"]
 
 
 def _is_no_weight(key: str, kind: type) -> bool:
-    """Return whether a key may be left over: the other half of a CLIP pair, or the position indices in older files."""
+    """Return whether a key may be left over: the other half of a pair, or the position indices in older files."""
     return key.endswith("position_ids") or key.startswith(OTHER_HALF.get(kind.__name__, ()))
 
 

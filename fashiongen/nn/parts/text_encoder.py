@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -11,13 +13,26 @@ from fashiongen.nn.parts import loading
 
 
 class PromptEncoder(nn.Module):
-    """A frozen CLIP text encoder with its tokenizer."""
+    """A frozen CLIP text encoder with its tokenizer; each prompt is encoded only once."""
 
     def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
         """Wrap and freeze `text_encoder`."""
         super().__init__()
         self.tokenizer = tokenizer
         self.text_encoder = loading.freeze(text_encoder)
+        self._known: dict[str, Tensor] = {}
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401  nn.Module's own signature
+        """Discard what is encoded when the module changes device or precision."""
+        self._known = {}
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]  # torch leaves it untyped
+
+    def remembered(self, prompts: list[str]) -> Tensor:
+        """Return `forward`'s states, from memory where a prompt was encoded before."""
+        for prompt in set(prompts):
+            if prompt not in self._known:
+                self._known[prompt] = self([prompt])
+        return torch.cat([self._known[prompt] for prompt in prompts])
 
     def forward(self, prompts: list[str]) -> Tensor:
         """Return the last hidden states of `prompts`, (len(prompts), length, C), on the encoder's device and in its dtype.
