@@ -280,12 +280,16 @@ def plant(work: Path, count: int, seed: int) -> None:
     tree, log = copy_tree(work), work / f"seed{seed}.jsonl"
     done = {json.loads(line)["id"] for line in log.read_text().splitlines()} if log.is_file() else set()
     running, seconds = tests_of(work)
+    by_file: dict[str, set[str]] = defaultdict(set)
+    for (file, _), names in running.items():
+        by_file[file] |= names
     for number, fault in enumerate(draw(count, seed)):
         if fault.id in done:
             continue
         path = tree / fault.file
         original = (ROOT / fault.file).read_text()
-        own = sorted(running.get((fault.file, fault.line), ()), key=lambda test: seconds.get(test, 1.0))
+        ran = running.get((fault.file, fault.line)) or by_file[fault.file]  # a line of an import, such as a constant: all tests of its file
+        own = sorted(ran, key=lambda test: seconds.get(test, 1.0))
         # A fixture of a file is set up by one test, and other tests of the file look at it too.
         files = {test.split("::")[0] for test in own}
         others = sorted((test for test in seconds if test.split("::")[0] in files and test not in own), key=seconds.__getitem__)
@@ -301,13 +305,8 @@ def plant(work: Path, count: int, seed: int) -> None:
                 finished = subprocess.run(
                     command, cwd=tree, env=environment(tree), capture_output=True, text=True, timeout=SECONDS, check=False
                 )
-                outcome = (
-                    "noticed"
-                    if finished.returncode == 1
-                    else "not noticed"
-                    if finished.returncode == 0
-                    else f"pytest's status {finished.returncode}"
-                )
+                # 1: a test failed; 2 to 4: the files with the tests cannot even be imported.
+                outcome = {0: "not noticed", 5: "not run by any test"}.get(finished.returncode, "noticed")
                 noticed = next((line.split(" ")[1] for line in finished.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
             except subprocess.TimeoutExpired:
                 outcome = "no answer in time"
