@@ -46,7 +46,7 @@ KINDS = [
         "weights as a pickle alone",
         lambda w: (w.weights() / "unet" / "diffusion_pytorch_model.safetensors").rename("weights/unet/diffusion_pytorch_model.bin"),
         [*IGR, "--model.init_args.pretrained=./weights"],
-        r"weights/unet: cannot load a UNet2DConditionModel from there \(.*safetensors",
+        r"weights/unet: cannot load a UNet2DConditionModel from there \(Unable to load weights .*\.bin",
     ),
     Kind(
         "weights of another architecture",

@@ -64,8 +64,9 @@ def test_names_carry_the_extractor_and_the_scale(protocol):
 def test_a_protocol_leaves_nothing_to_the_one_before(protocol):
     """Files on the command line are merged key by key: what a protocol does not state it would take over from the recipe's own."""
     _, evaluate = read(protocol)
-    of_try_on = {"filter", "repaint", "unpaired", "by"} if evaluate["task"] == "vton" else set()
-    assert set(evaluate) == {"task", "protocol", "size", "resize", "reference", "metrics"} | of_try_on
+    of_images = {"filter"} if evaluate["task"] in ("vton", "vtoff") else set()
+    of_try_on = {"repaint", "unpaired", "by"} if evaluate["task"] == "vton" else set()
+    assert set(evaluate) == {"task", "protocol", "size", "resize", "reference", "metrics"} | of_images | of_try_on
     if protocol in VTON:
         assert set(evaluate["reference"]) == {field.name for field in fields(Reference)}
 
