@@ -6,11 +6,14 @@ Sizes are (height, width) throughout.
 """
 
 import hashlib
+import json
 from abc import abstractmethod
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from PIL import Image
 
 from fashiongen import tasks
 from fashiongen.data.folder import FolderData, splits_of
@@ -237,14 +240,27 @@ class TryOnData(FolderData):
         """Return rows whose shop images are those of a folder.
 
         Raises:
-            UserError: if one is missing.
+            UserError: if one is missing or of another size, or the folder holds what a test of another task or dataset has kept.
         """
+        kept = _kept(folder)
+        for key, wanted in (("task", "vtoff"), ("dataset", self.layout)):
+            if kept and kept.get(key) != wanted:
+                told = f"{folder} holds predictions of the {key} {kept.get(key)}, not {wanted}"
+                raise UserError(
+                    f"{self.layout}: data.garments: {told}: people in their clothes would be shown as garments, or other people's"
+                )
         found = [replace(row, garment=folder / f"{row.id}.png", garment_mask=None) for row in rows]
         if absent := [row.garment for row in found if row.garment is not None and not row.garment.is_file()]:
             raise UserError(
                 f"{self.layout}: data.garments: {len(absent)} of {len(found)} people have no garment there, first {absent[0]}: give the "
                 "predictions that a try-off test of the same people has kept (evaluate.keep)"
             )
+        for row in found:
+            assert row.garment is not None
+            with Image.open(row.garment) as image:
+                if image.size != self.size[::-1]:
+                    sizes = f"{image.height}x{image.width}, and data.size {self.size[0]}x{self.size[1]}"
+                    raise UserError(f"{self.layout}: data.garments: {row.garment} is {sizes}: take garments off at the same size")
         return found
 
     @abstractmethod
@@ -323,5 +339,22 @@ class TryOnData(FolderData):
             "filter": self.filter,
             **counts,
             "masks": origins,
+            "garments": None if self.garments is None else _kept(self.garments).get("method", "images of another program"),
             "offers": sorted(self.offers),
         }
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """Return the record of kept predictions; empty for images of another program.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    file = folder / "manifest.json"
+    if not file.is_file():
+        return {}
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.garments: {file} is damaged ({error}): keep the predictions again") from error
+    return record

@@ -1,5 +1,7 @@
 """Try-on batches: what is hidden of the person, the garment of an unpaired test, and its truth in the embedded world."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -193,6 +195,19 @@ def test_a_garment_that_was_taken_off_is_put_on_again(rendered, tmp_path):
     Image.new("RGB", SIZE[::-1], (7, 9, 200)).save(first)
     assert abs(first.stat().st_size - size) <= 2
     assert data("viton_hd", root, task="vton", garments=str(tmp_path)).fingerprint() != before
+    assert cycle.describe()["garments"] == "images of another program" and plain.describe()["garments"] is None
+    for kept, told in (
+        ({"task": "vton"}, "of the task vton, not vtoff"),
+        ({"task": "vtoff", "dataset": "dress_code"}, "dataset dress_code"),
+    ):
+        (tmp_path / "manifest.json").write_text(json.dumps(kept))
+        with pytest.raises(UserError, match=told):
+            data("viton_hd", root, task="vton", garments=str(tmp_path))
+    (tmp_path / "manifest.json").write_text(json.dumps({"task": "vtoff", "dataset": "viton_hd", "method": "igr"}))
+    assert data("viton_hd", root, task="vton", garments=str(tmp_path)).describe()["garments"] == "igr"
+    Image.new("RGB", (48, 64)).save(first)
+    with pytest.raises(UserError, match=r"is 64x48, and data.size 128x96: take garments off at the same size"):
+        data("viton_hd", root, task="vton", garments=str(tmp_path))
     first.unlink()
     with pytest.raises(UserError, match=rf"data.garments: 1 of {len(ids)} people have no garment there, first .*{ids[0]}.png"):
         data("viton_hd", root, task="vton", garments=str(tmp_path))
