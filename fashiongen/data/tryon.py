@@ -246,9 +246,7 @@ class TryOnData(FolderData):
         for key, wanted in (("task", "vtoff"), ("dataset", self.layout)):
             if kept and kept.get(key) != wanted:
                 told = f"{folder} holds predictions of the {key} {kept.get(key)}, not {wanted}"
-                raise UserError(
-                    f"{self.layout}: data.garments: {told}: people in their clothes would be shown as garments, or other people's"
-                )
+                raise UserError(f"{self.layout}: data.garments: {told}: its images are not these people's garments")
         found = [replace(row, garment=folder / f"{row.id}.png", garment_mask=None) for row in rows]
         if absent := [row.garment for row in found if row.garment is not None and not row.garment.is_file()]:
             raise UserError(
