@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
+from small_geco import geco
 from torch import nn
 
 from fashiongen.errors import UserError
@@ -228,3 +229,11 @@ def test_a_published_file_runs_no_code(tmp_path, monkeypatch):
 
     with pytest.raises(UserError, match="not a weights file that can be read safely"):
         read_state("file.pt")
+
+
+def test_a_published_generator_becomes_gecos(monkeypatch):
+    given = []
+    monkeypatch.setattr("fashiongen.methods.geco.geco.load_generator", lambda generator, file: given.append((generator, file)))
+    method = geco(published_generator="generator.pt")
+    assert given == [(method.generator, "generator.pt")] and method._generates
+    assert not geco()._generates

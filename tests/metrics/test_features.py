@@ -80,3 +80,11 @@ def test_missing_weights_can_be_found_before_any_work(tmp_path, monkeypatch, met
         metric_class().prepare()
     extractor.cache_clear()
     SSIM().prepare()  # has none
+
+
+def test_weights_are_looked_for_on_this_machine_alone(tmp_path, monkeypatch):
+    """No metric may reach for the network, whatever the environment says."""
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repository, **options: asked.append((repository, options)) or tmp_path)
+    assert find("dinov2-base", "owner/name@v1") == tmp_path
+    assert asked == [("owner/name", {"revision": "v1", "local_files_only": True})]

@@ -29,7 +29,8 @@ def test_lpips_of_known_directions():
     assert lpips([none], [none]).item() == 0
 
 
-def test_dists_equals_the_published_formula():
+@pytest.mark.parametrize("scale", [1.0, 1e-3])  # at which the constants of the formula count
+def test_dists_equals_the_published_formula(scale):
     class Equal(published_dists.DISTSNetwork):
         """The published formula on given feature maps with alpha = beta = 1."""
 
@@ -39,9 +40,12 @@ def test_dists_equals_the_published_formula():
             self.alpha, self.beta = torch.ones(2, 1, sum(self.chns), 1, 1)
 
         def forward_once(self, x):
-            return maps(int(x))
+            return scaled(int(x))
 
-    torch.testing.assert_close(dists(maps(0), maps(1)), Equal()(torch.tensor(0), torch.tensor(1)))
+    def scaled(seed):
+        return [scale * each for each in maps(seed)]
+
+    torch.testing.assert_close(dists(scaled(0), scaled(1)), Equal()(torch.tensor(0), torch.tensor(1)))
 
 
 def test_dists_of_known_maps():
