@@ -175,7 +175,7 @@ class TWGTM(Method):
         semantic = SemanticAbstraction(tokens, width, queries, qformer_layers, heads) if qformer else PlainTokens(tokens, width)
         refinement = None
         if spatial:
-            encoder = load_swin(locate(swin)) if isinstance(swin, str) else build_swin(**SWIN | (swin or {}))  # type: ignore[arg-type]
+            encoder = load_swin(locate(swin)) if isinstance(swin, str) else build_swin(**SWIN | (swin or {}))
             refinement = SpatialRefinement(encoder, width, scale_widths(unet), scale_heads(unet), spatial_width, spatial_queries, units)
         self.network = TWGTMNetwork(unet, semantic, refinement, fusion)
         if gradient_checkpointing:
@@ -272,7 +272,8 @@ class TWGTM(Method):
         """Return E(h_f) and h_m, resized: (B, 5, h, 2w), or (B, 5, h, w) with the garment warped into the hole."""
         shown = (~painting.hole).float()
         if self.layout == "warped":
-            garment = crop_and_resize(painting.reference, bounding_boxes(painting.region), tuple(painting.reference.shape[-2:]))
+            height, width = painting.reference.shape[-2:]
+            garment = crop_and_resize(painting.reference, bounding_boxes(painting.region), (height, width))
             latents = self.codec.encode(torch.where(painting.hole, stretch_into(garment, bounding_boxes(painting.hole)), painting.kept))
         else:
             latents = torch.cat([painting.kept_latents, painting.reference_latents], dim=-1)

@@ -212,9 +212,10 @@ def scale_widths(unet: UNet2DConditionModel) -> list[int]:
 def scale_of(name: str, unet: UNet2DConditionModel) -> int:
     """Return the scale of an attention layer, 0 for the finest; the middle block, coarser than the others, takes the coarsest."""
     kind, index, *_ = name.split(".")
-    place = {"down_blocks": int, "up_blocks": lambda text: len(unet.up_blocks) - 1 - int(text)}.get(kind)
     last = len(scale_widths(unet)) - 1
-    return last if place is None else min(place(index), last)
+    if kind == "mid_block":
+        return last
+    return min(int(index) if kind == "down_blocks" else len(unet.up_blocks) - 1 - int(index), last)
 
 
 def scale_heads(unet: UNet2DConditionModel) -> list[int]:

@@ -66,5 +66,5 @@ class PlainTokens(nn.Module):
 
     def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
         """Return (B, L, D); the text is not used."""
-        projected: Tensor = self.projection(tokens.to(self.projection[0].weight))
+        projected: Tensor = self.projection(tokens.to(next(self.parameters())))
         return projected

@@ -132,9 +132,10 @@ class Block(nn.Module):
 
     def forward(self, state: Tensor, positions: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Refine the queries (B, K, d) by keys and values (B, N, d), weighted by masks with logits (B, K, N)."""
-        split = [_split(part, self.heads) for part in (self.query(state + positions), self.key(key), self.value(value))]
+        query, keys, values = (_split(part, self.heads) for part in (self.query(state + positions), self.key(key), self.value(value)))
         # Mask2Former blocks where M < 0.5, which gives its masks no gradient; adding log M weights by M itself, and blocks where it is 0.
-        attended = scaled_dot_product_attention(*split, attn_mask=logsigmoid(mask.float()).to(split[0].dtype)[:, None])
+        bias = logsigmoid(mask.float()).to(query.dtype)[:, None]
+        attended = scaled_dot_product_attention(query, keys, values, attn_mask=bias)
         state = self.norms[0](state + self.out(attended.transpose(1, 2).flatten(2)))
         placed = state + positions
         state = self.norms[1](state + self.self_attention(placed, placed, state, need_weights=False)[0])
@@ -255,4 +256,5 @@ def _resized(logits: Tensor, like: Tensor) -> Tensor:
 
 def _split(tokens: Tensor, heads: int) -> Tensor:
     """Split (B, N, heads * d) into (B, heads, N, d)."""
-    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+    split: Tensor = tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return split
