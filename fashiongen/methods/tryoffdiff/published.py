@@ -43,7 +43,7 @@ def load_published(network: TryOffDiffNetwork, file: Path) -> None:
 
 
 def recognise(state: dict[str, Tensor], file: Path) -> tuple[Version, str]:
-    """Return which version a state dict is of, and by what it was recognised.
+    """Return the version of a state dict, and the keys that tell it.
 
     Raises:
         UserError: if it has no denoiser.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from fashiongen.methods.twgtm.spatial import SpatialRefinement
-from fashiongen.nn.attention import KeyValue, Memory, MemoryAttention, attention_layers, heads_of, output_of, project
+from fashiongen.nn.attention import JoinedSelfAttention, KeyValue, Memory, MemoryAttention, attention_layers, heads_of, output_of, project
 
 Fusion = Literal["extended", "joined", "ip_adapter"]
 """Where F_SRM enters: the extended attention block, or Table 4's variants 6 (before self-attention) and 7 (IP-Adapter)."""
@@ -77,21 +77,7 @@ class JoinedFeatures(nn.Module):
         """Return the layer's own keys and values of F_SRM."""
         return project(attn, self.to_tokens(tokens))
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        memory: dict[str, Memory] | None = None,
-    ) -> Tensor:
-        """Attend from (B, N, C) tokens to themselves and F_SRM's; returns (B, N, C)."""
-        query, key, value = (heads_of(part(hidden_states), attn.heads) for part in (attn.to_q, attn.to_k, attn.to_v))
-        if memory is not None and self.name in memory:
-            spatial = memory[self.name].first
-            key, value = torch.cat([key, spatial.key], dim=2), torch.cat([value, spatial.value], dim=2)
-        return output_of(attn, scaled_dot_product_attention(query, key, value))
+    __call__ = JoinedSelfAttention.__call__  # the same attention, with weights of its own
 
 
 class SpatialPromptAttention(nn.Module):
