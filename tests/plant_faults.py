@@ -288,8 +288,16 @@ def plant(work: Path, count: int, seed: int) -> None:
             continue
         path = tree / fault.file
         original = (ROOT / fault.file).read_text()
-        ran = running.get((fault.file, fault.line)) or by_file[fault.file]  # a line of an import, such as a constant: all tests of its file
-        own = sorted(ran, key=lambda test: seconds.get(test, 1.0))
+        own = sorted(running.get((fault.file, fault.line), ()), key=lambda test: seconds.get(test, 1.0))
+        if not own:  # a line of an import, such as a constant: of all that run the file, the fastest of each file of tests, then the next
+            own = sorted(by_file[fault.file], key=lambda test: seconds.get(test, 1.0))
+            place = {test: number for number, test in enumerate(own)}
+            rank: dict[str, int] = defaultdict(int)
+            order = {}
+            for test in own:
+                order[test] = (rank[test.split("::")[0]], place[test])
+                rank[test.split("::")[0]] += 1
+            own.sort(key=order.__getitem__)
         # A fixture of a file is set up by one test, and other tests of the file look at it too.
         files = {test.split("::")[0] for test in own}
         others = sorted((test for test in seconds if test.split("::")[0] in files and test not in own), key=seconds.__getitem__)

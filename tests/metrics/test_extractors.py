@@ -326,3 +326,16 @@ def test_a_hub_id_is_found_in_the_cache_without_asking_the_hub(empty, tiny_names
     metric = FID("clip-vit-b-32")
     metric.prepare()
     assert metric.provenance()["weights"] == f"openai/clip-vit-base-patch32@{pinned}/model.safetensors"
+
+
+def test_models_are_read_from_this_machine_alone(tmp_path, monkeypatch):
+    asked = {}
+
+    def refuse(folder, **options):
+        asked.update(options)
+        raise OSError("stop")
+
+    monkeypatch.setattr(Dinov2Model, "from_pretrained", refuse)
+    with pytest.raises(UserError, match="stop"):
+        extractors.DINOFeatures.from_pretrained("dinov2-base", tmp_path)
+    assert asked["local_files_only"] is True
