@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fashiongen import intervals
 from fashiongen.intervals import Moments, holm, interval, interval_of_one_run, moments, over_seeds
 
 STUDY = Path(__file__).parents[1] / "benchmarks" / "studies" / "intervals.py"
@@ -158,3 +159,10 @@ def test_the_level_is_neither_90_nor_99_percent(study):
     design = study.Design("", np.ones(60))
     counts = study.simulate(design, study.Shares(0.0, 0.5, 0.0), 1, 20_000, np.random.default_rng(8), old=False)
     assert 0.945 <= 1 - counts.row / counts.repeats <= 0.955
+
+
+def test_two_clusters_have_one_degree_of_freedom():
+    """Their means leave one difference, whatever their sizes."""
+    sizes = np.array([1.0, 3.0])
+    found = intervals._cluster_df(np.array([[0.3, -0.1]]), sizes, np.array([0.2]), sizes / 4, np.array([0.5, 0.7]))
+    assert found == pytest.approx([1.0])

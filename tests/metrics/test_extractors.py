@@ -339,3 +339,16 @@ def test_models_are_read_from_this_machine_alone(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="stop"):
         extractors.DINOFeatures.from_pretrained("dinov2-base", tmp_path)
     assert asked["local_files_only"] is True
+
+
+def test_dino_sees_224_pixels_of_256_by_default(monkeypatch):
+    asked = []
+
+    def square(images, resize, crop):
+        asked.append((resize, crop))
+        return images
+
+    monkeypatch.setattr(extractors, "middle_square", square)
+    model = Dinov2Model(Dinov2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14))
+    extractors.DINOFeatures(model).features(torch.rand(1, 3, 28, 28))
+    assert asked == [(256, 224)]
