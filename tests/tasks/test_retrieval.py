@@ -6,7 +6,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 
-from fashiongen.batches import to_float
+from fashiongen.batches import QueryBatch, to_float
 from fashiongen.data import FashionTaobaoTB
 from fashiongen.errors import UserError
 from fashiongen.evaluation import Evaluate
@@ -156,3 +156,10 @@ class NoRanker(Method):
 def test_a_method_that_cannot_rank_is_refused_with_the_tasks_it_supports(root):
     with pytest.raises(UserError, match=r"NoRanker does not support this task; it supports: vtoff"):
         judged(NoRanker(), root)
+
+
+@pytest.mark.parametrize("lacking", ["positive", "negatives", "others"])
+def test_queries_without_their_truth_cannot_be_ranked(lacking):
+    truth = {"positive": ["b"], "negatives": [("c",)], "others": [()]} | {lacking: None}
+    with pytest.raises(TypeError, match="evaluated on batches of queries with their positives, not on QueryBatch"):
+        Catalogue.rank(None, None, None, QueryBatch(ids=["a"], top_ids=["a"], **truth))
