@@ -100,7 +100,10 @@ def test_the_prefix_may_be_further_inside(tmp_path):
         for key in [key for key in state if key.startswith("unet.")]:
             state[key.replace("unet.", "unet._orig_mod.")] = state.pop(key)
 
-    load_published(network("v2-single"), write(tmp_path, "v2-single", compiled=False, change=inside))
+    found, file = network("v2-single"), write(tmp_path, "v2-single", compiled=False, change=inside)
+    load_published(found, file)
+    given = {key.replace("_orig_mod.", ""): value for key, value in read_state(file).items()}
+    assert given and all(torch.equal(found.state_dict()[key], value) for key, value in given.items())
 
 
 FAULTS = {

@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from fashiongen.methods.twgtm.spatial import SpatialRefinement
-from fashiongen.nn.attention import JoinedSelfAttention, KeyValue, Memory, MemoryAttention, attention_layers, heads_of, output_of, project
+from fashiongen.nn.attention import (
+    ImagePromptAttention,
+    JoinedSelfAttention,
+    KeyValue,
+    Memory,
+    MemoryAttention,
+    attention_layers,
+    heads_of,
+    output_of,
+    project,
+)
 
 Fusion = Literal["extended", "joined", "ip_adapter"]
 """Where F_SRM enters: the extended attention block, or Table 4's variants 6 (before self-attention) and 7 (IP-Adapter)."""
@@ -87,6 +97,7 @@ class SpatialPromptAttention(nn.Module):
         """Build the projections of F_SRM (B, N, `width`) for the layer `name`."""
         super().__init__()
         self.name = name
+        self.scale = 1.0
         self.to_k_spatial = nn.Linear(width, inner, bias=False)
         self.to_v_spatial = nn.Linear(width, inner, bias=False)
 
@@ -94,24 +105,7 @@ class SpatialPromptAttention(nn.Module):
         """Return the keys and values of F_SRM."""
         return KeyValue(heads_of(self.to_k_spatial(tokens), attn.heads), heads_of(self.to_v_spatial(tokens), attn.heads))
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        memory: dict[str, Memory] | None = None,
-    ) -> Tensor:
-        """Attend from (B, N, C) tokens to F_SAM and F_SRM in `memory`; returns (B, N, C)."""
-        if memory is None:
-            raise ValueError(f"{self.name} attends to projected tokens: pass them as `memory`")
-        semantic, spatial = memory[self.name]
-        query = heads_of(attn.to_q(hidden_states), attn.heads)
-        attended = scaled_dot_product_attention(query, semantic.key, semantic.value)
-        if spatial is not None:
-            attended = attended + scaled_dot_product_attention(query, spatial.key, spatial.value)
-        return output_of(attn, attended)
+    __call__ = ImagePromptAttention.__call__  # the same attention, whose second memory are F_SRM's keys and values
 
 
 class TWGTMNetwork(nn.Module):
@@ -173,7 +167,7 @@ class TWGTMNetwork(nn.Module):
         """
         inputs = torch.cat([noisy, condition], dim=1).to(self.unet.dtype)  # I_t
         predicted = self.unet(inputs, timestep, encoder_hidden_states=semantic, cross_attention_kwargs={"memory": memory}).sample
-        return predicted.float()  # type: ignore[no-any-return]
+        return predicted.float()  # type: ignore[no-any-return]  # diffusers leaves it untyped
 
 
 def keep_mask_last(unet: UNet2DConditionModel) -> None:
