@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from fashiongen.batches import PairBatch, to_float
 from fashiongen.errors import UserError
 from fashiongen.methods.geco import CIGM
+from fashiongen.methods.geco.network import Discriminator, Generator
 from fashiongen.nn import noise
 
 
@@ -33,6 +34,17 @@ def encoded_once(generator, top, drawn, masks):
             hidden = hidden * masks[level] / 0.5
         hidden = torch.cat([hidden, skips.pop().repeat(2, 1, 1, 1)], dim=1)
     return generator.last(hidden).chunk(2)
+
+
+def shapes(network):
+    return {name: value.shape for name, value in network.state_dict().items()}
+
+
+def test_by_default_both_networks_have_the_sizes_that_are_held_against_the_authors():
+    with torch.device("meta"):
+        method, generator, discriminator = CIGM(), Generator(), Discriminator()
+    assert shapes(method.generator) == shapes(generator)
+    assert shapes(method.discriminator) == shapes(discriminator)
 
 
 @pytest.mark.parametrize("diversity", [0.0, 0.5])
