@@ -18,6 +18,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -357,6 +358,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a fault that is planted at this moment is taken out again
     given.work = given.work.resolve()
     given.work.mkdir(parents=True, exist_ok=True)
     if given.action == "cover":
