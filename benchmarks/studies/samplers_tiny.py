@@ -44,6 +44,7 @@ PASSES = 2
 """Evaluations of the UNet in a step: all of these methods are guided."""
 BATCH = 64
 FAST = OVERLAYS / "fast.yaml"
+CHANGE = "change recipes/overlays/fast.yaml"
 
 
 class Run(NamedTuple):
@@ -251,9 +252,16 @@ def table(out: Path) -> str:
         best = cheapest(found)
         named = f"{best.run.label}, {best.run.steps} steps, {best.evaluations} evaluations" if best else "none"
         lines += [f"- Smallest cost for {METHODS[method].title}: **{named}** (the paper's: {PASSES * METHODS[method].paper.steps})."]
-    chosen = fast(results)
-    named = ", ".join(f"`{key}: {chosen[key]}`" for key in chosen) if chosen else "none"
-    return "\n".join([*lines[1:], f"- Smallest cost that is good enough for {' and '.join(results)} alike: {named}."])
+    if set(results) == set(METHODS):
+        chosen, has = fast(results), overlay()
+        lines += [f"- Smallest cost that is good enough for all of them: {settings(chosen)}."]
+        lines += ["- The overlay `fast` uses it." if has == chosen else f"- **The overlay `fast` has {settings(has)}: {CHANGE}.**"]
+    return "\n".join(lines[1:])
+
+
+def settings(found: dict[str, str | int | float] | None) -> str:
+    """Return a sampler's settings in words."""
+    return ", ".join(f"`{key}: {value}`" for key, value in found.items()) if found else "none"
 
 
 def _ends(found: Interval) -> tuple[float, float, float]:
