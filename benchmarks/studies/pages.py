@@ -98,6 +98,13 @@ def quality() -> str:
     return "\n".join(lines)
 
 
+def samplers() -> str:
+    """Return the plot and the tables of quality against cost."""
+    folder = records("samplers-tiny")
+    shown = "![LPIPS, FID and attribute agreement against the evaluations of the UNet, for each method and sampler](quality.png)\n\n"
+    return (shown if folder.is_dir() else "") + samplers_tiny.table(folder)
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"try-off": try_off, "retrieval": retrieval},
     "benchmarks/results/vtoff-tiny/README.md": {"tables": lambda: vtoff_tiny.table(records("vtoff-tiny"), SEEDS)},
@@ -105,7 +112,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "tables": lambda: retrieval_tiny.table(records("retrieval-tiny"), SEEDS),
         "templates": lambda: templates_tiny.table(RESULTS / "retrieval-tiny" / "templates.json"),
     },
-    "benchmarks/results/samplers-tiny/README.md": {"tables": lambda: samplers_tiny.table(records("samplers-tiny"))},
+    "benchmarks/results/samplers-tiny/README.md": {"tables": samplers},
     "benchmarks/results/fashionvc-lists/README.md": {"table": lambda: fashionvc_lists.table(records("fashionvc-lists"))},
     "fashiongen/tiny/README.md": {"quality": quality},
 }
