@@ -101,7 +101,7 @@ class Canvas:
     def save(self, to: Path) -> None:
         """Write the image at its final size, with few colours."""
         small = self.image.resize((self.image.width // FINE, self.image.height // FINE), Image.Resampling.LANCZOS)
-        small.quantize(64, dither=Image.Dither.NONE).save(to, optimize=True)
+        small.quantize(128, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(to, optimize=True)
 
 
 def draw(to: Path, columns: list[list[Panel]], x_label: str) -> None:

@@ -89,6 +89,7 @@ def test_the_smallest_cost_has_its_interval_wholly_below_the_margin(study, tmp_p
 
 
 def test_the_overlay_is_compared_with_what_all_methods_allow(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "STEPS", (4, 12))
     fast = tmp_path / "fast.yaml"
     fast.write_text("model: {init_args: {sampler: unipc, steps: 12, eta: 0.0, karras: false}}")
     monkeypatch.setattr(study, "FAST", fast)
@@ -132,9 +133,10 @@ def test_the_overlay_fast_loads_on_its_recipes(study, method):
     assert {key: getattr(sampling, key) for key in study.Run._fields[1:]} == study.overlay()
 
 
-def test_the_plot_is_small_and_has_every_line(study, tmp_path):
+def test_the_plot_is_small_and_has_every_line(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "STEPS", (4, 12, 50))
     for method in study.METHODS:
-        write_method(study, tmp_path, method, {("euler", 12): (0.01, 0.1)})
+        write_method(study, tmp_path, method, {(label, 12): (0.05 * place, 0.1) for place, label in enumerate(study.SAMPLERS)})
     study.plot(tmp_path, tmp_path / "quality.png")
     assert (tmp_path / "quality.png").stat().st_size <= 200_000
     pixels = np.asarray(Image.open(tmp_path / "quality.png").convert("RGB"), dtype=int)
