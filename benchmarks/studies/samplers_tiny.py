@@ -1,11 +1,11 @@
 """Measure quality against cost: each sampler at several numbers of steps, for trained tiny methods on the embedded wardrobe.
 
-    python benchmarks/studies/samplers_tiny.py OUT --checkpoints DIR [--methods igr catvton twgtm] [--samples 128] [--table-only]
+    python benchmarks/studies/samplers_tiny.py OUT --checkpoints DIR [--methods igr catvton twgtm] [--samplers ddim ...] [--samples 128]
 
 `DIR/METHOD/last.ckpt` is a training of `recipes/tiny/METHOD.yaml`. Each run is the public command `test` with another sampler, all in this
-process; a run with a record is not repeated. Guidance, weights, samples and initial noise (keyed by sample) are those of the method, the
-same in all runs. Runs with few steps come first, so that the time that is left is soon known. Prints the table as Markdown and writes
-the plot to OUT/quality.png.
+process; a run with a record is not repeated, and `--table-only` does none. Guidance, weights, samples and initial noise (keyed by sample)
+are those of the method, the same in all runs. Runs with few steps come first, so that the time that is left is soon known. Prints the
+table as Markdown and writes the plot to OUT/quality.png.
 
 The relative difference of LPIPS to the paper's sampler is the ratio of the two means over the samples, less 1, with Fieller's interval:
 all ratios r for which the 95 % interval of the mean paired difference x - r * reference, over clusters, holds 0. It counts that the
@@ -129,11 +129,12 @@ def command(run: Run, out: Path, checkpoint: Path, samples: int) -> list[str]:
     return ["test", "--config", str(TINY / f"{run.method}.yaml"), "--ckpt_path", str(checkpoint), *keys]
 
 
-def measure(out: Path, checkpoints: Path, methods: list[str], samples: int) -> None:
-    """Do the missing runs, one after the other, those with few steps first."""
+def measure(out: Path, checkpoints: Path, methods: list[str], labels: list[str], samples: int) -> None:
+    """Do the missing runs of some methods and samplers, those with few steps first; the papers' samplers are always among them."""
     from fashiongen.cli import main as fashiongen  # heavy
 
     missing = sorted((run for method in methods for run in runs_of(method)), key=lambda run: run.steps)
+    missing = [run for run in missing if run.label in labels or run == METHODS[run.method].paper]
     missing = [run for run in missing if not (out / f"{run.name}.json").exists()]
     seconds: dict[str, list[float]] = {}
     for done, run in enumerate(missing, 1):
@@ -296,6 +297,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="holds METHOD/last.ckpt")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS))
     parser.add_argument("--samples", type=int, default=128, help=f"held-out pairs, fewer than {BATCH} or a multiple of it")
     parser.add_argument("--table-only", action="store_true")
     given = parser.parse_args()
@@ -305,7 +307,7 @@ def main() -> None:
             parser.error("--checkpoints is needed to measure")
         if given.samples < 2 or (given.samples > BATCH and given.samples % BATCH):
             parser.error(f"--samples {given.samples}: must be 2 to {BATCH} or a multiple of {BATCH}")
-        measure(out, given.checkpoints.resolve(), given.methods, given.samples)
+        measure(out, given.checkpoints.resolve(), given.methods, given.samplers, given.samples)
     print(table(out))
     if any((out / f"{studied.paper.name}.json").is_file() for studied in METHODS.values()):
         plot(out, out / "quality.png")
