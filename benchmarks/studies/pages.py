@@ -4,6 +4,7 @@
     python benchmarks/studies/pages.py --check                      # status 1 if a block differs
     python benchmarks/studies/pages.py --keep OUT vtoff-tiny        # first takes over the records of a study's runs
     python benchmarks/studies/pages.py --keep OUT fashionvc-lists --root ROOT
+    python benchmarks/studies/pages.py --keep OUT samplers-tiny --root CHECKPOINTS
 
 A block lies between `<!-- generated: NAME -->` and `<!-- end -->`. The records behind `results/NAME` lie in its folder `records`: one JSON
 a run, without paths of the machine, and the values of all samples in `per_sample.npz` (float32, compressed).
@@ -20,6 +21,7 @@ from pathlib import Path
 import fashionvc_lists
 import numpy as np
 import retrieval_tiny
+import samplers_tiny
 import templates_tiny
 import vtoff_tiny
 from study import ROOT, keep, keep_grid, per_sample, row, value
@@ -96,6 +98,13 @@ def quality() -> str:
     return "\n".join(lines)
 
 
+def samplers() -> str:
+    """Return the plot and the tables of quality against cost."""
+    folder = records("samplers-tiny")
+    shown = "![LPIPS, FID and attribute agreement against the evaluations of the UNet, for each method and sampler](quality.png)\n\n"
+    return (shown if folder.is_dir() else "") + samplers_tiny.table(folder)
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"try-off": try_off, "retrieval": retrieval},
     "benchmarks/results/vtoff-tiny/README.md": {"tables": lambda: vtoff_tiny.table(records("vtoff-tiny"), SEEDS)},
@@ -103,6 +112,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "tables": lambda: retrieval_tiny.table(records("retrieval-tiny"), SEEDS),
         "templates": lambda: templates_tiny.table(RESULTS / "retrieval-tiny" / "templates.json"),
     },
+    "benchmarks/results/samplers-tiny/README.md": {"tables": samplers},
     "benchmarks/results/fashionvc-lists/README.md": {"table": lambda: fashionvc_lists.table(records("fashionvc-lists"))},
     "fashiongen/tiny/README.md": {"quality": quality},
 }
@@ -125,13 +135,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing")
     parser.add_argument("--keep", nargs=2, metavar=("OUT", "NAME"), help="first take over the records of OUT for results/NAME")
-    parser.add_argument("--root", type=Path, help="with --keep: folder of the dataset, named ROOT in the records")
+    parser.add_argument("--root", type=Path, help="with --keep: folder of the dataset or of the checkpoints, named ROOT in the records")
     given = parser.parse_args()
     if given.keep:
         out, name = Path(given.keep[0]).resolve(), given.keep[1]
         keep(out, records(name), given.root and given.root.resolve())
         if name == "vtoff-tiny":
             keep_grid(out / "igr-seed0.grid.png", RESULTS / name / "igr.grid.png", rows=SHOWN)
+        if name == "samplers-tiny":
+            samplers_tiny.plot(records(name), RESULTS / name / "quality.png")
     differs = 0
     for page in PAGES:
         old, new = (ROOT / page).read_text(), generated(page)

@@ -69,6 +69,7 @@ class ConcatenationMethod(Method):
         sampler: SamplerName = "ddim",
         steps: int = 50,
         eta: float = 1.0,
+        karras: bool = False,
         cache_encodings: bool = False,
         gradient_checkpointing: bool = False,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -90,6 +91,7 @@ class ConcatenationMethod(Method):
             sampler: `ddim`, `dpm++`, `unipc` or `euler`.
             steps: sampling steps.
             eta: of `ddim`: 0 is deterministic, 1 adds as much noise in each step as DDPM.
+            karras: of `dpm++`, `unipc` and `euler`: noise levels as in Karras et al. 2022, see `fashiongen.nn.sampling`.
             cache_encodings: cache the autoencoder's outputs of each training sample in memory. Only for data without augmentation.
             gradient_checkpointing: recompute activations in the backward pass to save memory.
             optimizer: creates the optimizer of the trainable parameters.
@@ -109,7 +111,7 @@ class ConcatenationMethod(Method):
         self.dream = dream
         self.snr_gamma = snr_gamma
         self.condition_dropout = condition_dropout
-        self.sampling = Sampling(sampler=sampler, steps=steps, scale=guidance_scale, interval=guidance_interval, eta=eta)
+        self.sampling = Sampling(sampler=sampler, steps=steps, scale=guidance_scale, interval=guidance_interval, eta=eta, karras=karras)
 
         folder, others = locate(pretrained, "inpainting"), locate(pretrained, "sd")  # the same, except for `tiny`
         self.codec = load_codec(others) if vae is None else load_codec(locate(vae, "sd/vae"), subfolder=None)

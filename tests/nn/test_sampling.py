@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, PNDMScheduler
+from diffusers import (
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 
 from fashiongen.errors import UserError
 from fashiongen.nn.sampling import Sampling, sample
@@ -40,7 +46,11 @@ def test_each_sampler_draws_from_the_data(name):
     assert values.mean().item() == pytest.approx(MEAN, abs=near) and values.std().item() == pytest.approx(DEVIATION, abs=0.06)
 
 
-@pytest.mark.parametrize("settings", [*({"sampler": name} for name in SAMPLERS[1:]), {"sampler": "euler", "karras": True}], ids=str)
+KARRAS = ("dpm++", "unipc", "euler")
+ON_LEVELS = [{"sampler": name, "karras": True} for name in KARRAS]
+
+
+@pytest.mark.parametrize("settings", [*({"sampler": name} for name in SAMPLERS[1:]), *ON_LEVELS], ids=str)
 def test_the_samplers_solve_the_same_equation(settings):
     """From the same noise all end at the same latents if the steps are fine enough."""
     fine = drawn(sampler="ddim", steps=500)
@@ -58,7 +68,41 @@ def test_pndm_is_stable_diffusions_own():
     assert torch.equal(sample(Sampling(sampler="pndm", steps=10), SCHEDULE, exact, noise, ["a", "b", "c"]), latents)
 
 
-def test_karras_noise_levels_are_equation_5():
+def plain(name, karras):
+    """The scheduler of diffusers, with the settings that `Sampling` documents written out."""
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "use_karras_sigmas": karras}
+    config |= {"timestep_spacing": "linspace"}
+    if name == "euler":
+        return EulerDiscreteScheduler(**config)
+    if name == "unipc":
+        return UniPCMultistepScheduler(**config, solver_order=2, final_sigmas_type="zero")
+    return DPMSolverMultistepScheduler(**config, solver_order=2, algorithm_type="dpmsolver++", final_sigmas_type="zero")
+
+
+@pytest.mark.parametrize("karras", [False, True])
+@pytest.mark.parametrize("name", KARRAS)
+def test_a_sampler_is_a_plain_loop_of_diffusers_own(name, karras):
+    sampler = plain(name, karras)
+    sampler.set_timesteps(9)
+    noise = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(2))
+    latents = noise * sampler.init_noise_sigma
+    for timestep in sampler.timesteps:
+        predicted = exact(sampler.scale_model_input(latents, timestep), timestep, False)
+        latents = sampler.step(predicted, timestep, latents).prev_sample
+    assert torch.equal(sample(Sampling(sampler=name, steps=9, karras=karras), SCHEDULE, exact, noise, ["a", "b", "c"]), latents)
+
+
+@pytest.mark.parametrize("name", ["dpm++", "unipc"])
+def test_on_karras_noise_levels_a_second_order_gains_over_ddim(name):
+    """On evenly spaced timesteps it does not: the last step removes the noise of a twelfth of them at once."""
+    settings = {"ddim": {"sampler": "ddim"}, "even": {"sampler": name}, "karras": {"sampler": name, "karras": True}}
+    fine = drawn(sampler="euler", karras=True, steps=200)
+    errors = {case: (drawn(steps=12, **setting) - fine).square().mean().sqrt().item() for case, setting in settings.items()}
+    assert errors["karras"] < min(errors["ddim"], errors["even"]) / 2
+
+
+@pytest.mark.parametrize("name", KARRAS)
+def test_karras_noise_levels_are_equation_5(name):
     """sigma_i = (sigma_max^(1/7) + i / (N - 1) * (sigma_min^(1/7) - sigma_max^(1/7)))^7."""
     timesteps = []
 
@@ -66,13 +110,15 @@ def test_karras_noise_levels_are_equation_5():
         timesteps.append(float(timestep))
         return exact(latents, timestep, doubled)
 
-    sample(Sampling(sampler="euler", steps=8, karras=True), SCHEDULE, noted, torch.zeros(1, 1, 1, 1), ["a"])
+    sample(Sampling(sampler=name, steps=8, karras=True), SCHEDULE, noted, torch.zeros(1, 1, 1, 1), ["a"])
     levels = ((1 - SCHEDULE.alphas_cumprod) / SCHEDULE.alphas_cumprod).sqrt()
     ends = levels[-1] ** (1 / 7), levels[0] ** (1 / 7)
     expected = (ends[0] + torch.linspace(0, 1, 8) * (ends[1] - ends[0])) ** 7
     low = torch.tensor(timesteps).long()
     high, part = (low + 1).clamp(max=999), torch.tensor(timesteps) - low
-    torch.testing.assert_close(torch.lerp(levels[low].log(), levels[high].log(), part).exp(), expected, rtol=1e-3, atol=0)
+    # Only euler's timesteps have fractions; the others round to the next timestep, which is not far in noise but for the last few.
+    close = {"rtol": 1e-3, "atol": 0} if name == "euler" else {"rtol": 0.01, "atol": 0.01}
+    torch.testing.assert_close(torch.lerp(levels[low].log(), levels[high].log(), part).exp(), expected, **close)
 
 
 def test_noise_of_a_stochastic_sampler_belongs_to_the_sample():
@@ -112,10 +158,12 @@ def test_guidance_is_computed_where_it_applies_alone(name):
         ({"steps": 0}, "IGR: steps: 0: must lie in 1 to 1000"),
         ({"interval": (0.6, 0.2)}, "IGR: guidance_interval: 0.6 to 0.2: must be two ascending numbers in"),
         ({"eta": 0.5, "sampler": "euler"}, "IGR: eta: 0.5: must lie in \\[0, 1\\], and be 0 for other samplers than ddim"),
-        ({"karras": True}, "IGR: karras: must be false for other samplers than euler, such as ddim"),
+        ({"karras": True}, "IGR: karras: must be false for ddim; it is for dpm\\+\\+, unipc, euler"),
+        ({"karras": True, "sampler": "pndm"}, "IGR: karras: must be false for pndm"),
     ],
 )
 def test_settings_out_of_range_are_told(settings, says):
     with pytest.raises(UserError, match=says):
         Sampling(**settings).check(SCHEDULE, "IGR")
-    Sampling().check(SCHEDULE, "IGR")
+    for name in SAMPLERS:
+        Sampling(sampler=name).check(SCHEDULE, "IGR")

@@ -62,6 +62,7 @@ class IGR(Method):
         sampler: SamplerName = "ddim",
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         eta: float = 0.0,
+        karras: bool = False,
         cache_encodings: bool = False,
         gradient_checkpointing: bool = False,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -88,6 +89,7 @@ class IGR(Method):
             sampler: the paper's is `ddim`; see `fashiongen.nn.sampling` for the others.
             guidance_interval: the share of timesteps with guidance.
             eta: of DDIM.
+            karras: of `dpm++`, `unipc` and `euler`: noise levels as in Karras et al. 2022, see `fashiongen.nn.sampling`.
             cache_encodings: cache the frozen encoders' outputs of each training sample in memory, instead of encoding it in every epoch;
                 a sample takes 0.8 MB at 1024x768 (calculated). Only for data without augmentation.
             gradient_checkpointing: recompute activations in the backward pass to save memory.
@@ -112,7 +114,7 @@ class IGR(Method):
         self.snr_gamma = snr_gamma
         self.condition_dropout = condition_dropout
         self.drop_conditions = frozenset(drop_conditions)
-        self.sampling = Sampling(sampler=sampler, steps=steps, scale=guidance_scale, interval=guidance_interval, eta=eta)
+        self.sampling = Sampling(sampler=sampler, steps=steps, scale=guidance_scale, interval=guidance_interval, eta=eta, karras=karras)
         self.prompts = PROMPTS | (prompts or {})
 
         folder = locate(pretrained, "sd")

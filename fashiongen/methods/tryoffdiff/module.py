@@ -69,7 +69,7 @@ class TryOffDiff(Method):
             condition_dropout: probability that a training sample has no condition: SigLIP's tokens are zeros. The authors drop none.
             snr_gamma: weight each sample's loss by min(SNR, snr_gamma) / SNR; None weights all equally, as the authors do.
             sampler: `pndm` (v1), `euler` (v2), `ddim`, `dpm++` or `unipc`.
-            karras: of `euler` (v2): noise levels as in Karras et al. 2022.
+            karras: of `euler` (v2), `dpm++` and `unipc`: noise levels as in Karras et al. 2022.
             steps: of the sampler.
             guidance_scale: of classifier-free guidance, by zero tokens; at 1.0 the unconditional half is not computed.
             guidance_interval: the share of the timesteps in which guidance applies, from 0 (no noise) to 1.

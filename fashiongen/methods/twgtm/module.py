@@ -75,6 +75,7 @@ class TWGTM(Method):
         guidance_scale: float = 2.5,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         eta: float = 0.0,
+        karras: bool = False,
         cache_encodings: bool = False,
         gradient_checkpointing: bool = False,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -116,6 +117,7 @@ class TWGTM(Method):
             guidance_scale: of classifier-free guidance; at 1.0 the unconditional half is not computed.
             guidance_interval: the share of timesteps with guidance.
             eta: of DDIM.
+            karras: of `dpm++`, `unipc` and `euler`: noise levels as in Karras et al. 2022, see `fashiongen.nn.sampling`.
             cache_encodings: keep the frozen encoders' outputs of training samples in memory. Only for data without augmentation.
             gradient_checkpointing: recompute the UNet's activations in the backward pass to save memory.
             optimizer: creates the optimizer of the trainable parameters.
@@ -160,7 +162,7 @@ class TWGTM(Method):
         self.schedule = load_noise_schedule(folder)
         if self.schedule.config.prediction_type != "epsilon":
             raise UserError(f"TWGTM: pretrained: {folder}: predicts {self.schedule.config.prediction_type}, but eq. 2 needs epsilon")
-        self.sampling = Sampling(sampler=sampler, steps=steps, scale=guidance_scale, interval=guidance_interval, eta=eta)
+        self.sampling = Sampling(sampler=sampler, steps=steps, scale=guidance_scale, interval=guidance_interval, eta=eta, karras=karras)
         self.sampling.check(self.schedule, "TWGTM")
         unet = load_inpainting_unet(unet_folder)
         keep_mask_last(unet)
