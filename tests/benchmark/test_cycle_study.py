@@ -99,4 +99,5 @@ def test_every_pair_reads_the_predictions_that_the_try_off_kept(cycle, tmp_path,
         assert args.get("--model.init_args.steps") == (None if on == "paste_garment" else "4")
         assert ("--ckpt_path" in args) is (on != "paste_garment")
     of_twgtm = next(args for args in tests if args["--evaluate.out"].endswith("off-twgtm.json"))
-    assert of_twgtm["--evaluate.task"] == of_twgtm["--data.init_args.task"] == "vtoff" and len(tests) == 6 + 3 + 18
+    assert of_twgtm["--evaluate.task"] == of_twgtm["--data.init_args.task"] == "vtoff"
+    assert len({args["--evaluate.out"] for args in tests}) == 6 + 3 + 18
