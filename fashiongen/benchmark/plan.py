@@ -24,9 +24,6 @@ Describe = Callable[[list[list[str]]], tuple[list[CommandInfo], int]]
 KEPT = "predictions"
 """The folder of a test's predictions that another test reads, relative to the test's own."""
 
-TAKES_OFF = "vtoff"
-"""The task whose predictions are garments."""
-
 LONGEST = 200
 """Maximum bytes of a node's name: file systems allow 255, and suffixes are added."""
 
@@ -244,18 +241,21 @@ def _add_fit(row: _Row, seed: int, rows: dict[str, _Row], infos: dict[str, Comma
 
 
 def _add_readers(reading: list[tuple[_Row, str, Node]], nodes: dict[str, Node]) -> None:
-    """Add the tests that put on the garments that others took off, after these, which then keep their predictions."""
-    tests = [node for node in nodes.values() if node.task == TAKES_OFF and node.kind == "test"]
+    """Add the tests that put on the garments that others took off, after these, which then keep their predictions.
+
+    A row may do both: of its tests those of another task than the reader's take off.
+    """
     for row, name, node in reading:
+        tests = [test for test in nodes.values() if test.kind == "test" and test.task != node.task]
         where = f"{row.run['place']}: tests: garments: {name}"
         of_row = [test for test in tests if "+".join([test.method, *test.overlays]) == name]
         dataset = node.dataset.removesuffix(CYCLE)
         found = [test for test in of_row if (test.seed, test.dataset) == (node.seed, dataset)]
         if not of_row:
             rows = ", ".join(dict.fromkeys("+".join([test.method, *test.overlays]) for test in tests))
-            raise UserError(f"{where}: the suite has no {TAKES_OFF} test of such a row; it has: {rows or 'none'}")
+            raise UserError(f"{where}: the suite has no such row with a test of another task; it has: {rows or 'none'}")
         if not found:
-            raise UserError(f"{where}: it has no {TAKES_OFF} test with seed {node.seed} on {dataset}: add the seed or the data to its run")
+            raise UserError(f"{where}: it takes nothing off with seed {node.seed} on {dataset}: add the seed or the data to its run")
         nodes[found[0].id] = replace(nodes[found[0].id], kept=KEPT)
         parents, loads = {**node.parents, "garments": found[0].id}, {**node.loads, "garments": KEPT}
         nodes[node.id] = replace(node, parents=parents, loads=loads)

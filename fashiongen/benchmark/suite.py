@@ -16,8 +16,8 @@ runs:                                # each may override all of the above except
       - {protocol: strict}
       - {protocol: other, overlays: [street], data: StreetTryOn, keys: {}}
       - {name: guidance-2.0, keys: {model.init_args.guidance_scale: 2.0}}   # an extra row for the same trained model
-      - {protocol: vton-cycle, garments: [igr, igr+no-garmnet]}   # a try-on test for each of these rows of the suite, after its first vtoff
-                                                                  # test of the same data and seed: it puts on what that test took off
+      - {protocol: vton-cycle, garments: [igr, igr+no-garmnet]}   # a try-on test for each of these rows of the suite, after its first test
+                                                                  # of another task, data and seed alike: it puts on what that took off
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def test_a_test_for_each_row_whose_garments_are_put_on(tmp_path):
 @pytest.mark.parametrize(
     ("tests", "words"),
     [
-        ([{"garments": ["corp"]}], r"run 2: tests: garments: corp: the suite has no vtoff test of such a row; it has: crop$"),
-        ([{"garments": ["on"]}], "garments: on: the suite has no vtoff test of such a row"),
+        ([{"garments": ["corp"]}], r"run 2: tests: garments: corp: the suite has no such row with a test of another task; it has: crop$"),
+        ([{"garments": ["on"]}], "garments: on: the suite has no such row with a test of another task"),
         ([{"garments": "crop"}], "garments: 'crop' must be a list"),
         ([{"garments": []}], r"garments: \[\] must be names of try-off rows, each once"),
         ([{"garments": ["crop", "crop"]}], "must be names of try-off rows, each once"),
@@ -66,11 +66,11 @@ def test_garments_that_no_test_takes_off_are_one_line_errors(tmp_path, tests, wo
 
 def test_garments_are_of_the_same_seed_and_data(tmp_path):
     runs = [{"methods": ["crop"], "seeds": [0]}, {"methods": ["on"], "seeds": [0, 1], "tests": [{"garments": ["crop"]}]}]
-    with pytest.raises(UserError, match="garments: crop: it has no vtoff test with seed 1 on toys: add the seed or the data to its run"):
+    with pytest.raises(UserError, match="garments: crop: it takes nothing off with seed 1 on toys: add the seed or the data to its run"):
         make_plan(write(tmp_path, runs), toys.describe)
     other = {"facts": {**OFF["facts"], "data_name": "street"}}
     runs[1]["seeds"] = [0]
-    with pytest.raises(UserError, match="garments: crop: it has no vtoff test with seed 0 on toys"):
+    with pytest.raises(UserError, match="garments: crop: it takes nothing off with seed 0 on toys"):
         make_plan(write(tmp_path, runs, other), toys.describe)
 
 
