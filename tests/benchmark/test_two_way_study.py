@@ -44,10 +44,10 @@ def moved(method, by=0.05):
 
 
 def test_the_share_of_alike_weights_by_threshold(study, monkeypatch):
-    monkeypatch.setattr(study, "THRESHOLDS", (0.001, 0.1))
-    one, other = {"a": torch.tensor([1.0, 0.001, 0.0, -2.0])}, {"a": torch.tensor([1.05, 0.0015, 0.0, 2.0])}
+    monkeypatch.setattr(study, "THRESHOLDS", (0.001, 0.1, 0.2))
+    one, other = {"a": torch.tensor([1.0, 0.001, 0.0, -2.0])}, {"a": torch.tensor([1.105, 0.0015, 0.0, 2.0])}
     found = study.shares(one, other)
-    assert found == {"absolute": [0.5, 0.75], "relative": [0.25, 0.5]}
+    assert found == {"absolute": [0.5, 0.5, 0.75], "relative": [0.25, 0.5, 0.5]}
     assert study.shares(other, one) == found  # symmetric
     for wrong in ({"b": one["a"]}, {"a": one["a"][:3]}):
         with pytest.raises(SystemExit, match="do not have the same parameters"):
