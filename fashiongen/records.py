@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -22,10 +22,16 @@ SCHEMA = 1
 LARGEST = 1e100
 """Larger numbers in a record mean damage, and would overflow in a mean or a variance."""
 
+MANIFEST = "manifest.json"
+"""The file that describes a folder of kept predictions."""
+
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
 
 JUDGED_FOLDER, KEPT_PREDICTIONS = "judged folder", "kept predictions"
 """Kinds of `Record.source`: images of unknown origin, and those that an own test kept, unchanged since."""
+
+CYCLE, GARMENTS = "-cycle", "garments-"
+"""The end of a dataset's name, and the start of an overlay's, in records of a test that puts on garments that another test took off."""
 
 Kind = Literal["test", "fit"]
 Status = Literal["ok", "failed", "killed", "timeout", "skipped"]
@@ -191,6 +197,17 @@ class Record:
     def write(self, path: str | Path) -> None:
         """Write the record as JSON; NaN and infinity become null, since JSON has neither."""
         write_atomically(path, json.dumps(plain(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def content_sha256(files: Iterable[Path]) -> str:
+    """Return a sha256 over the names and contents of files, sorted by name."""
+    lines = (f"{file.name} {file_sha256(file)}\n" for file in sorted(files, key=lambda file: file.name))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def kept_sha256(folder: Path) -> str:
+    """Return the content's sha256 of kept predictions; folders and hidden files inside the folder are other programs'."""
+    return content_sha256(file for file in folder.iterdir() if file.is_file() and file.name != MANIFEST and not file.name.startswith("."))
 
 
 def file_sha256(path: Path) -> str:

@@ -30,8 +30,11 @@ class Runs(NamedTuple):
     clusters: list[str]
 
 
-def options(description: str | None, *, root: bool = False) -> argparse.Namespace:
-    """Parse the common options: `out`, `seeds`, `jobs`, `table_only`, and `threads`, the cores per job; with `root` also `root`."""
+def options(description: str | None, *, root: bool = False, checkpoints: bool = False) -> argparse.Namespace:
+    """Parse the common options: `out`, `seeds`, `jobs`, `table_only`, and `threads`, the cores per job.
+
+    With `root` also `root`, with `checkpoints` also `checkpoints` and `steps`.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -39,6 +42,9 @@ def options(description: str | None, *, root: bool = False) -> argparse.Namespac
     parser.add_argument("--table-only", action="store_true")
     if root:
         parser.add_argument("--root", type=Path, help="folder of the dataset")
+    if checkpoints:
+        parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of trained checkpoints, NAME/last.ckpt")
+        parser.add_argument("--steps", type=int, help="sampling steps of all diffusion methods (default: their recipes')")
     given = parser.parse_args()
     given.out = given.out.resolve()
     given.threads = max(1, len(os.sched_getaffinity(0)) // given.jobs)  # the cores this process may use, not the machine's

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from fashiongen.errors import UserError
-from fashiongen.records import Record, Status, file_sha256, write_atomically
+from fashiongen.records import Record, Status, file_sha256, kept_sha256, write_atomically
 
 GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -67,6 +67,7 @@ class Job:
         parents: keys of the parents whose checkpoints it loads, by role.
         resumable: path of a fit's own last checkpoint, relative to the node's folder.
         files: paths of the checkpoints that a fit must leave, by role (`Record.checkpoints`), relative to the node's folder.
+        kept: folder of the predictions that a test must leave for others, relative to the node's folder.
         trust: whether its checkpoints are DeepSpeed folders.
         known: fields of its record that replace what the command wrote.
         assumed: fields of its record if the command wrote none.
@@ -86,6 +87,7 @@ class Job:
     parents: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    kept: str | None = None
     known: dict[str, Any] = field(default_factory=dict)
     assumed: dict[str, Any] = field(default_factory=dict)
     cpus: int = 1
@@ -236,7 +238,14 @@ def finished(job: Job, *, accept_stale: bool) -> Record | None:
 
 
 def intact(job: Job, record: Record) -> bool:
-    """Return whether a node's checkpoints are those in its record; they are not if someone ran its command by hand and stopped it."""
+    """Return whether a node's checkpoints and predictions are those in its record.
+
+    They are not if someone ran its command by hand and stopped it, or if no other test read the predictions when it ran.
+    """
+    if job.kept is not None:
+        folder = job.folder / job.kept
+        if record.predictions is None or not folder.is_dir() or kept_sha256(folder) != record.predictions.get("sha256"):
+            return False
     return all(_is_recorded(job.folder / file, record, role) for role, file in job.files.items())
 
 

@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +16,13 @@ from fashiongen import shipped
 from fashiongen.benchmark.command_info import CommandInfo, obstacle, placed
 from fashiongen.benchmark.suite import read_suite
 from fashiongen.errors import UserError
+from fashiongen.records import CYCLE, GARMENTS
 
 Describe = Callable[[list[list[str]]], tuple[list[CommandInfo], int]]
 """Inspects commands: returns a `CommandInfo` for each, and the number of GPUs."""
+
+KEPT = "predictions"
+"""The folder of a test's predictions that another test reads, relative to the test's own."""
 
 LONGEST = 200
 """Maximum bytes of a node's name: file systems allow 255, and suffixes are added."""
@@ -35,8 +39,10 @@ class Node:
         overlays: names of its overlays and ablations.
         seed: the random seed.
         arguments: command-line arguments, without the program and the checkpoints, which are known only when it runs.
-        parents: ids of the nodes whose checkpoints it loads, by role; `checkpoint` is the one that a test evaluates.
-        loads: which of each parent's checkpoints it loads, by role: their paths, relative to the parent's folder.
+        parents: ids of the nodes whose checkpoints it loads, by role; `checkpoint` is the one that a test evaluates, and `garments` a test
+            whose predictions it reads.
+        loads: what it loads of each parent, by role: the path of a checkpoint or of predictions, relative to the parent's folder.
+        kept: where a test keeps its predictions for other tests, relative to its folder; None if none reads them.
         task: the task of a test.
         protocol: the protocol of a test.
         dataset: name of its data in records.
@@ -61,6 +67,7 @@ class Node:
     arguments: list[str]
     parents: dict[str, str] = field(default_factory=dict)
     loads: dict[str, str] = field(default_factory=dict)
+    kept: str | None = None
     task: str = ""
     protocol: str = ""
     dataset: str = ""
@@ -162,14 +169,19 @@ def make_plan(file: Path, describe: Describe, *, available: Callable[[int], int 
     gpus = available(there)
     infos = dict(zip(commands, (placed(one, gpus) for one in found), strict=True))
     nodes: dict[str, Node] = {}
+    reading: list[tuple[_Row, str, Node]] = []
     for row in rows.values():
         for seed in row.seeds:
             _add_fit(row, seed, rows, infos, nodes, gpus)
             for number, test in enumerate(row.tests):
                 node = _test_node(row, seed, test, infos[f"test {row.name} {number}"], infos[f"fit {row.name}"], gpus)
-                if node.id in nodes:
+                if node.id in nodes or node.id in {other.id for _, _, other in reading}:
                     raise UserError(f"{row.run['place']}: two tests would have the id {node.id}: give one of them a name by `name: NAME`")
-                nodes[node.id] = node
+                if "garments" in test:
+                    reading.append((row, test["garments"], node))
+                else:
+                    nodes[node.id] = node
+    _add_readers(reading, nodes)
     for name in nodes:
         if len(name.encode()) > LONGEST:
             raise UserError(f"{file}: {name} is too long for a folder name: shorten the names of overlays, ablations, tests or data")
@@ -228,8 +240,33 @@ def _add_fit(row: _Row, seed: int, rows: dict[str, _Row], infos: dict[str, Comma
     )
 
 
+def _add_readers(reading: list[tuple[_Row, str, Node]], nodes: dict[str, Node]) -> None:
+    """Add the tests that put on the garments that others took off, after these, which then keep their predictions.
+
+    A row may do both: of its tests those of another task than the reader's take off.
+    """
+    for row, name, node in reading:
+        tests = [test for test in nodes.values() if test.kind == "test" and test.task != node.task]
+        where = f"{row.run['place']}: tests: garments: {name}"
+        of_row = [test for test in tests if "+".join([test.method, *test.overlays]) == name]
+        dataset = node.dataset.removesuffix(CYCLE)
+        found = [test for test in of_row if (test.seed, test.dataset) == (node.seed, dataset)]
+        if not of_row:
+            rows = ", ".join(dict.fromkeys("+".join([test.method, *test.overlays]) for test in tests))
+            raise UserError(f"{where}: the suite has no such row with a test of another task; it has: {rows or 'none'}")
+        if not found:
+            raise UserError(f"{where}: it takes nothing off with seed {node.seed} on {dataset}: add the seed or the data to its run")
+        nodes[found[0].id] = replace(nodes[found[0].id], kept=KEPT)
+        parents, loads = {**node.parents, "garments": found[0].id}, {**node.loads, "garments": KEPT}
+        nodes[node.id] = replace(node, parents=parents, loads=loads)
+
+
 def _test_node(row: _Row, seed: int, test: dict[str, Any], found: CommandInfo, fit: CommandInfo, gpus: int | None) -> Node:
     data, named = test.get("data", found.dataset), [test["name"]] if "name" in test else []
+    common = _common(row, seed, found)
+    if "garments" in test:
+        named = [*named, f"{GARMENTS}{test['garments']}"]
+        common["dataset"] += CYCLE
     return Node(
         id=f"test--{'+'.join([row.name, *named])}--seed{seed}--{found.protocol or found.task}--{data}",
         kind="test",
@@ -239,7 +276,7 @@ def _test_node(row: _Row, seed: int, test: dict[str, Any], found: CommandInfo, f
         task=found.task,
         protocol=found.protocol,
         skipped=obstacle(found, "test", gpus),
-        **{**_common(row, seed, found), "overlays": [*row.overlays, *named]},
+        **{**common, "overlays": [*row.overlays, *named]},
     )
 
 

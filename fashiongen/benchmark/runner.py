@@ -103,13 +103,18 @@ class Runner:
         parents = {role: self.states[parent] for role, parent in node.parents.items()}
         keys = {role: (parent.record and parent.record.key) or parent.job.key for role, parent in parents.items()}
         arguments = [*node.arguments, "--evaluate.out", "record.json"]
-        if node.kind == "test" and sum(_tested(node) == _tested(other) for other in self.plan.nodes) > 1:
+        if node.kept is not None:
+            arguments += ["--evaluate.keep", node.kept]
+        elif node.kind == "test" and sum(_tested(node) == _tested(other) for other in self.plan.nodes if other.kept is None) > 1:
             arguments += ["--evaluate.reuse", str(self.out / "predictions")]
         for role, parent in parents.items():
             path = str(parent.job.folder / node.loads[role])
-            arguments += (
-                ["--ckpt_path", path, *(["--trust"] if node.trust else [])] if role == "checkpoint" else [f"--parents.{role}", path]
-            )
+            if node.kind == "fit":
+                arguments += [f"--parents.{role}", path]
+            elif role == "garments":
+                arguments += ["--data.init_args.garments", path]
+            else:
+                arguments += ["--ckpt_path", path, *(["--trust"] if node.trust else [])]
         asked = os.environ.get("OMP_NUM_THREADS", "")
         environment = {"OMP_NUM_THREADS": str(min(self.executor.cpus, int(asked)) if asked.isdigit() else self.executor.cpus)}
         if place := python_path():
@@ -126,6 +131,7 @@ class Runner:
             versions=node.libraries | node.sources,
             resumable=node.checkpoint,
             files={role: file for role, file in (("last", node.checkpoint), ("best", node.best)) if file is not None},
+            kept=node.kept,
             trust=node.trust,
             known={"node": node.id, "kind": node.kind, "method": node.method, "overlays": node.overlays, "seed": node.seed},
             assumed={

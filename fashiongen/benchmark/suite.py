@@ -16,6 +16,8 @@ runs:                                # each may override all of the above except
       - {protocol: strict}
       - {protocol: other, overlays: [street], data: StreetTryOn, keys: {}}
       - {name: guidance-2.0, keys: {model.init_args.guidance_scale: 2.0}}   # an extra row for the same trained model
+      - {protocol: vton-cycle, garments: [igr, igr+no-garmnet]}   # a try-on test for each of these rows of the suite, after its first test
+                                                                  # of another task, data and seed alike: it puts on what that took off
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ KEYS: dict[str, type] = {"limits": dict, "keys": dict, "fit_keys": dict, "test_k
 SHARED: dict[str, type] = {"seeds": list, "overlays": list, "tests": list, **KEYS}
 SUITE: dict[str, type] = {"suite": str, "recipes": str, "runs": list, **SHARED}
 RUN: dict[str, type] = {"methods": list, "ablations": list, **SHARED}
-TEST: dict[str, type] = {"name": str, "protocol": str, "data": str, "overlays": list, "keys": dict}
+TEST: dict[str, type] = {"name": str, "protocol": str, "data": str, "overlays": list, "keys": dict, "garments": list}
 ABLATION: dict[str, type] = {"name": str, "overlays": list, "keys": dict}
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -63,7 +65,7 @@ def read_suite(path: Path) -> dict[str, Any]:
         for keys in KEYS:
             merged[keys] = {**suite[keys], **run.get(keys, {})}
         merged["ablations"] = [_ablation(ablation, place) for ablation in run.get("ablations", [])]
-        merged["tests"] = [_checked(test, TEST, f"{place}: tests") for test in merged["tests"]]
+        merged["tests"] = [one for test in merged["tests"] for one in _tests(_checked(test, TEST, f"{place}: tests"), place)]
         for name in [name for test in merged["tests"] for name in (test.get("name"), test.get("data")) if name is not None]:
             if not SAFE.fullmatch(name):
                 raise UserError(f"{place}: tests: {name!r} may only contain letters, digits, `.`, `_` and `-`")
@@ -85,6 +87,16 @@ def _ablation(entry: object, place: str) -> dict[str, Any]:
     if not SAFE.fullmatch(found["name"]):
         raise UserError(f"{place}: ablations: name: {found['name']!r} may only contain letters, digits, `.`, `_` and `-`")
     return {"name": found["name"], "overlays": found.get("overlays", []), "keys": found.get("keys", {})}
+
+
+def _tests(entry: dict[str, Any], place: str) -> list[dict[str, Any]]:
+    """Return a test for each row whose garments it puts on, under `garments`; the test itself without any."""
+    names = entry.get("garments")
+    if names is None:
+        return [entry]
+    if not names or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+        raise UserError(f"{place}: tests: garments: {names!r} must be names of try-off rows, each once, such as [igr]")
+    return [{**entry, "garments": name} for name in names]
 
 
 def _checked(content: object, known: dict[str, type], place: str, required: Iterable[str] = ()) -> dict[str, Any]:

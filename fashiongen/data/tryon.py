@@ -24,6 +24,7 @@ from fashiongen.data.mask_record import RECORD, read_record
 from fashiongen.data.task_parts import readable_parts, required_parts
 from fashiongen.data.tryon_dataset import AGNOSTIC, OPTIONAL, PARTS, ImageDataset, TryOnDataset, offered
 from fashiongen.errors import UserError
+from fashiongen.records import CYCLE, MANIFEST
 from fashiongen.tasks import Filter
 
 if TYPE_CHECKING:  # it imports this module
@@ -107,7 +108,7 @@ class TryOnData(FolderData):
         if self.garments is not None:
             if AGNOSTIC not in self.parts or pairing == "unpaired":
                 raise UserError(f"{self.layout}: data.garments={garments}: puts own garments on again: only for paired try-on")
-            self.name = f"{self.layout}-cycle"
+            self.name = f"{self.layout}{CYCLE}"
         self._listings: dict[str, Listing] = {}
 
     @classmethod
@@ -299,13 +300,35 @@ class TryOnData(FolderData):
 
         Masks that `fashiongen data masks` has made, or the user has then corrected, often keep their size: their content counts.
         """
+        contents, rows = self._contents(), self.datasets[self.split].rows
+        if self.garments is not None and self.split == "test":  # predictions of two methods may have the same size
+            contents += [row.garment for row in rows if row.garment is not None]
+        return fingerprint(contents, [file for row in rows for file in row.files()], self.root)
+
+    def fingerprint_of_people(self) -> str:
+        """Return the fingerprint without the garments: the same whichever garments replace the shop images."""
+        rows = [replace(row, garment=None) for row in self.datasets[self.split].rows]
+        return fingerprint(self._contents(), [file for row in rows for file in row.files()], self.root)
+
+    def _contents(self) -> list[Path]:
+        """Return the files whose content decides what a split holds: its lists, and masks that were made."""
         rows = self.datasets[self.split].rows
         contents = list(self._listings[SPLIT_SOURCES[self.split]].sources)
         if read_record(self.root) is not None:
             contents += [self.root / RECORD, *sorted({row.mask for row in rows if row.mask is not None})]
-        if self.garments is not None and self.split == "test":  # predictions of two methods may have the same size
-            contents += [row.garment for row in rows if row.garment is not None]
-        return fingerprint(contents, [file for row in rows for file in row.files()], self.root)
+        return contents
+
+    @property
+    def garments_name(self) -> str | None:
+        """Where the garments that replace the shop images are from: a recipe with its overlays, or a folder of other images."""
+        if self.garments is None:
+            return None
+        kept = _kept(self.garments)
+        if not kept:
+            return self.garments.resolve().name
+        named = [Path(name) for name in (kept.get("recipe") or kept.get("method", ""), *kept.get("overlays", []))]
+        # As a leaderboard names rows: a file of `recipes/tasks` belongs to the protocol.
+        return "+".join(path.name.removesuffix(".yaml") for path in named if path.parent.name != "tasks")
 
     def sample_names(self) -> dict[str, dict[str, str]]:
         """Return each sample's id with the names of its person, its garment and the other garment of an unpaired test."""
@@ -348,7 +371,7 @@ def _kept(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: if it is damaged.
     """
-    file = folder / "manifest.json"
+    file = folder / MANIFEST
     if not file.is_file():
         return {}
     try:

@@ -31,6 +31,7 @@ from fashiongen.evaluation.provenance import (
     now,
     parameters,
     peak_memory,
+    variant,
     versions,
     weights,
     weights_sha256,
@@ -353,7 +354,7 @@ class Evaluate(Callback):
         """Return what the records of a test and of a fit have in common."""
         return {
             "recipe": self.recipe,
-            "overlays": self.overlays,
+            "overlays": [*self.overlays, *variant(data)],
             "parents": self.parents,
             "seed": getattr(pl_module, "seed", None),
             "command": shlex.join(sys.argv),

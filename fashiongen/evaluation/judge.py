@@ -21,9 +21,9 @@ from fashiongen.data.base import FashionData
 from fashiongen.data.images import FILTERS, Size, image_to_tensor, open_image
 from fashiongen.errors import UserError
 from fashiongen.evaluation.folder import Inspected, Matching, Naming, find_images, inspect, match
-from fashiongen.evaluation.kept import TABLES, Manifest, Tables, content_sha256, restore
+from fashiongen.evaluation.kept import TABLES, Manifest, Tables, restore
 from fashiongen.methods.base import Method
-from fashiongen.records import JUDGED_FOLDER, KEPT_PREDICTIONS, Record
+from fashiongen.records import JUDGED_FOLDER, KEPT_PREDICTIONS, Record, content_sha256
 from fashiongen.tasks import Filter, Protocol, Resize, Task
 
 LOSSY_COPY = 2.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -30,16 +29,10 @@ from fashiongen.evaluation.divergence import broken_weights
 from fashiongen.evaluation.images import file_name
 from fashiongen.evaluation.predictions import PngWriter
 from fashiongen.nn.processes import gather
-from fashiongen.records import Record, file_sha256, plain, write_atomically
+from fashiongen.records import MANIFEST, Record, content_sha256, kept_sha256, plain, write_atomically
 from fashiongen.tasks import Task
 
-MANIFEST, TABLES = "manifest.json", "predictions.npz"
-
-
-def content_sha256(files: Iterable[Path]) -> str:
-    """Return a sha256 over the names and contents of files, sorted by name."""
-    lines = (f"{file.name} {file_sha256(file)}\n" for file in sorted(files, key=lambda file: file.name))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+TABLES = "predictions.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +42,7 @@ class Manifest:
     Attributes:
         record: the record of the test that kept them.
         ids: the sample ids, sorted.
-        sha256: of the content, see `content_sha256`.
+        sha256: of the content, see `fashiongen.records.content_sha256`.
         not_finite: ids whose prediction was not finite; they have no file.
         size: of the images, such as 512x384; empty without images.
         broken_weights: which of the method's weights were not finite, in words; empty if none.
@@ -90,8 +83,7 @@ class Manifest:
 
     def intact(self, folder: Path) -> bool:
         """Return whether the folder holds what it held when this was written; folders and hidden files inside it are other programs'."""
-        files = (file for file in folder.iterdir() if file.is_file() and file.name != MANIFEST and not file.name.startswith("."))
-        return content_sha256(files) == self.sha256
+        return kept_sha256(folder) == self.sha256
 
     def write(self, folder: Path) -> None:
         """Write it atomically."""

@@ -21,7 +21,7 @@ from fashiongen.checkpoints import read_state
 from fashiongen.closure import COMMAND, Closure, Name, names_in, of_objects
 from fashiongen.data.base import FashionData
 from fashiongen.own_code import own_files, own_sources
-from fashiongen.records import Record, WeightsEntry, file_sha256
+from fashiongen.records import GARMENTS, Record, WeightsEntry, file_sha256
 from fashiongen.weights_read import CHANGED, Stat, stat_of
 
 
@@ -79,6 +79,12 @@ def data_info(data: FashionData) -> dict[str, str]:
         "world": "wardrobe" if data.embedded else "",
     }
     return {name: value for name, value in info.items() if value}
+
+
+def variant(data: FashionData) -> list[str]:
+    """Return what the data add to the name of a method: the garments, if a test puts on those that another test took off."""
+    name = getattr(data, "garments_name", None)
+    return [] if name is None else [f"{GARMENTS}{name}"]
 
 
 def conditions(record: Record, of_task: dict[str, str]) -> dict[str, str]:

@@ -55,8 +55,15 @@ class TryOn(OneImage):
         return super().applied(data, replace(protocol, metrics={name: protocol.metrics[name] for name in chosen}, unpaired=None))
 
     def conditions(self, data: Data, protocol: EvaluationProtocol) -> dict[str, str]:
-        """Return the image size, and how predictions were pasted into the photo, without which numbers are far lower."""
-        return {**super().conditions(data, protocol), "repaint": protocol.repaint or "none"}
+        """Return the image size, and how predictions were pasted into the photo, without which numbers are far lower.
+
+        Garments that were taken off before are what is compared, like the methods: the data are then the people alone.
+        """
+        found = {**super().conditions(data, protocol), "repaint": protocol.repaint or "none"}
+        if getattr(data, "garments_name", None) is not None:
+            people = data.fingerprint_of_people()[:12]  # type: ignore[attr-defined]  # only data with garments have it
+            found |= {"data": people} if protocol.reference else {"data": people, "reference_data": people}
+        return found
 
     def shared_keys(self, batch: Batch) -> list[tuple[str, ...]]:
         """Return a hash of each sample's shop image, which is the same for several people, and one of the agnostic person."""

@@ -277,7 +277,9 @@ def test_the_keys_of_all_suites_are_known():
         for command in commands:
             keys = tuple(key for key in command[1::2] if key != "--config")
             asked.setdefault((command[0], command[2], keys), command)
-            found.append(CommandInfo(method="M", tasks=["t"], task="t" * (command[0] == "test"), protocol=str(len(found)), checkpoint="c"))
+            takes_off = "vtoff-tiny" in command  # a suite's cycles name such tests
+            task = "vtoff" if takes_off else "t" * (command[0] == "test")
+            found.append(CommandInfo(method="M", tasks=["t"], task=task, protocol=str(len(found)), checkpoint="c"))
         return found, 8
 
     for suite in SUITES:

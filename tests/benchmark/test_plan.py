@@ -211,6 +211,7 @@ def test_the_suites_exist():
     assert {path.name for path in SUITES} >= {
         "tiny-smoke.yaml",
         "tiny.yaml",
+        "cycle-tiny.yaml",
         "paper-igr.yaml",
         "paper-geco.yaml",
         "ablations-igr.yaml",
@@ -226,7 +227,8 @@ def test_suites_name_only_what_exists(suite):
     def describe(asked):
         commands.extend(asked)
         found = [
-            CommandInfo(method="M", tasks=["t"], task="t" if command[0] == "test" else "", protocol=protocol(command)) for command in asked
+            CommandInfo(method="M", tasks=["t"], task=task(protocol(command)) if command[0] == "test" else "", protocol=protocol(command))
+            for command in asked
         ]
         for facts in found:
             facts.checkpoint = "last.ckpt"
@@ -237,6 +239,9 @@ def test_suites_name_only_what_exists(suite):
         named = keys.get("--evaluate.protocol", "")
         assert not named or (ROOT / "recipes" / "tasks" / f"{named}.yaml").is_file()
         return named
+
+    def task(protocol):
+        return "vtoff" if protocol.startswith("vtoff") else "t"
 
     nodes = make_plan(suite, describe).nodes
     assert nodes and yaml.safe_load(suite.read_text())["suite"] == suite.stem

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from fashiongen.records import Record, write_atomically
+from fashiongen.records import Record, kept_sha256, write_atomically
 
 LAST, BEST = Path("logs/toy/last.ckpt"), Path("logs/toy/best.ckpt")
 
@@ -58,6 +58,8 @@ def fit(toy: dict, given: dict[str, list[str]], seed: int) -> None:
 
 def test(toy: dict, given: dict[str, list[str]], seed: int) -> None:
     chain = json.loads(Path(given["--ckpt_path"][0]).read_text())["chain"] if "--ckpt_path" in given else f"{seed}"
+    if "--data.init_args.garments" in given:
+        chain += Path(given["--data.init_args.garments"][0], "garment.txt").read_text()
     time.sleep(toy.get("pause", 0.01))
     out = Path(given["--evaluate.out"][0])
     values = [int(hashlib.sha256(f"{chain} {sample}".encode()).hexdigest()[:6], 16) for sample in range(5)]
@@ -66,6 +68,10 @@ def test(toy: dict, given: dict[str, list[str]], seed: int) -> None:
     record = Record(node="", method="class", task="rank", dataset="toys", split="test", protocol="toy", n_samples=5)
     record.metrics = {"score": {"value": sum(values) / 5, "higher_is_better": True, "ci95": None}}
     record.per_sample, record.weights = f"{out.stem}.per_sample.jsonl", toy.get("weights", [])
+    if "--evaluate.keep" in given:
+        kept = Path(given["--evaluate.keep"][0])
+        write_atomically(kept / "garment.txt", f"{chain} {toy}")
+        record.predictions = {"path": str(kept), "sha256": kept_sha256(kept)}
     record.write(out)
 
 

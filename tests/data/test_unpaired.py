@@ -194,7 +194,9 @@ def test_a_garment_that_was_taken_off_is_put_on_again(rendered, tmp_path):
     size = first.stat().st_size
     Image.new("RGB", SIZE[::-1], (7, 9, 200)).save(first)
     assert abs(first.stat().st_size - size) <= 2
-    assert data("viton_hd", root, task="vton", garments=str(tmp_path)).fingerprint() != before
+    changed = data("viton_hd", root, task="vton", garments=str(tmp_path))
+    assert changed.fingerprint() != before and changed.fingerprint_of_people() == cycle.fingerprint_of_people()
+    assert (cycle.garments_name, plain.garments_name) == (tmp_path.name, None)
     assert cycle.describe()["garments"] == "images of another program" and plain.describe()["garments"] is None
     for kept, told in (
         ({"task": "vton"}, "of the task vton, not vtoff"),
@@ -204,7 +206,11 @@ def test_a_garment_that_was_taken_off_is_put_on_again(rendered, tmp_path):
         with pytest.raises(UserError, match=told):
             data("viton_hd", root, task="vton", garments=str(tmp_path))
     (tmp_path / "manifest.json").write_text(json.dumps({"task": "vtoff", "dataset": "viton_hd", "method": "igr"}))
-    assert data("viton_hd", root, task="vton", garments=str(tmp_path)).describe()["garments"] == "igr"
+    of_igr = data("viton_hd", root, task="vton", garments=str(tmp_path))
+    assert (of_igr.describe()["garments"], of_igr.garments_name) == ("igr", "igr")
+    made_with = {"recipe": "recipes/tiny/igr.yaml", "overlays": ["recipes/overlays/igr-no-garmnet.yaml", "recipes/tasks/vtoff-tiny.yaml"]}
+    (tmp_path / "manifest.json").write_text(json.dumps({"task": "vtoff", "dataset": "viton_hd", "method": "igr", **made_with}))
+    assert data("viton_hd", root, task="vton", garments=str(tmp_path)).garments_name == "igr+igr-no-garmnet"
     Image.new("RGB", (48, 64)).save(first)
     with pytest.raises(UserError, match=r"is 64x48, and data.size 128x96: take garments off at the same size"):
         data("viton_hd", root, task="vton", garments=str(tmp_path))
