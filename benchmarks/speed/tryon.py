@@ -39,7 +39,11 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 NOT_NEEDED = ("optimizer", "lr_scheduler", "cache_encodings")
 DIFFERENCE = "difference"
 DROPOUT = 0.1
-SMALL_SQUARE = 64
+SMALL: dict[str, dict[str, Any]] = {
+    "tryoffdiff": {"image_size": 64},
+    "twgtm": {"swin": {"width": 16, "depths": [1, 1, 1], "heads": [2, 2, 4], "window": 4}, "qformer_layers": 2, "spatial_width": 64},
+}
+"""Settings of a full recipe that a rehearsal replaces, besides the published weights."""
 
 
 def module_of(method: object) -> Any:  # noqa: ANN401  a module
@@ -228,8 +232,8 @@ def build(name: str, size: str, steps: int, scratch: Path, device: str) -> Metho
     settings = {key: value for key, value in model["init_args"].items() if key not in NOT_NEEDED} | {"steps": steps}
     if size != "tiny":
         settings |= stand_ins.replaced(settings, scratch, size, device) | {"gradient_checkpointing": True}
-    if size == "small" and "image_size" in settings:
-        settings["image_size"] = SMALL_SQUARE
+    if size == "small":
+        settings |= SMALL.get(name, {})
     module, _, cls = model["class_path"].rpartition(".")
     torch.manual_seed(0)
     method: Method = getattr(import_module(module), cls)(**settings)
