@@ -61,6 +61,8 @@ def test_every_recipe_that_learns_is_checked(capsys):
     assert len(set(names)) == len(names)
     assert {f"step-{path.stem}" for path in FULL if "optimizer:" in path.read_text(encoding="utf-8")} <= set(names)
     assert {"card", "tests", "zero2", "zero2-offload", "speed-igr", "speed-retrieval", "longer-igr", "longer-geco"} <= set(names)
+    assert {"speed-twgtm", "speed-catvton", "speed-tryoffdiff", "speed-tryoffanyone"} <= set(names)
+    assert names.index("step-twgtm") < names.index("speed-twgtm") < names.index("longer-igr")
     assert names[-1] == "tiny-build"  # it takes what time is left
     assert not [name for name in names if name in ("longer-white", "longer-oracle", "step-random")]
 
@@ -209,9 +211,34 @@ def test_a_check_depends_on_what_it_imports_and_on_nothing_else():
     assert "fashiongen/methods/mgcm/network.py" in mgcm - igr
     assert "recipes/igr.yaml" not in mgcm
     assert not {"fashiongen/tiny/build.py", "benchmarks/gpu_check.py", "benchmarks/gpu/summary.py"} & (igr | mgcm)
+    catvton = used("speed-catvton")
+    assert {"recipes/catvton.yaml", "benchmarks/speed/tryon.py", "benchmarks/speed/comparing.py"} <= catvton
+    assert {"fashiongen/methods/catvton/module.py", "fashiongen/methods/concatenation.py"} <= catvton
+    assert not [file for file in catvton if re.search("twgtm|tryoffdiff/|igr", file)], "another method's change needs no new measurement"
     longer = used("longer-geco")
     assert {"recipes/tiny/geco-cigm.yaml", "recipes/tasks/strict.yaml", "fashiongen/tiny/weights/resnet18/model.safetensors"} <= longer
     assert {"tests/contract.py", "tests/conftest.py", "tests/gpu/conftest.py", "tests/gpu/test_methods.py"} <= used("tests")
+
+
+def test_a_speed_check_that_is_stopped_keeps_its_rows(tmp_path, monkeypatch):
+    from gpu import scripts
+
+    row, given = {"short": 2.0, "long": 3.0, "difference": 0.0, "short peak": 5.0, "long peak": 7.0}, []
+
+    def main(args, written):
+        given.extend(args)
+        for rows in ({"first": row}, {"first": row, "second": row}):
+            written({"conditions": {"steps": 2}, "rows": rows | {"peak memory in GB": {"short": 7.0}}})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scripts, "import_module", lambda name: SimpleNamespace(main=main))
+    work = Work("speed-twgtm", "", {}, "cuda", False, tmp_path, tmp_path, tmp_path / "record.json", {})
+    with pytest.raises(KeyboardInterrupt):
+        scripts.speed(work, "tryon", "twgtm")
+    assert given[-4:] == ["--methods", "twgtm", "--weights", str(tmp_path / "weights")] and "--noises" in given
+    facts = json.loads(work.file.read_text())["facts"]
+    assert [found["row"] for found in facts["rows"]] == ["first", "second"] and facts["conditions"] == {"steps": 2}
+    assert facts["rows"][1]["plain / ours"] == 1.5 and facts["rows"][1]["plain peak, GB"] == 7.0
 
 
 @pytest.mark.parametrize("recipe", FULL, ids=lambda path: path.stem)

@@ -15,6 +15,9 @@ FIRST = ("igr", "geco", "geco-cigm", "bpr_dae", "mgcm")
 STEP_LIMITS = {"igr": 240, "igr-hqft": 240}
 """Seconds of those that may have to try a smaller batch, or start from a parent."""
 
+TRY_ON = {"twgtm": 240.0, "catvton": 150.0, "tryoffdiff": 120.0, "tryoffanyone": 150.0}
+"""Seconds of the methods of `speed/tryon.py`; the last one has CatVTON's network."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -66,6 +69,7 @@ def all_checks() -> list[Check]:
         Check("speed-igr", "Speed", "gpu.scripts:speed", 150, (SPEED / "igr.py",), {"script": "igr"}),
         Check("speed-retrieval", "Speed", "gpu.scripts:speed", 120, (SPEED / "retrieval.py",), {"script": "retrieval"}),
         *steps.values(),
+        *(_try_on(method, limit) for method, limit in TRY_ON.items()),
         *(
             Check(f"longer-{path.stem}", "Trained ten times longer", "gpu.longer:run", 420, (path,), {"recipe": f"tiny/{path.stem}"}, False)
             for path in tiny
@@ -79,6 +83,11 @@ def _steps(path: Path) -> Check:
     return Check(
         f"step-{path.stem}", "Training steps at full size", "gpu.steps:run", STEP_LIMITS.get(path.stem, 180), sources, {"recipe": path.stem}
     )
+
+
+def _try_on(method: str, limit: float) -> Check:
+    sources = (SPEED / "tryon.py", RECIPES / f"{method}.yaml")  # the script takes the method's class and settings from its recipe
+    return Check(f"speed-{method}", "Speed", "gpu.scripts:speed", limit, sources, {"script": "tryon", "method": method})
 
 
 def _learns(path: Path) -> bool:
