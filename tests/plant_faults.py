@@ -309,7 +309,7 @@ def plant(work: Path, count: int, seed: int) -> None:
             assert changed is not None
             path.write_text(changed)
             (work / "tests.txt").write_text("\n".join(tests))
-            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"@{work / 'tests.txt'}"]
+            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n", "0", f"@{work / 'tests.txt'}"]
             try:
                 finished = subprocess.run(
                     command, cwd=tree, env=environment(tree), capture_output=True, text=True, timeout=SECONDS, check=False

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
 from study import OVERLAYS, TINY, call, configs, differences, in_parallel, options, row, spread
 
 PAIRINGS = ("paired", "unpaired")
@@ -177,6 +178,26 @@ def try_off(out: Path) -> str:
                 others |= {f"{name} less twgtm": rows["twgtm"]}
             lines += less(out, rows[name], others, OFF_DIFFERENCES)
     return "\n".join(lines)
+
+
+def pictures(out: Path, folder: Path, people: int = 16) -> None:
+    """Write what all rows made of the first people beside input and truth, one picture a test: a column per person, a row per method."""
+    for kind in (*PAIRINGS, VTOFF):
+        rows = in_test(kind)
+        first = out / f"{next(iter(rows.values()))}.gallery"
+        inputs = ("garment", "agnostic") if kind != VTOFF else ("input",)
+        shown = [name for name in rows if name not in ("agnostic", "white")]
+        sources = [first / name for name in inputs] + [out / "kept" / rows[name] for name in shown] + [first / "truth"]
+        names = [path.name for path in sorted(sources[0].glob("*.png"))][:people]
+        images = [[Image.open(source / name).convert("RGB") for name in names] for source in sources]
+        width, height = images[0][0].size
+        sheet = Image.new("RGB", (len(names) * (width + 2), len(images) * (height + 2)), "white")
+        for line, of_source in enumerate(images):
+            for column, image in enumerate(of_source):
+                sheet.paste(image, (column * (width + 2), line * (height + 2)))
+        folder.mkdir(parents=True, exist_ok=True)
+        sheet.save(folder / f"{kind}.png", optimize=True)
+        print(f"{kind}.png, from the top: {', '.join([*inputs, *shown, 'truth'])}")
 
 
 def table(out: Path) -> str:
