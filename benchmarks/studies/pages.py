@@ -23,6 +23,7 @@ import numpy as np
 import retrieval_tiny
 import samplers_tiny
 import templates_tiny
+import tryon_tiny
 import vtoff_tiny
 from study import ROOT, keep, keep_grid, per_sample, row, value
 
@@ -112,6 +113,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "tables": lambda: retrieval_tiny.table(records("retrieval-tiny"), SEEDS),
         "templates": lambda: templates_tiny.table(RESULTS / "retrieval-tiny" / "templates.json"),
     },
+    "benchmarks/results/tryon-tiny/README.md": {"tables": lambda: tryon_tiny.table(records("tryon-tiny"))},
     "benchmarks/results/samplers-tiny/README.md": {"tables": samplers},
     "benchmarks/results/fashionvc-lists/README.md": {"table": lambda: fashionvc_lists.table(records("fashionvc-lists"))},
     "fashiongen/tiny/README.md": {"quality": quality},
@@ -142,6 +144,8 @@ def main() -> int:
         keep(out, records(name), given.root and given.root.resolve())
         if name == "vtoff-tiny":
             keep_grid(out / "igr-seed0.grid.png", RESULTS / name / "igr.grid.png", rows=SHOWN)
+        if name == "tryon-tiny":
+            tryon_tiny.pictures(out, RESULTS / name)
         if name == "samplers-tiny":
             samplers_tiny.plot(records(name), RESULTS / name / "quality.png")
     differs = 0

@@ -133,9 +133,10 @@ def once(out: Path, threads: int, name: str) -> None:
             judge_other(out, threads, name, kind)
 
 
-def in_test(kind: str) -> dict[str, str]:
-    """Return the rows of a test and the names of their records."""
-    return {name: f"{name}-{kind}" for name, of in (TRIVIAL | LEARNT).items() if kind in of.tests}
+def in_test(out: Path, kind: str) -> dict[str, str]:
+    """Return the rows of a test that have run, and the names of their records."""
+    found = {name: f"{name}-{kind}" for name, of in (TRIVIAL | LEARNT).items() if kind in of.tests}
+    return {name: record for name, record in found.items() if (out / f"{record}.json").is_file()}
 
 
 def metrics(out: Path, rows: dict[str, str], columns: list[str]) -> list[str]:
@@ -152,7 +153,7 @@ def less(out: Path, first: str, others: dict[str, str], columns: list[str]) -> l
 
 def try_on(out: Path, kind: str) -> str:
     """Return the tables of try-on, paired or unpaired."""
-    rows = in_test(kind)
+    rows = in_test(out, kind)
     learnt = [name for name in rows if name in LEARNT]
     lines = metrics(out, rows | {f"{name}, given another garment": f"{name}-{kind}-other" for name in learnt}, ON)
     lines += ["", row(["difference", *ON_DIFFERENCES]), row(["---", *["---:"] * len(ON_DIFFERENCES)])]
@@ -167,7 +168,7 @@ def try_on(out: Path, kind: str) -> str:
 
 def try_off(out: Path) -> str:
     """Return the tables of try-off."""
-    rows = in_test(VTOFF)
+    rows = in_test(out, VTOFF)
     lines = metrics(out, rows, OFF)
     lines += ["", row(["difference", *OFF_DIFFERENCES]), row(["---", *["---:"] * len(OFF_DIFFERENCES)])]
     trivial = [name for name in rows if name in TRIVIAL]
@@ -180,10 +181,10 @@ def try_off(out: Path) -> str:
     return "\n".join(lines)
 
 
-def pictures(out: Path, folder: Path, people: int = 16) -> None:
+def pictures(out: Path, folder: Path, people: int = 10) -> None:
     """Write what all rows made of the first people beside input and truth, one picture a test: a column per person, a row per method."""
     for kind in (*PAIRINGS, VTOFF):
-        rows = in_test(kind)
+        rows = in_test(out, kind)
         first = out / f"{next(iter(rows.values()))}.gallery"
         inputs = ("garment", "agnostic") if kind != VTOFF else ("input",)
         shown = [name for name in rows if name not in ("agnostic", "white")]
@@ -196,7 +197,7 @@ def pictures(out: Path, folder: Path, people: int = 16) -> None:
             for column, image in enumerate(of_source):
                 sheet.paste(image, (column * (width + 2), line * (height + 2)))
         folder.mkdir(parents=True, exist_ok=True)
-        sheet.save(folder / f"{kind}.png", optimize=True)
+        sheet.quantize(256, dither=Image.Dither.NONE).save(folder / f"{kind}.png", optimize=True)
         print(f"{kind}.png, from the top: {', '.join([*inputs, *shown, 'truth'])}")
 
 
