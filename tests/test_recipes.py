@@ -1,6 +1,7 @@
 """Every recipe and overlay parses, and every tiny recipe runs, with the real command line."""
 
 import importlib
+import inspect
 import io
 import re
 from pathlib import Path
@@ -34,6 +35,27 @@ FOLDERS = [RECIPES, RECIPES / "tiny"]
 
 def name(path: Path) -> str:
     return str(path.relative_to(RECIPES).with_suffix(""))
+
+
+def numbers(arguments: dict) -> dict:
+    """Return the arguments that are numbers, or lists of them."""
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
+    parts = {key: value if isinstance(value, list) else [value] for key, value in plain.items()}
+    return {key: plain[key] for key, value in parts.items() if value and all(isinstance(part, int | float) for part in value)}
+
+
+# What a recipe of full size sets for its memory, and DREAM, without which CatVTON trains by default.
+NOT_BY_DEFAULT = {"gradient_checkpointing", "dream"}
+
+
+@pytest.mark.parametrize("recipe", [path.stem for path in FULL if path.stem not in ("twgtm-phase1", "tryoffdiff-v2")])
+def test_a_method_s_numbers_are_by_default_those_of_its_recipe(recipe):
+    model = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())["model"]
+    module, _, name = model["class_path"].rpartition(".")
+    parameters = inspect.signature(getattr(importlib.import_module(module), name).__init__).parameters
+    of_recipe = {key: value for key, value in numbers(model.get("init_args", {})).items() if key not in NOT_BY_DEFAULT}
+    by_default = numbers({key: parameters[key].default for key in of_recipe})
+    assert by_default == of_recipe
 
 
 def command_of(*configs: Path, command: str = "fit") -> list[str]:
