@@ -145,7 +145,7 @@ def main() -> int:
         if name == "vtoff-tiny":
             keep_grid(out / "igr-seed0.grid.png", RESULTS / name / "igr.grid.png", rows=SHOWN)
         if name == "tryon-tiny":
-            tryon_tiny.pictures(out, RESULTS / name)
+            tryon_tiny.draw_images(out, RESULTS / name)
         if name == "samplers-tiny":
             samplers_tiny.plot(records(name), RESULTS / name / "quality.png")
     differs = 0

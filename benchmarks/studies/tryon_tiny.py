@@ -38,7 +38,7 @@ TRIVIAL = {
     "mean_garment": Row("mean_garment", (VTOFF,)),
     "nearest_garment": Row("nearest_garment", (VTOFF,)),
 }
-BASES = {  # they are tested too, but stand in no table
+BASES = {  # what others start from: not tested
     "twgtm-phase1": Row("twgtm-phase1", ()),
     "twgtm-only-vton-phase1": Row("twgtm-phase1", (), ("twgtm-only-vton",)),
     "twgtm-only-vtoff-phase1": Row("twgtm-phase1", (), ("twgtm-only-vtoff",)),
@@ -181,8 +181,8 @@ def try_off(out: Path) -> str:
     return "\n".join(lines)
 
 
-def pictures(out: Path, folder: Path, people: int = 10) -> None:
-    """Write what all rows made of the first people beside input and truth, one picture a test: a column per person, a row per method."""
+def draw_images(out: Path, folder: Path, people: int = 10) -> None:
+    """Write what all rows made of the first people beside input and truth, one image a test: a column per person, a row per method."""
     for kind in (*PAIRINGS, VTOFF):
         rows = in_test(out, kind)
         first = out / f"{next(iter(rows.values()))}.gallery"
