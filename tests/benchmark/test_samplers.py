@@ -147,3 +147,14 @@ def test_the_plot_is_small_and_has_every_line(study, tmp_path, monkeypatch):
         near = np.abs(pixels - [int(colour[place : place + 2], 16) for place in (1, 3, 5)]).sum(axis=2) < 40
         for column in range(3):  # each method's panels have it
             assert near[40:, column * width // 3 : (column + 1) * width // 3].sum() > 20, colour
+
+
+def test_a_point_above_the_plot_tells_its_value(study, tmp_path):
+    plot = importlib.import_module("plot")
+    drawn = []
+    for value in (50.0, 60.0):  # both lie at the upper edge
+        points = [plot.Point(8, 1.0, 1.0, 1.0), plot.Point(16, value, value, value)]
+        lines = [plot.Line("one", points), plot.Line("last", points[:1])]
+        plot.draw(tmp_path / f"{value}.png", [[plot.Panel("title", lines, top=30.0)]], "cost")
+        drawn.append(np.asarray(Image.open(tmp_path / f"{value}.png").convert("RGB")))
+    assert (drawn[0] != drawn[1]).any()

@@ -130,3 +130,15 @@ def test_what_was_measured_is_not_repeated_and_another_checkpoint_starts_anew(st
     monkeypatch.setattr(sys, "argv", [*argv, "--other", "igr=x"])
     with pytest.raises(SystemExit, match=r"--other igr=x: give catvton=CKPT or tryoffanyone=CKPT"):
         study.main()
+
+
+def test_networks_that_started_from_other_weights_are_refused(study, loaded, tmp_path, monkeypatch):
+    paths = {name: tmp_path / name for name in loaded}
+    for path in paths.values():
+        path.write_text("trained")
+    method, data = loaded[study.OFF]
+    starts = {**loaded, study.OFF: (moved(method), data)}
+    monkeypatch.setattr(study, "load", lambda recipe, checkpoint=None, keys=None: (starts if checkpoint is None else loaded)[recipe.stem])
+    with pytest.raises(SystemExit, match="do not start from the same weights"):
+        study.measure(tmp_path / "out", paths, 2, {})
+    assert not (tmp_path / "out" / study.RESULT).exists()
