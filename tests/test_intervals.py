@@ -166,3 +166,9 @@ def test_two_clusters_have_one_degree_of_freedom():
     sizes = np.array([1.0, 3.0])
     found = intervals._cluster_df(np.array([[0.3, -0.1]]), sizes, np.array([0.2]), sizes / 4, np.array([0.5, 0.7]))
     assert found == pytest.approx([1.0])
+
+
+def test_two_clusters_are_enough_for_an_interval_and_one_is_not():
+    values = np.array([[0.1, 0.2, 0.6, 0.7]])
+    assert intervals.interval(values, ["a", "a", "b", "b"]) is not None
+    assert intervals.interval(values, ["a", "a", "a", "a"]) is None

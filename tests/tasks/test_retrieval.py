@@ -141,9 +141,11 @@ def test_equal_candidates_have_equal_scores_however_many_queries_there_are(count
     assert (scores == scores[:, :1]).all()
 
 
-def test_errors_of_a_method_are_never_hidden(root):
-    values, _ = judged(Broken(), root)
+def test_errors_of_a_method_are_never_hidden(root, tmp_path):
+    values, _ = judged(Broken(), root, tmp_path / "broken.json")
     assert all(math.isnan(value) for value in values.values())
+    record = json.loads((tmp_path / "broken.json").read_text())
+    assert f"{record['n_samples']} of {record['n_samples']} predictions are not finite" in json.dumps(record)
     with pytest.raises(TypeError, match=r"score must return \(B, C\)"):
         judged(Shapeless(), root)
 
