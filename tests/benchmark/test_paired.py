@@ -42,6 +42,18 @@ def test_rows_are_tested_against_the_best_over_the_same_samples(tmp_path):
     assert rows["far"].cells["fid[x]"].difference is None
 
 
+def test_a_sample_without_its_cluster_leaves_the_values(tmp_path):
+    """Of a file that was written by another program: the comparison then counts each sample by itself."""
+    for recipe, value in (("a.yaml", 1.0), ("b.yaml", 3.0)):
+        folder = write_test(tmp_path, recipe, {"lpips[tiny]": value}, cluster_of=lambda index: index // 2)
+        file = folder / "record.per_sample.jsonl"
+        first, *rest = map(json.loads, file.read_text().splitlines())
+        del first["cluster"]
+        file.write_text("\n".join(map(json.dumps, [first, *rest])))
+    cell = only(tmp_path)[1]["b"].cells["lpips[tiny]"]
+    assert cell.untested is None and cell.difference.samples == N
+
+
 def test_a_tie_for_the_best_does_not_differ_from_itself(tmp_path):
     """Values that differ only by rounding, all in one direction."""
     ids = [f"{index}" for index in range(N)]

@@ -43,3 +43,23 @@ def test_a_ranking_scores_pairs_one_by_one(recipe, cache):
     torch.testing.assert_close(alone[0, 0], scores[1, 2], atol=1e-4, rtol=1e-4)
     if method.inner_product:
         torch.testing.assert_close(scores, (query @ candidate.T).to(scores.dtype), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("recipe", TINY, ids=lambda path: path.stem)
+@torch.no_grad()
+def test_what_validation_logs_is_the_mean_over_processes(recipe, cache):
+    """A checkpoint chosen by one process's share of the validation samples would depend on the number of processes."""
+    data = world_of(recipe)
+    method = trained(recipe, data)
+    if "validation_step" not in {name for cls in type(method).__mro__ if cls.__module__.startswith("fashiongen") for name in vars(cls)}:
+        pytest.skip("validates nothing")
+    logged = {}
+    method.log = lambda name, value, **settings: logged.update({name: settings})
+    method.log_dict = lambda values, **settings: logged.update(dict.fromkeys(values, settings))
+    data.setup("fit")
+    batch = next(iter(data.val_dataloader()))
+    method.validation_step(batch, 1)  # in batch 0 some log an image too, which needs a trainer
+    data.setup("test")
+    assert logged
+    for name, settings in logged.items():
+        assert name.startswith("val/") and settings["sync_dist"] and settings["batch_size"] == len(batch), name

@@ -14,6 +14,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2
 
 from fashiongen.errors import UserError
 from fashiongen.metrics import CWSSIM, DISTS, FID, KID, LPIPS, MSSSIM, SSIM, AttributeAgreement, ColourError, DINOSimilarity
+from fashiongen.metrics.base import exact_arithmetic
 from fashiongen.metrics.extractors import CLIPFeatures, DINOFeatures
 
 
@@ -242,6 +243,15 @@ def test_autocast_does_not_change_the_result(key, network, images):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = feed(ALL[key](network), images, [7])
     assert torch.equal(plain.compute(), cast.compute())
+
+
+def test_exact_arithmetic_casts_nothing():
+    """Without an autocast outside too: both results of the test above would else be equally coarse."""
+    device = torch.device("cpu")
+    with exact_arithmetic(device):
+        assert not torch.is_autocast_enabled("cpu")
+        with torch.autocast("cpu", dtype=torch.bfloat16), exact_arithmetic(device):
+            assert not torch.is_autocast_enabled("cpu")
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,15 @@ def test_frozen_parts_may_be_bfloat16():
     assert encoder.dtype == torch.bfloat16 and not encoder.training and not any(p.requires_grad for p in encoder.parameters())
 
 
+def test_a_prompt_that_validation_encoded_serves_training():
+    """Lightning validates in inference mode, whose tensors cannot be saved for a backward pass."""
+    encoder, scale = load_prompt_encoder(locate("tiny", "sd")), torch.ones(1, requires_grad=True)
+    with torch.inference_mode():
+        states = encoder(["a photo of an upper body garment"])
+    (states * scale).sum().backward()
+    torch.testing.assert_close(scale.grad, states.sum()[None])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_loading_prints_nothing(dtype):
     """Especially not diffusers' warning about a cast with `to`."""
