@@ -11,6 +11,7 @@ FLOORS = {
     "errors": 0,
     "intervals": 0,
     "batches": 0,
+    "outfit_batches": 0,
     "checkpoints": 0,
     "closure": 0,
     "own_code": 0,
@@ -31,7 +32,7 @@ FLOORS = {
     "cli": 7,
     "__main__": 8,
 }
-GROUND_FLOOR = ("errors", "batches", "checkpoints", "closure", "own_code", "records", "shipped", "weights_read")
+GROUND_FLOOR = ("errors", "batches", "outfit_batches", "checkpoints", "closure", "own_code", "records", "shipped", "weights_read")
 SHARED_BY_METHODS = ("base", "concatenation", "multi_loss", "template_matching")  # files in methods/ that every method may import
 
 
