@@ -83,6 +83,20 @@ class OutfitBatch(Batch):
         blanks: Tensor = self.blank.values
         return blanks.nonzero().flatten()
 
+    def blank_samples(self) -> Tensor:
+        """Return the outfit of each blank, (K,) int64."""
+        return self.blank.row_of[self.blank_slots()]
+
+
+@dataclass(kw_only=True)
+class FillBlankBatch(OutfitBatch):
+    """Personalised fill-in-the-blank (task `pfitb`): one item of each outfit is generated, all others are given."""
+
+
+@dataclass(kw_only=True)
+class ComposeBatch(OutfitBatch):
+    """Generative outfit recommendation (task `gor`): all items are generated, for a user and the slots' categories."""
+
 
 @dataclass(kw_only=True)
 class Generated:
@@ -113,6 +127,7 @@ class Completed:
         images: (D, K, 3, H, W) in [0, 1], rounded as in a PNG file; NaN where a prediction is not finite.
         sample: (K,) int64, the outfit of each blank.
         n_samples: the number of outfits, B.
+        slot: (K,) int64, the place of each blank in its outfit, from 0.
         category: K categories.
         truth: (K, 3, H, W) in [0, 1], the true images; None where there are none.
         given: B rows of (m, 3, H, W) in [0, 1], the items that were given.
@@ -129,6 +144,7 @@ class Completed:
     images: Tensor
     sample: Tensor
     n_samples: int
+    slot: Tensor
     category: list[str]
     truth: Tensor | None = None
     given: Ragged | None = None
