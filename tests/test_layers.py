@@ -33,7 +33,13 @@ FLOORS = {
     "__main__": 8,
 }
 GROUND_FLOOR = ("errors", "batches", "outfit_batches", "checkpoints", "closure", "own_code", "records", "shipped", "weights_read")
-SHARED_BY_METHODS = ("base", "concatenation", "multi_loss", "template_matching")  # files in methods/ that every method may import
+SHARED_BY_METHODS = (
+    "base",
+    "concatenation",
+    "multi_loss",
+    "outfit_diffusion",
+    "template_matching",
+)  # files in methods/ that every method may import
 
 
 def imported(tree: ast.AST, module: tuple[str, ...], package: Path) -> list[tuple[str, ...]]:
