@@ -57,7 +57,7 @@ class DiFashion(OutfitDiffusion):
 
         Args:
             variant: `paper`; or `code`, where the authors' code breaks it: the history is never read, and in sampling a blank's mutual
-                input is the sum of the given items' clean latents, not the mean of the others' noisy ones.
+                input is the sum of the others, given items without noise, instead of the mean of the others' noisy latents.
             mutual_weight: eta, the share of the mutual condition in the denoiser's input.
             mutual_width: hidden width of the mutual encoder.
             mutual_dropout: of the mutual encoder.
@@ -74,9 +74,7 @@ class DiFashion(OutfitDiffusion):
             UserError: if a part cannot be loaded or a setting is out of range.
         """
         if extra := {"guidance_scale", "guidance_interval"} & options.keys():
-            raise UserError(
-                f"DiFashion: {', '.join(sorted(extra))}: guidance has three scales: category_scale, mutual_scale, history_scale"
-            )
+            raise UserError(f"DiFashion: {', '.join(sorted(extra))}: it has three scales: category_scale, mutual_scale, history_scale")
         super().__init__(guidance_scale=1.0, **options)
         if not 0.0 <= mutual_weight <= 1.0:
             raise UserError(f"DiFashion: mutual_weight: {mutual_weight}: must lie in [0, 1]")
@@ -194,10 +192,10 @@ class _Others:
 
     def mean(self, noisy: Tensor, timestep: Tensor) -> Tensor:
         """Return the mean of each blank's others, (D * K, 4, h, w), given the blanks' latents at a timestep."""
-        rows = self.outfits * self.method.draws
-        if self.method.variant == "code":  # ones for weights, and the given items alone, without noise
-            total = noisy.new_zeros(rows, *noisy.shape[1:]).index_add_(0, self.of_given, self.clean)
-            return total[self.of_blanks]
+        rows, of_all = self.outfits * self.method.draws, torch.cat([self.of_blanks, self.of_given])
+        if self.method.variant == "code":  # ones for weights, and given items without noise
+            together = torch.cat([noisy, self.clean])
+            total = noisy.new_zeros(rows, *noisy.shape[1:]).index_add_(0, of_all, together)
+            return total[self.of_blanks] - noisy
         given = self.method.schedule.add_noise(self.clean, self.epsilon, timestep.expand(len(self.clean)))
-        together = torch.cat([noisy, given])
-        return mean_of_others(together, torch.cat([self.of_blanks, self.of_given]), rows)[: len(noisy)]
+        return mean_of_others(torch.cat([noisy, given]), of_all, rows)[: len(noisy)]

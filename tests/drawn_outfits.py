@@ -1,0 +1,58 @@
+"""Small batches of outfits of the wardrobe, drawn in memory."""
+
+import torch
+
+from fashiongen.batches import Ragged
+from fashiongen.outfit_batches import ComposeBatch, FillBlankBatch
+from fashiongen.wardrobe.draw import render_item
+from fashiongen.wardrobe.outfits import make_outfit
+from fashiongen.wardrobe.world import make_item
+
+SIZE = (64, 48)
+
+
+def image_of(item, size=SIZE):
+    return torch.from_numpy(render_item(item, *size).copy()).permute(2, 0, 1)[None]
+
+
+def outfit_batch(count=3, task="pfitb", history=(2, 0, 1, 3), training=False, size=SIZE):
+    """Draw `count` outfits of four items; `history` is the number of items that each slot's category has in the user's history."""
+    samples = []
+    for number in range(count):
+        outfit = make_outfit(0, "train", number)
+        items = list(outfit.items.values())
+        blank = torch.zeros(4, dtype=torch.bool)
+        if not training:
+            blank[number % 4] = True
+            if task == "gor":
+                blank[:] = True
+        images = torch.cat([image_of(item, size) for item in items])
+        shown = images.clone()
+        shown[blank] = 255
+        past = [
+            [make_item(0, "train", 100 * number + 10 * slot + k, (item.category,)) for k in range(history[slot])]
+            for slot, item in enumerate(items)
+        ]
+        empty = torch.zeros(0, 3, *size, dtype=torch.uint8)
+        attributes = [{"category": item.category, **item.attributes} for item in items]
+        ids = [item.id for item in items]
+        cls = ComposeBatch if task == "gor" else FillBlankBatch
+        samples.append(
+            cls(
+                ids=[f"user{number % 2}_outfit{number}"],
+                user=[f"user{number % 2}"],
+                outfit=[f"outfit{number}"],
+                category=Ragged.of([[item.category for item in items]]),
+                items=Ragged.of([["" if hidden else id_ for id_, hidden in zip(ids, blank.tolist(), strict=True)]]),
+                images=Ragged.of([shown]),
+                given=Ragged.of([~blank]),
+                blank=Ragged.of([blank]),
+                history_items=Ragged.of([Ragged.of([[item.id for item in row] for row in past])]),
+                history=Ragged.of([Ragged.of([torch.cat([image_of(item, size) for item in row]) if row else empty for row in past])]),
+                true_items=Ragged.of([ids]),
+                true_images=Ragged.of([images]),
+                attributes=Ragged.of([attributes]),
+                likes=[{"Color": ("red", "blue"), "Design features": ("dots", "solid"), "Clothing Fashion Style": ("casual", "formal")}],
+            )
+        )
+    return FillBlankBatch.collate(samples) if task == "pfitb" else ComposeBatch.collate(samples)
