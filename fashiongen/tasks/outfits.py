@@ -117,7 +117,12 @@ class OutfitTask(Task):
         for index in indices:
             given = batch.images[index]
             truth = torch.full_like(given, 128) if batch.true_images is None else batch.true_images[index]
-            images = {"history": history_strip(batch, index), "given": strip(given), self.prediction: outfits[index], "truth": strip(truth)}
+            images = {
+                "history": latest_history(batch, index),
+                "given": side_by_side(given),
+                self.prediction: outfits[index],
+                "truth": side_by_side(truth),
+            }
             shown.append(GalleryRow(id=batch.ids[index], images={heading: image.cpu() for heading, image in images.items()}))
         return shown
 
@@ -127,14 +132,14 @@ class OutfitTask(Task):
         filled = batch.images.values.clone()
         filled[batch.blank_slots()] = to_uint8(prediction.images[draw].nan_to_num()).to(filled.device)
         outfits = Ragged(filled, batch.images.offsets)
-        return [strip(outfits[index]) for index in range(len(batch))]
+        return [side_by_side(outfits[index]) for index in range(len(batch))]
 
     def images(self, prediction: Generated, batch: Batch) -> list[tuple[str, Tensor]]:
         """Name the strip of each sample's blanks, draw after draw, after the sample: (3, H, draws * blanks * W)."""
         assert isinstance(batch, OutfitBatch)
         per_sample = torch.bincount(batch.blank_samples(), minlength=len(batch)).tolist()
         of_samples = zip(batch.ids, prediction.images.split(per_sample, dim=1), strict=True)
-        return [(id_, strip(of_sample.flatten(0, 1))) for id_, of_sample in of_samples]
+        return [(id_, side_by_side(of_sample.flatten(0, 1))) for id_, of_sample in of_samples]
 
     def sheets(self, prediction: Generated, batch: Batch) -> list[tuple[str, Tensor]]:
         """Return one image per sample that `predict` writes too: the history, and below it the completed outfit of each draw."""
@@ -142,7 +147,7 @@ class OutfitTask(Task):
         draws = [self.completed_outfits(prediction, batch, draw) for draw in range(prediction.draws)]
         sheets = []
         for index, id_ in enumerate(batch.ids):
-            rows = [history_strip(batch, index).cpu(), *(outfits[index].cpu() for outfits in draws)]
+            rows = [latest_history(batch, index).cpu(), *(outfits[index].cpu() for outfits in draws)]
             sheets.append((f"{id_}.outfit", to_float(stacked(rows))))
         return sheets
 
@@ -264,12 +269,12 @@ def complete(prediction: Generated, batch: OutfitBatch) -> Completed:
     )
 
 
-def strip(images: Tensor) -> Tensor:
+def side_by_side(images: Tensor) -> Tensor:
     """Return images (N, 3, H, W) side by side: (3, H, N * W)."""
     return images.permute(1, 2, 0, 3).flatten(2)
 
 
-def history_strip(batch: OutfitBatch, index: int) -> Tensor:
+def latest_history(batch: OutfitBatch, index: int) -> Tensor:
     """Return the latest history items of an outfit's blanks side by side, uint8 (3, H, 4 * W), padded with white."""
     assert batch.images is not None
     _, height, width = _size_of(batch)
@@ -282,7 +287,7 @@ def history_strip(batch: OutfitBatch, index: int) -> Tensor:
         turns = [items[-turn - 1] for turn in range(HISTORY_SHOWN) for items in latest if turn < len(items)][:HISTORY_SHOWN]
         if turns:
             white[: len(turns)] = torch.stack(turns)
-    return strip(white)
+    return side_by_side(white)
 
 
 def stacked(rows: Sequence[Tensor]) -> Tensor:
