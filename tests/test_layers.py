@@ -126,15 +126,16 @@ SHARED_BY_TASKS = ("base", "registry")
 
 def particular(tree: ast.AST) -> list[str]:
     """Return the names of tasks and of batch types in a file, docstrings and help texts left out."""
-    from fashiongen import batches, tasks
+    from fashiongen import batches, outfit_batches, tasks
 
-    types = {name for name, value in vars(batches).items() if isinstance(value, type) and issubclass(value, batches.Batch)} - {"Batch"}
+    known = {**vars(batches), **vars(outfit_batches)}
+    types = {name for name, value in known.items() if isinstance(value, type) and issubclass(value, batches.Batch)} - {"Batch"}
     # What the package of tasks does not export is a handler's own: its classes and their modules, and what it hands to its metrics.
     own = [
         import_module(f"{tasks.__name__}.{module.name}") for module in iter_modules(tasks.__path__) if module.name not in SHARED_BY_TASKS
     ]
     types |= {name for module in own for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
-    types |= {"Ranked", *(module.__name__.rpartition(".")[2] for module in own)} - OF_ONE_TASK
+    types |= {"Ranked", "Generated", "Completed", *(module.__name__.rpartition(".")[2] for module in own)} - OF_ONE_TASK
     methods = {task.method for task in tasks.known().values()}
     names = set(tasks.known()) | {task.__name__ for task in tasks.known().values()}
     found = []

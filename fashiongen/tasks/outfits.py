@@ -95,7 +95,7 @@ class OutfitTask(Task):
     def update(self, method: L.LightningModule, prediction: Generated, batch: Batch, protocol: Protocol) -> int:
         """Update metrics of outfits with the completed outfits, and metrics of sets with all generated and all true images."""
         assert isinstance(batch, OutfitBatch)
-        completed = complete(prediction, batch)
+        completed = compare_outfits(prediction, batch)
         for metric in protocol.metrics.values():
             if _of_outfits(metric):
                 metric.update(completed)
@@ -228,7 +228,7 @@ class OutfitTask(Task):
         return {"size": size_text(data), "draws": str(self.draws or 1), "history": "all" if length is None else str(length)}
 
 
-def complete(prediction: Generated, batch: OutfitBatch) -> Completed:
+def compare_outfits(prediction: Generated, batch: OutfitBatch) -> Completed:
     """Join what was generated with the batch's truth, as metrics of outfits take it."""
     slots, samples = batch.blank_slots(), batch.blank_samples()
     draws, count = prediction.images.shape[:2]

@@ -11,7 +11,7 @@ from fashiongen.batches import Ragged, TryOffBatch, to_float, to_uint8
 from fashiongen.errors import UserError
 from fashiongen.outfit_batches import ComposeBatch, FillBlankBatch, Generated
 from fashiongen.tasks import Protocol
-from fashiongen.tasks.outfits import complete
+from fashiongen.tasks.outfits import compare_outfits
 
 HEIGHT, WIDTH = SIZE
 
@@ -108,7 +108,7 @@ def test_files_of_another_size_or_number_of_draws_are_told(batch):
 
 def test_metrics_see_the_completed_outfits():
     batch = outfit_batch(task="pfitb")
-    completed = complete(generated(batch), batch)
+    completed = compare_outfits(generated(batch), batch)
     assert completed.sample.tolist() == [0, 1, 2] and completed.slot.tolist() == [0, 1, 2] and completed.n_samples == 3
     assert completed.category == [batch.category[row][row] for row in range(3)]
     assert completed.given.lengths.tolist() == [3, 3, 3] and completed.history.lengths.tolist() == [2, 0, 1]
@@ -126,7 +126,7 @@ def test_metrics_see_the_completed_outfits():
 
 def test_an_outfit_recommendation_has_no_given_items():
     batch = outfit_batch(task="gor")
-    completed = complete(generated(batch), batch)
+    completed = compare_outfits(generated(batch), batch)
     assert completed.given.lengths.tolist() == [0, 0, 0] and completed.sample.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert completed.slot.tolist() == [0, 1, 2, 3] * 3 and completed.images.shape == (2, 12, 3, *SIZE)
 
