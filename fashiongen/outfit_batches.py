@@ -6,7 +6,7 @@ items that are given; the blanks are what it generates, and their truth is in th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -86,6 +86,32 @@ class OutfitBatch(Batch):
     def blank_samples(self) -> Tensor:
         """Return the outfit of each blank, (K,) int64."""
         return self.blank.row_of[self.blank_slots()]
+
+    def hide(self, slots: Tensor) -> FillBlankBatch:
+        """Return the batch as a fill-in-the-blank whose blanks are `slots`, (K,) of the T slots, all others given: for training.
+
+        Raises:
+            ValueError: if it has no images or no targets.
+        """
+        if self.images is None or self.true_images is None or self.true_items is None:
+            raise ValueError("only a batch with images and targets can have its items hidden")
+        blank = torch.zeros_like(self.blank.values)
+        blank[slots] = True
+        hidden = set(slots.tolist())
+        images = torch.where(blank[:, None, None, None], torch.full_like(self.true_images.values, WHITE), self.true_images.values)
+        offsets = self.blank.offsets
+
+        def without(texts: list[str]) -> Ragged:
+            return Ragged(["" if slot in hidden else text for slot, text in enumerate(texts)], offsets)
+
+        changed = {field.name: getattr(self, field.name) for field in fields(self)} | {
+            "items": without(self.true_items.values),
+            "images": Ragged(images, offsets),
+            "given": Ragged(~blank, offsets),
+            "blank": Ragged(blank, offsets),
+            "captions": None if self.true_captions is None else without(self.true_captions.values),
+        }
+        return FillBlankBatch(**changed)
 
 
 @dataclass(kw_only=True)

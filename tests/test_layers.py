@@ -37,6 +37,7 @@ SHARED_BY_METHODS = (
     "base",
     "concatenation",
     "multi_loss",
+    "mutual_diffusion",
     "outfit_diffusion",
     "template_matching",
 )  # files in methods/ that every method may import

@@ -1,8 +1,9 @@
-"""Latents of the items of outfits: a mean over a history or over an outfit's other items, without a loop over samples."""
+"""Latents of the items of outfits: means over a history or over an outfit's other items, and what is made of them."""
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 def mean_of_rows(values: Tensor, row: Tensor, empty: Tensor, count: int) -> Tensor:
@@ -30,3 +31,28 @@ def mean_of_others(values: Tensor, row: Tensor, count: int) -> Tensor:
     total = values.new_zeros(count, *values.shape[1:]).index_add_(0, row, values)
     others = (row.bincount(minlength=count)[row] - 1).view(len(row), *[1] * (values.ndim - 1))
     return (total[row] - values) / others.clamp(min=1) * (others > 0)
+
+
+class MutualEncoder(nn.Module):
+    """m = tanh(W_2 dropout(leaky_relu(W_1 z))): the mean of the other items' latents, made a condition of the same shape."""
+
+    def __init__(self, size: int, width: int = 256, dropout: float = 0.1) -> None:
+        """Build two linear layers.
+
+        Args:
+            size: of flattened latents: 16384 for images of 512x512.
+            width: of the hidden layer.
+            dropout: in training, after the first layer.
+        """
+        super().__init__()
+        self.hidden = nn.Linear(size, width)
+        self.output = nn.Linear(width, size)
+        self.dropout = nn.Dropout(dropout)
+        for layer in (self.hidden, self.output):
+            nn.init.xavier_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return the condition of N items, (N, C, h, w), in [-1, 1], from the others' mean, (N, C, h, w)."""
+        hidden = self.dropout(nn.functional.leaky_relu(self.hidden(latents.flatten(1))))
+        return torch.tanh(self.output(hidden)).view_as(latents)

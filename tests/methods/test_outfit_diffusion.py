@@ -170,12 +170,12 @@ def test_the_authors_code_never_reads_the_history(variant):
 @pytest.mark.parametrize("variant", ["paper", "code"])
 @torch.no_grad()
 def test_what_a_blank_s_mutual_influence_reads_in_sampling(variant):
-    from fashiongen.methods.difashion.module import _Others
+    from fashiongen.methods.mutual_diffusion import _Others
 
     method, batch = difashion(variant=variant), outfit_batch()
     noisy = method.pure_noise(batch, method.draw_ids(batch))
     timestep = torch.tensor(500)
-    found = _Others(method, batch, batch.blank_slots(), batch.blank_samples()).mean(noisy, timestep)
+    found = _Others(method, batch).mean(noisy, timestep)
     clean = method.codec.encode(to_float(batch.images[2][~batch.blank[2]]))
     if variant == "code":
         wanted = clean.sum(dim=0)
