@@ -45,7 +45,9 @@ class OutfitBatch(Batch):
         candidates: target, B rows of lists, the item ids to choose among for a single blank; the first is the true one.
         candidate_images: target, likewise with (C, 3, H, W) uint8 RGB.
         attributes: target, B rows of lists, the wardrobe's true attributes and category of every item.
-        likes: target, B dictionaries of the user's true liking, attribute -> liked values; the wardrobe alone knows it.
+        given_attributes: the same of the given items, {} where an item is not given; only for the wardrobe's oracle.
+        likes: B dictionaries of the user's true liking, attribute -> liked values, which the wardrobe alone knows; only for its oracle and
+            for metrics.
     """
 
     TARGETS: ClassVar[tuple[str, ...]] = (
@@ -55,7 +57,6 @@ class OutfitBatch(Batch):
         "candidates",
         "candidate_images",
         "attributes",
-        "likes",
     )
 
     user: list[str]
@@ -76,6 +77,7 @@ class OutfitBatch(Batch):
     candidates: Ragged | None = None
     candidate_images: Ragged | None = None
     attributes: Ragged | None = None
+    given_attributes: Ragged | None = None
     likes: list[dict[str, tuple[str, ...]]] | None = None
 
     def blank_slots(self) -> Tensor:
@@ -99,7 +101,7 @@ class OutfitBatch(Batch):
         blank[slots] = True
         hidden = set(slots.tolist())
         images = torch.where(blank[:, None, None, None], torch.full_like(self.true_images.values, WHITE), self.true_images.values)
-        offsets = self.blank.offsets
+        offsets, known = self.blank.offsets, self.attributes
 
         def without(texts: list[str]) -> Ragged:
             return Ragged(["" if slot in hidden else text for slot, text in enumerate(texts)], offsets)
@@ -110,6 +112,9 @@ class OutfitBatch(Batch):
             "given": Ragged(~blank, offsets),
             "blank": Ragged(blank, offsets),
             "captions": None if self.true_captions is None else without(self.true_captions.values),
+            "given_attributes": None
+            if known is None
+            else Ragged([{} if slot in hidden else entry for slot, entry in enumerate(known.values)], offsets),
         }
         return FillBlankBatch(**changed)
 

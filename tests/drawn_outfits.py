@@ -1,5 +1,7 @@
 """Small batches of outfits of the wardrobe, drawn in memory."""
 
+from functools import cache
+
 import torch
 
 from fashiongen.batches import Ragged
@@ -11,6 +13,7 @@ from fashiongen.wardrobe.world import make_item
 SIZE = (64, 48)
 
 
+@cache
 def image_of(item, size=SIZE):
     return torch.from_numpy(render_item(item, *size).copy()).permute(2, 0, 1)[None]
 
@@ -52,6 +55,7 @@ def outfit_batch(count=3, task="pfitb", history=(2, 0, 1, 3), training=False, si
                 true_items=Ragged.of([ids]),
                 true_images=Ragged.of([images]),
                 attributes=Ragged.of([attributes]),
+                given_attributes=Ragged.of([[{} if hidden else known for known, hidden in zip(attributes, blank.tolist(), strict=True)]]),
                 likes=[{"Color": ("red", "blue"), "Design features": ("dots", "solid"), "Clothing Fashion Style": ("casual", "formal")}],
             )
         )
