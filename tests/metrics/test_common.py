@@ -15,7 +15,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2
 from fashiongen.errors import UserError
 from fashiongen.metrics import CWSSIM, DISTS, FID, KID, LPIPS, MSSSIM, SSIM, AttributeAgreement, ColourError, DINOSimilarity
 from fashiongen.metrics.base import exact_arithmetic
-from fashiongen.metrics.extractors import CLIPFeatures, DINOFeatures
+from fashiongen.metrics.clip import CLIPFeatures
+from fashiongen.metrics.extractors import DINOFeatures
 
 
 @cache
