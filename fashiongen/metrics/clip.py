@@ -102,8 +102,7 @@ def _tokenizer(name: str, folder: Path, size: int) -> Any:  # noqa: ANN401  tran
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{name}: cannot load the tokenizer from {folder} ({type(error).__name__}): give the complete folder") from error
-    if len(tokenizer) != size:  # transformers builds one of two tokens where the vocabulary is missing
-        raise UserError(
-            f"{name}: the tokenizer in {folder} has {len(tokenizer)} tokens and the text encoder {size}: give the complete folder"
-        )
+    found = len(tokenizer)
+    if found != size:  # transformers builds a tokenizer of two tokens where the vocabulary is missing
+        raise UserError(f"{name}: the tokenizer in {folder} has {found} tokens and the text encoder {size}: give the complete folder")
     return tokenizer

@@ -122,7 +122,7 @@ class LPIPSToTruth(OutfitMetric):
         per_chunk = max(1, images_at_once(truth) // (draws + 1))
         distances = torch.cat(
             [
-                _to_last(network, torch.cat([generated, true[None]]).float().nan_to_num())
+                _to_last(network, torch.cat([generated, true[None]]).float().nan_to_num(0.0, 1.0, 0.0))
                 for generated, true in zip(completed.images.split(per_chunk, dim=1), truth.split(per_chunk), strict=True)
             ],
             dim=1,

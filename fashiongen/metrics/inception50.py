@@ -15,13 +15,13 @@ from fashiongen.metrics.extractors import in_steps
 
 # `id_cate_dict.npy` of iFashion and Polyvore-U: the category with the number of its place.
 CATEGORIES = (
-    "skirt", "women's canvas shoe", "women's chiffon top", "earrings", "women's sweater", "women's t-shirt", "bracelet", "women's wool coat",
-    "men's jeans", "belt", "men's jacket", "women's slipper", "women's casual pants", "women's leather jacket", "ring", "men's polo shirt",
-    "women's winter jacket", "women's jeans", "travel bag", "women's suit jacket", "women's sleeveless top", "women's casual coat",
-    "men's sweater", "women's sandal", "necklace", "men's winter jacket", "vest", "bangle", "trench coat", "crossbody bag", "ankle boot",
-    "men's high-top shoe", "men's leather jacket", "women's casual shoe", "men's shoe", "women's boot", "men's t-shirt", "dress", "hat",
-    "pendant", "legging", "men's shirt", "watch", "canvas shoe", "men's casual pants", "men's coat", "women's shoe", "women's shirt",
-    "men's sweatshirt", "women's sweatshirt",
+    "skirt", "women's canvas shoe", "women's chiffon top", "earrings", "women's sweater", "women's t-shirt", "bracelet",
+    "women's wool coat", "men's jeans", "belt", "men's jacket", "women's slipper", "women's casual pants", "women's leather jacket",
+    "ring", "men's polo shirt", "women's winter jacket", "women's jeans", "travel bag", "women's suit jacket",
+    "women's sleeveless top", "women's casual coat", "men's sweater", "women's sandal", "necklace", "men's winter jacket", "vest",
+    "bangle", "trench coat", "crossbody bag", "ankle boot", "men's high-top shoe", "men's leather jacket", "women's casual shoe",
+    "men's shoe", "women's boot", "men's t-shirt", "dress", "hat", "pendant", "legging", "men's shirt", "watch", "canvas shoe",
+    "men's casual pants", "men's coat", "women's shoe", "women's shirt", "men's sweatshirt", "women's sweatshirt",
 )  # fmt: skip
 # The network's outputs are in the order of the numbers as text, 0, 1, 10, 11, ... (the authors' `cid_to_label.npy`).
 LABELS = tuple(CATEGORIES[number] for number in sorted(range(len(CATEGORIES)), key=str))

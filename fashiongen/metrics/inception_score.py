@@ -22,9 +22,10 @@ CATEGORY = "category"
 class InceptionScore(OutfitSetMetric):
     """The exponential of the mean divergence between each image's classes and a prior; range [1, C] for C classes, higher is better.
 
-    `prior="marginal"`: Salimans et al. 2016, the mean of all images' classes, so that all classes must occur. `prior="uniform"`: DiFashion's
-    code (`eval_utils.py`), the uniform distribution, which rewards clear images of a single class as much. Both in one split, over all
-    generated images. The classifier is part of the name: with `inception-50` this is DiFashion's IS, with `tiny-classifier` it is not.
+    `prior="marginal"`: Salimans et al. 2016, the mean of all images' classes, so that all classes must occur. `prior="uniform"`: the
+    uniform distribution of DiFashion's code (`eval_utils.py`), which rewards clear images of a single class as much. Both in one split,
+    over all generated images. The classifier is part of the name: with `inception-50` this is DiFashion's IS, with `tiny-classifier` it
+    is not.
 
     Degenerate input: a non-finite image gives NaN, no image too. One image, or equal ones, score 1 against the marginal.
     """

@@ -76,7 +76,7 @@ class LPIPSDiversity(OutfitMetric):
             first, second = torch.triu_indices(end - start, end - start, offset=1, device=images.device)
             together = of[first] == of[second]
             first, second = first[together], second[together]
-            distances = pair_distances(network, flat[order[start:end]].float().nan_to_num(), first, second)
+            distances = pair_distances(network, flat[order[start:end]].float().nan_to_num(0.0, 1.0, 0.0), first, second)
             total.index_add_(0, of[first], distances.double())
         return total / (count * (count - 1) / 2), count
 
