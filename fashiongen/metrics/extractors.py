@@ -5,6 +5,7 @@ reference implementations read.
 """
 
 import itertools
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -203,7 +204,7 @@ def load_transformers(kind: str, name: str, folder: Path) -> Any:  # noqa: ANN40
     try:
         # safetensors is preferred over pytorch_model.bin, which is read with weights_only=True.
         model, info = getattr(transformers, kind).from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **_tower(kind, folder)
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -220,3 +221,16 @@ def load_transformers(kind: str, name: str, folder: Path) -> Any:  # noqa: ANN40
         differing = ", ".join(f"{key} {found[key]} for {wanted}" for key, wanted in architecture.items() if found[key] != wanted)
         raise UserError(f"{name}: {folder} holds another architecture ({differing}), whose numbers must not carry that name")
     return model
+
+
+def _tower(kind: str, folder: Path) -> dict[str, Any]:
+    """Return the configuration of one tower of a whole CLIP, as an argument for `from_pretrained`; nothing for other models.
+
+    Only the whole CLIP's configuration has the right length of the embeddings where a tower's own was left at its default, as in LAION's.
+    """
+    if not kind.startswith("CLIP") or json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") != "clip":
+        return {}
+    whole: Any = transformers.CLIPConfig.from_pretrained(folder, local_files_only=True)
+    tower = whole.text_config if "Text" in kind else whole.vision_config
+    tower.projection_dim = whole.projection_dim
+    return {"config": tower}

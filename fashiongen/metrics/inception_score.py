@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from fashiongen.errors import UserError
 from fashiongen.metrics.features import CATEGORY_EXTRACTORS, FrozenNetwork
-from fashiongen.metrics.outfits import OutfitMetric, OutfitSetMetric, embed
+from fashiongen.metrics.outfits import OutfitMetric, OutfitSetMetric, attribute_logits, embed
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.outfit_batches import Completed
 
@@ -106,16 +106,15 @@ class CategoryAccuracy(OutfitMetric):
         return completed.per_sample((self.k - above).clamp(min=0).minimum(equal).double() / equal)
 
 
-def class_labels(network: nn.Module) -> tuple[str, ...]:
+def class_labels(network: Any) -> tuple[str, ...]:  # noqa: ANN401  an AttributeClassifier, or anything with `labels`
     """Return the names of a classifier's classes, in the order of its outputs."""
-    labels: tuple[str, ...] = network.heads[CATEGORY] if isinstance(network, AttributeClassifier) else tuple(network.labels)  # type: ignore[arg-type]
+    labels: tuple[str, ...] = network.heads[CATEGORY] if isinstance(network, AttributeClassifier) else network.labels
     return labels
 
 
-def class_probabilities(name: str, images: Tensor, network: nn.Module) -> Tensor:
+def class_probabilities(name: str, images: Tensor, network: Any) -> Tensor:  # noqa: ANN401  or anything with `probabilities`
     """Return the probabilities of a classifier's classes for images (..., 3, H, W): (..., C), NaN for an image that is not finite."""
     if not isinstance(network, AttributeClassifier):
-        return embed(name, "generated", images, network, "probabilities", network.probabilities)  # type: ignore[arg-type]
-    logits = embed(name, "generated", images, network, "logits", lambda images: torch.cat(list(network(images).values()), dim=1))
-    sizes = [len(values) for values in network.heads.values()]
-    return logits.split(sizes, dim=-1)[list(network.heads).index(CATEGORY)].softmax(dim=-1)
+        return embed(name, "generated", images, network, "probabilities", network.probabilities)
+    parts: dict[str, Tensor] = attribute_logits(name, images, network)
+    return parts[CATEGORY].softmax(dim=-1)

@@ -136,8 +136,9 @@ def embed(name: str, role: str, images: Tensor, network: nn.Module, kind: str, c
     """
 
     def run(images: Tensor) -> Tensor:
-        features: Tensor = compute(images.flatten(0, -4).float())
-        return features.unflatten(0, images.shape[:-3])
+        features: Any = compute(images.flatten(0, -4).float())
+        unflat: Tensor = features.unflatten(0, images.shape[:-3])
+        return unflat
 
     finite = finite_images(name, role, images)
     return torch.where(finite[..., None], once(images, network, kind, run), torch.nan)
@@ -168,11 +169,15 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
     return functional.cosine_similarity(first.double(), second.double(), dim=-1, eps=1e-12)
 
 
+def attribute_logits(name: str, images: Tensor, network: AttributeClassifier) -> dict[str, Tensor]:
+    """Return for each attribute the logits of its values, (..., n_values), for images (..., 3, H, W) in [0, 1]."""
+    logits = embed(name, "generated", images, network, "logits", lambda images: torch.cat(list(network(images).values()), dim=1))
+    return dict(zip(network.heads, logits.split([len(values) for values in network.heads.values()], dim=-1), strict=True))
+
+
 def read_attributes(name: str, images: Tensor, network: AttributeClassifier) -> dict[str, Tensor]:
     """Return the index of each attribute's most likely value, read off images (..., 3, H, W) in [0, 1]: (...) int64."""
-    logits = embed(name, "generated", images, network, "logits", lambda images: torch.cat(list(network(images).values()), dim=1))
-    parts = logits.split([len(values) for values in network.heads.values()], dim=-1)
-    return {attribute: part.argmax(dim=-1) for attribute, part in zip(network.heads, parts, strict=True)}
+    return {attribute: logits.argmax(dim=-1) for attribute, logits in attribute_logits(name, images, network).items()}
 
 
 def slot_table(name: str, completed: Completed) -> tuple[Tensor, Tensor]:

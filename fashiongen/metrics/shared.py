@@ -51,7 +51,7 @@ def once(images: Tensor, network: nn.Module | None, kind: str, compute: Callable
     shared = _shared.get()
     if shared is None:
         return compute(images)
-    results: dict[Any, Any] = shared.images.setdefault(images, {})  # type: ignore[no-untyped-call]
+    results: dict[Any, Any] = shared.images.setdefault(images, {})
     key = (network, kind)
     if key not in results:
         results[key] = compute(images)

@@ -67,7 +67,8 @@ class FashionEvaluator(nn.Module):
 
     def probability(self, features: Tensor, present: Tensor | None = None) -> Tensor:
         """Return the compatibility of each outfit, (B,) in [0, 1]; see `forward`."""
-        return self(features, present).sigmoid()
+        probability: Tensor = self(features, present).sigmoid()
+        return probability
 
     @classmethod
     def from_file(cls, file: Path) -> Self:
