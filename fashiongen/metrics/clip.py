@@ -63,8 +63,9 @@ class CLIPFeatures(nn.Module):
         name, folder = self._source
         with torch.inference_mode(False):  # ordinary tensors even if a metric is first used in inference mode
             text = load_transformers("CLIPTextModelWithProjection", name, folder)
-            self.text = text.eval().requires_grad_(False).to(next(self.model.parameters()).device)
-        self.tokenizer = _tokenizer(name, folder, self.text.config.vocab_size)
+            text = text.eval().requires_grad_(False).to(next(self.model.parameters()).device)
+        self.tokenizer = _tokenizer(name, folder, text.config.vocab_size)
+        self.text = text  # last, so that what is incomplete is refused again
 
     def text_features(self, texts: list[str]) -> Tensor:
         """Return the embeddings of N texts, `(N, C)`."""

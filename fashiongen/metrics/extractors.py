@@ -226,7 +226,7 @@ def load_transformers(kind: str, name: str, folder: Path) -> Any:  # noqa: ANN40
 def _tower(kind: str, folder: Path) -> dict[str, Any]:
     """Return the configuration of one tower of a whole CLIP, as an argument for `from_pretrained`; nothing for other models.
 
-    Only the whole CLIP's configuration has the right length of the embeddings where a tower's own was left at its default, as in LAION's.
+    Only the whole CLIP's configuration has the right length of the embeddings for sure; a tower's own may be left at its default.
     """
     if not kind.startswith("CLIP") or json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") != "clip":
         return {}

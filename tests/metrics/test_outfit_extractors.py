@@ -27,7 +27,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "polyvore_u"
 def clip_folder(tmp_path, monkeypatch):
     """A checkpoint of the real class with both towers and the tiny tokenizer, which passes as ViT-H/14.
 
-    As in LAION's, the length of the embeddings stands right only in the configuration of the whole.
+    The length of the embeddings stands right only in the configuration of the whole.
     """
     tokenizer = CLIPTokenizer.from_pretrained(tiny_weights() / "clip")
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
