@@ -75,7 +75,5 @@ class Compatibility(OutfitMetric):
         table, present = slot_table(name, completed)
         draws, outfits = len(generated), completed.n_samples
         items = torch.cat([given.expand(draws, -1, -1), generated], dim=1)[:, table]  # (D, B, L, F)
-        # What is beyond an outfit's end repeats another's item, which must not turn it into NaN.
-        items = torch.where(present[..., None], items, 0)
         probability = evaluator.probability(items.flatten(0, 1), present.repeat(draws, 1)).reshape(draws, outfits)
         return mean_of_draws(probability.double(), (present.sum(dim=1) >= 2).expand(draws, -1))

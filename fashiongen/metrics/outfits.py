@@ -187,10 +187,10 @@ def slot_table(name: str, completed: Completed) -> tuple[Tensor, Tensor]:
         (B, L) int64 indices in slot order, and (B, L) bool, False beyond an outfit's length.
     """
     blanks = torch.bincount(completed.sample, minlength=completed.n_samples)
-    given = torch.zeros_like(blanks) if completed.given is None else completed.given.lengths
+    given = torch.zeros_like(blanks) if completed.given is None else completed.given.lengths.to(blanks.device)
     lengths = blanks + given
     if completed.position is not None:
-        position = completed.position
+        position = completed.position.to(blanks.device)
     elif completed.given is None:  # the blanks are all slots in order
         position = torch.arange(len(completed.sample), device=blanks.device) - (blanks.cumsum(0) - blanks)[completed.sample]
     else:
