@@ -112,8 +112,7 @@ class Completed:
     Attributes:
         images: (D, K, 3, H, W) in [0, 1], rounded as in a PNG file; NaN where a prediction is not finite.
         sample: (K,) int64, the outfit of each blank.
-        position: (K,) int64, the slot of each blank in its outfit, whose other slots hold the given items in order; None only if nothing is
-            given and the blanks are all slots in order.
+        slot: (K,) int64, the place of each blank in its outfit, from 0.
         n_samples: the number of outfits, B.
         category: K categories.
         truth: (K, 3, H, W) in [0, 1], the true images; None where there are none.
@@ -131,8 +130,8 @@ class Completed:
     images: Tensor
     sample: Tensor
     n_samples: int
+    slot: Tensor
     category: list[str]
-    position: Tensor | None = None
     truth: Tensor | None = None
     given: Ragged | None = None
     history: Ragged | None = None

@@ -183,28 +183,25 @@ def read_attributes(name: str, images: Tensor, network: AttributeClassifier) -> 
 def slot_table(name: str, completed: Completed) -> tuple[Tensor, Tensor]:
     """Return where the items of each outfit are among first all T given items and then all K generated ones.
 
+    The given items fill the slots that the blanks leave, in order.
+
     Returns:
         (B, L) int64 indices in slot order, and (B, L) bool, False beyond an outfit's length.
     """
     blanks = torch.bincount(completed.sample, minlength=completed.n_samples)
     given = torch.zeros_like(blanks) if completed.given is None else completed.given.lengths.to(blanks.device)
     lengths = blanks + given
-    if completed.position is not None:
-        position = completed.position.to(blanks.device)
-    elif completed.given is None:  # the blanks are all slots in order
-        position = torch.arange(len(completed.sample), device=blanks.device) - (blanks.cumsum(0) - blanks)[completed.sample]
-    else:
-        raise ValueError(f"{name} needs the position of each blank in its outfit")
-    if bool((position >= lengths[completed.sample]).any()):
-        raise ValueError(f"{name}: a blank has a position beyond its outfit's slots")
+    slot = completed.slot.to(blanks.device)
+    if bool((slot >= lengths[completed.sample]).any()):
+        raise ValueError(f"{name}: a blank has a slot beyond its outfit's slots")
     places = torch.arange(int(lengths.max()) if len(lengths) else 0, device=blanks.device)
     present = places < lengths[:, None]
     table = torch.full(present.shape, -1, device=blanks.device)
     n_given = int(given.sum())
-    table[completed.sample, position] = n_given + torch.arange(len(position), device=blanks.device)
+    table[completed.sample, slot] = n_given + torch.arange(len(slot), device=blanks.device)
     free = present & (table < 0)
     if int(free.sum()) != n_given:
-        raise ValueError(f"{name}: two blanks have the same position in an outfit")
+        raise ValueError(f"{name}: two blanks have the same slot of an outfit")
     table[free] = torch.arange(n_given, device=blanks.device)  # row by row, as the given items are
     return table.clamp(min=0), present
 

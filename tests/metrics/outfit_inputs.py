@@ -20,7 +20,7 @@ OUTFITS = ((3, (1,)), (2, (2,)), (0, (0, 1, 2)), (2, (0, 2)))
 HISTORY = (2, 0, 3, 1, 0, 1, 2)  # items of each blank's category
 CANDIDATES = (5, 3, 0, 0)
 
-OF_BLANKS = ("position", "category", "truth", "history", "preference", "attributes")
+OF_BLANKS = ("slot", "category", "truth", "history", "preference", "attributes")
 OF_OUTFITS = ("given", "candidates", "given_captions", "given_attributes", "likes")
 
 
@@ -98,7 +98,7 @@ def completed(seed=0):
         images=generated,
         sample=torch.tensor(sample),
         n_samples=len(OUTFITS),
-        position=torch.tensor([place for _, places in OUTFITS for place in places]),
+        slot=torch.tensor([place for _, places in OUTFITS for place in places]),
         category=[entry["category"] for entry in attributes],
         truth=images(len(sample)),
         given=Ragged.of([images(count) if count else torch.zeros(0, 3, *SIZE) for count, _ in OUTFITS]),

@@ -165,9 +165,9 @@ def test_what_the_data_does_not_offer_is_named_in_one_line(key, field):
 
 @pytest.mark.parametrize("key", METRICS)
 def test_a_metric_needs_nothing_else(key):
-    needs = ("images", "sample", "n_samples", "category", *NEEDS.get(key, ()))
+    needs = ("images", "sample", "n_samples", "slot", "category", *NEEDS.get(key, ()))
     if key in ("compatibility", "true-compatibility"):
-        needs += ("given", "position")
+        needs += ("given",)
     others = {name: None for name in vars(COMPLETED) if name not in needs}
     metric = METRICS[key]()
     metric.update(replace(COMPLETED, **others))

@@ -103,11 +103,13 @@ def test_compatibility_equals_a_plain_loop(ending, tmp_path):
 
 def test_each_blank_of_a_recommendation_is_its_own_image():
     """The authors' script scores four copies of one image."""
-    outfit = replace(COMPLETED, images=COMPLETED.images[:, 2:5], sample=torch.zeros(3).long(), n_samples=1, given=None, position=None)
+    outfit = replace(
+        COMPLETED, images=COMPLETED.images[:, 2:5], sample=torch.zeros(3).long(), n_samples=1, given=None, slot=torch.arange(3)
+    )
     right = updated(Compatibility(evaluator=evaluator(), network=space()), outfit).compute()
     copies = replace(outfit, images=outfit.images[:, :1].repeat(1, 3, 1, 1, 1))
     assert (right - updated(Compatibility(evaluator=evaluator(), network=space()), copies).compute()).abs() > 1e-4
-    alone = replace(outfit, images=outfit.images[:, :1], sample=torch.zeros(1).long())
+    alone = replace(outfit, images=outfit.images[:, :1], sample=torch.zeros(1).long(), slot=torch.arange(1))
     metric = updated(Compatibility(evaluator=evaluator(), network=space()), alone)
     assert metric.compute().isnan() and metric.n_undefined == 1
 
@@ -132,8 +134,8 @@ def test_faulty_evaluators_and_places_are_refused(tmp_path):
         Compatibility()
     with pytest.raises(UserError, match="takes 5 features and custom gives 8"):
         updated(Compatibility(evaluator=FashionEvaluator(5, 4), network=space()))
-    for position, words in (([0, 2, 0, 1, 1, 0, 2], "same position"), ([4, 2, 0, 1, 2, 0, 2], "beyond"), (None, "needs the position")):
-        whole = replace(COMPLETED, position=None if position is None else torch.tensor(position))
+    for slot, words in (([0, 2, 0, 1, 1, 0, 2], "same slot"), ([4, 2, 0, 1, 2, 0, 2], "beyond")):
+        whole = replace(COMPLETED, slot=torch.tensor(slot))
         with pytest.raises(ValueError, match=words):
             updated(Compatibility(evaluator=evaluator(), network=space()), whole)
 
@@ -161,7 +163,7 @@ def test_true_compatibility_equals_a_plain_loop(rule):
 def test_bounds_of_true_compatibility():
     assert updated(TrueCompatibility(rule=lambda first, second: True, network=judge())).values().tolist() == [1] * 4
     assert updated(TrueCompatibility(rule=lambda first, second: False, network=judge())).values().tolist() == [0] * 4
-    alone = replace(COMPLETED, images=COMPLETED.images[:, :1], sample=torch.zeros(1).long(), n_samples=1, given=None, position=None)
+    alone = replace(COMPLETED, images=COMPLETED.images[:, :1], sample=torch.zeros(1).long(), n_samples=1, given=None, slot=torch.arange(1))
     metric = updated(TrueCompatibility(network=judge()), alone)
     assert metric.compute().isnan() and metric.n_undefined == 1
 
