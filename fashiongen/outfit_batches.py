@@ -112,8 +112,8 @@ class Completed:
     Attributes:
         images: (D, K, 3, H, W) in [0, 1], rounded as in a PNG file; NaN where a prediction is not finite.
         sample: (K,) int64, the outfit of each blank.
-        slot: (K,) int64, the place of each blank in its outfit, from 0.
         n_samples: the number of outfits, B.
+        slot: (K,) int64, the place of each blank in its outfit, from 0.
         category: K categories.
         truth: (K, 3, H, W) in [0, 1], the true images; None where there are none.
         given: B rows of (m, 3, H, W) in [0, 1], the items that were given.

@@ -103,9 +103,8 @@ def test_compatibility_equals_a_plain_loop(ending, tmp_path):
 
 def test_each_blank_of_a_recommendation_is_its_own_image():
     """The authors' script scores four copies of one image."""
-    outfit = replace(
-        COMPLETED, images=COMPLETED.images[:, 2:5], sample=torch.zeros(3).long(), n_samples=1, given=None, slot=torch.arange(3)
-    )
+    three = {"images": COMPLETED.images[:, 2:5], "sample": torch.zeros(3).long(), "slot": torch.arange(3)}
+    outfit = replace(COMPLETED, n_samples=1, given=None, **three)
     right = updated(Compatibility(evaluator=evaluator(), network=space()), outfit).compute()
     copies = replace(outfit, images=outfit.images[:, :1].repeat(1, 3, 1, 1, 1))
     assert (right - updated(Compatibility(evaluator=evaluator(), network=space()), copies).compute()).abs() > 1e-4
