@@ -191,10 +191,11 @@ class Completed:
     def per_sample(self, values: Tensor, defined: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the mean of `values` (D, K) over each outfit's draws and blanks, (B,), and which outfits have one, (B,) bool.
 
-        Blanks that are not `defined`, (K,) bool, are left out; an outfit without any other has the value NaN. A NaN among the others stays.
+        What is not `defined`, (K,) or (D, K) bool, is left out; an outfit without any other has the value NaN. A NaN among the others
+        stays.
         """
-        counted = torch.ones_like(self.sample, dtype=torch.bool) if defined is None else defined
-        sample = self.sample[counted]
-        total = values.new_zeros(self.n_samples).index_add_(0, sample, values.mean(dim=0)[counted])
+        counted = torch.ones_like(values, dtype=torch.bool) if defined is None else defined.expand(values.shape)
+        sample = self.sample.expand(values.shape)[counted]
+        total = values.new_zeros(self.n_samples).index_add_(0, sample, values[counted])
         count = torch.bincount(sample, minlength=self.n_samples)
         return total / count, count > 0

@@ -40,7 +40,7 @@ from fashiongen.evaluation.reference import Reference
 from fashiongen.evaluation.report import Report, print_table
 from fashiongen.evaluation.results import Counted, Results, reduce
 from fashiongen.evaluation.validation import ValidationImages
-from fashiongen.metrics.distribution import shared_features
+from fashiongen.metrics.shared import shared_features
 from fashiongen.nn.processes import gather
 from fashiongen.records import MetricEntry, Record
 from fashiongen.tasks import Filter, GalleryRow, Protocol, Repaint, Resize, Task
