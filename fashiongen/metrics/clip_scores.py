@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -142,6 +144,7 @@ class RetrievalAccuracy(OutfitMetric):
     zero have the cosine 0 to all.
     """
 
+    reads: ClassVar[frozenset[str]] = frozenset({"candidates"})
     higher_is_better = True
 
     def __init__(self, extractor: str = "tiny-clip", network: nn.Module | None = None, weights: str | None = None) -> None:

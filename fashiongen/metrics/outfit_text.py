@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +130,7 @@ class TextPersonalisation(_CLIPTextMetric):
     of such blanks alone is undefined. Equal values score 1.
     """
 
+    reads: ClassVar[frozenset[str]] = frozenset({"preference"})
     higher_is_better = True
 
     def score(self, completed: Completed) -> tuple[Tensor, Tensor]:
@@ -221,6 +222,7 @@ class TextCompatibility(OutfitMetric):
     given items, is undefined.
     """
 
+    reads: ClassVar[frozenset[str]] = frozenset({"captions"})
     higher_is_better = True
 
     def __init__(self, judge: Judge, extractor: str = INJECTED) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,15 @@ from fashiongen.outfit_batches import Completed
 
 
 class OutfitMetric(PerSample):
-    """Mean over outfits of a value of each completed outfit."""
+    """Mean over outfits of a value of each completed outfit.
+
+    Attributes:
+        reads: what it needs that a dataset may offer, besides images: `history`, `candidates`, `attributes`, `likes`, ...
+    """
 
     pairs = False
+    of_outfits = True
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def score(self, completed: Completed) -> tuple[Tensor, Tensor]:
@@ -55,6 +61,8 @@ class OutfitSetMetric(Judged):
     """
 
     pairs = False
+    of_outfits = True
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     rows: list[Tensor]
     n_rows: Tensor

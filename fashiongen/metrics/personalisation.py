@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ class Personalisation(OutfitMetric):
     left out (the authors skip it silently); an outfit of such blanks alone is undefined.
     """
 
+    reads: ClassVar[frozenset[str]] = frozenset({"history"})
     higher_is_better = True
 
     def __init__(self, extractor: str = "tiny-clip", network: nn.Module | None = None, weights: str | None = None) -> None:

@@ -6,6 +6,7 @@ The attributes of generated images are read by the tiny classifier, whose accura
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class TrueCompatibility(OutfitMetric):
     Degenerate input: a non-finite image scores NaN; an outfit without such a pair is undefined.
     """
 
+    reads: ClassVar[frozenset[str]] = frozenset({"attributes"})
     higher_is_better = True
 
     def __init__(self, extractor: str = "tiny-classifier", rule: Rule = fits, network: AttributeClassifier | None = None) -> None:
@@ -85,6 +87,7 @@ class TruePreference(OutfitMetric):
     Degenerate input: a non-finite image scores NaN.
     """
 
+    reads: ClassVar[frozenset[str]] = frozenset({"likes"})
     higher_is_better = True
 
     def __init__(self, extractor: str = "tiny-classifier", network: AttributeClassifier | None = None) -> None:
