@@ -30,6 +30,10 @@ _OBJECT = np.dtype(object)
 _TYPE = re.compile(r"[<>=|]?([biuf]\d|[biuf]1\d|c\d{1,2}|\?|[SU]\d{1,9}|O8?)")
 
 
+class DamagedFileError(UserError):
+    """A file is truncated, damaged or no `.npy` file, but asks for nothing that is refused."""
+
+
 class _Refused(Exception):
     """A file asks for something that is neither a plain value nor a container."""
 
@@ -44,7 +48,8 @@ def read_npy(path: Path) -> Any:  # noqa: ANN401  whatever the file holds
         Dictionaries, lists, tuples, sets, texts, bytes, numbers, truth values, None, and numpy's arrays and scalars of such.
 
     Raises:
-        UserError: if the file is missing, damaged or no `.npy` file, or asks for anything else than such values. Nothing of it is run.
+        DamagedFileError: if the file is truncated, damaged or no `.npy` file.
+        UserError: if it is missing, or asks for anything else than such values. Nothing of it is run.
     """
     try:
         with path.open("rb") as file:
@@ -52,13 +57,11 @@ def read_npy(path: Path) -> Any:  # noqa: ANN401  whatever the file holds
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing") from error
     except _Refused as error:
-        raise UserError(
-            f"{path} is refused, because {error}: such a file can run any code when it is read; save plain dictionaries, lists and numbers, "
-            "or get the file from its authors"
-        ) from None
+        remedy = "such a file may run any code when it is read; save plain dictionaries, lists and numbers, or get it from its authors"
+        raise UserError(f"{path} is refused, because {error}: {remedy}") from None
     except Exception as error:  # whatever a damaged pickle makes the unpickler raise
         detail = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path} is truncated, damaged or no .npy file ({detail}); get it again from its authors") from error
+        raise DamagedFileError(f"{path} is truncated, damaged or no .npy file ({detail}); get it again from its authors") from error
 
 
 def _read(file: BinaryIO, size: int) -> Any:  # noqa: ANN401  whatever the file holds

@@ -163,7 +163,10 @@ def array_state(shape, dtype, content):
     return head + pickle.dumps(shape, protocol=4)[2:-1] + dtype + b"\x89" + pickle.dumps(content, protocol=4)[2:-1] + b"tb."
 
 
-def dtype_of(name, state=b"(K\x03" + text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb"):
+OBJECTS = b"(K\x03" + text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb"
+
+
+def dtype_of(name, state=OBJECTS):
     return b"cnumpy\ndtype\n" + text(name) + b"\x89\x88\x87R" + state
 
 
