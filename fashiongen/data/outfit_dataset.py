@@ -20,11 +20,14 @@ from fashiongen.data.outfit_lists import BLANK, Frequency, History, OutfitRow, s
 from fashiongen.data.pair_datasets import OnError
 from fashiongen.errors import UserError
 from fashiongen.outfit_batches import WHITE, OutfitBatch
+from fashiongen.wardrobe.outfits import STYLE
 
 Show = Literal["all", "given", "nothing"]
 """What a sample shows of its outfit. `all`: every item, for training; `given`: all but the missing one; `nothing`: an outfit is asked for."""
 
 Likes = dict[str, tuple[str, ...]]
+LIKED = {"Color": "colors", "Design features": "designs", STYLE: "styles"}
+"""The attributes in which a user of the wardrobe has a taste, with their names in its truth."""
 
 PreferenceSampler = Callable[[Frequency, tuple[str | int, ...], int], Mapping[str, Sequence[str]]]
 """Draws a user's preference from the frequencies of values in the history; see `Knowledge.preference`."""
@@ -255,7 +258,7 @@ def read_world(path: Path) -> World:
     users: dict[str, Likes] = {}
     for row in map(json.loads, read_lines(path)):
         if row["kind"] == "user":
-            users[row["id"]] = {name: tuple(values) for name, values in row["likes"].items()}
+            users[row["id"]] = {name: tuple(row[key]) for name, key in LIKED.items()}
         else:
             items[row["id"]] = {"category": row["category"], **row["attributes"]}
     return World(items, users)
