@@ -196,7 +196,9 @@ class OutfitDataset(Dataset[Any]):
         if known.has_preferences:
             found["preference"] = Ragged.of([[known.preference(row.user, category) for category in row.categories]])
         if known.world is not None:
-            found["attributes"] = Ragged.of([[known.world.items[str(item)] for item in row.truth]])
+            attributes = [known.world.items[str(item)] for item in row.truth]
+            found["attributes"] = Ragged.of([attributes])
+            found["given_attributes"] = Ragged.of([[entry if there else {} for entry, there in zip(attributes, shown, strict=True)]])
             found["likes"] = [known.world.users[str(row.user)]]
         return found
 
