@@ -166,9 +166,9 @@ def ask(
 
 
 def shortened(text: str, most: int = SHOWN) -> str:
-    """Return a text as one line of at most `most` letters.
+    r"""Return a text as one line of at most `most` letters.
 
-    >>> shortened("a\\n  b"), shortened("abcdef", 5)
+    >>> shortened("a\n  b"), shortened("abcdef", 5)
     ('a b', 'ab...')
     """
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

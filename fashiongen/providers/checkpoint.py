@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from itertools import takewhile
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -86,12 +87,13 @@ class LocalModel:
         self._pretrained, self._device, self._constrained = pretrained, device, constrained
         self._max_new_tokens, self._batch_size = max_new_tokens, batch_size
         self._retry_temperature, self._seed = retry_temperature, seed
+        self._weights = fingerprint(self._model)
         self._positions: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def identity(self) -> str:
         """The checkpoint and its settings."""
-        return f"{self._pretrained} {'constrained' if self._constrained else 'free'}"
+        return f"{self._pretrained} {self._weights} {'constrained' if self._constrained else 'free'}"
 
     @torch.inference_mode()
     def answers(self, questions: Sequence[Question], attempt: int) -> Iterator[tuple[int, str]]:
@@ -198,3 +200,11 @@ class LocalModel:
     def _pad(self) -> int:
         """Return the padding token, which the attention mask hides anyway."""
         return next((token for token in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id) if token is not None), 0)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a short hash over the first weights of every parameter: other weights in the same folder are another model."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.detach().flatten()[:16].tolist()}".encode())
+    return digest.hexdigest()[:12]

@@ -25,6 +25,9 @@ COMPLETIONS = "/chat/completions"
 RETRIED = frozenset({408, 409, 425, 429})
 """The statuses below 500 that may pass."""
 
+LENGTHS = ("max_tokens", "max_completion_tokens")
+"""The names of the length of an answer in requests."""
+
 LONGEST_WAIT = 60.0
 """Seconds between two tries, at most, whatever a server asks for."""
 
@@ -106,8 +109,9 @@ class Endpoint:
 
     @property
     def identity(self) -> str:
-        """The model and its settings; where it runs does not matter."""
-        return f"{self.model} {json.dumps({'temperature': self._temperature} | self._parameters, sort_keys=True)}"
+        """The model and its settings; where it runs and how long an answer may be do not matter to a complete answer."""
+        settings = {name: value for name, value in self._parameters.items() if name not in LENGTHS}
+        return f"{self.model} {json.dumps({'temperature': self._temperature} | settings, sort_keys=True)}"
 
     def answers(self, questions: Sequence[Question], attempt: int) -> Iterator[tuple[int, str]]:
         """Yield (index, answer) as answers come.
@@ -179,7 +183,8 @@ class Endpoint:
     def _told(self, error: urllib.error.HTTPError, key: str | None) -> str:
         """Return what a server says of an error, in brackets, without the key."""
         try:
-            text = error.read(2000).decode("utf-8", "replace")
+            with error:
+                text = error.read(2000).decode("utf-8", "replace")
         except (OSError, HTTPException):
             return ""
         return f" ({shortened(self._hidden(text, key))})" if text.strip() else ""

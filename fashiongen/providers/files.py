@@ -1,8 +1,9 @@
 """The jobs done beforehand: their results in files of JSON lines.
 
-One object a line. Captions: `{"id", "caption"}`; preferences: `{"user", "category", "preference"}`; augmentation: `{"id", "captions"}`; judgements:
-`{"id", "caption", "score"}`, or without `caption` if a sample has one; of images `{"id", "score"}`. A caption or preference is an object of the four
-attributes, whose values are texts or lists of texts, or its JSON as text.
+One object a line. Captions: `{"id", "caption"}`; preferences: `{"user", "category", "preference"}`; augmentation: `{"id", "captions"}`;
+judgements: `{"id", "caption", "score"}`, or without `caption` if a sample has one; of images `{"id", "score"}`. A caption or preference is
+an object of the four attributes, whose values are texts or lists of texts, or its JSON as text. One that lacks attributes is completed with
+"Unknown", as in the authors' files; one without any is an error.
 """
 
 from __future__ import annotations

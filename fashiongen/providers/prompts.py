@@ -25,13 +25,13 @@ ALLOWED = "Choose each value from this list and write it exactly so:\n{values}"
 PREFERENCE = (
     "These are the items of the category {category} that a user has chosen so far:\n{items}\n"
     "State in four attributes what the user likes in this category, not what the items happen to be. "
-    f"Answer with nothing but this JSON object, filled in: {FORM}. {RULES}"
+    f"Answer with nothing but this JSON object, filled in: {{form}}. {RULES}"
 )
 
 AUGMENTATION = (
     "You are a stylist. An outfit has these items:\n{items}\n{preference}"
     "Propose {n} different items of the category {category} that complete the outfit: their colours, materials, designs and styles match "
-    f"those of all its items. Answer with nothing but a JSON list of {{n}} objects of this form: {FORM}. {RULES}"
+    f"those of all its items. Answer with nothing but a JSON list of {{n}} objects of this form: {{form}}. {RULES}"
 )
 LIKES = "The user likes: {preference}\n"
 
@@ -58,18 +58,19 @@ def caption_prompt(vocabulary: Mapping[str, Sequence[str]] | None = None) -> str
     """Ask for the structured caption of an image, with values of the vocabulary if there is one."""
     if vocabulary is None:
         return CAPTION
-    return f"{CAPTION} {ALLOWED.format(values=_lines(f'{name}: {", ".join(vocabulary[name])}' for name in ATTRIBUTES))}"
+    values = _lines([f"{name}: {', '.join(vocabulary[name])}" for name in ATTRIBUTES])
+    return f"{CAPTION} {ALLOWED.format(values=values)}"
 
 
 def preference_prompt(history: History) -> str:
     """Ask what a user likes."""
-    return PREFERENCE.format(category=history.category, items=_lines(history.captions))
+    return PREFERENCE.format(form=FORM, category=history.category, items=_lines(history.captions))
 
 
 def augmentation_prompt(blank: Blank, n: int) -> str:
     """Ask for `n` items that complete an outfit."""
     likes = "" if blank.preference is None else LIKES.format(preference=blank.preference)
-    return AUGMENTATION.format(items=_lines(blank.given), preference=likes, n=n, category=blank.category)
+    return AUGMENTATION.format(form=FORM, items=_lines(blank.given), preference=likes, n=n, category=blank.category)
 
 
 def compatibility_prompt(caption: str, blank: Blank) -> str:
@@ -117,7 +118,7 @@ def read_score(answer: str) -> float | None:
     return score if score.is_integer() and 1 <= score <= 10 else None
 
 
-def _lines(texts: Sequence[str] | Iterator[str]) -> str:
+def _lines(texts: Sequence[str]) -> str:
     return "\n".join(f"- {text}" for text in texts)
 
 

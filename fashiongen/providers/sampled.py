@@ -17,7 +17,7 @@ class SampledPreferences:
         self._seed, self._temperature, self._draws, self._score = seed, temperature, draws, score
 
     def prefer(self, histories: Sequence[History]) -> list[str]:
-        """Return a preference for each history; see `StatesPreferences`. That of an empty history is "Unknown" throughout, as the paper's."""
+        """Return a preference for each history; see `StatesPreferences`. Of an empty history every value is "Unknown"."""
         return [preference_text(self._sample(history)) for history in histories]
 
     def _sample(self, history: History) -> dict[str, list[str]]:
