@@ -67,10 +67,10 @@ class LocalModel:
             UserError: if the folder is missing, has unsuitable files, is neither kind of model, or needs code of its own.
         """
         folder = locate(pretrained, "language")
-        options = {"local_files_only": local_files_only, "trust_remote_code": False}
+        options: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
         config = load_part(AutoConfig, folder, **options)
         self.sees_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        mapping = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if self.sees_images else MODEL_FOR_CAUSAL_LM_MAPPING
+        mapping: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if self.sees_images else MODEL_FOR_CAUSAL_LM_MAPPING
         if type(config) not in mapping:
             raise UserError(f"pretrained: {pretrained}: a {config.model_type} is no language model: name a causal or a vision-language one")
         if not isinstance(kind := getattr(torch, dtype, None), torch.dtype):

@@ -51,7 +51,7 @@ QUALITY = (
 
 _SCALES = re.compile(r"\b1\s*(?:to|-|and)\s*10\b|(?:/|\bout of)\s*10\b", re.IGNORECASE)
 _NUMBERS = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)")
-_NAMED_SCORE = re.compile(r"\bscore\b[\"'*]*\s*[:=]?\s*[\"'*]*(-?\d+(?:\.\d+)?)(?!\w)", re.IGNORECASE)
+_NAMED_SCORE = re.compile(r"\bscore\b[\"'*]*\s*[:=]?[\s\"'*]*(-?\d+(?:\.\d+)?)(?!\w)", re.IGNORECASE)
 
 
 def caption_prompt(vocabulary: Mapping[str, Sequence[str]] | None = None) -> str:

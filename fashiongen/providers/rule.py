@@ -18,6 +18,9 @@ from fashiongen.wardrobe.outfits import STYLE, harmonious
 from fashiongen.wardrobe.world import ATTRIBUTES as VALUES
 from fashiongen.wardrobe.world import CATEGORIES, HELD_OUT_CATEGORY_MATERIALS, HELD_OUT_COLOR_DESIGNS, NAMESPACES, Stream
 
+SIZE = (64, 48)
+"""The size of the images that the tiny classifiers were trained on, and the only one at which they read well."""
+
 AT_ONCE = 64
 """How many images the classifier reads at a time."""
 
@@ -157,7 +160,7 @@ class WardrobeImageJudge:
 
     @torch.inference_mode()
     def judge_images(self, ids: Sequence[str], images: Sequence[Tensor], categories: Sequence[str]) -> list[float]:
-        """Return the quality of each image, all of one size; see `JudgesImages`.
+        """Return the quality of each image; see `JudgesImages`. Square ones, as of outfits, lose their margins: see `frame`.
 
         Raises:
             UserError: if the classifier does not know a category.
@@ -169,7 +172,18 @@ class WardrobeImageJudge:
         found: list[float] = []
         for start in range(0, len(ids), AT_ONCE):
             part = range(start, min(start + AT_ONCE, len(ids)))
-            chances = self._network(torch.stack([images[index] for index in part]) / 255)["category"].softmax(dim=1)
+            chances = self._network(torch.stack([frame(images[index]) for index in part]) / 255)["category"].softmax(dim=1)
             asked = torch.tensor([known.index(categories[index]) for index in part])
             found += (1 + 9 * chances.gather(1, asked[:, None])[:, 0]).tolist()
         return found
+
+
+def frame(image: Tensor) -> Tensor:
+    """Return an item's image, (3, H, W) uint8 on white, as floats in [0, 255] at the classifier's size, (3, 64, 48).
+
+    The wardrobe's square images are its 4:3 ones with wider margins: those are cropped. Narrower images get margins.
+    """
+    height, width = image.shape[1:]
+    margin = round((height * SIZE[1] / SIZE[0] - width) / 2)
+    framed = torch.nn.functional.pad(image.float(), (margin, margin), value=255.0)  # a negative margin crops
+    return torch.nn.functional.interpolate(framed[None], SIZE, mode="bilinear", antialias=True)[0]
