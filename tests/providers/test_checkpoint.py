@@ -26,6 +26,7 @@ from fashiongen.providers.prompts import SCORES
 from fashiongen.wardrobe import ATTRIBUTES
 
 RED = preference_text({"Color": "red", "Material": "cotton", "Design features": "solid", "Clothing Fashion Style": "casual"})
+VOCABULARY = {name: values[:3] for name, values in ATTRIBUTES.items()}
 OUTFIT = Blank(id="u1/o1", category="skirt", given=(RED,))
 TEMPLATE = (
     "{% for message in messages %}<user>{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
@@ -155,10 +156,10 @@ def test_a_vision_language_model_describes_and_judges(vision):
     assert local.sees_images
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (3, 20, 16), generator=generator, dtype=torch.uint8) for _ in range(2)]
-    captions = ModelCaptions(local, vocabulary=ATTRIBUTES).describe(["a", "b"], images)
+    captions = ModelCaptions(local, vocabulary=VOCABULARY).describe(["a", "b"], images)
     for caption in captions:
-        assert all(value in ATTRIBUTES[name] for name, value in read_caption(caption).items()) and len(read_caption(caption)) == 4
-    assert ModelCaptions(LocalModel(str(vision)), vocabulary=ATTRIBUTES).describe(["b"], images[1:]) == captions[1:]
+        assert all(value in VOCABULARY[name] for name, value in read_caption(caption).items()) and len(read_caption(caption)) == 4
+    assert ModelCaptions(LocalModel(str(vision)), vocabulary=VOCABULARY).describe(["b"], images[1:]) == captions[1:]
     seen = [Question("a", "x", partial(images.__getitem__, index)) for index in range(2)]
     scores = [local.log_likelihoods(question, ['{"score": "1"', '{"score": "10"']) for question in seen]
     assert scores[0] != pytest.approx(scores[1], abs=1e-6)  # it looks
