@@ -12,6 +12,7 @@ FLOORS = {
     "intervals": 0,
     "batches": 0,
     "outfit_batches": 0,
+    "preference": 0,
     "checkpoints": 0,
     "closure": 0,
     "own_code": 0,
