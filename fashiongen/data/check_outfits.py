@@ -138,7 +138,9 @@ def check_outfits(data: type[OutfitData], root: str | Path) -> OutfitReport:
     return report
 
 
-def _find(report: OutfitReport, finder: ImageFinder, rows: Mapping[str, list[OutfitRow]], histories: Mapping[str, History]) -> dict[int, Path]:
+def _find(
+    report: OutfitReport, finder: ImageFinder, rows: Mapping[str, list[OutfitRow]], histories: Mapping[str, History]
+) -> dict[int, Path]:
     """Find the images of all items of outfits, candidates and histories, and report those that are missing."""
     found: dict[int, Path] = {}
     absent: list[tuple[str, int]] = []

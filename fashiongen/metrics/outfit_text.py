@@ -8,7 +8,6 @@ as empty. "Unknown" is a value like any other, as in the authors' code (`evaluat
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, ClassVar, Literal, get_args
@@ -22,37 +21,16 @@ from fashiongen.metrics.features import CLIP_EXTRACTORS, INJECTED, FrozenNetwork
 from fashiongen.metrics.outfits import OutfitMetric, OutfitSetMetric, cosine, embed, needed, rows_of
 from fashiongen.metrics.shared import embedded_texts
 from fashiongen.outfit_batches import Completed
+from fashiongen.preference import ATTRIBUTES, read_caption
 
 Judge = Callable[[list[tuple[str, list[str]]]], Sequence[float] | Tensor]
 """Scores captions: from pairs of a caption and the captions of the given items to as many numbers from 1 to 10, 10 for a perfect fit."""
 Weighting = Literal["attributes", "values"]
 
-ATTRIBUTES = ("Color", "Material", "Design features", "Clothing Fashion Style")
 CAPTIONS = "generated captions"
 LOWEST, HIGHEST = 1, 10
 # An attribute's values are told apart by hashes, since processes can exchange only numbers: three of 24 bits, which float32 holds exactly.
 HASHES = 3
-
-
-def read_caption(text: str) -> dict[str, str]:
-    """Return the attributes of a caption that have a value; none for a caption that holds no JSON object.
-
-    >>> read_caption('{"Color": "red", "Material": ["wool", "silk"], "Size": "M"}')
-    {'Color': 'red', 'Material': 'wool, silk'}
-    """
-    start, end = text.find("{"), text.rfind("}")
-    try:
-        content = json.loads(text[start : end + 1]) if start >= 0 else None
-    except (json.JSONDecodeError, RecursionError):
-        content = None
-    values = {key: _as_text(content.get(key)) for key in ATTRIBUTES} if isinstance(content, dict) else {}
-    return {key: value for key, value in values.items() if value}
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(entry.strip() for entry in value if isinstance(entry, str) and entry.strip())
-    return value.strip() if isinstance(value, str) else ""
 
 
 class _CLIPTextMetric(OutfitMetric):

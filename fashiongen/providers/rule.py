@@ -14,7 +14,8 @@ from fashiongen.errors import UserError
 from fashiongen.nn.classifier import AttributeClassifier
 from fashiongen.preference import ATTRIBUTES, elements, preference_text, read_caption
 from fashiongen.providers.jobs import Blank, History
-from fashiongen.wardrobe.outfits import STYLE, harmonious
+from fashiongen.wardrobe import outfits as wardrobe
+from fashiongen.wardrobe.outfits import STYLE
 from fashiongen.wardrobe.world import ATTRIBUTES as VALUES
 from fashiongen.wardrobe.world import CATEGORIES, HELD_OUT_CATEGORY_MATERIALS, HELD_OUT_COLOR_DESIGNS, NAMESPACES, Stream
 
@@ -30,10 +31,8 @@ def fits(first: Mapping[str, str], second: Mapping[str, str]) -> bool:
 
     A value that the wardrobe does not have, "Unknown" among them, fits nothing: there is no evidence that it does.
     """
-    for name in ("Color", STYLE):
-        if first.get(name) not in VALUES[name] or second.get(name) not in VALUES[name]:
-            return False
-    return first[STYLE] == second[STYLE] and harmonious(first["Color"], second["Color"])
+    known = all(item.get(name) in VALUES[name] for item in (first, second) for name in ("Color", STYLE))
+    return known and wardrobe.fits(first, second)
 
 
 class WardrobeCaptions:

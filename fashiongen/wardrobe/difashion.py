@@ -128,9 +128,7 @@ def _favourite(seed: int, split: str, row: int, user: User) -> list[Item]:
     return list(drawn[liking.index(max(liking))].items.values())
 
 
-def _blank(
-    seed: int, split: str, row: int, outfits: Sequence[tuple[int, ...]], items: Mapping[int, Item]
-) -> tuple[int, tuple[int, ...]]:
+def _blank(seed: int, split: str, row: int, outfits: Sequence[tuple[int, ...]], items: Mapping[int, Item]) -> tuple[int, tuple[int, ...]]:
     """Draw the slot that a test asks for, and its candidates: the true item, then others of its category, or else of its slot."""
     stream = Stream(seed, split, "blank", row)
     slot = stream.choice(range(len(SLOTS)))

@@ -12,7 +12,7 @@ from metrics.outfit_inputs import DRAWS, OUTFITS, assert_values, blanks_of, comp
 
 from fashiongen.errors import UserError
 from fashiongen.metrics import AttributeEntropy, SemanticDistance, TextAlign, TextCompatibility, TextPersonalisation
-from fashiongen.metrics.outfit_text import ATTRIBUTES, read_caption
+from fashiongen.preference import ATTRIBUTES
 
 COMPLETED = completed()
 
@@ -37,25 +37,6 @@ def content(caption):
 def with_captions(*captions):
     """The same caption for all blanks of a draw."""
     return replace(COMPLETED, images=COMPLETED.images[: len(captions)], captions=[[caption] * 7 for caption in captions])
-
-
-@pytest.mark.parametrize(
-    ("caption", "expected"),
-    [
-        ('{"Color": "red"}', {"Color": "red"}),
-        ('The item: {"Color": " red ", "Size": "M"}.', {"Color": "red"}),
-        ('{"Material": ["wool", "silk"], "Color": ""}', {"Material": "wool, silk"}),
-        ('{"Color": 3, "Material": null, "Design features": {"a": "b"}}', {}),
-        ('{"Color": "red"', {}),
-        ('["Color"]', {}),
-        ('"Color"', {}),
-        ("", {}),
-        ("}{", {}),
-        ("red wool", {}),
-    ],
-)
-def test_captions_are_read_tolerantly(caption, expected):
-    assert read_caption(caption) == expected
 
 
 def test_text_align_equals_a_plain_loop():
