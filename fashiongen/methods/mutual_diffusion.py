@@ -39,6 +39,7 @@ class MutualDiffusion(OutfitDiffusion):
     def __init__(
         self,
         variant: Variant = "paper",
+        read_history: bool = True,
         mutual_weight: float = 0.1,
         mutual_width: int = 256,
         mutual_dropout: float = 0.1,
@@ -56,6 +57,7 @@ class MutualDiffusion(OutfitDiffusion):
         Args:
             variant: `paper`; or `code`, where the authors' code breaks it: the history is never read, and in sampling a blank's mutual
                 input is the sum of the others, given items without noise, instead of the mean of the others' noisy latents.
+            read_history: False gives every item the latents of a white image, as where there is no history: an ablation.
             mutual_weight: eta, the share of the mutual condition in the denoiser's input.
             mutual_width: hidden width of the mutual encoder.
             mutual_dropout: of the mutual encoder.
@@ -82,6 +84,7 @@ class MutualDiffusion(OutfitDiffusion):
         if min(shares.values()) < 0 or sum(shares.values()) > 1:
             raise UserError(f"{type(self).__name__}: {', '.join(shares)}: must not be negative, nor add up to more than 1")
         self.variant, self.mutual_weight = variant, mutual_weight
+        self.reads_history = read_history and variant == "paper"
         self.history_only, self.both_dropped, self.mutual_only = history_only, both_dropped, mutual_only
         self.scales = Scales(category_scale, mutual_scale, history_scale)
         height, width = (side // self.codec.factor for side in image_size)
@@ -134,8 +137,8 @@ class MutualDiffusion(OutfitDiffusion):
         return (1 - self.mutual_weight) * latents + self.mutual_weight * mutual
 
     def history_of(self, batch: OutfitBatch) -> Tensor:
-        """Return the history's mean latents of all slots, (T, 4, h, w); in the variant `code` those of a white image."""
-        if self.variant == "code":
+        """Return the history's mean latents of all slots, (T, 4, h, w); those of a white image if it is not to be read."""
+        if not self.reads_history:
             return self.white(batch).expand(len(batch.blank.values), -1, -1, -1)
         return self.history_latents(batch)
 
