@@ -23,7 +23,7 @@ from fashiongen.outfit_batches import WHITE, OutfitBatch
 from fashiongen.wardrobe.outfits import STYLE
 
 Show = Literal["all", "given", "nothing"]
-"""What a sample shows of its outfit. `all`: every item, for training; `given`: all but the missing one; `nothing`: an outfit is asked for."""
+"""What a sample shows of its outfit: `all` items, for training; those `given`, all but the missing one; `nothing`, if all are asked for."""
 
 Likes = dict[str, tuple[str, ...]]
 LIKED = {"Color": "colors", "Design features": "designs", STYLE: "styles"}
@@ -138,7 +138,7 @@ class OutfitDataset(Dataset[Any]):
         """Read one outfit; if it cannot be read and may be skipped, return the reason."""
         row = self.rows[index]
         try:
-            images = {} if self.reader is None else self._images(row, self.reader)
+            images: dict[str, Any] = {} if self.reader is None else self._images(row, self.reader)
         except UserError as error:
             if self.on_error == "skip":
                 return str(error)

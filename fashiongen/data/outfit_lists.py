@@ -120,7 +120,7 @@ class OutfitLists:
 
     @cached_property
     def category_of(self) -> dict[int, int]:
-        """Each item's category: from `map/iid_cate_dict.npy`, or the lists of each category where that is missing or, as iFashion's, empty."""
+        """Each item's category, from `map/iid_cate_dict.npy`, or from each category's items where that is missing or broken (iFashion)."""
         path = self.root / "map" / "iid_cate_dict.npy"
         if path.is_file():
             try:
@@ -179,7 +179,7 @@ class OutfitLists:
             truth = items if truths is None else truths[number]
             chosen = None if candidates is None else candidates.get((user, outfit), ())
             problem = self._problem(items, truth, categories, split, chosen)
-            if problem:
+            if problem or truth is None:
                 file = source if "candidate" in problem else path
                 report(f"{file}: user {user}, outfit {outfit}: {problem}; get the file again from the dataset's authors")
                 continue

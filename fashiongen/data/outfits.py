@@ -269,7 +269,9 @@ class OutfitData(FolderData):
             found = self.finder.find_all(numbers)
             if absent := [item for item in numbers if item not in found]:
                 place = self.finder.first_place(absent[0])
-                raise UserError(f"{self.layout}: {len(absent)} of the {len(numbers)} items of {split} have no image, first {place}; restore them")
+                raise UserError(
+                    f"{self.layout}: {len(absent)} of the {len(numbers)} items of {split} have no image, first {place}; restore them"
+                )
             reader = ItemReader(found, size, self.fit, self.in_memory)
         return ItemDataset({item: self.lists.categories[number] for item, number in numbers.items()}, reader, self._world)
 
