@@ -96,9 +96,10 @@ class OutfitReport(Report):
     def counted(self) -> list[str]:
         """Count the outfits of each split."""
         return [
-            f"{name}: {split.outfits} outfits of {split.users} users, {split.items} items in {split.categories} categories, {split.readable} "
-            f"readable, {split.wrong} wrong, {split.repeated} repeated, {split.with_candidates} with candidates; {split.without_history} "
-            f"missing items without a history, {split.true_in_history} that are in it; {split.items_of_training} items of training"
+            f"{name}: {split.outfits} outfits of {split.users} users, {split.items} items in {split.categories} categories, "
+            f"{split.readable} readable, {split.wrong} wrong, {split.repeated} repeated, {split.with_candidates} with candidates; "
+            f"{split.without_history} missing items without a history, {split.true_in_history} that are in it; "
+            f"{split.items_of_training} items of training"
             for name, split in self.splits.items()
         ]
 
@@ -123,12 +124,17 @@ def check_outfits(data: type[OutfitData], root: str | Path) -> OutfitReport:
         try:
             rows[split] = lists.rows(split, wrong.append)
             histories[split] = lists.history(split) or {}
+            lists.frequencies(split)
         except UserError as error:
             report.find("list", split, str(error))
         for message in wrong:
             report.find("wrong", split, message)
         report.splits[split] = Split(wrong=len(wrong))
-    paths = _find(report, ImageFinder(lists, folder, None, module.flat), rows, histories)
+    try:
+        paths = _find(report, ImageFinder(lists, folder, None, module.flat), rows, histories)
+    except UserError as error:
+        report.find("list", "all", str(error))
+        paths = {}
     problems = _look_at(paths)
     trained = {item for row in rows.get("train", []) for item in row.truth}
     for split, of_split in rows.items():
@@ -141,7 +147,11 @@ def check_outfits(data: type[OutfitData], root: str | Path) -> OutfitReport:
 def _find(
     report: OutfitReport, finder: ImageFinder, rows: Mapping[str, list[OutfitRow]], histories: Mapping[str, History]
 ) -> dict[int, Path]:
-    """Find the images of all items of outfits, candidates and histories, and report those that are missing."""
+    """Find the images of all items of outfits, candidates and histories, and report those that are missing.
+
+    Raises:
+        UserError: if a list that says where images are is damaged, or a path leaves the folder.
+    """
     found: dict[int, Path] = {}
     absent: list[tuple[str, int]] = []
     for split, of_split in rows.items():
@@ -149,11 +159,7 @@ def _find(
         past = (items for user, of_user in histories.get(split, {}).items() if user in users for items in of_user.values())
         wanted = dict.fromkeys(item for row in of_split for item in (*row.truth, *(row.candidates if split == "test" else ())))
         wanted |= dict.fromkeys(item for items in past for item in items)
-        try:
-            found |= finder.find_all(item for item in wanted if item not in found)
-        except UserError as error:
-            report.find("list", split, str(error))
-            continue
+        found |= finder.find_all(item for item in wanted if item not in found)
         absent += [(split, item) for item in wanted if item not in found]
     report.images = len(found)
     if not found:

@@ -12,7 +12,7 @@ import gc
 import math
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -121,7 +121,9 @@ class _Name:
 
     __slots__ = ("_make",)
 
-    def __init__(self, make: Any) -> None:  # noqa: ANN401  a function or class of this file, or a container
+    _make: Callable[..., Any]
+
+    def __init__(self, make: Callable[..., Any]) -> None:
         object.__setattr__(self, "_make", make)
 
     def __call__(self, *arguments: Any) -> Any:  # noqa: ANN401  a pickle's own
@@ -138,6 +140,8 @@ class _Type:
     """A dtype while it is built: numpy pickles its name first, its byte order as a state."""
 
     __slots__ = ("_dtype",)
+
+    _dtype: np.dtype[Any]
 
     def __init__(self, name: object, align: object = False, copy: object = True) -> None:
         if not isinstance(name, str) or not _TYPE.fullmatch(name):
@@ -157,14 +161,13 @@ class _Type:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The finished dtype."""
-        found: np.dtype[Any] = self._dtype
-        return found
+        return self._dtype
 
 
 class _Array(np.ndarray[Any, Any]):
     """An array whose state is looked at before numpy takes it."""
 
-    def __setstate__(self, state: object) -> None:  # type: ignore[override]  # numpy's stubs list the tuples
+    def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Type):
             raise _Refused("it holds an array with an unknown state")
         _, shape, kind, fortran, content = state
@@ -174,7 +177,7 @@ class _Array(np.ndarray[Any, Any]):
                 raise ValueError("an array's objects do not fit its shape")
         elif type(content) is not bytes or len(content) != count * dtype.itemsize:
             raise ValueError("an array's bytes do not fit its shape")
-        super().__setstate__((1, shape, dtype, bool(fortran), content))
+        super().__setstate__((1, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]  # numpy wants a plain bool, its stubs do not
 
 
 def _reconstruct(kind: object, shape: object, code: object) -> _Array:

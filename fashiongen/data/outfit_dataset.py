@@ -16,14 +16,15 @@ from torch.utils.data import Dataset
 from fashiongen.batches import Ragged
 from fashiongen.data.listing import read_lines
 from fashiongen.data.outfit_images import ItemReader
-from fashiongen.data.outfit_lists import BLANK, Frequency, History, OutfitRow, structured
+from fashiongen.data.outfit_lists import BLANK, Frequency, History, OutfitRow
 from fashiongen.data.pair_datasets import OnError
 from fashiongen.errors import UserError
 from fashiongen.outfit_batches import WHITE, OutfitBatch
+from fashiongen.preference import preference_text
 from fashiongen.wardrobe.outfits import STYLE
 
 Show = Literal["all", "given", "nothing"]
-"""What a sample shows of its outfit. `all`: every item, for training; `given`: all but the missing one; `nothing`: an outfit is asked for."""
+"""What a sample shows of its outfit: `all` items, for training; those `given`, all but the missing one; `nothing`, if all are asked for."""
 
 Likes = dict[str, tuple[str, ...]]
 LIKED = {"Color": "colors", "Design features": "designs", STYLE: "styles"}
@@ -82,7 +83,7 @@ class Knowledge:
         """
         assert self.frequencies is not None and self.sampler is not None
         frequency = self.frequencies.get(user, {}).get(category, {})
-        return structured({name: list(values) for name, values in self.sampler(frequency, (user, category), self.seed).items()})
+        return preference_text(self.sampler(frequency, (user, category), self.seed))
 
 
 class OutfitDataset(Dataset[Any]):
@@ -138,7 +139,7 @@ class OutfitDataset(Dataset[Any]):
         """Read one outfit; if it cannot be read and may be skipped, return the reason."""
         row = self.rows[index]
         try:
-            images = {} if self.reader is None else self._images(row, self.reader)
+            images: dict[str, Any] = {} if self.reader is None else self._images(row, self.reader)
         except UserError as error:
             if self.on_error == "skip":
                 return str(error)

@@ -5,7 +5,6 @@ Users, outfits, items and categories are numbers; item 0 is the blank. Each list
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,16 +15,13 @@ from typing import Any, NoReturn
 
 from fashiongen.data.object_arrays import DamagedFileError, read_npy
 from fashiongen.errors import UserError
-from fashiongen.wardrobe.world import ATTRIBUTES
+from fashiongen.preference import preference_text
 
 BLANK = 0
 """The item that stands for a missing one."""
 
 STEMS = {"train": "train", "val": "valid", "test": "test"}
 """The splits as the files name them."""
-
-UNKNOWN = "Unknown"
-"""DualFashion's value of an attribute about which nothing is known."""
 
 COLUMNS = ("uids", "oids", "outfits", "category")
 
@@ -120,7 +116,7 @@ class OutfitLists:
 
     @cached_property
     def category_of(self) -> dict[int, int]:
-        """Each item's category: from `map/iid_cate_dict.npy`, or the lists of each category where that is missing or, as iFashion's, empty."""
+        """Each item's category, from `map/iid_cate_dict.npy`, or from each category's items where that is missing or broken (iFashion)."""
         path = self.root / "map" / "iid_cate_dict.npy"
         if path.is_file():
             try:
@@ -155,7 +151,7 @@ class OutfitLists:
     def caption(self, item: int) -> str:
         """Return the structured caption of an item, the JSON of its four attributes."""
         known = self.info.get(item, {}).get("elements")
-        return structured(known if isinstance(known, Mapping) else {})
+        return preference_text(known if isinstance(known, Mapping) else {})
 
     def rows(self, split: str, report: Callable[[str], None] = fail) -> list[OutfitRow]:
         """Read the outfits of a split, with the truth and the candidates of the missing items.
@@ -179,7 +175,7 @@ class OutfitLists:
             truth = items if truths is None else truths[number]
             chosen = None if candidates is None else candidates.get((user, outfit), ())
             problem = self._problem(items, truth, categories, split, chosen)
-            if problem:
+            if problem or truth is None:
                 file = source if "candidate" in problem else path
                 report(f"{file}: user {user}, outfit {outfit}: {problem}; get the file again from the dataset's authors")
                 continue
@@ -302,21 +298,6 @@ def numbers(values: Sequence[Any]) -> Items:
     if found and min(found) < 0:
         raise ValueError(f"{min(found)} is no number of an item or a category")
     return found
-
-
-def structured(values: Mapping[str, Any]) -> str:
-    """Return the JSON of the four attributes in DualFashion's order: lists are joined by ", ", what is missing is "Unknown".
-
-    >>> structured({"Color": ["red", "blue"], "Material": "cotton"})
-    '{"Color": "red, blue", "Material": "cotton", "Design features": "Unknown", "Clothing Fashion Style": "Unknown"}'
-    """
-    return json.dumps({name: _words(values.get(name)) or UNKNOWN for name in ATTRIBUTES}, ensure_ascii=False)
-
-
-def _words(value: object) -> str:
-    if isinstance(value, list | tuple | set | frozenset):
-        return ", ".join(word for word in map(_words, sorted(value) if isinstance(value, set | frozenset) else value) if word)
-    return value.strip() if isinstance(value, str) else ""
 
 
 def _text(value: object) -> str:

@@ -43,7 +43,8 @@ class Conditions(NamedTuple):
 
     def repeat(self, times: int) -> Self:
         """Return the conditions of all items, `times` times."""
-        return type(self)(*(None if part is None else part.repeat(times, *[1] * (part.ndim - 1)) for part in self))
+        extra = None if self.extra is None else self.extra.repeat(times, 1, 1, 1)
+        return type(self)(self.text.repeat(times, 1, 1), extra)
 
 
 class OutfitDiffusion(Method):

@@ -115,9 +115,8 @@ def _draw(people: int, seed: int) -> _World:
             asked = [_blank(seed, split, row, of_split, items) for row in range(count)]
             rows[split] = [replace(row, blank=slot, candidates=some) for row, (slot, some) in zip(rows[split], asked, strict=True)]
     trained: dict[str, list[int]] = {}
-    for row in rows["train"]:
-        for number in row.items:
-            trained.setdefault(items[number].category, []).append(number)
+    for number in (number for row in rows["train"] for number in row.items):
+        trained.setdefault(items[number].category, []).append(number)
     return _World(users, items, rows, {number: _past(seed, number, user, trained, items) for number, user in enumerate(users)})
 
 
@@ -134,7 +133,8 @@ def _blank(seed: int, split: str, row: int, outfits: Sequence[tuple[int, ...]], 
     slot = stream.choice(range(len(SLOTS)))
     true = outfits[row][slot]
     others = [outfit[slot] for outfit in outfits if outfit[slot] != true]
-    alike, rest = [], []
+    alike: list[int] = []
+    rest: list[int] = []
     for number in others:
         (alike if items[number].category == items[true].category else rest).append(number)
     return slot, (true, *(_taken(stream, alike if alike else rest) for _ in range(CANDIDATES - 1)))

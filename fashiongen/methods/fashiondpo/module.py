@@ -130,7 +130,7 @@ class FashionDPO(MutualDiffusion):
         if not self.experts:
             raise UserError("FashionDPO: experts: none to score its results: name them, see recipes/fashiondpo.yaml")
         self._paths = {}
-        waiting: list[tuple[OutfitBatch, list[int], Tensor]] = []
+        waiting: list[tuple[list[str], list[int], Tensor]] = []
         scores: list[Tensor] = []
         loader: Any = self.trainer.train_dataloader
         training, self.draws = self.training, self.samples
@@ -139,15 +139,15 @@ class FashionDPO(MutualDiffusion):
             on_device = self.trainer.strategy.batch_to_device(batch, self.device)
             hidden, places = self.hidden(on_device)
             paths, scored = self.sampled(hidden)
-            waiting.append((hidden, places, paths.cpu()))
+            waiting.append((hidden.ids, places, paths.cpu()))
             scores.append(scored.cpu())
         self.train(training)
         preferred = labels_of(torch.cat(scores, dim=2))
         start = 0
-        for hidden, places, paths in waiting:
-            for row, (id_, place) in enumerate(zip(hidden.ids, places, strict=True)):
+        for ids, places, paths in waiting:
+            for row, (id_, place) in enumerate(zip(ids, places, strict=True)):
                 self._paths[id_] = (place, paths[:, :, row], preferred[:, start + row])
-            start += len(hidden)
+            start += len(ids)
         rank_zero_info(
             f"FashionDPO: {start} blanks filled {self.samples} times; {float(preferred.float().mean()):.2f} of them are preferred"
         )
