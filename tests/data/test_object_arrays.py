@@ -226,6 +226,13 @@ def test_what_is_no_sound_file_is_told_in_one_line(tmp_path, content, monkeypatc
     assert time.process_time() - began < 2 and not (tmp_path / "planted").exists()
 
 
+def test_a_header_that_states_more_than_follows_allocates_nothing(tmp_path):
+    """Numpy itself would first ask for all the memory that the header states."""
+    (tmp_path / "a.npy").write_bytes(header_only("<f8", (10**9,)) + b"\0" * 8)
+    with pytest.raises(UserError, match="its header states 1000000000 values of 8 bytes, and 8 bytes follow"):
+        read_npy(tmp_path / "a.npy")
+
+
 def test_a_file_cut_anywhere_is_told_in_one_line(tmp_path):
     whole = saved(tmp_path / "a.npy", PLAIN[1]).read_bytes()
     for end in range(len(whole) - 1):
