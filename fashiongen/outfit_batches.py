@@ -107,6 +107,7 @@ class OutfitBatch(Batch):
             return Ragged(["" if slot in hidden else text for slot, text in enumerate(texts)], offsets)
 
         changed = {field.name: getattr(self, field.name) for field in fields(self)} | {
+            "encoded": None,
             "items": without(self.true_items.values),
             "images": Ragged(images, offsets),
             "given": Ragged(~blank, offsets),

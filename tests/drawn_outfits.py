@@ -60,3 +60,32 @@ def outfit_batch(count=3, task="pfitb", history=(2, 0, 1, 3), training=False, si
             )
         )
     return FillBlankBatch.collate(samples) if task == "pfitb" else ComposeBatch.collate(samples)
+
+
+def of_lengths(lengths):
+    """Draw fill-in-the-blank outfits of these lengths: their slots are those of outfits of four, once, in part or repeated."""
+    outfits = outfit_batch(len(lengths))
+    samples = []
+    for number, length in enumerate(lengths):
+        one = outfits.select([number])
+        places = [place % 4 for place in range(length)]
+        blank = torch.tensor([place == 0 for place in range(length)])
+        fields = {}
+        for name, field in vars(one).items():
+            fields[name] = Ragged.of([_at(field[0], places)]) if isinstance(field, Ragged) else field
+        truth = fields["true_images"].values
+        ids = fields["true_items"].values
+        fields |= {
+            "images": Ragged.of([torch.where(blank[:, None, None, None], torch.full_like(truth, 255), truth)]),
+            "items": Ragged.of([["" if hidden else id_ for id_, hidden in zip(ids, blank.tolist(), strict=True)]]),
+            "given": Ragged.of([~blank]),
+            "blank": Ragged.of([blank]),
+        }
+        samples.append(FillBlankBatch(**fields))
+    return FillBlankBatch.collate(samples)
+
+
+def _at(row, places):
+    if isinstance(row, list):
+        return [row[place] for place in places]
+    return row.select(places) if isinstance(row, Ragged) else row[places]

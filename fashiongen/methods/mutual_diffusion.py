@@ -5,6 +5,7 @@ What the authors' code does otherwise than their paper (`variant`), and what the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from fashiongen.nn import noise
 from fashiongen.nn.denoising import Noised
 from fashiongen.nn.outfits import MutualEncoder, mean_of_others
 from fashiongen.nn.parts import load_unet, widen_input
-from fashiongen.nn.sampling import Predict, sample
+from fashiongen.nn.sampling import Predict
 from fashiongen.outfit_batches import Generated, OutfitBatch
 
 Variant = Literal["paper", "code"]
@@ -29,6 +30,20 @@ class Scales(NamedTuple):
     category: float
     mutual: float
     history: float
+
+
+class Known(NamedTuple):
+    """What conditions K blanks of a test batch besides their noisy latents.
+
+    Attributes:
+        text: the encoded prompts, (K, L, C).
+        history: the history's mean latents, (K, 4, h, w).
+        given: the latents of all G given items, (G, 4, h, w).
+    """
+
+    text: Tensor
+    history: Tensor
+    given: Tensor
 
 
 class MutualDiffusion(OutfitDiffusion):
@@ -100,7 +115,7 @@ class MutualDiffusion(OutfitDiffusion):
     def training_conditions(self, batch: OutfitBatch, latents: Tensor, ids: list[str], names: tuple[str | int, ...]) -> Conditions:
         """Return the prompts and the history's latents, dropped at random: one draw per item decides for both conditions."""
         text = super().training_conditions(batch, latents, ids, names).text
-        history = self.history_of(batch)
+        history = self.history_of(batch, torch.arange(len(ids)))
         if names != ("val",):
             kept = self.condition_draw(ids, names) >= self.history_only + self.both_dropped
             history = torch.where(kept[:, None, None, None], history, self.white(batch))
@@ -136,36 +151,45 @@ class MutualDiffusion(OutfitDiffusion):
         """Return (1 - eta) z_t + eta m."""
         return (1 - self.mutual_weight) * latents + self.mutual_weight * mutual
 
-    def history_of(self, batch: OutfitBatch) -> Tensor:
-        """Return the history's mean latents of all slots, (T, 4, h, w); those of a white image if it is not to be read."""
+    def history_of(self, batch: OutfitBatch, slots: Tensor) -> Tensor:
+        """Return the history's mean latents of N slots, (N, 4, h, w); those of a white image if it is not to be read."""
         if not self.reads_history:
-            return self.white(batch).expand(len(batch.blank.values), -1, -1, -1)
-        return self.history_latents(batch)
+            return self.white(batch).expand(len(slots), -1, -1, -1)
+        return self.history_latents(batch, slots)
 
     @torch.no_grad()
     def generate(self, batch: OutfitBatch) -> Generated:
-        """Denoise all blanks of an outfit together, each draw for itself."""
-        ids = self.draw_ids(batch)
-        predict = self.guided(batch)
-        latents = sample(self.sampling, self.schedule, predict, self.pure_noise(batch, ids), ids, self.seed, "sampler")
-        return self.decoded(latents)
+        """Denoise all blanks of an outfit together, draw after draw."""
+        known = self.known(batch)
+        return self.sampled_draws(batch, [self.guided(batch, [draw], known) for draw in range(self.draws)])
 
-    def guided(self, batch: OutfitBatch) -> Predict:
-        """Return the denoiser of all blanks and draws, with three guidance terms in one batch of four predictions.
+    def known(self, batch: OutfitBatch) -> Known:
+        """Encode what conditions the blanks of a test batch; nothing of it changes over the steps or the draws."""
+        assert batch.images is not None
+        given = batch.given.values.nonzero().flatten()
+        items = [batch.items.values[place] for place in given.tolist()]
+        height, width = self.latent_size(batch)
+        empty = torch.zeros(0, self.codec.channels, height, width, device=self.device)
+        return Known(
+            text=self.blank_conditions(batch).text,
+            history=self.history_of(batch, batch.blank_slots()),
+            given=self.item_latents(items, batch.images.values[given]) if items else empty,
+        )
+
+    def guided(self, batch: OutfitBatch, draws: Sequence[int], known: Known) -> Predict:
+        """Return the denoiser of all blanks of some draws, with three guidance terms in one batch of four predictions.
 
         eps = eps_0 + s_c (eps_c - eps_0) + s_m (eps_cm - eps_c) + s_h (eps_cmh - eps_cm): without any condition, with the category, with
-        mutual influence too, and with the history too. All that does not change over the steps is computed here, once.
+        mutual influence too, and with the history too.
         """
-        draws, scales = self.draws, self.scales
-        text, white = self.blank_conditions(batch).text, self.white(batch)
-        history = self.history_of(batch)[batch.blank_slots()]
-        none = white.expand_as(history)
-        empty = self.prompt_encoder.remembered([""]).expand_as(text)
+        times, scales = len(draws), self.scales
+        none = self.white(batch).expand_as(known.history)
+        empty = self.prompt_encoder.remembered([""]).expand_as(known.text)
         conditions = Conditions(
-            torch.cat([part.repeat(draws, 1, 1) for part in (empty, text, text, text)]),
-            torch.cat([part.repeat(draws, 1, 1, 1) for part in (none, none, none, history)]),
+            torch.cat([part.repeat(times, 1, 1) for part in (empty, known.text, known.text, known.text)]),
+            torch.cat([part.repeat(times, 1, 1, 1) for part in (none, none, none, known.history)]),
         )
-        others = _Others(self, batch)
+        others = _Others(self, batch, draws, known.given)
 
         def predict(noisy: Tensor, timestep: Tensor, doubled: bool) -> Tensor:
             mutual = self.mutual(others.mean(noisy, timestep))
@@ -181,30 +205,26 @@ class MutualDiffusion(OutfitDiffusion):
 class _Others:
     """What a blank's mutual condition reads at each step: the outfit's other items, the given ones noised to the same timestep."""
 
-    def __init__(self, method: MutualDiffusion, batch: OutfitBatch) -> None:
-        """Encode the given items, and draw their noise once for each draw: (D * G, 4, h, w)."""
-        assert batch.images is not None
-        self.method, self.outfits = method, len(batch)
-        given = batch.given.values.nonzero().flatten()
-        places, ids = given.tolist(), slot_ids(batch)
-        height, width = method.latent_size(batch)
-        size = (method.codec.channels, height, width)
-        items = [batch.items.values[place] for place in places]
-        clean = method.item_latents(items, batch.images.values[given]) if items else torch.zeros(0, *size, device=method.device)
-        keys = noise.keys([f"{ids[place]}/{draw}" for draw in range(method.draws) for place in places], method.seed, "given")
-        self.clean = clean.repeat(method.draws, 1, 1, 1)
-        self.epsilon = noise.normal(keys, size, method.device)
+    def __init__(self, method: MutualDiffusion, batch: OutfitBatch, draws: Sequence[int], given: Tensor) -> None:
+        """Draw the noise of the given items, whose latents are (G, 4, h, w), once for each of the draws: (D * G, 4, h, w)."""
+        slots = batch.given.values.nonzero().flatten()
+        places, ids = slots.tolist(), slot_ids(batch)
+        keys = noise.keys([f"{ids[place]}/{draw}" for draw in draws for place in places], method.seed, "given")
+        self.method, self.rows = method, len(batch) * len(draws)
+        self.clean = given.repeat(len(draws), 1, 1, 1)
+        self.epsilon = noise.normal(keys, given.shape[1:], method.device)
         # Each draw of an outfit is a row of its own.
-        first = [draw * self.outfits for draw in range(method.draws)]
+        first = [turn * len(batch) for turn in range(len(draws))]
         self.of_blanks = torch.cat([batch.blank_samples() + start for start in first])
-        self.of_given = torch.cat([batch.given.row_of[given] + start for start in first])
+        self.of_given = torch.cat([batch.given.row_of[slots] + start for start in first])
 
     def mean(self, noisy: Tensor, timestep: Tensor) -> Tensor:
         """Return the mean of each blank's others, (D * K, 4, h, w), given the blanks' latents at a timestep."""
-        rows, of_all = self.outfits * self.method.draws, torch.cat([self.of_blanks, self.of_given])
+        of_all = torch.cat([self.of_blanks, self.of_given])
         if self.method.variant == "code":  # ones for weights, and given items without noise
             together = torch.cat([noisy, self.clean])
-            total = noisy.new_zeros(rows, *noisy.shape[1:]).index_add_(0, of_all, together)
+            total = noisy.new_zeros(self.rows, *noisy.shape[1:]).index_add_(0, of_all, together)
             return total[self.of_blanks] - noisy
-        given = self.method.schedule.add_noise(self.clean, self.epsilon, timestep.expand(len(self.clean)))
-        return mean_of_others(torch.cat([noisy, given]), of_all, rows)[: len(noisy)]
+        moment = timestep.round().long()  # that of `euler` lies between two
+        given = self.method.schedule.add_noise(self.clean, self.epsilon, moment.expand(len(self.clean)))
+        return mean_of_others(torch.cat([noisy, given]), of_all, self.rows)[: len(noisy)]

@@ -6,7 +6,7 @@ Shapes: B outfits with T items in all, K of them blanks, each filled D times; la
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -21,13 +21,10 @@ from fashiongen.nn import noise
 from fashiongen.nn.denoising import Noised, denoising_loss
 from fashiongen.nn.encodings import EncodingCache
 from fashiongen.nn.guidance import condition_mask
-from fashiongen.nn.outfits import mean_of_rows
+from fashiongen.nn.outfits import item_prompt, mean_of_rows
 from fashiongen.nn.parts import load_codec, load_noise_schedule, load_prompt_encoder, load_unet
-from fashiongen.nn.sampling import SamplerName, Sampling, sample
+from fashiongen.nn.sampling import Predict, SamplerName, Sampling, sample
 from fashiongen.outfit_batches import WHITE, ComposeBatch, FillBlankBatch, Generated, OutfitBatch
-
-PAIRS = ("pants", "trousers", "shorts", "jeans", "leggings", "shoes", "sneakers", "boots", "earrings", "slippers", "sandals")
-"""Categories that a prompt calls a pair. The authors of DiFashion do so for fewer of them in training than in tests."""
 
 
 class Conditions(NamedTuple):
@@ -40,11 +37,6 @@ class Conditions(NamedTuple):
 
     text: Tensor
     extra: Tensor | None = None
-
-    def repeat(self, times: int) -> Self:
-        """Return the conditions of all items, `times` times."""
-        extra = None if self.extra is None else self.extra.repeat(times, 1, 1, 1)
-        return type(self)(self.text.repeat(times, 1, 1), extra)
 
 
 class OutfitDiffusion(Method):
@@ -183,36 +175,38 @@ class OutfitDiffusion(Method):
 
     @torch.no_grad()
     def generate(self, batch: OutfitBatch) -> Generated:
-        """Sample all blanks and draws in one batch, with guidance."""
-        conditions = self.blank_conditions(batch).repeat(self.draws)
+        """Sample all blanks with guidance, draw after draw."""
+        conditions = self.blank_conditions(batch)
         guided = Conditions(*(_both(*parts) for parts in zip(self.null(conditions), conditions, strict=True)))
 
         def predict(noisy: Tensor, timestep: Tensor, doubled: bool) -> Tensor:
             return self.denoise(noisy, timestep, guided if doubled else conditions)
 
-        ids = self.draw_ids(batch)
-        latents = sample(self.sampling, self.schedule, predict, self.pure_noise(batch, ids), ids, self.seed, "sampler")
-        return self.decoded(latents)
+        return self.sampled_draws(batch, [predict] * self.draws)
 
-    def draw_ids(self, batch: OutfitBatch) -> list[str]:
-        """Return the id of each draw of each blank, draw after draw: it keys the draw's noise."""
+    def sampled_draws(self, batch: OutfitBatch, predictors: Sequence[Predict]) -> Generated:
+        """Sample and decode one draw of all blanks with each of the denoisers; a draw at a time bounds the memory."""
+        images = []
+        for draw, predict in enumerate(predictors):
+            ids = self.draw_ids(batch, draw)
+            latents = sample(self.sampling, self.schedule, predict, self.pure_noise(batch, ids), ids, self.seed, "sampler")
+            images.append(self.codec.decode(latents))
+        return Generated(images=torch.stack(images))
+
+    def draw_ids(self, batch: OutfitBatch, draw: int) -> list[str]:
+        """Return the id of each blank in a draw: it keys the draw's noise."""
         ids = slot_ids(batch)
-        blanks = [ids[slot] for slot in batch.blank_slots().tolist()]
-        return [f"{id_}/{draw}" for draw in range(self.draws) for id_ in blanks]
+        return [f"{ids[slot]}/{draw}" for slot in batch.blank_slots().tolist()]
 
     def pure_noise(self, batch: OutfitBatch, ids: Sequence[str]) -> Tensor:
         """Draw the noise that sampling starts from, (N, 4, h, w)."""
         height, width = self.latent_size(batch)
         return noise.normal(noise.keys(ids, self.seed, "sample"), (self.codec.channels, height, width), self.device)
 
-    def decoded(self, latents: Tensor) -> Generated:
-        """Decode the latents of all draws, (D * K, 4, h, w)."""
-        return Generated(images=self.codec.decode(latents).unflatten(0, (self.draws, -1)))
-
     def prompts(self, categories: Sequence[str], kept: Tensor | None = None) -> Tensor:
         """Encode the prompts of items, (N, L, C); the empty one where `kept` (N,) is False."""
         chosen = [True] * len(categories) if kept is None else kept.tolist()
-        return self.prompt_encoder.remembered([prompt(name) if shown else "" for name, shown in zip(categories, chosen, strict=True)])
+        return self.prompt_encoder.remembered([item_prompt(name) if shown else "" for name, shown in zip(categories, chosen, strict=True)])
 
     def kept(self, ids: list[str], dropout: float, names: tuple[str | int, ...], what: str) -> Tensor | None:
         """Return which items keep a condition in training, (N,) bool; None for all of them, as in validation."""
@@ -236,19 +230,20 @@ class OutfitDiffusion(Method):
         cache = self.encoding_cache if self.training and self.encoding_cache is not None else EncodingCache()
         return cache.of_items("item", ids, lambda places: self.codec.encode(to_float(images[places])))
 
-    def history_latents(self, batch: OutfitBatch) -> Tensor:
-        """Return the mean latents of the user's history in each slot's category, (T, 4, h, w): a white image's where there is none.
+    def history_latents(self, batch: OutfitBatch, slots: Tensor) -> Tensor:
+        """Return the mean latents of the user's history in the category of N slots, (N, 4, h, w): a white image's where there is none.
 
         Raises:
             UserError: if the data offer no history.
         """
         if batch.history is None or batch.history_items is None:
             raise UserError(f"{type(self).__name__} reads the user's history: set data.init_args.history=null, which offers all of it")
-        images, items = batch.history.values, batch.history_items.values
+        chosen = slots.tolist()
+        images, items = batch.history.values.select(chosen), batch.history_items.values.select(chosen)
         white = self.white(batch)
         if not len(items.values):
-            return white.expand(len(items), -1, -1, -1)
-        return mean_of_rows(self.item_latents(items.values, images.values), images.row_of, white, len(images))
+            return white.expand(len(chosen), -1, -1, -1)
+        return mean_of_rows(self.item_latents(items.values, images.values), images.row_of, white, len(chosen))
 
     def white(self, batch: OutfitBatch) -> Tensor:
         """Return the latents of a white image, which stand for no item, (1, 4, h, w)."""
@@ -268,18 +263,11 @@ class OutfitDiffusion(Method):
         """
         if batch.images is None:
             raise UserError(f"{type(self).__name__} generates images: set data.init_args.images=true")
-        height, width = (side // self.codec.factor for side in batch.images.values.shape[-2:])
-        return height, width
-
-
-def prompt(category: str) -> str:
-    """Return the prompt of an item.
-
-    >>> prompt("sneakers")
-    'A photo of a pair of sneakers, on white background, high quality'
-    """
-    pair = "pair of " if any(word in category for word in PAIRS) else ""
-    return f"A photo of a {pair}{category}, on white background, high quality"
+        height, width = batch.images.values.shape[-2:]
+        multiple = self.codec.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if height % multiple or width % multiple:
+            raise UserError(f"{type(self).__name__}: the images are {height}x{width}: set data.init_args.size to multiples of {multiple}")
+        return height // self.codec.factor, width // self.codec.factor
 
 
 def slot_ids(batch: OutfitBatch) -> list[str]:

@@ -11,9 +11,9 @@ from fashiongen.metrics.features import CLIP_EXTRACTORS, FrozenNetwork
 from fashiongen.metrics.outfits import OutfitMetric, cosine, embed, embed_rows, finite_images, needed
 from fashiongen.metrics.perceptual import LPIPS_EXTRACTORS, images_at_once, pair_distances
 from fashiongen.metrics.shared import embedded_texts
+from fashiongen.nn.outfits import EVALUATION_PAIRS, item_prompt
 from fashiongen.outfit_batches import Completed
 
-PAIRS = ("shoes", "pants", "sneakers", "boots", "earrings", "slippers", "sandals")
 # Cosines that differ by less are equal: a network's features of the same image differ by rounding with its place in a batch.
 TIE = 1e-6
 
@@ -21,8 +21,8 @@ TIE = 1e-6
 class CLIPScore(OutfitMetric):
     """100 times the cosine of CLIP's features of a generated image and of its category's prompt; range [-100, 100], higher is better.
 
-    The prompt is `prompt(category)`. Source: DiFashion's code (`calculate_clip_score`), with `clip-vit-h-14`. The extractor is part of the
-    name.
+    The prompt is `evaluation_prompt(category)`. Source: DiFashion's code (`calculate_clip_score`), with `clip-vit-h-14`. The extractor is
+    part of the name.
 
     Degenerate input: a non-finite image scores NaN.
     """
@@ -52,7 +52,7 @@ class CLIPScore(OutfitMetric):
         generated = embed(type(self).__name__, "generated", completed.images, network, "features", network.features)
         if not completed.category:
             return completed.per_sample(generated.sum(dim=-1).double())
-        texts = embedded_texts(network, [prompt(category) for category in completed.category])
+        texts = embedded_texts(network, [evaluation_prompt(category) for category in completed.category])
         return completed.per_sample(100 * cosine(generated, texts))
 
 
@@ -181,14 +181,13 @@ class RetrievalAccuracy(OutfitMetric):
         return completed.per_sample(torch.where(finite, values, torch.nan), present[:, 0])
 
 
-def prompt(category: str) -> str:
+def evaluation_prompt(category: str) -> str:
     """Return DiFashion's prompt of a category in its evaluation (`cate_trans`).
 
-    >>> prompt("women's sandals")
+    >>> evaluation_prompt("women's sandals")
     "A photo of a pair of women's sandals, on white background"
     """
-    pair = "pair of " if any(word in category for word in PAIRS) else ""
-    return f"A photo of a {pair}{category}, on white background"
+    return item_prompt(category, EVALUATION_PAIRS, quality=False)
 
 
 def prepare_texts(network: FrozenNetwork, device: torch.device) -> None:

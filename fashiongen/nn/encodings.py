@@ -102,7 +102,8 @@ class EncodingCache:
     def of_items(self, kind: str, ids: list[str], compute: Callable[[list[int]], Tensor]) -> Tensor:
         """Return the encodings of items, (N, ...), computing each distinct item that is not cached once, even within the batch.
 
-        Items, such as those of a user's history, occur in many samples: whole batches are hardly ever cached at first.
+        Items, such as those of a user's history, occur in many samples: whole batches are hardly ever cached at first. An item's value may
+        differ by rounding with the items that are computed beside it, and so in a resumed run.
 
         Args:
             kind: name of the encoding.

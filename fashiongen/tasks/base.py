@@ -190,6 +190,8 @@ class Task(ABC):
             UserError: if it groups by a field that the task's batches lack, or states what the task does not have: metrics of an unpaired
                 test, or a number of draws.
         """
+        if protocol.draws is not None and protocol.draws < 1:
+            raise UserError(f"evaluate.draws: {protocol.draws}: must be at least 1")
         if protocol.draws is not None and not self.several_draws:
             raise UserError(f"evaluate.draws: a {self.name} has one result per sample: leave it out")
         if protocol.unpaired is not None:

@@ -18,18 +18,36 @@ from fashiongen.tasks.one_image import as_written
 
 HISTORY_SHOWN = 4
 """Items of the history in a gallery row, the latest ones."""
+PAIRS_AT_ONCE = 64
+"""Pairs of images that are compared at once: at full size one takes megabytes."""
 
 
 class OutfitTask(Task):
     """Generates the blanks of outfits, each one or several times; judged by metrics of outfits and of sets of images.
 
     A prediction is kept as one file per sample: the images of its blanks from left to right, draw after draw.
+
+    Attributes:
+        draws: how often the protocol wants each blank filled; None for the method's own number.
+        drawn: how often the last prediction has filled it.
     """
 
     prediction: ClassVar[str] = "outfit"
     gallery: ClassVar[tuple[str, ...]] = ("history", "given", "truth")
     shares: ClassVar[str] = "user or outfit"
     several_draws: ClassVar[bool] = True
+
+    draws: int | None = None
+    drawn: int = 0
+
+    @classmethod
+    def spoil_truth(cls, batch: Batch) -> Batch:
+        """Spoil the user's true liking and the given items' true attributes too, which only the wardrobe's oracle may read."""
+        assert isinstance(batch, OutfitBatch)
+        likes = None if batch.likes is None else [dict.fromkeys(liked, ("spoiled",)) for liked in batch.likes]
+        known = batch.given_attributes
+        spoiled = None if known is None else Ragged([dict.fromkeys(entry, "spoiled") for entry in known.values], known.offsets)
+        return replace(super().spoil_truth(batch), likes=likes, given_attributes=spoiled)
 
     def check_data(self, data: Data, protocol: Protocol) -> None:
         """Check that the data have images and the protocol's size, and that the metrics are of outfits or of sets.
@@ -43,6 +61,9 @@ class OutfitTask(Task):
             raise UserError(f"evaluate.reference: a {self.name} is compared with the test's own outfits: leave it out")
         if "images" not in data.offers:
             raise UserError(f"{self.name} is evaluated by images, which {data.name} does not offer here: set data.init_args.images=true")
+        for name in ("filter", "resize"):
+            if getattr(protocol, name) is not None:
+                raise UserError(f"evaluate.{name}: a {self.name} reads images as the data do (data.init_args.fit): leave it out")
         found = tuple(data.size or ())
         if protocol.size is not None and found != tuple(protocol.size):
             sizes = f"uses size {list(protocol.size)}, but data.init_args.size is {list(found)}"
@@ -83,10 +104,11 @@ class OutfitTask(Task):
         name, count = type(method).__name__, len(batch.blank_slots())
         if not isinstance(prediction, Generated):
             raise TypeError(f"{name}.{self.method} must return Generated, it returned {type(prediction).__name__}")
-        draws = getattr(self, "draws", None) or getattr(method, "draws", None) or prediction.draws
+        draws = self.draws or getattr(method, "draws", None) or prediction.draws
         size = (draws, count, *_size_of(batch))
         if tuple(prediction.images.shape) != size:
             raise TypeError(f"{name}.{self.method} must return images {size}, it returned {tuple(prediction.images.shape)}")
+        self.drawn = draws
         captions = prediction.captions
         if captions is not None and [len(listed) for listed in captions] != [count] * draws:
             raise TypeError(f"{name}.{self.method} must return {count} captions for each of {draws} draws")
@@ -189,7 +211,8 @@ class OutfitTask(Task):
         if len(draws) > 1 or (self.draws is not None and draws != {self.draws}):
             wanted = "the same number" if self.draws is None else str(self.draws)
             raise UserError(f"the files hold {', '.join(map(str, sorted(draws)))} draws of each blank, the protocol wants {wanted}")
-        shape = (draws.pop(), 3, height, width)
+        self.drawn = draws.pop()
+        shape = (self.drawn, 3, height, width)
         whole = [
             torch.full((shape[0], blanks, *shape[1:]), torch.nan) if part is None else part
             for part, blanks in zip(parts, per_sample, strict=True)
@@ -205,15 +228,14 @@ class OutfitTask(Task):
         assert isinstance(batch, OutfitBatch) and batch.images is not None
         written, samples, slots = to_uint8(prediction.images.nan_to_num()), batch.blank_samples(), batch.blank_slots()
         given = batch.given.values.nonzero().flatten()
-        found = {"a given item": _nearest(written, samples, batch.images.values[given], batch.images.row_of[given], len(batch))}
+        of_given = batch.images.row_of[given]
+        found = {"a given item": _nearest(written, samples, batch.images.values[given], of_given, samples, len(batch))}
         if batch.history is not None:
-            history: Ragged = batch.history.values
-            slot_of = history.row_of
-            shown = torch.isin(slot_of, slots)  # only the blanks' own categories
-            row = batch.blank.row_of[slot_of[shown]]
-            found["an item of the history"] = _nearest(written, samples, history.values[shown], row, len(batch))
+            history: Ragged = batch.history.values.select(slots.tolist())  # of the blanks' own categories
+            blanks = torch.arange(len(slots), device=slots.device)
+            found["an item of the history"] = _nearest(written, blanks, history.values, history.row_of, samples, len(batch))
         if batch.true_images is not None:
-            found["the true image"] = _nearest(written, samples, batch.true_images.values[slots], samples, len(batch))
+            found["the true image"] = _nearest(written, slots, batch.true_images.values[slots], slots, samples, len(batch))
         return found
 
     def reference_info(self, data: Data, protocol: Protocol) -> dict[str, str]:
@@ -225,7 +247,7 @@ class OutfitTask(Task):
     def conditions(self, data: Data, protocol: Protocol) -> dict[str, str]:
         """Return the image size, the number of draws, and how much of the history was offered."""
         length = getattr(data, "history", None)
-        return {"size": size_text(data), "draws": str(self.draws or 1), "history": "all" if length is None else str(length)}
+        return {"size": size_text(data), "draws": str(self.drawn), "history": "all" if length is None else str(length)}
 
 
 def compare_outfits(prediction: Generated, batch: OutfitBatch) -> Completed:
@@ -308,17 +330,21 @@ def _of_outfits(metric: object) -> bool:
     return bool(getattr(metric, "of_outfits", False))
 
 
-def _nearest(images: Tensor, samples: Tensor, others: Tensor, other_samples: Tensor, count: int) -> Tensor:
+def _nearest(images: Tensor, rows: Tensor, others: Tensor, other_rows: Tensor, samples: Tensor, count: int) -> Tensor:
     """Return how far each sample's nearest pair of an image and one of its `others` is, in grey levels: (B,), inf without a pair.
 
     Args:
         images: uint8 (D, K, 3, H, W).
-        samples: their samples, (K,).
+        rows: the rows of the images, (K,): an image is compared with the others of its row.
         others: uint8 (N, 3, H, W).
-        other_samples: their samples, (N,).
+        other_rows: their rows, (N,).
+        samples: the sample of each image, (K,).
         count: the number of samples, B.
     """
-    first, second = (samples[:, None] == other_samples[None]).nonzero(as_tuple=True)
-    difference = (images[:, first].float() - others[second].float()).abs().flatten(2).mean(dim=2).amin(dim=0)
     found = torch.full((count,), torch.inf, device=images.device)
-    return found.scatter_reduce_(0, samples[first], difference, "amin")
+    first, second = (rows[:, None] == other_rows[None]).nonzero(as_tuple=True)
+    for draw in images:
+        for one, other in zip(first.split(PAIRS_AT_ONCE), second.split(PAIRS_AT_ONCE), strict=True):
+            difference = (draw[one].float() - others[other].float()).abs().flatten(1).mean(dim=1)
+            found.scatter_reduce_(0, samples[one], difference, "amin")
+    return found

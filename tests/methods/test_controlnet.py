@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from drawn_outfits import SIZE, outfit_batch
+from drawn_outfits import SIZE, of_lengths, outfit_batch
 from torch.nn.functional import interpolate
 
 from fashiongen.batches import to_float
@@ -61,3 +61,15 @@ def test_a_dropped_outfit_is_a_white_control_image():
     assert not (method.training_conditions(batch, method.true_latents(batch), ["a", "b", "c", "d"], ("val",)).extra == 1).all()
     with pytest.raises(UserError, match="outfit_dropout"):
         ControlNet(outfit_dropout=2.0)
+
+
+def test_outfits_of_different_lengths_share_a_batch():
+    method = ControlNet(**FEW).eval()
+    with torch.no_grad():
+        for block in method.controlnet.controlnet_down_blocks:
+            block.weight.add_(0.1)
+        method.controlnet.controlnet_cond_embedding.conv_out.weight.add_(0.1)
+    batch = of_lengths([4, 2, 5])
+    together = method.fill_blank(batch).images
+    for row in range(3):
+        torch.testing.assert_close(method.fill_blank(batch.select([row])).images[:, 0], together[:, row], atol=1e-3, rtol=1e-3)

@@ -1,6 +1,7 @@
 """FashionDPO: probabilities of steps, preferences, what is trained, and the authors' fault."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from fashiongen.errors import UserError
 from fashiongen.methods.difashion import DiFashion
 from fashiongen.methods.fashiondpo import FashionDPO
 from fashiongen.methods.fashiondpo.trajectories import (
+    Labels,
     labels_of,
     log_probability,
     preference_loss,
@@ -35,7 +37,6 @@ def method():
 @pytest.fixture(scope="module")
 def rollouts(method):
     hidden, _ = method.hidden(outfit_batch(2, training=True))
-    method.draws = method.samples
     paths, scores = method.eval().sampled(hidden)
     method.train()
     return hidden, paths, labels_of(scores)
@@ -52,8 +53,7 @@ def test_a_step_s_distribution_is_that_of_diffusers_ddim():
         fresh = torch.randn_like(latents)
         for noise in (torch.zeros_like(latents), fresh):
             wanted = sampler.step(epsilon, timestep, latents, eta=1.0, variance_noise=noise).prev_sample
-            if previous >= 0:
-                torch.testing.assert_close(mean + deviation * noise, wanted, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(mean + deviation * noise, wanted, atol=1e-4, rtol=1e-4)
         sampled = mean + deviation * fresh
         normal = torch.distributions.Normal(mean, deviation).log_prob(sampled).flatten(1).mean(dim=1)
         torch.testing.assert_close(log_probability(mean, deviation, sampled), normal, atol=1e-3, rtol=1e-4)
@@ -62,8 +62,17 @@ def test_a_step_s_distribution_is_that_of_diffusers_ddim():
 def test_labels_are_the_better_half_by_the_scaled_mean():
     first, second = torch.tensor([[0.0, 10.0], [4.0, 2.0]]), torch.tensor([[0.1, 0.1], [0.3, 0.2]])
     means = torch.tensor([[0.0, 0.5], [(0.4 + 1.0) / 2, (0.2 + 0.5) / 2]])
-    assert torch.equal(labels_of(torch.stack([first, second])), means >= means.flatten().quantile(0.5))
-    assert labels_of(torch.zeros(2, 3, 2)).all()  # of equal results none is preferred to another
+    found = labels_of(torch.stack([first, second]))
+    assert torch.equal(found.preferred, means >= means.flatten().quantile(0.5)) and torch.equal(found.other, ~found.preferred)
+    assert labels_of(torch.zeros(2, 3, 2)).preferred.all()  # of equal results none is preferred to another
+    part = torch.stack([first, second.where(torch.tensor([[True, False], [True, True]]), torch.nan)])
+    assert torch.equal(labels_of(part).preferred[1:], found.preferred[1:])  # one expert has no score for one result
+    none = torch.tensor([[[torch.nan, 1.0], [torch.nan, 2.0]]])
+    assert labels_of(none).preferred.tolist() == [[False, False], [False, True]] and labels_of(none).other.tolist() == [
+        [False, True],
+        [False, False],
+    ]
+    assert not labels_of(torch.full((1, 2, 2), torch.nan)).preferred.any()
 
 
 def test_the_preference_loss_equals_a_plain_loop():
@@ -76,8 +85,9 @@ def test_the_preference_loss_equals_a_plain_loop():
                 if preferred[winner, column] and not preferred[loser, column]:
                     held = [max(math.log(0.9), min(math.log(1.1), ratios[row, column].item())) for row in (winner, loser)]
                     wanted.append(-math.log(1 / (1 + math.exp(-0.5 * (held[0] - held[1])))))
-    assert preference_loss(ratios, preferred, 0.5, 0.1).item() == pytest.approx(sum(wanted) / len(wanted), rel=1e-5)
-    assert preference_loss(ratios, torch.ones(4, 3, dtype=torch.bool), 0.5, 0.1) == 0
+    assert preference_loss(ratios, Labels(preferred, ~preferred), 0.5, 0.1).item() == pytest.approx(sum(wanted) / len(wanted), rel=1e-5)
+    everything = torch.ones(4, 3, dtype=torch.bool)
+    assert preference_loss(ratios, Labels(everything, ~everything), 0.5, 0.1) == 0
 
 
 @torch.no_grad()
@@ -85,34 +95,34 @@ def test_a_rollout_is_a_chain_of_its_steps(method, rollouts):
     hidden, paths, _ = rollouts
     assert paths.shape == (5, 3, 2, 4, 16, 12)
     times = timesteps_of(method.schedule, 4).tolist()
-    predict = method.guided(hidden)
+    predict = method.guided(hidden, range(3), method.known(hidden))
     epsilon = predict(paths[1].flatten(0, 1), torch.tensor(times[1]), False)
     mean, deviation = step_distribution(method.schedule, epsilon, paths[1].flatten(0, 1), times[1], times[2])
     fresh = (paths[2].flatten(0, 1) - mean) / deviation
     assert abs(fresh.mean()) < 0.1 and 0.9 < fresh.std() < 1.1 and len(fresh.flatten().unique()) > 4000
-    ids = [f"{id_}/0" for id_ in method.draw_ids(hidden)]
+    ids = [f"{id_}/0" for draw in range(3) for id_ in method.draw_ids(hidden, draw)]
     again = roll_out(method.schedule, predict, method.pure_noise(hidden, ids), 4, ids, method.seed, "rollout")
     torch.testing.assert_close(again.unflatten(1, (3, 2)), paths, atol=1e-4, rtol=1e-4)
 
 
 def test_only_the_lora_is_trained_and_it_starts_as_the_reference(method, rollouts):
-    hidden, paths, preferred = rollouts
-    loss = method.dpo_loss(hidden, paths, preferred, [0, 1, 2, 3])
+    hidden, paths, labels = rollouts
+    loss = method.dpo_loss(hidden, paths, labels, [0, 1, 2, 3])
     assert loss.item() == pytest.approx(math.log(2), abs=1e-4)  # all ratios are 1
     assert all(".lora_" in name for name, parameter in method.named_parameters() if parameter.requires_grad)
     kinds = set(method.origins().values())
-    assert kinds == {"parent", "pretrained"} and any(".lora_B" in name for name in method.state_dict())
+    assert kinds == {"parent", "pretrained", "run"} and any(".lora_B" in name for name in method.state_dict())
 
 
 def test_a_step_makes_preferred_results_more_likely(method, rollouts):
-    hidden, paths, preferred = rollouts
-    assert (preferred.any(dim=0) & ~preferred.all(dim=0)).any()
+    hidden, paths, labels = rollouts
+    assert (labels.preferred.any(dim=0) & labels.other.any(dim=0)).any()
     optimizer = torch.optim.SGD([parameter for parameter in method.parameters() if parameter.requires_grad], lr=1.0)
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    loss = method.dpo_loss(hidden, paths, preferred, [0, 1, 2, 3])
+    loss = method.dpo_loss(hidden, paths, labels, [0, 1, 2, 3])
     loss.backward()
     optimizer.step()
-    after = method.dpo_loss(hidden, paths, preferred, [0, 1, 2, 3])
+    after = method.dpo_loss(hidden, paths, labels, [0, 1, 2, 3])
     assert after < loss and {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])} == {
         name for name in before if ".lora_B" in name
     }
@@ -165,7 +175,21 @@ def method_places(method, batch, epoch):
         return method.hidden(batch)[1]
 
 
-@pytest.mark.parametrize("settings", [{"samples": 1}, {"rank": 0}, {"beta": 0.0}, {"ratio_clip": 1.0}, {"rollout_steps": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"samples": 1}, {"rank": 0}, {"beta": 0.0}, {"ratio_clip": 1.0}, {"rollout_steps": 0}, {"rollout_steps": 1000}]
+)
 def test_settings_out_of_range_are_told(settings):
     with pytest.raises(UserError, match=next(iter(settings))):
         FashionDPO(**{**SMALL, **settings})
+
+
+def test_a_training_needs_difashion_and_experts_and_whole_epochs():
+    method, batch = FashionDPO(**SMALL), outfit_batch(1, training=True)
+    method.trainer = SimpleNamespace(ckpt_path=None)
+    with pytest.raises(UserError, match=r"--parents\.difashion"):
+        method.on_train_start()
+    method._has_parent = True
+    with pytest.raises(UserError, match="experts"):
+        method.on_train_start()
+    with pytest.raises(UserError, match="middle of an epoch"):
+        method.training_step(batch, 0)

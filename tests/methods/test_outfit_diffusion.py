@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from drawn_outfits import SIZE, outfit_batch
+from drawn_outfits import SIZE, of_lengths, outfit_batch
 
 from fashiongen.batches import Ragged, to_float
 from fashiongen.errors import UserError
 from fashiongen.methods.difashion import DiFashion
-from fashiongen.methods.outfit_diffusion import prompt, slot_ids
+from fashiongen.methods.outfit_diffusion import slot_ids
 from fashiongen.methods.stable_diffusion import SDNaive, SDv2, SDv15
 from fashiongen.nn import noise
 from fashiongen.nn.encodings import EncodingCache
-from fashiongen.nn.outfits import mean_of_others, mean_of_rows
+from fashiongen.nn.outfits import item_prompt, mean_of_others, mean_of_rows
 from fashiongen.nn.parts import ddim
 
 FEW = {"sampler": "ddim", "steps": 2}
@@ -29,11 +29,13 @@ def test_means_of_rows_and_of_others():
     values, row = torch.tensor([[1.0], [3.0], [5.0], [7.0]]), torch.tensor([0, 0, 2, 0])
     assert mean_of_rows(values, row, torch.tensor([[9.0]]), 3).flatten().tolist() == [pytest.approx(11 / 3), 9.0, 5.0]
     assert mean_of_others(values, row, 3).flatten().tolist() == [5.0, 4.0, 0.0, 2.0]
+    assert mean_of_others(values, row, 3, torch.tensor([[9.0]])).flatten().tolist() == [5.0, 4.0, 9.0, 2.0]
 
 
 def test_prompts_follow_difashion():
-    assert prompt("skirt") == "A photo of a skirt, on white background, high quality"
-    assert prompt("women's canvas shoes") == "A photo of a pair of women's canvas shoes, on white background, high quality"
+    assert item_prompt("skirt") == "A photo of a skirt, on white background, high quality"
+    assert item_prompt("women's boot") == "A photo of a women's boot, on white background, high quality"
+    assert item_prompt("women's casual pants") == "A photo of a pair of women's casual pants, on white background, high quality"
 
 
 def test_sd_v2_s_tiny_checkpoint_computes_what_sd_v15_s_does():
@@ -59,7 +61,8 @@ def test_an_item_is_encoded_once():
 
 def test_the_history_s_mean_is_that_of_its_latents():
     batch, method = outfit_batch(), SDNaive(**FEW).eval()
-    found = method.history_latents(batch)
+    found = method.history_latents(batch, torch.arange(12))
+    torch.testing.assert_close(method.history_latents(batch, torch.tensor([9, 2])), found[[9, 2]], atol=1e-4, rtol=1e-4)
     white = method.codec.encode(torch.ones(1, 3, *SIZE))
     for row in range(3):
         for slot in range(4):
@@ -110,7 +113,7 @@ def test_difashion_drops_conditions_as_its_authors_do():
     noised = method.add_noise(batch, latents, ids, names)
     history = method.training_conditions(batch, latents, ids, names).extra
     mixed = method.noisy_input(batch, noised, ids, names)
-    draws, white, whole = method.condition_draw(ids, names), method.white(batch), method.history_latents(batch)
+    draws, white, whole = method.condition_draw(ids, names), method.white(batch), method.history_latents(batch, torch.arange(12))
     assert min(draws) < 0.2 and max(draws) > 0.7
     mutual = method.noisy_input(batch, noised, ids, ("val",))
     for item, draw in enumerate(draws.tolist()):
@@ -126,13 +129,13 @@ def test_difashion_s_guidance_has_three_terms():
     sampler = ddim(method.schedule)
     sampler.set_timesteps(1)
     (timestep,) = sampler.timesteps
-    latents = method.pure_noise(batch, method.draw_ids(batch))
+    latents = method.pure_noise(batch, method.draw_ids(batch, 0))
     given = method.codec.encode(to_float(batch.images[0][1:]))
     ids = [f"{batch.ids[0]}/{slot}/0" for slot in (1, 2, 3)]
     epsilon = noise.normal(noise.keys(ids, 0, "given"), given.shape[1:])
     others = method.schedule.add_noise(given, epsilon, timestep.expand(3)).mean(dim=0, keepdim=True)
     mixed, plain = 0.9 * latents + 0.1 * method.mutual_encoder(others), 0.9 * latents
-    history, white = method.history_latents(batch)[:1], method.white(batch)
+    history, white = method.history_latents(batch, torch.tensor([0])), method.white(batch)
     text, empty = method.prompts([batch.category[0][0]]), method.prompts([""], torch.tensor([False]))
 
     def eps(z, c, h):
@@ -173,9 +176,9 @@ def test_what_a_blank_s_mutual_influence_reads_in_sampling(variant):
     from fashiongen.methods.mutual_diffusion import _Others
 
     method, batch = difashion(variant=variant), outfit_batch()
-    noisy = method.pure_noise(batch, method.draw_ids(batch))
+    noisy = method.pure_noise(batch, method.draw_ids(batch, 0))
     timestep = torch.tensor(500)
-    found = _Others(method, batch).mean(noisy, timestep)
+    found = _Others(method, batch, [0], method.known(batch).given).mean(noisy, timestep)
     clean = method.codec.encode(to_float(batch.images[2][~batch.blank[2]]))
     if variant == "code":
         wanted = clean.sum(dim=0)
@@ -218,3 +221,45 @@ def test_settings_out_of_range_are_told(cls, settings, message):
 def test_images_of_another_size_than_the_mutual_encoder_s_are_told():
     with pytest.raises(UserError, match=r"image_size \[64,48\]"):
         DiFashion(image_size=(32, 32), **FEW).fill_blank(outfit_batch(1))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "pndm", "dpm++", "unipc", "euler"])
+def test_every_sampler_denoises_a_blank_beside_given_items(sampler):
+    method = DiFashion(image_size=SIZE, sampler=sampler, steps=4).eval()
+    batch = outfit_batch(2)
+    images = method.fill_blank(batch).images
+    assert images.isfinite().all()
+    torch.testing.assert_close(method.fill_blank(batch.select([1])).images[:, 0], images[:, 1], atol=1e-3, rtol=1e-3)
+
+
+def test_a_draw_does_not_depend_on_how_many_there_are():
+    method, batch = difashion(), outfit_batch(2)
+    one = method.fill_blank(batch).images
+    method.draws = 3
+    three = method.fill_blank(batch).images
+    torch.testing.assert_close(three[:1], one, atol=1e-4, rtol=1e-4)
+    assert ((three[0] - three[1]).abs().amax(dim=(1, 2, 3)) > 1e-3).all()
+
+
+@pytest.mark.parametrize("cls", [SDNaive, DiFashion])
+def test_outfits_of_different_lengths_share_a_batch(cls):
+    """With weights on the new inputs, which start at zero."""
+    torch.manual_seed(0)
+    method = (DiFashion(image_size=SIZE, **FEW) if cls is DiFashion else SDNaive(**FEW)).eval()
+    with torch.no_grad():
+        method.unet.conv_in.weight[:, 4:].normal_(std=0.05)
+    batch = of_lengths([4, 2, 5])
+    together = method.fill_blank(batch).images
+    for row in range(3):
+        torch.testing.assert_close(method.fill_blank(batch.select([row])).images[:, 0], together[:, row], atol=1e-3, rtol=1e-3)
+
+
+def test_weights_in_bfloat16_take_latents_in_float32():
+    method = difashion()
+    method.mutual_encoder.to(torch.bfloat16)
+    assert method.mutual(torch.randn(2, 4, 16, 12)).dtype == torch.float32
+
+
+def test_images_that_the_denoiser_cannot_halve_are_told():
+    with pytest.raises(UserError, match="multiples of 8"):
+        SDv15(**FEW).fill_blank(outfit_batch(1, size=(66, 50)))

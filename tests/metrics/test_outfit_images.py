@@ -24,7 +24,7 @@ from fashiongen.metrics import (
     RetrievalAccuracy,
     perceptual,
 )
-from fashiongen.metrics.clip_scores import prompt
+from fashiongen.metrics.clip_scores import evaluation_prompt
 
 COMPLETED = completed()
 EVERYWHERE = list(itertools.product(range(DRAWS), range(7)))
@@ -138,7 +138,7 @@ def test_bounds_of_personalisation():
 
 def test_clip_scores_equal_plain_loops():
     def text(draw, blank):
-        wanted = space().text_features([prompt(COMPLETED.category[blank])])[0]
+        wanted = space().text_features([evaluation_prompt(COMPLETED.category[blank])])[0]
         return 100 * cosine(one(space(), COMPLETED.images[draw, blank]), wanted)
 
     def truth(draw, blank):
@@ -151,9 +151,9 @@ def test_clip_scores_equal_plain_loops():
 
 
 def test_the_prompt_is_difashion_s():
-    assert prompt("skirt") == "A photo of a skirt, on white background"
-    assert prompt("women's casual pants") == "A photo of a pair of women's casual pants, on white background"
-    assert prompt("ankle boot") == "A photo of a ankle boot, on white background"  # "boots" alone are a pair there
+    assert evaluation_prompt("skirt") == "A photo of a skirt, on white background"
+    assert evaluation_prompt("women's casual pants") == "A photo of a pair of women's casual pants, on white background"
+    assert evaluation_prompt("ankle boot") == "A photo of a ankle boot, on white background"  # "boots" alone are a pair there
 
 
 @pytest.fixture(scope="module")

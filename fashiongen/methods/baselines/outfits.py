@@ -36,6 +36,8 @@ class MeanHistory(Method):
     def __init__(self, draws: int = 1) -> None:
         """Return the same image in each of `draws`."""
         super().__init__()
+        if draws < 1:
+            raise UserError("MeanHistory: draws must be at least 1")
         self.draws = draws
 
     def fill_blank(self, batch: FillBlankBatch) -> Generated:
@@ -93,7 +95,7 @@ class CatalogueMethod(OnePassMethod):
             items, categories = _keys(batch.true_items.values), _keys(batch.category.values)
             attributes = _indices(None if batch.attributes is None else batch.attributes.values, len(items))
             for place, (item, category) in enumerate(zip(items.tolist(), categories.tolist(), strict=True)):
-                self.collect(item, category, batch.true_images.values[place], attributes[place])
+                self.collect(item, category, batch.true_images.values[place].cpu().clone(), attributes[place])
         return None
 
     def collect(self, item: int, category: int, image: Tensor, attributes: Tensor) -> None:
@@ -117,7 +119,7 @@ class CatalogueMethod(OnePassMethod):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> None:  # noqa: ANN401  nn.Module's own signature
         """Load the collected items, resizing the buffers to the checkpoint's size."""
-        for name in dict(self.named_buffers()):
+        for name in dict(self.named_buffers()).keys() & state_dict.keys():
             setattr(self, name, torch.zeros_like(state_dict[name], device=self.device))
         super().load_state_dict(state_dict, strict, assign)
 
@@ -214,7 +216,8 @@ class NearestItem(CatalogueMethod):
         """Return the item with the smallest mean distance to the given ones."""
         assert batch.images is not None
         given = batch.given.values.nonzero().flatten()
-        distances = torch.cdist(self._features(batch.images.values[given]), self._features(self.images))
+        features = self._features(batch.images.values[given]), self._features(self.images)
+        distances = torch.cdist(*features, compute_mode="donot_use_mm_for_euclid_dist")  # the other way depends on the batch
         total = torch.zeros(len(batch), len(self.items), device=self.device).index_add_(0, batch.given.row_of[given], distances)
         return total[batch.blank_samples()].masked_fill(~fits, torch.inf).argmin(dim=1).expand(self.draws, -1)
 
@@ -226,8 +229,8 @@ class TrueOutfit(CatalogueMethod):
     """The wardrobe's oracle: the item that fits most of the outfit's other items and has most of what the user truly likes.
 
     It knows the true attributes of the given items and of the catalogue, and the user's taste, which other methods must not. The items of a
-    recommended outfit are chosen one after another. Of equally good items a random one is chosen. It is a ceiling for what can be reached
-    with items of the catalogue.
+    recommended outfit are chosen one after another, each the best beside the earlier ones, which need not make the best outfit. Of equally
+    good items a random one is chosen.
     """
 
     name: ClassVar[str] = "true_outfit"

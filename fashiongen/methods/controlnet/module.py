@@ -41,8 +41,8 @@ class ControlNet(OutfitDiffusion):
         """Load the pretrained parts and the control network.
 
         Args:
-            controlnet: a folder or hub id of a control network to start from; None starts from a copy of the denoiser's first half, whose
-                outputs are at first zero.
+            controlnet: a folder or hub id of a control network to start from, whose control image is in [-1, 1] here; None starts from a
+                copy of the denoiser's first half, whose outputs are at first zero.
             train_unet: train the denoiser too, which ControlNet leaves as it is.
             outfit_dropout: probability that the control image is white in training, in [0, 1]: an outfit recommendation has none.
             control_scale: of the control network's outputs.
@@ -61,7 +61,14 @@ class ControlNet(OutfitDiffusion):
             self.controlnet = ControlNetModel.from_unet(self.unet, conditioning_embedding_out_channels=WIDTHS[: halvings + 1])
         else:
             self.controlnet = load_part(ControlNetModel, locate(controlnet))
+            for what in ("cross_attention_dim", "block_out_channels"):
+                if (own := self.controlnet.config[what]) != (base := self.unet.config[what]):
+                    raise UserError(
+                        f"ControlNet: controlnet: {controlnet}: its {what} is {own}, the denoiser's {base}: of another base model"
+                    )
         self.controlnet.requires_grad_(True).train()
+        if self.unet.is_gradient_checkpointing:
+            self.controlnet.enable_gradient_checkpointing()
 
     def training_conditions(self, batch: OutfitBatch, latents: Tensor, ids: list[str], names: tuple[str | int, ...]) -> Conditions:
         """Return the prompts, and for each item the image of the others, white where it is dropped at random."""
@@ -111,14 +118,18 @@ def collages(images: Tensor, row: Tensor, shown: Tensor, outfits: int) -> Tensor
     height, width = images.shape[-2:]
     first = torch.searchsorted(row, torch.arange(outfits, device=row.device))
     place = torch.arange(len(row), device=row.device) - first[row]
-    side = math.ceil(math.sqrt(int(place.max()) + 1))
-    small = interpolate(images, size=(height // side, width // side), mode="bilinear", antialias=True)
-    small = small.where(shown[:, None, None, None], 1.0).clamp(-1.0, 1.0)
-    cells = images.new_ones(outfits, side * side, *small.shape[1:])
-    cells[row, place] = small
-    others = cells[row].clone()
-    others[torch.arange(len(row), device=row.device), place] = 1.0
-    grid = others.unflatten(1, (side, side)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-    white = images.new_ones(len(row), *images.shape[1:])
-    white[..., : grid.shape[-2], : grid.shape[-1]] = grid
-    return white
+    sides = row.bincount(minlength=outfits).float().sqrt().ceil().long()[row]  # of each outfit's own grid
+    collage = images.new_ones(len(row), *images.shape[1:])
+    for side in sides.unique().tolist():
+        chosen = (sides == side).nonzero().flatten()
+        small = interpolate(images[chosen], size=(height // side, width // side), mode="bilinear", antialias=True)
+        small = small.where(shown[chosen, None, None, None], 1.0).clamp(-1.0, 1.0)
+        cells = images.new_ones(outfits, side * side, *small.shape[1:])
+        cells[row[chosen], place[chosen]] = small
+        others = cells[row[chosen]].clone()
+        others[torch.arange(len(chosen), device=row.device), place[chosen]] = 1.0
+        grid = others.unflatten(1, (side, side)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+        whole = images.new_ones(len(chosen), *images.shape[1:])
+        whole[..., : grid.shape[-2], : grid.shape[-1]] = grid
+        collage[chosen] = whole
+    return collage

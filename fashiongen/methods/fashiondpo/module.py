@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -19,6 +20,7 @@ from torch import Tensor
 from fashiongen.checkpoints import read_state
 from fashiongen.errors import UserError
 from fashiongen.methods.fashiondpo.trajectories import (
+    Labels,
     labels_of,
     log_probability,
     preference_loss,
@@ -28,6 +30,8 @@ from fashiongen.methods.fashiondpo.trajectories import (
 )
 from fashiongen.methods.mutual_diffusion import MutualDiffusion
 from fashiongen.nn import noise
+from fashiongen.nn.processes import gather
+from fashiongen.nn.sampling import Sampling
 from fashiongen.outfit_batches import Completed, FillBlankBatch, Generated, OutfitBatch
 from fashiongen.tasks.outfits import compare_outfits
 
@@ -39,7 +43,15 @@ class Expert(Protocol):
     """Scores results; it must not be among the metrics that judge the method."""
 
     def __call__(self, completed: Completed) -> Tensor:
-        """Return a score for each result, (D, K), higher is better."""
+        """Return a score for each result, (D, K), higher is better; NaN where it has none, such as without a history."""
+
+
+class _Rollout(NamedTuple):
+    """What an outfit was filled with: the place of its blank, the trajectories (S + 1, D, 4, h, w), and the results' labels, (D,)."""
+
+    place: int
+    path: Tensor
+    labels: Labels
 
 
 class FashionDPO(MutualDiffusion):
@@ -57,7 +69,7 @@ class FashionDPO(MutualDiffusion):
         experts: dict[str, Any] | None = None,
         samples: int = 7,
         rollout_steps: int = 50,
-        steps_per_batch: int = 4,
+        steps_per_batch: int = 1,
         beta: float = 0.1,
         ratio_clip: float = 0.1,
         rank: int = 4,
@@ -69,8 +81,8 @@ class FashionDPO(MutualDiffusion):
             experts: the experts by name, each an `Expert`.
             samples: how often a blank is filled.
             rollout_steps: DDIM steps of a trajectory, with eta = 1.
-            steps_per_batch: how many steps of their trajectories a batch trains on. In expectation all are trained, as in the paper; the
-                variant `code` trains on the last alone.
+            steps_per_batch: how many steps of their trajectories a batch trains on, whose memory adds up. In expectation all are trained;
+                the variant `code` trains on the last alone.
             beta: weight of staying near the reference.
             ratio_clip: how far a step's probability may move from the reference's before its gradient vanishes.
             rank: of the LoRA.
@@ -83,6 +95,7 @@ class FashionDPO(MutualDiffusion):
         counts = {"samples": samples - 1, "rollout_steps": rollout_steps, "steps_per_batch": steps_per_batch, "rank": rank}
         if too_small := [name for name, count in counts.items() if count < 1]:
             raise UserError(f"FashionDPO: {', '.join(too_small)}: must be at least 1, and samples at least 2")
+        Sampling(sampler="ddim", steps=rollout_steps + 1).check(self.schedule, "FashionDPO: rollout_steps")
         for name, value in (("beta", beta), ("ratio_clip", ratio_clip)):
             if not 0 < value < (1 if name == "ratio_clip" else torch.inf):
                 raise UserError(f"FashionDPO: {name}: {value}: must be above 0" + (" and below 1" if name == "ratio_clip" else ""))
@@ -91,7 +104,8 @@ class FashionDPO(MutualDiffusion):
         self.beta, self.ratio_clip = beta, ratio_clip
         self.requires_grad_(False)
         self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(ATTENTION)))
-        self._paths: dict[str, tuple[int, Tensor, Tensor]] = {}
+        self._paths: dict[str, _Rollout] = {}
+        self._has_parent = False
 
     def load_parents(self, parents: dict[str, Path]) -> None:
         """Start from DiFashion's checkpoint, which is the reference too."""
@@ -105,6 +119,7 @@ class FashionDPO(MutualDiffusion):
                 inside = f"{head}.base_layer.{tail}"
                 state[inside if inside in own else name] = value
             self.load_weights(state, source=str(path))
+            self._has_parent = True
 
     def train(self, mode: bool = True) -> Self:
         """Leave the mutual encoder's dropout off, which would move the policy away from its reference."""
@@ -121,36 +136,57 @@ class FashionDPO(MutualDiffusion):
         finally:
             self.unet.enable_adapters()
 
-    def on_train_epoch_start(self) -> None:
-        """Fill a blank of each training outfit several times, and let the experts say which results are preferred.
+    def on_train_start(self) -> None:
+        """Refuse to train without DiFashion's weights: its mutual encoder and the history's channels would be untrained.
 
         Raises:
-            UserError: if there are no experts.
+            UserError: if there are none, or no expert.
         """
+        if not self._has_parent and self.trainer.ckpt_path is None:
+            raise UserError("FashionDPO starts from DiFashion's checkpoint: add --parents.difashion CHECKPOINT")
         if not self.experts:
-            raise UserError("FashionDPO: experts: none to score its results: name them, see recipes/fashiondpo.yaml")
+            raise UserError("FashionDPO: experts: none to score its results: name at least one")
+
+    def on_train_epoch_start(self) -> None:
+        """Fill a blank of each outfit of the epoch several times, and let the experts say which results are preferred.
+
+        Raises:
+            UserError: if no expert has a score for any result.
+        """
         self._paths = {}
         waiting: list[tuple[list[str], list[int], Tensor]] = []
         scores: list[Tensor] = []
-        loader: Any = self.trainer.train_dataloader
-        training, self.draws = self.training, self.samples
+        training = self.training
         self.eval()
-        for batch in track(loader, "sampling", total=len(loader), disable=not self.trainer.is_global_zero, transient=True):
-            on_device = self.trainer.strategy.batch_to_device(batch, self.device)
-            hidden, places = self.hidden(on_device)
-            paths, scored = self.sampled(hidden)
-            waiting.append((hidden.ids, places, paths.cpu()))
+        for batch in self.epoch_batches():
+            hidden, places = self.hidden(batch)
+            with self.trainer.precision_plugin.forward_context():
+                paths, scored = self.sampled(hidden)
+            waiting.append((hidden.ids, places, paths.to(torch.float16).cpu()))
             scores.append(scored.cpu())
         self.train(training)
-        preferred = labels_of(torch.cat(scores, dim=2))
-        start = 0
+        of_processes = gather(torch.cat(scores, dim=2))
+        labels = labels_of(torch.cat(of_processes, dim=2))  # of all processes: labels do not depend on their number
+        if not labels.preferred.any():
+            raise UserError("FashionDPO: experts: none has a score for any result of this epoch")
+        start = sum(part.shape[2] for part in of_processes[: self.global_rank])
         for ids, places, paths in waiting:
             for row, (id_, place) in enumerate(zip(ids, places, strict=True)):
-                self._paths[id_] = (place, paths[:, :, row], preferred[:, start + row])
+                mine = Labels(*(part[:, start + row] for part in labels))
+                self._paths[id_] = _Rollout(place, paths[:, :, row], mine)
             start += len(ids)
-        rank_zero_info(
-            f"FashionDPO: {start} blanks filled {self.samples} times; {float(preferred.float().mean()):.2f} of them are preferred"
-        )
+        share = float(labels.preferred.float().mean())
+        rank_zero_info(f"FashionDPO: {len(labels.preferred[0])} blanks filled {self.samples} times; {share:.2f} are preferred")
+
+    def epoch_batches(self) -> Iterator[OutfitBatch]:
+        """Yield the batches that this epoch will train on, within the trainer's limits; the training's own loader is not advanced."""
+        loader: Any = copy(self.trainer.train_dataloader)
+        count = int(self.trainer.num_training_batches)
+        if self.trainer.max_steps > 0:
+            count = min(count, (self.trainer.max_steps - self.global_step) * self.trainer.accumulate_grad_batches)
+        shown = track(range(count), "sampling", disable=not self.trainer.is_global_zero, transient=True)
+        for batch, _ in zip(loader, shown, strict=False):
+            yield self.trainer.strategy.batch_to_device(batch, self.device)
 
     def hidden(self, batch: OutfitBatch) -> tuple[FillBlankBatch, list[int]]:
         """Hide one item of each training outfit, drawn by (seed, epoch, id); return the batch and the places."""
@@ -162,22 +198,31 @@ class FashionDPO(MutualDiffusion):
     @torch.no_grad()
     def sampled(self, batch: FillBlankBatch) -> tuple[Tensor, Tensor]:
         """Fill each blank several times: the trajectories (S + 1, D, B, 4, h, w), and the experts' scores (E, D, B)."""
-        ids = [f"{id_}/{self.current_epoch}" for id_ in self.draw_ids(batch)]
-        paths = roll_out(self.schedule, self.guided(batch), self.pure_noise(batch, ids), self.rollout_steps, ids, self.seed, "rollout")
+        draws = range(self.samples)
+        ids = [f"{id_}/{self.current_epoch}" for draw in draws for id_ in self.draw_ids(batch, draw)]
+        predict = self.guided(batch, draws, self.known(batch))
+        paths = roll_out(self.schedule, predict, self.pure_noise(batch, ids), self.rollout_steps, ids, self.seed, "rollout")
         result = Generated(images=self.codec.decode(paths[-1]).unflatten(0, (self.samples, -1)))
         completed = compare_outfits(result, batch)
         scores = torch.stack([expert(completed).float() for expert in self.experts.values()])
         return paths.unflatten(1, (self.samples, -1)), scores
 
     def training_step(self, batch: OutfitBatch, batch_idx: int) -> Tensor:
-        """Return the loss of the preferences at some steps of the batch's trajectories."""
+        """Return the loss of the preferences at some steps of the batch's trajectories.
+
+        Raises:
+            UserError: in a training that is resumed in the middle of an epoch, whose trajectories are lost.
+        """
+        if absent := [id_ for id_ in batch.ids if id_ not in self._paths]:
+            raise UserError(
+                f"FashionDPO cannot go on in the middle of an epoch: what it sampled, such as for {absent[0]}, is in no checkpoint; "
+                "resume from one that was written at the end of an epoch"
+            )
         known = [self._paths[id_] for id_ in batch.ids]
-        slots = batch.blank.offsets[:-1] + torch.tensor([place for place, _, _ in known], device=self.device)
-        hidden = batch.hide(slots)
-        paths = torch.stack([path for _, path, _ in known], dim=2).to(self.device)
-        preferred = torch.stack([labels for _, _, labels in known], dim=1).to(self.device)
-        self.draws = self.samples
-        loss = self.dpo_loss(hidden, paths, preferred, self.drawn_steps())
+        slots = batch.blank.offsets[:-1] + torch.tensor([one.place for one in known], device=self.device)
+        paths = torch.stack([one.path for one in known], dim=2).to(self.device, torch.float32)
+        labels = Labels(*(torch.stack(parts, dim=1).to(self.device) for parts in zip(*(one.labels for one in known), strict=True)))
+        loss = self.dpo_loss(batch.hide(slots), paths, labels, self.drawn_steps())
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
@@ -188,17 +233,17 @@ class FashionDPO(MutualDiffusion):
         keys = noise.keys([str(step) for step in range(self.rollout_steps)], self.seed, "steps", self.global_step)
         return noise.uniform(keys).argsort()[: self.steps_per_batch].tolist()
 
-    def dpo_loss(self, batch: FillBlankBatch, paths: Tensor, preferred: Tensor, steps: list[int]) -> Tensor:
+    def dpo_loss(self, batch: FillBlankBatch, paths: Tensor, labels: Labels, steps: list[int]) -> Tensor:
         """Return the loss of the preferences, the mean over `steps`.
 
         Args:
             batch: B outfits with a blank each.
             paths: their trajectories, (S + 1, D, B, 4, h, w).
-            preferred: (D, B) bool.
+            labels: which of the results are preferred, (D, B).
             steps: which steps, in 0 to S - 1.
         """
         with torch.no_grad():
-            predict = self.guided(batch)
+            predict = self.guided(batch, range(len(paths[0])), self.known(batch))
         times = timesteps_of(self.schedule, self.rollout_steps).tolist()
         losses = []
         for step in steps:
@@ -210,8 +255,9 @@ class FashionDPO(MutualDiffusion):
                 return log_probability(*step_distribution(self.schedule, epsilon, before, timestep, previous), after)
 
             with torch.no_grad(), self.reference():
-                known = probability()
-            losses.append(preference_loss((probability() - known).unflatten(0, preferred.shape), preferred, self.beta, self.ratio_clip))
+                reference = probability()
+            ratios = (probability() - reference).unflatten(0, paths.shape[1:3])
+            losses.append(preference_loss(ratios, labels, self.beta, self.ratio_clip))
         return torch.stack(losses).mean()
 
     def validation_step(self, batch: OutfitBatch, batch_idx: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from diffusers import DDPMScheduler
@@ -71,22 +72,36 @@ def roll_out(schedule: DDPMScheduler, predict: Predict, latents: Tensor, steps: 
     return torch.stack(path)
 
 
-def labels_of(scores: Tensor) -> Tensor:
-    """Return which results are preferred, (D, N) bool, from their scores by each expert, (E, D, N).
+class Labels(NamedTuple):
+    """Which results are preferred, and which are not, (D, N) bool; a result without any score is neither."""
+
+    preferred: Tensor
+    other: Tensor
+
+
+def labels_of(scores: Tensor) -> Labels:
+    """Return which results are preferred, from their scores by each expert, (E, D, N); NaN where an expert has none.
 
     Each expert's scores are scaled to [0, 1] over all results; a result is preferred if its mean over the experts is at least the median.
     """
-    low, high = scores.amin(dim=(1, 2), keepdim=True), scores.amax(dim=(1, 2), keepdim=True)
-    mean = ((scores - low) / (high - low).clamp(min=1e-12)).mean(dim=0)
-    return mean >= mean.flatten().quantile(0.5)
+    known = ~scores.isnan()
+    low = scores.where(known, torch.inf).amin(dim=(1, 2), keepdim=True)
+    high = scores.where(known, -torch.inf).amax(dim=(1, 2), keepdim=True)
+    scaled = ((scores - low) / (high - low).clamp(min=1e-12)).where(known, 0.0)
+    scored = known.any(dim=0)
+    mean = scaled.sum(dim=0) / known.sum(dim=0).clamp(min=1)
+    if not scored.any():
+        return Labels(scored, scored)
+    preferred = scored & (mean >= mean[scored].quantile(0.5))
+    return Labels(preferred, scored & ~preferred)
 
 
-def preference_loss(ratios: Tensor, preferred: Tensor, beta: float, clip: float) -> Tensor:
+def preference_loss(ratios: Tensor, labels: Labels, beta: float, clip: float) -> Tensor:
     """Return the mean of -log sigmoid(beta log r_w - beta log r_l) over all pairs of a preferred and another result of the same blank.
 
     Args:
         ratios: log p(x_{t-1} | x_t) less that of the reference, (D, N).
-        preferred: (D, N) bool.
+        labels: of the results.
         beta: the weight of staying near the reference.
         clip: r is held in [1 - clip, 1 + clip], beyond which there is no gradient.
 
@@ -95,5 +110,5 @@ def preference_loss(ratios: Tensor, preferred: Tensor, beta: float, clip: float)
     """
     held = ratios.clamp(math.log(1 - clip), math.log(1 + clip))
     losses = -logsigmoid(beta * (held[:, None] - held[None]))
-    pairs = preferred[:, None] & ~preferred[None]
+    pairs = labels.preferred[:, None] & labels.other[None]
     return (losses * pairs).sum() / pairs.sum().clamp(min=1)

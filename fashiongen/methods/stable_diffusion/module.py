@@ -71,9 +71,11 @@ class SDNaive(OutfitDiffusion):
     def training_conditions(self, batch: OutfitBatch, latents: Tensor, ids: list[str], names: tuple[str | int, ...]) -> Conditions:
         """Return the prompts, the mean of each item's others, and the history, each dropped at random."""
         white = self.white(batch)
-        others = mean_of_others(latents, batch.blank.row_of, len(batch))
+        others = mean_of_others(latents, batch.blank.row_of, len(batch), white)
         outfit = _dropped(others, self.kept(ids, self.outfit_dropout, names, "outfit"), white)
-        history = _dropped(self.history_latents(batch), self.kept(ids, self.history_dropout, names, "history"), white)
+        history = _dropped(
+            self.history_latents(batch, torch.arange(len(ids))), self.kept(ids, self.history_dropout, names, "history"), white
+        )
         text = super().training_conditions(batch, latents, ids, names).text
         return Conditions(text, torch.cat([outfit, history], dim=1))
 
@@ -87,7 +89,7 @@ class SDNaive(OutfitDiffusion):
             means = mean_of_rows(self.item_latents(items, batch.images.values[given]), batch.given.row_of[given], white, len(batch))
         else:
             means = white.expand(len(batch), -1, -1, -1)
-        history = self.history_latents(batch)[batch.blank_slots()]
+        history = self.history_latents(batch, batch.blank_slots())
         return Conditions(super().blank_conditions(batch).text, torch.cat([means[batch.blank_samples()], history], dim=1))
 
 
