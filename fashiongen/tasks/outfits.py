@@ -47,7 +47,9 @@ class OutfitTask(Task):
         likes = None if batch.likes is None else [dict.fromkeys(liked, ("spoiled",)) for liked in batch.likes]
         known = batch.given_attributes
         spoiled = None if known is None else Ragged([dict.fromkeys(entry, "spoiled") for entry in known.values], known.offsets)
-        return replace(super().spoil_truth(batch), likes=likes, given_attributes=spoiled)
+        hidden = super().spoil_truth(batch)
+        assert isinstance(hidden, OutfitBatch)
+        return replace(hidden, likes=likes, given_attributes=spoiled)
 
     def check_data(self, data: Data, protocol: Protocol) -> None:
         """Check that the data have images and the protocol's size, and that the metrics are of outfits or of sets.
