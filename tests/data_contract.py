@@ -154,7 +154,7 @@ class FolderContract(DataContract):
         data = make(root=str(changeable))
         data.setup(stage)
         before = data.fingerprint()
-        files = [path for path in sorted(changeable.rglob("*")) if path.is_file() and path.suffix == ".jpg"]
+        files = [path for path in sorted(changeable.rglob("*")) if path.is_file() and path.suffix in (".jpg", ".png")]
         for path in files:
             with path.open("ab") as file:
                 file.write(b"\0")

@@ -11,6 +11,8 @@ FLOORS = {
     "errors": 0,
     "intervals": 0,
     "batches": 0,
+    "outfit_batches": 0,
+    "preference": 0,
     "checkpoints": 0,
     "closure": 0,
     "own_code": 0,
@@ -31,8 +33,15 @@ FLOORS = {
     "cli": 7,
     "__main__": 8,
 }
-GROUND_FLOOR = ("errors", "batches", "checkpoints", "closure", "own_code", "records", "shipped", "weights_read")
-SHARED_BY_METHODS = ("base", "concatenation", "multi_loss", "template_matching")  # files in methods/ that every method may import
+GROUND_FLOOR = ("errors", "batches", "outfit_batches", "checkpoints", "closure", "own_code", "records", "shipped", "weights_read")
+SHARED_BY_METHODS = (
+    "base",
+    "concatenation",
+    "multi_loss",
+    "mutual_diffusion",
+    "outfit_diffusion",
+    "template_matching",
+)  # files in methods/ that every method may import
 
 
 def imported(tree: ast.AST, module: tuple[str, ...], package: Path) -> list[tuple[str, ...]]:
@@ -119,15 +128,16 @@ SHARED_BY_TASKS = ("base", "registry")
 
 def particular(tree: ast.AST) -> list[str]:
     """Return the names of tasks and of batch types in a file, docstrings and help texts left out."""
-    from fashiongen import batches, tasks
+    from fashiongen import batches, outfit_batches, tasks
 
-    types = {name for name, value in vars(batches).items() if isinstance(value, type) and issubclass(value, batches.Batch)} - {"Batch"}
+    known = {**vars(batches), **vars(outfit_batches)}
+    types = {name for name, value in known.items() if isinstance(value, type) and issubclass(value, batches.Batch)} - {"Batch"}
     # What the package of tasks does not export is a handler's own: its classes and their modules, and what it hands to its metrics.
     own = [
         import_module(f"{tasks.__name__}.{module.name}") for module in iter_modules(tasks.__path__) if module.name not in SHARED_BY_TASKS
     ]
     types |= {name for module in own for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
-    types |= {"Ranked", *(module.__name__.rpartition(".")[2] for module in own)} - OF_ONE_TASK
+    types |= {"Ranked", "Generated", "Completed", *(module.__name__.rpartition(".")[2] for module in own)} - OF_ONE_TASK
     methods = {task.method for task in tasks.known().values()}
     names = set(tasks.known()) | {task.__name__ for task in tasks.known().values()}
     found = []

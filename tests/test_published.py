@@ -372,7 +372,8 @@ def test_numbers_in_notes_are_cells_of_the_paper_or_words_of_its_text(paper, tex
 
 def test_the_names_of_datasets_are_those_of_our_records():
     """Otherwise a paper's numbers would never be shown next to ours."""
-    from fashiongen.data import VITONHD, DressCode, ExpReduced, FashionTaobaoTB, FashionVC, StreetTryOn
+    from fashiongen.data import VITONHD, DressCode, ExpReduced, FashionTaobaoTB, FashionVC, IFashion, PolyvoreU, StreetTryOn
 
-    ours = {data.layout for data in (VITONHD, DressCode, StreetTryOn, FashionVC, ExpReduced, FashionTaobaoTB)}
+    readers = (VITONHD, DressCode, StreetTryOn, FashionVC, ExpReduced, FashionTaobaoTB, IFashion, PolyvoreU)
+    ours = {data.layout for data in readers}
     assert ours <= DATASETS

@@ -52,7 +52,8 @@ NOT_BY_DEFAULT = {"gradient_checkpointing", "dream"}
 def test_a_method_s_numbers_are_by_default_those_of_its_recipe(recipe):
     model = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())["model"]
     module, _, name = model["class_path"].rpartition(".")
-    parameters = inspect.signature(getattr(importlib.import_module(module), name).__init__).parameters
+    bases = [base for base in getattr(importlib.import_module(module), name).__mro__ if "__init__" in vars(base)]
+    parameters = {key: found for base in reversed(bases) for key, found in inspect.signature(base.__init__).parameters.items()}
     of_recipe = {key: value for key, value in numbers(model.get("init_args", {})).items() if key not in NOT_BY_DEFAULT}
     by_default = numbers({key: parameters[key].default for key in of_recipe})
     assert by_default == of_recipe

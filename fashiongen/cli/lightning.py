@@ -207,7 +207,9 @@ class FashionCLI(LightningCLI):
 
         Groups (`by`) are numbers beside those of all samples, which they do not change.
         """
-        settings = {key: self.config_dump["evaluate"][key] for key in ("metrics", "size", "resize", "filter", "repaint", "unpaired")}
+        settings = {
+            key: self.config_dump["evaluate"][key] for key in ("metrics", "size", "resize", "filter", "repaint", "unpaired", "draws")
+        }
         return _hash({key: value for key, value in settings.items() if key in ("metrics", "size") or value is not None})
 
     def _config_sha256(self) -> str:
@@ -215,6 +217,8 @@ class FashionCLI(LightningCLI):
             key: value for key, value in self.config_dump.items() if key not in ("config", "ckpt_path", "out", "verbose", "trust", "cache")
         }
         settings["evaluate"] = {key: value for key, value in settings["evaluate"].items() if key not in ("out", "keep", "reuse")}
+        if settings["evaluate"].get("draws") is None:  # records of before there was this setting stay valid
+            settings["evaluate"].pop("draws", None)
         return _hash(settings)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:  # noqa: ANN401  as in Lightning

@@ -123,6 +123,7 @@ def share(
         "weights": weights_sha256({**dict(model.named_parameters()), **dict(model.named_buffers())}),
         "files": [reading.entry()["files"] for reading in model.weights_read],
         "checkpoint": None if tested is None else checkpoint(tested)["sha256"],
+        "draws": evaluate.protocol.draws,
         "fingerprint": data.fingerprint(),
         "code": code.sha256,
         "own": [versions_of(code.libraries), own_sources([named, *(settings[name] for name in ("model", "data"))])],

@@ -10,7 +10,9 @@ from fashiongen.data.dresscode import DressCode
 from fashiongen.data.expreduced import ExpReduced
 from fashiongen.data.fashiontaobaotb import FashionTaobaoTB
 from fashiongen.data.fashionvc import FashionVC
+from fashiongen.data.ifashion import IFashion
 from fashiongen.data.photos import Photos
+from fashiongen.data.polyvoreu import PolyvoreU
 from fashiongen.data.streettryon import StreetTryOn
 from fashiongen.data.vitonhd import VITONHD
 
@@ -21,7 +23,9 @@ __all__ = [
     "FashionData",
     "FashionTaobaoTB",
     "FashionVC",
+    "IFashion",
     "Photos",
+    "PolyvoreU",
     "StreetTryOn",
     "layouts",
 ]

@@ -40,7 +40,7 @@ from fashiongen.evaluation.reference import Reference
 from fashiongen.evaluation.report import Report, print_table
 from fashiongen.evaluation.results import Counted, Results, reduce
 from fashiongen.evaluation.validation import ValidationImages
-from fashiongen.metrics.distribution import shared_features
+from fashiongen.metrics.shared import shared_features
 from fashiongen.nn.processes import gather
 from fashiongen.records import MetricEntry, Record
 from fashiongen.tasks import Filter, GalleryRow, Protocol, Repaint, Resize, Task
@@ -76,6 +76,7 @@ class Evaluate(Callback):
         reference: Reference | None = None,
         unpaired: list[str] | None = None,
         by: str | None = None,
+        draws: int | None = None,
         out: str | None = None,
         keep: str | None = None,
         reuse: str | None = None,
@@ -97,6 +98,7 @@ class Evaluate(Callback):
                 nothing to compare pairs with, so that paired metrics are rejected.
             unpaired: names of the metrics of an unpaired test, which has no true images outside of the embedded world; by default all.
             by: a field of the samples, such as category: the metrics are computed for each of its values too.
+            draws: how often each blank of an outfit is filled, for tasks with several results per sample; by default as the method is set.
             out: JSON file for the record of a test or a fit; a test writes per-sample values, images and an image grid next to it.
             keep: folder in which a test keeps all predictions for `fashiongen judge`; kept predictions of an earlier test are replaced.
             reuse: folder of kept predictions that tests share: a test of the same weights, data and settings of the method reads the
@@ -117,6 +119,7 @@ class Evaluate(Callback):
             reference=reference,
             unpaired=unpaired,
             by=by,
+            draws=draws,
         )
         self.protocol = self._stated
         self.out = None if out is None else Path(out).expanduser()

@@ -173,7 +173,7 @@ class FromFiles(Method):
         if task.kept_as == "rows":
             self._open_rows(folder, names)
         else:
-            self._open_images(folder, names, protocol, data)
+            self._open_images(task, folder, names, protocol, data)
         self._use_manifest(names, data)
         if self._source["kind"] == JUDGED_FOLDER:
             conventions = {name: getattr(metric, "convention", None) for name, metric in protocol.metrics.items()}
@@ -188,7 +188,7 @@ class FromFiles(Method):
         self._present, self._source["sha256"] = frozenset(tables.ids) & names.keys(), content_sha256([folder / TABLES])
         self._set_missing([id_ for id_ in names if id_ not in self._present], folder)
 
-    def _open_images(self, folder: Path, names: Mapping[str, Mapping[str, str]], protocol: Protocol, data: FashionData) -> None:
+    def _open_images(self, task: Task, folder: Path, names: Mapping[str, Mapping[str, str]], protocol: Protocol, data: FashionData) -> None:
         assert self.request is not None
         kept = self._manifest
         broken = [id_ for id_ in kept.not_finite if id_ in names] if kept else []
@@ -199,8 +199,9 @@ class FromFiles(Method):
         self._set_missing([id_ for id_ in matching.missing if id_ not in broken], folder)
         inspected = dict(zip(matching.files, inspect(list(matching.files.values())), strict=True))
         size = protocol.size or data.size
-        size = (size[0], size[1]) if size else None
-        self._check_sizes(inspected, size, protocol)
+        checked_by_task = size is not None and (size := task.file_size((size[0], size[1]), data, protocol)) is None
+        if not checked_by_task:
+            self._check_sizes(inspected, size, protocol)
         if size is None and kept and (known := re.fullmatch(r"(\d+)x(\d+)", kept.size)):
             size = int(known[1]), int(known[2])
         self.files = ImageFiles(inspected, size, protocol.resize, broken, getattr(data, "filter", "bilinear"))

@@ -91,7 +91,7 @@ class WritePredictions(Callback):
         """
         task = tasks.task_of(batch)()
         prediction = task.check_prediction(pl_module, outputs, batch)
-        images = [(file_name(name), image) for name, image in task.images(prediction, batch)]
+        images = [(file_name(name), image) for name, image in (*task.images(prediction, batch), *task.sheets(prediction, batch))]
         finite = torch.stack([image.isfinite().all() for _, image in images]).tolist() if images else []
         if not all(finite):
             broken = images[finite.index(False)][0]

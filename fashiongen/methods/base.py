@@ -132,16 +132,16 @@ class Method(L.LightningModule):
 
         `pretrained`: it is in a `frozen` submodule, not trained and not in an adapter; checkpoints omit it, and loading does not change it.
         Adapters are identified by peft's own list of their layers, whether they are active or not.
-        `parent`: it is in a submodule of `from_parents`; `run`: all others. Checkpoints include both, and loading requires both.
+        `parent`: likewise in a submodule of `from_parents`; `run`: all others. Checkpoints include both, and loading requires both.
         """
         frozen, from_parents = (tuple(f"{name}." for name in names) for names in (self.frozen, self.from_parents))
         layers = ((name, layer) for name, module in self.named_modules() for layer in getattr(module, "adapter_layer_names", ()))
         adapters = tuple(f"{name}.{layer}." for name, layer in layers)
 
         def origin(key: str, trained: bool) -> Origin:
-            if key.startswith(from_parents):
-                return "parent"
-            return "pretrained" if key.startswith(frozen) and not trained and not key.startswith(adapters) else "run"
+            if trained or key.startswith(adapters):
+                return "run"
+            return "parent" if key.startswith(from_parents) else "pretrained" if key.startswith(frozen) else "run"
 
         weights = {key: origin(key, parameter.requires_grad) for key, parameter in self.named_parameters(remove_duplicate=False)}
         return weights | {key: origin(key, trained=False) for key, _ in self.named_buffers(remove_duplicate=False)}

@@ -29,8 +29,8 @@ Region = Literal["whole", "foreground"]
 RANGE_TOLERANCE = 1e-3
 
 
-class _Judged(Metric, ABC):
-    """The base of pair and set metrics."""
+class Judged(Metric, ABC):
+    """The base of all metrics of images."""
 
     full_state_update = False
     extractor: str | None = None
@@ -59,7 +59,7 @@ class _Judged(Metric, ABC):
         return None if network is None else network.doubt()
 
 
-class PerSample(_Judged):
+class PerSample(Judged):
     """Mean over samples of a per-sample value."""
 
     scores: list[Tensor]
@@ -81,11 +81,11 @@ class PerSample(_Judged):
 
         These are this process's samples; inside `sync_context()` those of all processes, in rank order.
         """
-        return _concatenate(self.scores, self.device)
+        return concatenate(self.scores, self.device)
 
     def defined_samples(self) -> Tensor:
         """Return which samples have a defined value `(N,)` bool, in the order of `values`."""
-        return _concatenate(self.defined, self.device) == 1
+        return concatenate(self.defined, self.device) == 1
 
     @property
     def n_undefined(self) -> int:
@@ -126,13 +126,13 @@ class PairMetric(PerSample):
             raise UserError(f"{type(self).__name__}(region=foreground) needs a mask and got none: use region=whole")
         with exact_arithmetic(prediction.device):
             scores = self.score(prediction, target, mask)
-        finite = _finite_samples(prediction) & _finite_samples(target)
+        finite = finite_samples(prediction) & finite_samples(target)
         defined = torch.ones_like(finite) if self.region == "whole" or mask is None else mask.flatten(1).any(dim=1)
         self.scores.append(torch.where(finite & defined, scores.float(), torch.nan))
         self.defined.append(defined.float())
 
 
-class SetMetric(_Judged):
+class SetMetric(Judged):
     """Distance between the sets of all predictions and all targets in a network's feature space.
 
     The sets may have different numbers of images, and the images different sizes.
@@ -181,7 +181,7 @@ class SetMetric(_Judged):
 
     def _flat_features(self, images: Tensor) -> Tensor:
         with exact_arithmetic(images.device):
-            return torch.where(_finite_samples(images)[:, None], self.features(images).float(), torch.nan).flatten()
+            return torch.where(finite_samples(images)[:, None], self.features(images).float(), torch.nan).flatten()
 
     def compute(self) -> Tensor:
         """Return the distance, a scalar; NaN if any image was not finite or either set has fewer than two samples."""
@@ -201,7 +201,7 @@ class SetMetric(_Judged):
         if min(int(predictions.sum()), int(targets.sum())) < 2:
             return undefined
         states = zip((self.prediction_features, self.target_features), (predictions, targets), strict=True)
-        features = [_concatenate(state, self.device).reshape(len(places), -1).cpu().double()[places] for state, places in states]
+        features = [concatenate(state, self.device).reshape(len(places), -1).cpu().double()[places] for state, places in states]
         if not all(bool(values.isfinite().all()) for values in features):
             return undefined
         return self.distance(*features).float().to(self.device)
@@ -229,6 +229,11 @@ def _checked(metric: Metric, role: str, images: Tensor) -> Tensor:
     name = type(metric).__name__
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"{name} takes pairs of images (B, 3, H, W), the {role} is {tuple(images.shape)}")
+    return in_range(name, role, images)
+
+
+def in_range(name: str, role: str, images: Tensor) -> Tensor:
+    """Return images of any shape as float32, after checking dtype and range; `name` is the metric's, for the error."""
     if not images.is_floating_point():
         raise TypeError(f"{name} takes floats in [0, 1], the {role} is {images.dtype}")
     outside = ((images < -RANGE_TOLERANCE) | (images > 1 + RANGE_TOLERANCE)) & images.isfinite()
@@ -237,12 +242,12 @@ def _checked(metric: Metric, role: str, images: Tensor) -> Tensor:
     return images.float()
 
 
-def _finite_samples(images: Tensor) -> Tensor:
+def finite_samples(images: Tensor) -> Tensor:
     """Return for each image whether all its values are finite: `(B,)` bool."""
     return images.isfinite().flatten(1).all(dim=1)
 
 
-def _concatenate(state: list[Tensor] | Tensor, device: torch.device) -> Tensor:
+def concatenate(state: list[Tensor] | Tensor, device: torch.device) -> Tensor:
     """Return a list state as one tensor; torchmetrics turns it into a tensor itself when it synchronises."""
     if isinstance(state, list) and not state:
         return torch.empty(0, device=device)

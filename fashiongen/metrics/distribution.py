@@ -1,32 +1,13 @@
 """Distances between sets of images: FID and KID, computed once in float64 on the CPU."""
 
 import math
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
 
 from fashiongen.metrics.base import SetMetric
 from fashiongen.metrics.features import SET_EXTRACTORS, FrozenNetwork
-
-# Inside `shared_features()`, for each network: its last two input batches, predictions and targets, with their features.
-_shown: ContextVar[dict[nn.Module, deque[tuple[Tensor, Tensor]]] | None] = ContextVar("shown", default=None)
-
-
-@contextmanager
-def shared_features() -> Iterator[None]:
-    """Let metrics with the same extractor run it only once per batch; the features are discarded at the end.
-
-    Batches are identified by their tensor: inside, images must not be changed in place.
-    """
-    token = _shown.set({})
-    try:
-        yield
-    finally:
-        _shown.reset(token)
+from fashiongen.metrics.shared import once
 
 
 class _FeatureDistance(SetMetric):
@@ -46,13 +27,8 @@ class _FeatureDistance(SetMetric):
 
     def features(self, images: Tensor) -> Tensor:
         """Return the pooled features `(B, F)`."""
-        network, shown = self._network.on(images.device), _shown.get()
-        batches: deque[tuple[Tensor, Tensor]] = deque() if shown is None else shown.setdefault(network, deque(maxlen=2))
-        for batch, known in batches:
-            if batch is images:
-                return known
-        features: Tensor = network.features(images)
-        batches.append((images, features))
+        network = self._network.on(images.device)
+        features: Tensor = once(images, network, "features", network.features)
         return features
 
 

@@ -5,6 +5,7 @@ reference implementations read.
 """
 
 import itertools
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -18,7 +19,6 @@ from torch.nn import functional
 from torchmetrics.functional.image import dists
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
-from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from fashiongen.checkpoints import load_state, read_state
 from fashiongen.errors import UserError
@@ -29,9 +29,19 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ARCHITECTURES: dict[str, dict[str, int | str]] = {
     # OpenAI's: OpenCLIP's has another activation.
     "clip-vit-b-32": {"hidden_size": 768, "num_hidden_layers": 12, "patch_size": 32, "projection_dim": 512, "hidden_act": "quick_gelu"},
+    # OpenCLIP's, trained on LAION-2B.
+    "clip-vit-h-14": {"hidden_size": 1280, "num_hidden_layers": 32, "patch_size": 14, "projection_dim": 1024, "hidden_act": "gelu"},
+    "tiny-clip": {"hidden_size": 96, "num_hidden_layers": 3, "patch_size": 6, "projection_dim": 64, "hidden_act": "quick_gelu"},
     "dinov2-small": {"hidden_size": 384, "num_hidden_layers": 12, "patch_size": 14},
     "dinov2-base": {"hidden_size": 768, "num_hidden_layers": 12, "patch_size": 14},
     "dinov2-large": {"hidden_size": 1024, "num_hidden_layers": 24, "patch_size": 14},
+}
+
+# Likewise for the text towers.
+TEXT_ARCHITECTURES: dict[str, dict[str, int | str]] = {
+    "clip-vit-b-32": {"hidden_size": 512, "num_hidden_layers": 12, "projection_dim": 512, "hidden_act": "quick_gelu"},
+    "clip-vit-h-14": {"hidden_size": 1024, "num_hidden_layers": 24, "projection_dim": 1024, "hidden_act": "gelu"},
+    "tiny-clip": {"hidden_size": 64, "num_hidden_layers": 2, "projection_dim": 64, "hidden_act": "quick_gelu"},
 }
 
 # Channels of DISTS's layers: the image, then the end of each stage of VGG16.
@@ -145,31 +155,6 @@ def resized_for_inception(images: Tensor) -> Tensor:
     return resized.clamp(0, 255).float()
 
 
-class CLIPFeatures(nn.Module):
-    """The image tower of CLIP: projected embeddings `(B, 512)` of ViT-B/32, not normalised, as clean-fid's `clip_vit_b_32` takes them.
-
-    The preprocessing is clean-fid's: the shorter side resized to 224 with Pillow's bicubic filter to integer levels, center crop (a
-    portrait image loses its top and bottom), CLIP's mean and standard deviation. In float32; clean-fid uses float16 on a GPU.
-    """
-
-    def __init__(self, model: Any) -> None:  # noqa: ANN401  naming transformers' classes here would import them with every command
-        """Wrap a CLIPVisionModelWithProjection."""
-        super().__init__()
-        self.model: Any = model
-
-    @classmethod
-    def from_pretrained(cls, name: str, folder: Path) -> Self:
-        """Load a folder in transformers' format with the architecture `name`, with or without the text tower."""
-        return cls(_transformers("CLIPVisionModelWithProjection", name, folder))
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return the embeddings of images `(B, 3, H, W)` in [0, 1], any size."""
-        side: int = self.model.config.image_size
-        square = transforms.normalize(middle_square(images, side, side), OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-        features: Tensor = self.model(pixel_values=square).image_embeds
-        return features
-
-
 class DINOFeatures(nn.Module):
     """DINOv2: the class token after the last norm, `(B, C)`.
 
@@ -185,7 +170,7 @@ class DINOFeatures(nn.Module):
     @classmethod
     def from_pretrained(cls, name: str, folder: Path) -> Self:
         """Load a folder in transformers' format with the architecture `name`."""
-        return cls(_transformers("Dinov2Model", name, folder))
+        return cls(load_transformers("Dinov2Model", name, folder))
 
     def features(self, images: Tensor, resize: int = 256, crop: int = 224) -> Tensor:
         """Return the class tokens of images `(B, 3, H, W)` in [0, 1], any size."""
@@ -211,7 +196,7 @@ def middle_square(images: Tensor, resize: int, crop: int) -> Tensor:
     return torch.stack(squares).to(images.device).float() / 255
 
 
-def _transformers(kind: str, name: str, folder: Path) -> Any:  # noqa: ANN401  the class of transformers that `kind` names
+def load_transformers(kind: str, name: str, folder: Path) -> Any:  # noqa: ANN401  the class of transformers that `kind` names
     """Load a transformers model in float32, if the folder is complete and has the architecture of `name`."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # else loading one tower of a CLIP pair lists the other's weights as unused
@@ -219,7 +204,7 @@ def _transformers(kind: str, name: str, folder: Path) -> Any:  # noqa: ANN401  t
     try:
         # safetensors is preferred over pytorch_model.bin, which is read with weights_only=True.
         model, info = getattr(transformers, kind).from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **_tower(kind, folder)
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -230,8 +215,22 @@ def _transformers(kind: str, name: str, folder: Path) -> Any:  # noqa: ANN401  t
     if missing := sorted(info["missing_keys"]):  # transformers would initialise these at random
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise UserError(f"{name}: {folder} lacks weights of a {kind}: {', '.join(missing[:3])}{more}")
-    found = {key: getattr(model.config, key, None) for key in ARCHITECTURES[name]}
-    if found != ARCHITECTURES[name]:
-        differing = ", ".join(f"{key} {found[key]} for {wanted}" for key, wanted in ARCHITECTURES[name].items() if found[key] != wanted)
+    architecture = (TEXT_ARCHITECTURES if "Text" in kind else ARCHITECTURES)[name]
+    found = {key: getattr(model.config, key, None) for key in architecture}
+    if found != architecture:
+        differing = ", ".join(f"{key} {found[key]} for {wanted}" for key, wanted in architecture.items() if found[key] != wanted)
         raise UserError(f"{name}: {folder} holds another architecture ({differing}), whose numbers must not carry that name")
     return model
+
+
+def _tower(kind: str, folder: Path) -> dict[str, Any]:
+    """Return the configuration of one tower of a whole CLIP, as an argument for `from_pretrained`; nothing for other models.
+
+    Only the whole CLIP's configuration has the right length of the embeddings for sure; a tower's own may be left at its default.
+    """
+    if not kind.startswith("CLIP") or json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") != "clip":
+        return {}
+    whole: Any = transformers.CLIPConfig.from_pretrained(folder, local_files_only=True)
+    tower = whole.text_config if "Text" in kind else whole.vision_config
+    tower.projection_dim = whole.projection_dim
+    return {"config": tower}

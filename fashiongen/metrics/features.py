@@ -25,8 +25,11 @@ from torch import nn
 
 from fashiongen.checkpoints import split_revision, tiny_weights
 from fashiongen.errors import UserError
-from fashiongen.metrics.extractors import CLIPFeatures, DINOFeatures, InceptionFeatures, load_dists, load_lpips
+from fashiongen.metrics.clip import CLIPFeatures, TinyCLIPFeatures
+from fashiongen.metrics.extractors import DINOFeatures, InceptionFeatures, load_dists, load_lpips
+from fashiongen.metrics.inception50 import Inception50
 from fashiongen.nn.classifier import AttributeClassifier
+from fashiongen.nn.compatibility import FashionEvaluator
 from fashiongen.weights_read import unnoted
 
 
@@ -48,6 +51,7 @@ class Extractor:
 TORCHVISION = "https://download.pytorch.org/models"
 PYTORCH_FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
 CLIP = "openai/clip-vit-base-patch32@3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
+CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K@94a64189c3535c1cb44acfcccd7b0908c1c8eb23"
 DINOV2_SMALL = "facebook/dinov2-small@ed25f3a31f01632728cabb09d1542f84ab7b0056"
 DINOV2_BASE = "facebook/dinov2-base@f9e44c814b77203eaa57a6bdbbd535f21ede1415"
 DINOV2_LARGE = "facebook/dinov2-large@47b73eefe95e8d44ec3623f8890bd894b6ea2d6c"
@@ -63,12 +67,22 @@ EXTRACTORS = {
     "vgg16": Extractor(load_dists, url=f"{TORCHVISION}/vgg16-397923af.pth"),
     "inception-v3": Extractor(InceptionFeatures.from_pretrained, url=f"{PYTORCH_FID}/pt_inception-2015-12-05-6726825d.pth"),
     "clip-vit-b-32": Extractor(partial(CLIPFeatures.from_pretrained, "clip-vit-b-32"), repository=CLIP),
+    "clip-vit-h-14": Extractor(partial(CLIPFeatures.from_pretrained, "clip-vit-h-14"), repository=CLIP_H),
+    "tiny-clip": Extractor(partial(TinyCLIPFeatures.from_pretrained, "tiny-clip")),
+    # Files that no address offers: DiFashion's authors share them in a cloud folder.
+    "inception-50": Extractor(Inception50.from_file),
+    "fashion-evaluator": Extractor(FashionEvaluator.from_file),
     "dinov2-small": Extractor(partial(DINOFeatures.from_pretrained, "dinov2-small"), repository=DINOV2_SMALL),
     "dinov2-base": Extractor(partial(DINOFeatures.from_pretrained, "dinov2-base"), repository=DINOV2_BASE),
     "dinov2-large": Extractor(partial(DINOFeatures.from_pretrained, "dinov2-large"), repository=DINOV2_LARGE),
 }
 TINY = ("tiny", "tiny-classifier")
 WORN = "tiny-worn-classifier"
+TINY_FOLDERS = {"tiny": "classifier", "tiny-classifier": "classifier", WORN: "worn_classifier", "tiny-clip": "clip"}
+# Embeddings of images and texts in one space.
+CLIP_EXTRACTORS = ("tiny-clip", "clip-vit-b-32", "clip-vit-h-14")
+# Classifiers of the category of an item.
+CATEGORY_EXTRACTORS = ("tiny-classifier", "inception-50")
 # Set metrics work with any network that has pooled features.
 SET_EXTRACTORS = ("tiny-classifier", "inception-v3", "clip-vit-b-32", "dinov2-small", "dinov2-base", "dinov2-large")
 INJECTED = "custom"
@@ -92,8 +106,8 @@ def find(name: str, weights: str | None = None) -> Path:
     Raises:
         UserError: if it is missing; the message says what to put where.
     """
-    if name in (*TINY, WORN):
-        return tiny_weights() / "worn_classifier" if name == WORN else tiny_weights() / "classifier"
+    if name in TINY_FOLDERS:
+        return tiny_weights() / TINY_FOLDERS[name]
     published = EXTRACTORS[name]
     if weights is not None and (given := Path(weights).expanduser()).exists():
         return given
@@ -104,6 +118,9 @@ def find(name: str, weights: str | None = None) -> Path:
         if not file.is_file():
             raise UserError(f"{name}: its weights are not at {file}: put {published.url} there, or name the file with `weights`")
         return file
+    if not published.repository:
+        missing = "its weights have no address of their own" if weights is None else f"there is no weights file {weights}"
+        raise UserError(f"{name}: {missing}: name the file, which DiFashion's authors share, with `weights`")
     repository, revision = split_revision(weights or published.repository)
     if weights is not None and (weights.startswith((".", "~", "/")) or weights.count("/") != 1):
         raise UserError(f"{name}: there is no folder {weights}: give one in transformers' format, or {published.repository}")

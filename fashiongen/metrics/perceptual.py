@@ -1,5 +1,8 @@
 """Distances between images in a network's feature maps, LPIPS and DISTS, and similarity of DINOv2's class tokens."""
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,6 +13,10 @@ from fashiongen.metrics.features import FrozenNetwork
 from fashiongen.nn.classifier import AttributeClassifier
 
 Size = tuple[int, int]
+
+LPIPS_EXTRACTORS = ("tiny", "alex", "vgg", "squeeze")
+# Bounds the images whose feature maps are in memory at once: those of 2 million pixels take 1 GB in VGG16.
+PIXELS_AT_ONCE = 2**21
 
 # The constants c1 and c2 of DISTS.
 STABILISER = 1e-6
@@ -43,7 +50,7 @@ class LPIPS(PairMetric):
         """
         super().__init__()
         self.region = region
-        self._network = FrozenNetwork(extractor, network, weights, ("tiny", "alex", "vgg", "squeeze"))
+        self._network = FrozenNetwork(extractor, network, weights, LPIPS_EXTRACTORS)
         self.extractor = self._network.name
 
     def score(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
@@ -150,6 +157,39 @@ class DINOSimilarity(PairMetric):
         network = self._network.on(prediction.device)
         predicted, true = (network.features(images, resize=self.resize, crop=self.crop) for images in (prediction, target))
         return functional.cosine_similarity(predicted, true, dim=1)
+
+
+def pair_distances(network: nn.Module, images: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return LPIPS between pairs of images, (P,); each image passes through the network once, and all their maps are in memory.
+
+    Args:
+        network: an attribute classifier or a `lpips.LPIPS`.
+        images: (N, 3, H, W) in [0, 1].
+        first: (P,) int64, an image of each pair.
+        second: (P,) int64, the other one.
+    """
+    if not len(first):
+        return images.new_zeros(0)
+    if isinstance(network, AttributeClassifier):
+        maps = [functional.normalize(values, dim=1, eps=1e-10) for values in network.stages(images)]
+        weigh: list[Any] = [partial(torch.sum, dim=1, keepdim=True)] * len(maps)
+    else:  # the library's own layers, one by one
+        from lpips import normalize_tensor
+
+        published: Any = network
+        maps = [normalize_tensor(values) for values in published.net(published.scaling_layer(2 * images - 1))]
+        weigh = list(published.lins)
+    chosen = zip(first.split(len(images)), second.split(len(images)), strict=True)
+    distances = [
+        torch.stack([layer((values[a] - values[b]).square()).mean(dim=(1, 2, 3)) for layer, values in zip(weigh, maps, strict=True)]).sum(0)
+        for a, b in chosen
+    ]
+    return torch.cat(distances)
+
+
+def images_at_once(images: Tensor) -> int:
+    """Return how many images of the size of (..., H, W) ones may have their maps in memory together, at least 2."""
+    return max(2, PIXELS_AT_ONCE // (images.shape[-2] * images.shape[-1]))
 
 
 def lpips(maps_1: list[Tensor], maps_2: list[Tensor]) -> Tensor:

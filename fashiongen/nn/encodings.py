@@ -98,3 +98,21 @@ class EncodingCache:
             self._values.update({(kind, id_): value.clone() for id_, value in zip(ids, values, strict=True)})
             return values
         return torch.stack([self._values[kind, id_] for id_ in ids])
+
+    def of_items(self, kind: str, ids: list[str], compute: Callable[[list[int]], Tensor]) -> Tensor:
+        """Return the encodings of items, (N, ...), computing each distinct item that is not cached once, even within the batch.
+
+        Items, such as those of a user's history, occur in many samples: whole batches are hardly ever cached at first. An item's value may
+        differ by rounding with the items that are computed beside it, and so in a resumed run.
+
+        Args:
+            kind: name of the encoding.
+            ids: the N items, with repetitions.
+            compute: returns the encodings of the items at the given places, in their order; called if an item is not cached.
+        """
+        new = {id_: place for place, id_ in reversed(list(enumerate(ids))) if (kind, id_) not in self._values}
+        if new:
+            places = sorted(new.values())
+            values = compute(places).detach()
+            self._values.update({(kind, ids[place]): value.clone() for place, value in zip(places, values, strict=True)})
+        return torch.stack([self._values[kind, id_] for id_ in ids])

@@ -114,6 +114,7 @@ class Protocol:
         reference: the reference images for set metrics, if they are not the truth of each sample.
         unpaired: the names of the metrics of an unpaired test; None for all.
         by: the batch's field, such as category, for whose values the metrics are computed too; None for no groups.
+        draws: how often a method generates each result, for tasks that judge several; None for the method's own setting.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Protocol:
     reference: ReferenceSet | None = None
     unpaired: Sequence[str] | None = None
     by: str | None = None
+    draws: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +154,7 @@ class Task(ABC):
         gallery: the headings of a gallery row that all methods share, such as the input and the truth; the leaderboard shows them once.
         shares: what samples may share, for readers, such as garment or user (see `shared_keys`).
         kept_as: whether predictions are kept as image files, or as rows of tables, such as rankings.
+        several_draws: whether a method may generate several results for a sample (`evaluate.draws`).
     """
 
     name: ClassVar[str] = ""
@@ -162,6 +165,7 @@ class Task(ABC):
     gallery: ClassVar[tuple[str, ...]] = ()
     shares: ClassVar[str] = "id"
     kept_as: ClassVar[Literal["images", "rows"]] = "images"
+    several_draws: ClassVar[bool] = False
 
     subclasses: ClassVar[dict[str, type[Task]]] = {}
 
@@ -183,8 +187,13 @@ class Task(ABC):
         """Return the protocol as it applies to the data, such as with the metrics of an unpaired test alone.
 
         Raises:
-            UserError: if it groups by a field that the task's batches lack, or names metrics of an unpaired test and the task has none.
+            UserError: if it groups by a field that the task's batches lack, or states what the task does not have: metrics of an unpaired
+                test, or a number of draws.
         """
+        if protocol.draws is not None and protocol.draws < 1:
+            raise UserError(f"evaluate.draws: {protocol.draws}: must be at least 1")
+        if protocol.draws is not None and not self.several_draws:
+            raise UserError(f"evaluate.draws: a {self.name} has one result per sample: leave it out")
         if protocol.unpaired is not None:
             raise UserError(f"evaluate.unpaired: a {self.name} has no unpaired test: leave it out")
         names = [entry.name for entry in fields(self.batch) if str(entry.type) == "list[str]" and entry.name != "ids"]
@@ -238,6 +247,14 @@ class Task(ABC):
             UserError: if the task generates no images.
         """
         raise UserError(f"predict writes images, but the task {self.name} produces none")
+
+    def sheets(self, prediction: Any, batch: Batch) -> list[tuple[str, Tensor]]:  # noqa: ANN401
+        """Return further images that `predict` writes to look at, such as whole outfits, in the same form; none by default."""
+        return []
+
+    def file_size(self, size: tuple[int, int], data: Data, protocol: Protocol) -> tuple[int, int] | None:
+        """Return the size of the files to be judged, given the size of the data's images; None if the task checks it itself."""
+        return size
 
     def captions(self, prediction: Any, batch: Batch) -> list[dict[str, Any]] | None:  # noqa: ANN401
         """Return the lines that `predict` writes to captions.jsonl; None for a task without captions."""

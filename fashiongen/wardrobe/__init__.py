@@ -1,5 +1,6 @@
 """The wardrobe: an embedded synthetic fashion world with known ground truth."""
 
+from fashiongen.wardrobe.difashion import write_ifashion, write_polyvore_u
 from fashiongen.wardrobe.draw import render_item, render_item_mask
 from fashiongen.wardrobe.dress_code import write_dress_code
 from fashiongen.wardrobe.layouts import LAYOUTS_VERSION, LayoutWriter, writers, writes
@@ -38,6 +39,8 @@ __all__ = [
     "write_exp_reduced",
     "write_fashion_taobao_tb",
     "write_fashionvc",
+    "write_ifashion",
+    "write_polyvore_u",
     "write_street_tryon",
     "write_viton_hd",
     "writers",

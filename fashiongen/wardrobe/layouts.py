@@ -88,6 +88,7 @@ def write_layout(
     folders: Iterable[str],
     about: Truth,
     workers: int | None,
+    more: Iterable[Truth] = (),
 ) -> Path:
     """Fill the new folder `root` and return it; it appears under its name only when it is complete.
 
@@ -100,6 +101,7 @@ def write_layout(
         folders: the folders that `write_one` writes to.
         about: extra entries of the description.
         workers: number of processes; one per core by default.
+        more: ground truth of what has no job, such as users, after that of the jobs.
 
     Raises:
         UserError: if `root` is not empty.
@@ -115,7 +117,7 @@ def write_layout(
         truths = list(
             track(_spread(partial(write_one, unfinished), jobs, workers or os.cpu_count() or 1), f"wardrobe: {layout}", len(jobs))
         )
-        lines = [json.dumps(truth, sort_keys=True) for truth in truths]
+        lines = [json.dumps(truth, sort_keys=True) for truth in (*truths, *more)]
         (unfinished / TRUTH).write_text("\n".join(lines) + "\n", encoding="utf-8")
         write_lists(unfinished)
         fingerprint = hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """Outfits that follow a known rule with known noise, and users whose taste is independent of that rule."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fashiongen.wardrobe.world import ATTRIBUTES, Item, Stream, allowed_item
@@ -61,10 +62,14 @@ def harmonious(first: str, second: str) -> bool:
     return first == second or first in NEUTRALS or second in NEUTRALS or second in HARMONY[first]
 
 
+def fits(first: Mapping[str, str], second: Mapping[str, str]) -> bool:
+    """The rule on attributes: the colours are in harmony and the styles are the same; the order does not matter."""
+    return first[STYLE] == second[STYLE] and harmonious(first["Color"], second["Color"])
+
+
 def compatible(first: Item, second: Item) -> bool:
-    """The rule: the colours are in harmony and the styles are the same."""
-    same_style = first.attributes[STYLE] == second.attributes[STYLE]
-    return same_style and harmonious(first.attributes["Color"], second.attributes["Color"])
+    """The rule on items: see `fits`."""
+    return fits(first.attributes, second.attributes)
 
 
 def make_outfit(seed: int, namespace: str, index: int) -> Outfit:

@@ -104,7 +104,7 @@ class Shelf(FolderData):
 def world(request, tmp_path_factory):
     """A dataset, and the smallest world that its writer supports."""
     write = wardrobe.writers()[request.param]
-    for people in (20, 40, 200):
+    for people in (20, 40, 60, 200):
         try:
             root = write(tmp_path_factory.mktemp("world") / request.param, people=people, size=SIZE, seed=0, workers=1)
         except UserError:  # it has to fill every split

@@ -18,7 +18,7 @@ _worlds = {}
 def world_of(recipe: Path):
     """Build the small world of a recipe's data, shared by all recipes that read it in the same way."""
     data = yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]
-    key = (data["class_path"], *(str(data["init_args"].get(name)) for name in ("root", "size", "images", "task")))
+    key = (data["class_path"], *(str(data["init_args"].get(name)) for name in ("root", "size", "images", "task", "history")))
     if key not in _worlds:
         _worlds[key] = small_data(recipe)
     return _worlds[key]

@@ -12,10 +12,12 @@ from jsonargparse import ArgumentParser
 from torchmetrics import Metric
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
 
+from fashiongen import metrics
 from fashiongen.errors import UserError
 from fashiongen.metrics import CWSSIM, DISTS, FID, KID, LPIPS, MSSSIM, SSIM, AttributeAgreement, ColourError, DINOSimilarity
 from fashiongen.metrics.base import exact_arithmetic
-from fashiongen.metrics.extractors import CLIPFeatures, DINOFeatures
+from fashiongen.metrics.clip import CLIPFeatures
+from fashiongen.metrics.extractors import DINOFeatures
 
 
 @cache
@@ -61,6 +63,17 @@ SET = {
 }
 FOREGROUND = ("ssim-foreground", "colour", "colour-mean")
 ALL = PAIR | SET
+
+
+def test_every_metric_is_among_those_tested(network):
+    """The metrics of outfits are in test_outfit_common.py, those of rankings in test_ranking.py."""
+    from metrics.test_outfit_common import METRICS
+
+    exported = {value for name in metrics.__all__ if isinstance(value := getattr(metrics, name), type)}
+    bases = {metrics.PairMetric, metrics.PerSample, metrics.SetMetric, metrics.RankingMetric, metrics.OutfitMetric, metrics.OutfitSetMetric}
+    rankings = {value for value in exported if issubclass(value, metrics.RankingMetric)}
+    tested = {type(make(network)) for make in ALL.values()} | {type(make()) for make in METRICS.values()}
+    assert exported - bases - rankings - {metrics.AgreementByChance} == tested
 
 
 def feed(metric, images, sizes):
@@ -271,6 +284,21 @@ def test_exact_arithmetic_casts_nothing():
         ("KID", {"extractor": "tiny-classifier", "subsets": 3, "subset_size": 5, "seed": 1}),
         ("ColourError", {"region": "whole", "reduction": "mean"}),
         ("AttributeAgreement", {"attribute": "colour"}),
+        ("InceptionScore", {"prior": "uniform", "extractor": "inception-50"}),
+        ("CategoryAccuracy", {"k": 3, "extractor": "inception-50"}),
+        ("Personalisation", {"extractor": "clip-vit-h-14"}),
+        ("LPIPSDiversity", {"over": "outfit", "extractor": "vgg"}),
+        ("CLIPScore", {"extractor": "clip-vit-h-14"}),
+        ("CLIPImageScore", {"extractor": "clip-vit-b-32"}),
+        ("LPIPSToTruth", {"extractor": "vgg"}),
+        ("RetrievalAccuracy", {"extractor": "tiny-clip"}),
+        ("Compatibility", {"weights": "evaluator.pth", "extractor": "clip-vit-h-14"}),
+        ("TrueCompatibility", {"extractor": "tiny-classifier"}),
+        ("TruePreference", {"extractor": "tiny-classifier"}),
+        ("TextAlign", {"extractor": "clip-vit-h-14"}),
+        ("TextPersonalisation", {"extractor": "clip-vit-h-14"}),
+        ("SemanticDistance", {"extractor": "clip-vit-h-14"}),
+        ("AttributeEntropy", {"weighting": "values"}),
     ],
 )
 def test_every_metric_can_be_written_in_a_recipe(class_path, init_args):

@@ -9,7 +9,8 @@ from cleanfid import fid as cleanfid
 
 from fashiongen.errors import UserError
 from fashiongen.metrics import FID, KID
-from fashiongen.metrics.distribution import frechet_distance, shared_features, squared_mmd
+from fashiongen.metrics.distribution import frechet_distance, squared_mmd
+from fashiongen.metrics.shared import shared_features
 from fashiongen.nn.classifier import AttributeClassifier
 
 

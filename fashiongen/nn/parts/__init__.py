@@ -6,7 +6,7 @@ from fashiongen.nn.parts.loading import freeze, load_part
 from fashiongen.nn.parts.schedule import ddim, load_noise_schedule
 from fashiongen.nn.parts.siglip import load_siglip
 from fashiongen.nn.parts.text_encoder import PromptEncoder, load_prompt_encoder
-from fashiongen.nn.parts.unet import load_inpainting_unet, load_unet
+from fashiongen.nn.parts.unet import load_inpainting_unet, load_unet, widen_input, with_linear_projections
 
 __all__ = [
     "LatentCodec",
@@ -21,4 +21,6 @@ __all__ = [
     "load_prompt_encoder",
     "load_siglip",
     "load_unet",
+    "widen_input",
+    "with_linear_projections",
 ]
