@@ -83,15 +83,11 @@ class MutualDiffusion(OutfitDiffusion):
             category_scale: guidance scale of the category.
             mutual_scale: of mutual influence.
             history_scale: of the history.
-            options: options of every such method; `guidance_scale` and `guidance_interval` do not apply.
+            options: options of every such method but `guidance_scale`, in place of which there are the three scales.
 
         Raises:
             UserError: if a part cannot be loaded or a setting is out of range.
         """
-        if extra := {"guidance_scale", "guidance_interval"} & options.keys():
-            raise UserError(
-                f"{type(self).__name__}: {', '.join(sorted(extra))}: it has three scales: category_scale, mutual_scale, history_scale"
-            )
         super().__init__(guidance_scale=1.0, **options)
         if not 0.0 <= mutual_weight <= 1.0:
             raise UserError(f"{type(self).__name__}: mutual_weight: {mutual_weight}: must lie in [0, 1]")
@@ -189,11 +185,15 @@ class MutualDiffusion(OutfitDiffusion):
             torch.cat([part.repeat(times, 1, 1) for part in (empty, known.text, known.text, known.text)]),
             torch.cat([part.repeat(times, 1, 1, 1) for part in (none, none, none, known.history)]),
         )
+        alone = Conditions(known.text.repeat(times, 1, 1), known.history.repeat(times, 1, 1, 1))  # outside of `guidance_interval`
         others = _Others(self, batch, draws, known.given)
+        low, high = self.sampling.interval
 
         def predict(noisy: Tensor, timestep: Tensor, doubled: bool) -> Tensor:
-            mutual = self.mutual(others.mean(noisy, timestep))
-            plain, mixed = self.mixed(noisy, torch.zeros_like(noisy)), self.mixed(noisy, mutual)
+            mixed = self.mixed(noisy, self.mutual(others.mean(noisy, timestep)))
+            if not low <= float(timestep) / self.schedule.config.num_train_timesteps <= high:
+                return self.denoise(mixed, timestep, alone)
+            plain = self.mixed(noisy, torch.zeros_like(noisy))
             nothing, category, both, everything = self.denoise(torch.cat([plain, plain, mixed, mixed]), timestep, conditions).chunk(4)
             return (
                 nothing + scales.category * (category - nothing) + scales.mutual * (both - category) + scales.history * (everything - both)

@@ -78,7 +78,6 @@ EXTRACTORS = {
 }
 TINY = ("tiny", "tiny-classifier")
 WORN = "tiny-worn-classifier"
-TINY_FOLDERS = {"tiny": "classifier", "tiny-classifier": "classifier", WORN: "worn_classifier", "tiny-clip": "clip"}
 # Embeddings of images and texts in one space.
 CLIP_EXTRACTORS = ("tiny-clip", "clip-vit-b-32", "clip-vit-h-14")
 # Classifiers of the category of an item.
@@ -106,8 +105,13 @@ def find(name: str, weights: str | None = None) -> Path:
     Raises:
         UserError: if it is missing; the message says what to put where.
     """
-    if name in TINY_FOLDERS:
-        return tiny_weights() / TINY_FOLDERS[name]
+    # Each folder is named where it is joined, so that a command's record lists the parts that it reads.
+    if name == WORN:
+        return tiny_weights() / "worn_classifier"
+    if name == "tiny-clip":
+        return tiny_weights() / "clip"
+    if name in TINY:
+        return tiny_weights() / "classifier"
     published = EXTRACTORS[name]
     if weights is not None and (given := Path(weights).expanduser()).exists():
         return given

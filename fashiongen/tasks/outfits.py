@@ -44,7 +44,8 @@ class OutfitTask(Task):
     def spoil_truth(cls, batch: Batch) -> Batch:
         """Spoil the user's true liking and the given items' true attributes too, which only the wardrobe's oracle may read."""
         assert isinstance(batch, OutfitBatch)
-        likes = None if batch.likes is None else [dict.fromkeys(liked, ("spoiled",)) for liked in batch.likes]
+        spoiled_values: tuple[str, ...] = ("spoiled",)
+        likes = None if batch.likes is None else [dict.fromkeys(liked, spoiled_values) for liked in batch.likes]
         known = batch.given_attributes
         spoiled = None if known is None else Ragged([dict.fromkeys(entry, "spoiled") for entry in known.values], known.offsets)
         hidden = super().spoil_truth(batch)

@@ -320,7 +320,9 @@ def test_the_embedded_world_knows_attributes_and_users():
     assert [set(likes) for likes in batch.likes] == [{"Color", "Design features", "Clothing Fashion Style"}] * 2
     assert all(len(values) == 2 for likes in batch.likes for values in likes.values())
     hidden = batch.without_target()
-    assert hidden.attributes is None and hidden.likes is None
+    assert hidden.attributes is None and hidden.likes == batch.likes  # the oracle's; `spoil_truth` hides them from others
+    given = [entry != {} for entry in hidden.given_attributes.values]
+    assert given == hidden.given.values.tolist()
     assert data.catalogue().attributes[0]["category"] == data.catalogue().categories[0]
 
 

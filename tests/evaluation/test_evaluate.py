@@ -262,7 +262,7 @@ def test_two_tests_cannot_keep_in_one_folder_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("options", "method", "data", "words"),
     [
-        ({"task": "vtof"}, Copier, {}, "evaluate.task=vtof: unknown task; choose one of retrieval, vtoff"),
+        ({"task": "vtof"}, Copier, {}, "evaluate.task=vtof: unknown task; choose one of .*retrieval, vtoff"),
         ({}, Restless, {}, "Restless does not support this task; it supports: no task"),
         ({}, Copier, {"offers": ("garment", "parse")}, "Copier needs mask, which gallery does not offer here .it offers garment, parse"),
         ({}, Copier, {"offers": ("mask",)}, "vtoff is evaluated against the true garment, which gallery does not offer here"),

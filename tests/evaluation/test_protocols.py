@@ -66,7 +66,8 @@ def test_a_protocol_leaves_nothing_to_the_one_before(protocol):
     _, evaluate = read(protocol)
     of_images = {"filter"} if evaluate["task"] in ("vton", "vtoff") else set()
     of_try_on = {"repaint", "unpaired", "by"} if evaluate["task"] == "vton" else set()
-    assert set(evaluate) == {"task", "protocol", "size", "resize", "reference", "metrics"} | of_images | of_try_on
+    of_outfits = {"filter", "repaint", "unpaired", "by", "draws"} if evaluate["task"] in ("pfitb", "gor") else set()
+    assert set(evaluate) == {"task", "protocol", "size", "resize", "reference", "metrics"} | of_images | of_try_on | of_outfits
     if protocol in VTON:
         assert set(evaluate["reference"]) == {field.name for field in fields(Reference)}
 

@@ -210,7 +210,6 @@ def test_the_items_of_a_recommended_outfit_influence_each_other():
         (SDNaive, {"outfit_dropout": -0.1}, "outfit_dropout"),
         (DiFashion, {"mutual_weight": 2.0}, "mutual_weight"),
         (DiFashion, {"history_only": 0.9}, "history_only"),
-        (DiFashion, {"guidance_scale": 2.0}, "three scales"),
     ],
 )
 def test_settings_out_of_range_are_told(cls, settings, message):
@@ -263,3 +262,11 @@ def test_weights_in_bfloat16_take_latents_in_float32():
 def test_images_that_the_denoiser_cannot_halve_are_told():
     with pytest.raises(UserError, match="multiples of 8"):
         SDv15(**FEW).fill_blank(outfit_batch(1, size=(66, 50)))
+
+
+def test_outside_of_the_guidance_interval_nothing_is_guided():
+    batch = outfit_batch(1)
+    unguided = difashion(category_scale=1.0, mutual_scale=1.0, history_scale=1.0)
+    outside = difashion(category_scale=9.0, guidance_interval=(0.0, 0.0))
+    outside.load_state_dict(unguided.state_dict())
+    torch.testing.assert_close(outside.fill_blank(batch).images, unguided.fill_blank(batch).images, atol=1e-4, rtol=1e-4)
