@@ -50,7 +50,7 @@ def trained(recipe: Path, data: FashionData) -> Method:
     model = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]
     cls = class_of(model["class_path"])
     settings = {name: value for name, value in model.get("init_args", {}).items() if name not in ("optimizer", "lr_scheduler")}
-    if "steps" in inspect.signature(cls).parameters:
+    if any("steps" in inspect.signature(base).parameters for base in cls.__mro__ if "__init__" in vars(base)):
         settings["steps"] = STEPS
     torch.manual_seed(0)
     method = cls(**settings).eval()

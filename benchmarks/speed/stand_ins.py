@@ -36,11 +36,26 @@ from fashiongen.nn.attention import ImagePromptAttention, attention_layers, imag
 
 FULL_UNET = 859_520_964
 """Parameters of Stable Diffusion 1.5's denoiser."""
+FULL_UNET_2 = 865_910_724
+"""Those of Stable Diffusion 2's."""
 
 # What differs between the published sizes and small ones for rehearsals on a CPU.
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "full": {
         "unet": {"cross_attention_dim": 768, "block_out_channels": (320, 640, 1280, 1280), "attention_head_dim": 8},
+        "unet-2": {
+            "cross_attention_dim": 1024,
+            "block_out_channels": (320, 640, 1280, 1280),
+            "attention_head_dim": (5, 10, 20, 20),
+            "use_linear_projection": True,
+        },
+        "text-2": {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 23,
+            "num_attention_heads": 16,
+            "hidden_act": "gelu",
+        },
         "vae": {"block_out_channels": (128, 256, 512, 512)},
         "text": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
         "image": {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16},
@@ -57,6 +72,14 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "small": {
         "unet": {"cross_attention_dim": 48, "block_out_channels": (32, 64, 64, 64), "attention_head_dim": 4, "layers_per_block": 1},
+        "unet-2": {
+            "cross_attention_dim": 48,
+            "block_out_channels": (32, 64, 64, 64),
+            "attention_head_dim": (2, 4, 4, 4),
+            "layers_per_block": 1,
+            "use_linear_projection": True,
+        },
+        "text-2": {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "hidden_act": "gelu"},
         "vae": {"block_out_channels": (32, 32, 32, 32)},
         "text": {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
         "image": {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
@@ -68,9 +91,9 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def build_unet(size: str, channels: int = 4) -> UNet2DConditionModel:
-    """Return Stable Diffusion 1.5's denoiser, or a small one with the same blocks, on torch's current default device."""
-    return UNet2DConditionModel(sample_size=64, in_channels=channels, **SIZES[size]["unet"])
+def build_unet(size: str, channels: int = 4, part: str = "unet") -> UNet2DConditionModel:
+    """Return Stable Diffusion 1.5's denoiser (`unet-2`: 2's), or a small one with the same blocks, on torch's current default device."""
+    return UNet2DConditionModel(sample_size=64, in_channels=channels, **SIZES[size][part])
 
 
 def build_vae(size: str) -> AutoencoderKL:
@@ -95,14 +118,18 @@ def write_siglip(folder: Path, size: str, device: str) -> Path:
     return folder
 
 
-def write_stable_diffusion(folder: Path, size: str, device: str, channels: int = 4) -> Path:
-    """Write `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`; for inpainting the UNet has 9 input channels."""
-    widths = SIZES[size]
+def write_stable_diffusion(folder: Path, size: str, device: str, channels: int = 4, version: str = "") -> Path:
+    """Write `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`; for inpainting the UNet has 9 input channels.
+
+    Version "-2" has the denoiser and the text encoder of Stable Diffusion 2.
+    """
+    widths = SIZES[size][f"text{version}"]
     with torch.device(device):
-        unet = build_unet(size, channels)
+        unet = build_unet(size, channels, f"unet{version}")
         vae = build_vae(size)
-        text = CLIPTextModel(CLIPTextConfig(**widths["text"], projection_dim=widths["text"]["hidden_size"]))
-    assert size != "full" or sum(p.numel() for p in unet.parameters()) == FULL_UNET + (channels - 4) * unet.conv_in.out_channels * 9
+        text = CLIPTextModel(CLIPTextConfig(**widths, projection_dim=widths["hidden_size"]))
+    published = FULL_UNET_2 if version else FULL_UNET
+    assert size != "full" or sum(p.numel() for p in unet.parameters()) == published + (channels - 4) * unet.conv_in.out_channels * 9
     for name, part in (("unet", unet), ("vae", vae), ("text_encoder", text)):
         part.half().save_pretrained(folder / name)
     for name in ("tokenizer", "scheduler"):
@@ -162,6 +189,7 @@ def write_state(file: Path, state: dict[str, Tensor]) -> Path:
 
 STAND_INS: dict[str, Callable[[Path, str, str], Path]] = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": write_stable_diffusion,
+    "stabilityai/stable-diffusion-2-base": partial(write_stable_diffusion, version="-2"),
     "CompVis/stable-diffusion-v1-4": write_stable_diffusion,
     "stable-diffusion-v1-5/stable-diffusion-inpainting": partial(write_stable_diffusion, channels=9),
     "openai/clip-vit-large-patch14": write_clip_l,

@@ -6,12 +6,16 @@ import pytest
 import torch
 import yaml
 from contract import check_contract, small_data, trained
+from jsonargparse import ArgumentParser
 from lightning import LightningModule
+from torchmetrics import Metric
 
 from fashiongen import tasks
 
 TINY = sorted((Path(__file__).parents[2] / "recipes" / "tiny").glob("*.yaml"))
-RANKING = [recipe for recipe in TINY if yaml.safe_load(recipe.read_text(encoding="utf-8"))["evaluate"]["task"] == "retrieval"]
+TASKS = {recipe: yaml.safe_load(recipe.read_text(encoding="utf-8"))["evaluate"]["task"] for recipe in TINY}
+RANKING = [recipe for recipe, task in TASKS.items() if task == "retrieval"]
+OUTFITS = [recipe for recipe, task in TASKS.items() if task == "pfitb"]
 _worlds = {}
 
 
@@ -27,6 +31,19 @@ def world_of(recipe: Path):
 @pytest.mark.parametrize("recipe", TINY, ids=lambda path: path.stem)
 def test_the_method_keeps_the_contract(recipe, cache):
     check_contract(recipe, world_of(recipe))
+
+
+@pytest.mark.parametrize("recipe", OUTFITS, ids=lambda path: path.stem)
+def test_the_data_of_a_recipe_offer_what_its_protocol_reads(recipe, cache):
+    """Else a test would be refused, after the training."""
+    settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))["evaluate"]
+    stated = yaml.safe_load((recipe.parents[1] / "tasks" / f"{settings['protocol']}.yaml").read_text(encoding="utf-8"))["evaluate"]
+    parser = ArgumentParser()
+    parser.add_argument("--metrics", type=dict[str, Metric])
+    metrics = parser.instantiate(parser.parse_object({"metrics": stated["metrics"]})).metrics
+    data = world_of(recipe)
+    assert data.task == settings["task"] == stated["task"] and any(getattr(metric, "reads", None) for metric in metrics.values())
+    tasks.find(settings["task"])().check_data(data, tasks.Protocol(name=stated["protocol"], metrics=metrics, draws=stated["draws"]))
 
 
 @pytest.mark.parametrize("recipe", RANKING, ids=lambda path: path.stem)
