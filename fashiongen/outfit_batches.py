@@ -20,7 +20,7 @@ WHITE = 255
 
 @dataclass(kw_only=True)
 class OutfitBatch(Batch):
-    """Outfits of B users, some of whose items are blanks to be generated; T slots in all.
+    """Outfits of B users, with T slots in all. Some slots are blanks, whose items are to be generated.
 
     In training the targets hold the complete outfits, and a method decides itself what to hide. `given` and `blank` say which slots a test
     shows and asks for: in a fill-in-the-blank all but one are given, in an outfit recommendation none is.

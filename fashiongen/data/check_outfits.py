@@ -36,7 +36,7 @@ class Split:
         users: distinct users.
         items: distinct items of the outfits.
         categories: distinct categories of the outfits.
-        readable: outfits all of whose items have a readable image; all of them if the folder has no images.
+        readable: number of outfits in which every item has a readable image; all outfits if the folder has no images.
         repeated: outfits that repeat a user and an outfit.
         with_candidates: outfits with candidates for the missing item.
         without_history: slots of missing items in whose category the user has no history.

@@ -193,3 +193,26 @@ def test_a_training_needs_difashion_and_experts_and_whole_epochs():
         method.on_train_start()
     with pytest.raises(UserError, match="middle of an epoch"):
         method.training_step(batch, 0)
+
+
+@pytest.mark.parametrize(("batches", "max_steps", "expected"), [(3, -1, 3), (5, 2, 2)])
+def test_only_what_the_epoch_trains_on_is_sampled(batches, max_steps, expected):
+    """And no batch is read beyond it."""
+    method, read = FashionDPO(**SMALL), []
+
+    class Loader:
+        def __iter__(self):
+            for number in range(9):
+                read.append(number)
+                yield number
+
+    method.trainer = SimpleNamespace(
+        train_dataloader=Loader(),
+        num_training_batches=batches,
+        max_steps=max_steps,
+        global_step=0,
+        accumulate_grad_batches=1,
+        is_global_zero=False,
+        strategy=SimpleNamespace(batch_to_device=lambda batch, device: batch),
+    )
+    assert list(method.epoch_batches()) == read == list(range(expected))

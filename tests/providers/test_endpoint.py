@@ -86,8 +86,8 @@ def test_all_jobs_ask_and_read(server):
     assert ModelCaptions(model).describe(["a"], IMAGES[:1]) == [preference_text(RED)]
     path, headers, body = server.requests[0]
     assert path == "/v1/chat/completions" and headers["Authorization"] == f"Bearer {KEY}" and body["model"] == "some-model"
-    picture, text = body["messages"][0]["content"]
-    sent = Image.open(io.BytesIO(base64.b64decode(picture["image_url"]["url"].removeprefix("data:image/png;base64,"))))
+    image, text = body["messages"][0]["content"]
+    sent = Image.open(io.BytesIO(base64.b64decode(image["image_url"]["url"].removeprefix("data:image/png;base64,"))))
     assert sent.size == (5, 4) and sent.getpixel((0, 0)) == (10, 10, 10)
     assert all(name in text["text"] for name in RED)
 

@@ -185,7 +185,7 @@ class FashionDPO(MutualDiffusion):
         if self.trainer.max_steps > 0:
             count = min(count, (self.trainer.max_steps - self.global_step) * self.trainer.accumulate_grad_batches)
         shown = track(range(count), "sampling", disable=not self.trainer.is_global_zero, transient=True)
-        for batch, _ in zip(loader, shown, strict=False):
+        for _, batch in zip(shown, loader, strict=False):  # in this order no batch is read beyond the count
             yield self.trainer.strategy.batch_to_device(batch, self.device)
 
     def hidden(self, batch: OutfitBatch) -> tuple[FillBlankBatch, list[int]]:
